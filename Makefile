@@ -1,0 +1,50 @@
+# make demo   the whole story on embedded data: installs into .venv, runs, writes demo-run/report.html
+# make test   the test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/ddaudit demo --out demo-run
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Types and the import contract are checked on an installed wheel: attacks/, defenses/ and reports/ only become
+# ddaudit.attacks, ddaudit.defenses and ddaudit.reports there.
+check: $(VENV)/.installed-dev
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist . > build.log 2>&1 || (cat build.log; false)
+	rm -f build.log
+	$(BIN)/python -m pip install -q --no-deps --target build/site dist/*.whl
+	cd build/site && ../../$(BIN)/python -c "import ddaudit.attacks, ddaudit.defenses, ddaudit.reports, sys; assert 'build/site' in ddaudit.__file__"
+	cd build/site && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml
+	cd build/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p ddaudit
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[test]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[test,dev]"
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-run

@@ -1,0 +1,13 @@
+"""Plan, run, resume and collect audits."""
+
+from ddaudit.audits.collect import Collected, collect
+from ddaudit.audits.config import AuditConfig, make_config
+from ddaudit.audits.plan import Plan, make_plan, pick_device
+from ddaudit.audits.run import Outcome, run_audit
+from ddaudit.audits.store import RunStore
+from ddaudit.audits.subjects import check_recipe, configure, make_subject
+
+__all__ = [
+    "AuditConfig", "Collected", "Outcome", "Plan", "RunStore", "check_recipe", "collect", "configure", "make_config", "make_plan", "make_subject",
+    "pick_device", "run_audit",
+]  # fmt: skip

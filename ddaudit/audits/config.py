@@ -1,0 +1,88 @@
+"""The resolved configuration of an audit: what the command line or a YAML file says, validated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ddaudit.auditor import PRESETS, Preset
+from ddaudit.errors import BadInput
+
+BASELINES = ("full", "random", "herding")
+
+
+class AuditConfig(BaseModel):
+    """Everything an audit depends on. Stored in the run folder; workers rebuild their context from it."""
+
+    model_config = ConfigDict(extra="forbid")
+    subjects: list[str] = Field(min_length=1)
+    data: str = "digits"
+    data_root: str | None = None
+    download: bool = False
+    auditors: list[str] | None = None
+    """None: all of them."""
+    preset: str = "quick"
+    seeds: int | None = Field(default=None, ge=1)
+    """None: the preset's number."""
+    ipc: int = Field(default=10, ge=1)
+    epsilon: float | None = None
+    delta: float | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Recipe options (--set), applied to every recipe that has them."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Per-auditor settings: {"membership": {"shadows": 16}}."""
+    arch: str | None = None
+    """Victim architecture; None: ConvNet, at width 32 in the small profile."""
+    victims: int | None = Field(default=None, ge=1)
+    baselines: list[str] = Field(default_factory=lambda: list(BASELINES))
+    device: str = "auto"
+    jobs: int | None = Field(default=None, ge=1)
+    """Parallel worker processes; None: one per core on a CPU, one on a GPU."""
+    ray: str | None = None
+    out: str = "runs/audit"
+
+    def resolved_preset(self) -> Preset:
+        """The preset with this configuration's overrides.
+
+        Raises:
+            BadInput: unknown preset.
+        """
+        if self.preset not in PRESETS:
+            raise BadInput(f"--preset {self.preset}", "unknown preset", f"Known: {', '.join(PRESETS)}.")
+        preset = PRESETS[self.preset]
+        changes = {"seeds": self.seeds, "victims": self.victims}
+        return preset.model_copy(update={k: v for k, v in changes.items() if v is not None})
+
+
+def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditConfig:
+    """Build a configuration from command-line values on top of an optional YAML file.
+
+    Args:
+        values: field -> value; None means "not given on the command line".
+        file: YAML file with the same field names.
+
+    Raises:
+        BadInput: unreadable file, unknown field, bad value.
+    """
+    base: dict[str, Any] = {}
+    if file is not None:
+        try:
+            loaded = yaml.safe_load(file.read_text())
+        except OSError as error:
+            raise BadInput(file, f"cannot be read ({error.strerror})") from None
+        except yaml.YAMLError as error:
+            raise BadInput(file, f"is not valid YAML ({' '.join(str(error).split())})") from None
+        if not isinstance(loaded, dict):
+            raise BadInput(file, "is not a mapping of options to values", f"Options: {', '.join(AuditConfig.model_fields)}.")
+        base = loaded
+    given = {k: v for k, v in values.items() if v is not None}
+    try:
+        return AuditConfig(**{**base, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(map(str, first["loc"])) or "configuration"
+        hint = f"Options: {', '.join(AuditConfig.model_fields)}." if first["type"] == "extra_forbidden" else ""
+        raise BadInput(f"{file}: {path}" if file else f"--{path.replace('_', '-')}", first["msg"].lower(), hint) from None

@@ -1,0 +1,117 @@
+"""Plan an audit: subjects x auditors x seeds, each cell addressed by what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddaudit.auditor import AUDITORS, Artifacts, Auditor, Context, Settings, Subject
+from ddaudit.audits.config import AuditConfig
+from ddaudit.audits.subjects import make_subject
+from ddaudit.data import load_data
+from ddaudit.distill.networks import fit
+from ddaudit.distill.run import versions
+from ddaudit.errors import BadInput
+from ddaudit.models import Arch
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work. ``subject`` is None for an auditor's instrument checks, ``auditor`` None for preparing
+    a subject's set and victims."""
+
+    subject: str | None
+    auditor: str | None
+    seed: int
+    key: str
+
+    @property
+    def label(self) -> str:
+        """What a progress line calls it."""
+        if self.subject is None:
+            return f"{self.auditor}: instrument checks"
+        return f"{self.subject}: {self.auditor or 'set and victims'} (seed {self.seed})"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A configuration made concrete."""
+
+    config: AuditConfig
+    context: Context
+    subjects: dict[str, Subject]
+    auditors: dict[str, tuple[Auditor[Any], Settings]]
+    preparations: tuple[Cell, ...]
+    cells: tuple[Cell, ...]
+
+
+def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
+    """Resolve names, load the data, validate every subject, list the cells.
+
+    Raises:
+        BadInput: anything that would make a cell impossible for a reason the user can mend.
+    """
+    preset = config.resolved_preset()
+    names = config.auditors or AUDITORS.names()
+    unknown = set(config.settings) - set(AUDITORS.names())
+    if unknown:
+        raise BadInput(f"settings.{sorted(unknown)[0]}", "no such auditor", f"Known: {', '.join(AUDITORS.names())}.")
+    auditors = {}
+    for name in names:
+        auditor = AUDITORS.get(name)
+        auditors[name] = (auditor, auditor.configure(config.preset, config.settings.get(name)))
+    data = load_data(config.data, root=config.data_root, download=config.download)
+    arch = Arch.parse(config.arch) if config.arch else Arch.parse("ConvNet")
+    if config.arch is None and preset.profile == "small":
+        arch = replace(arch, width=32)
+    arch = fit(arch, data.shape)
+    context = Context(data=data, preset=preset, arch=arch, ipc=config.ipc, device=pick_device(config.device), artifacts=artifacts)
+    subjects: dict[str, Subject] = {}
+    for text in [*config.subjects, *config.baselines]:
+        subject = make_subject(
+            text, data=data, profile=preset.profile, ipc=config.ipc, arch=arch, options=config.options, epsilon=config.epsilon,
+            delta=config.delta, baseline=text in config.baselines,
+        )  # fmt: skip
+        if subject.id in subjects and text not in config.baselines and subjects[subject.id].path != subject.path:
+            subject = replace(subject, id=str(Path(text)))
+        subjects.setdefault(subject.id, subject)
+    shared = {
+        "train": data.train.fingerprint, "validation": data.validation.fingerprint, "test": data.test.fingerprint, "preset": preset.model_dump(),
+        "arch": str(arch), "ipc": config.ipc, "protocol": context.protocol.key, "ddaudit": versions().get("ddaudit"),
+    }  # fmt: skip
+    shared["preset"].pop("seeds")  # more seeds add cells, they do not change the old ones
+
+    def key(**parts: Any) -> str:
+        return hashlib.sha256(json.dumps({**shared, **parts}, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+    def settings_of(name: str) -> dict[str, Any]:
+        auditor, settings = auditors[name]
+        return {"auditor": name, "version": auditor.version, "settings": settings.model_dump(mode="json")}
+
+    seeds = range(preset.seeds)
+    preparations = [Cell(s.id, None, seed, key(subject=s.identity, seed=seed)) for s in subjects.values() for seed in seeds if s.kind != "checkpoint"]
+    cells = [Cell(None, name, 0, key(checks=True, **settings_of(name))) for name in names]
+    cells += [Cell(s.id, name, seed, key(subject=s.identity, kind=s.kind, seed=seed, **settings_of(name))) for seed in seeds for s in subjects.values() for name in names]
+    return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for a --device value; "auto" prefers CUDA.
+
+    Raises:
+        BadInput: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"--device {name}", "unknown device", "Use auto, cpu, cuda or cuda:0.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(f"--device {name}", "this machine has no usable GPU", "Use --device cpu.")
+    return device

@@ -1,0 +1,143 @@
+"""The run store: one folder (local, or any fsspec URL), one file per finished piece of work, written atomically.
+
+    run.json            the resolved configuration, data notes, subjects, what was planned
+    cells/KEY.json      a Finding: one (subject, auditor, seed), or an auditor's instrument checks
+    sets/KEY.safetensors, victims/KEY.safetensors   shared work
+
+KEY is a hash of everything the content depends on, so a second run finds finished work by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+import safetensors.torch
+import torch
+
+from ddaudit.data import Dataset
+from ddaudit.errors import BadInput
+from ddaudit.findings import Finding
+from ddaudit.models import Arch, Network, build
+from ddaudit.sets import DistilledSet, from_bytes, to_bytes
+
+# Sets larger than this (the full training set) are cheaper to make again than to store.
+LARGEST_SET_FLOATS = 16 * 2**20
+
+
+class RunStore:
+    """Reads and writes the files of one run folder.
+
+    Args:
+        url: a local path or an fsspec URL ("s3://bucket/run", "memory://run").
+
+    Raises:
+        BadInput: the URL's protocol is not available, or the folder cannot be written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise BadInput(url, f"cannot be opened as a run folder ({error})") from None
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, or None where it does not exist."""
+        try:
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file so that a reader sees all of it or none: to a temporary name first, then renamed."""
+        path = f"{self._root}/{name}"
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        try:
+            self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            self._fs.pipe_file(temporary, content)
+            self._fs.mv(temporary, path)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise BadInput(self.url, f"cannot be written ({error})", "Choose another --out.") from None
+
+    def names(self, folder: str) -> list[str]:
+        """File names in a folder of the run, sorted; temporary files of a killed run are not listed."""
+        try:
+            found = self._fs.ls(f"{self._root}/{folder}", detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(n for n in (str(f).rsplit("/", 1)[-1] for f in found) if not n.endswith(".tmp"))
+
+    def exists(self, name: str) -> bool:
+        """True when the file is there, whole."""
+        return bool(self._fs.exists(f"{self._root}/{name}"))
+
+    # ---- run.json and cells ----------------------------------------------------------------------
+
+    def read_info(self) -> dict[str, Any] | None:
+        """run.json, or None.
+
+        Raises:
+            BadInput: it is not valid JSON.
+        """
+        raw = self.read("run.json")
+        if raw is None:
+            return None
+        try:
+            return dict(json.loads(raw))
+        except ValueError:
+            raise BadInput(f"{self.url}/run.json", "is not valid JSON", "Was it edited? Run the audit again into a new folder.") from None
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Replace run.json."""
+        self.write("run.json", json.dumps(info, indent=1, sort_keys=True, default=str).encode())
+
+    def cell(self, key: str) -> Finding | None:
+        """A finished cell, or None; an unreadable file counts as missing and is computed again."""
+        raw = self.read(f"cells/{key}.json")
+        if raw is None:
+            return None
+        try:
+            return Finding.model_validate_json(raw)
+        except ValueError:
+            return None
+
+    def save_cell(self, key: str, finding: Finding) -> None:
+        """Keep a cell."""
+        self.write(f"cells/{key}.json", finding.model_dump_json(indent=1).encode())
+
+    # ---- shared work (the Artifacts protocol) ----------------------------------------------------
+
+    def load_set(self, key: str) -> DistilledSet | None:
+        """A stored distilled set."""
+        raw = self.read(f"sets/{key}.safetensors")
+        return None if raw is None else from_bytes(raw)
+
+    def save_set(self, key: str, value: DistilledSet) -> None:
+        """Keep a distilled set, unless it is so large that making it again is cheaper."""
+        if value.images.numel() <= LARGEST_SET_FLOATS:
+            self.write(f"sets/{key}.safetensors", to_bytes(value))
+
+    def load_networks(self, key: str, arch: Arch, data: Dataset) -> list[Network] | None:
+        """Stored victims, rebuilt."""
+        raw = self.read(f"victims/{key}.safetensors")
+        if raw is None:
+            return None
+        tensors = safetensors.torch.load(raw)
+        count = 1 + max(int(name.split("/", 1)[0]) for name in tensors)
+        networks = []
+        for i in range(count):
+            net = build(arch, shape=data.shape, num_classes=data.num_classes, seed=0, mean=data.mean, std=data.std)
+            net.load_state_dict({n.split("/", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{i}/")})
+            networks.append(net.eval())
+        return networks
+
+    def save_networks(self, key: str, networks: Sequence[Network]) -> None:
+        """Keep victims."""
+        tensors: dict[str, torch.Tensor] = {}
+        for i, net in enumerate(networks):
+            tensors |= {f"{i}/{name}": value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
+        self.write(f"victims/{key}.safetensors", safetensors.torch.save(tensors))

@@ -1,0 +1,111 @@
+"""From what the user typed to a Subject: a recipe name, a set file, a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from ddaudit.auditor import Subject
+from ddaudit.data import Dataset
+from ddaudit.distill import METHODS, Recipe, resolve
+from ddaudit.errors import BadInput
+from ddaudit.models import Arch, load_checkpoint
+from ddaudit.sets import FORMATS, detect, fingerprint, is_set_file, load
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".parquet", ".pkl", ".ckpt")
+
+
+def make_subject(
+    text: str, *, data: Dataset, profile: Literal["small", "paper"], ipc: int, arch: Arch, options: dict[str, Any] | None = None,
+    epsilon: float | None = None, delta: float | None = None, baseline: bool = False,
+) -> Subject:  # fmt: skip
+    """The subject a word on the command line names.
+
+    Args:
+        text: recipe name ("dm+fair"), a ddaudit set file, or a checkpoint (.pth, .pt, .safetensors).
+        data: what it is audited against; shapes and classes must fit.
+        arch: the architecture a checkpoint is read as.
+        options: recipe options of --set; ignored for files.
+
+    Raises:
+        BadInput: neither a recipe nor a readable file, or it does not fit the data.
+    """
+    path = Path(text)
+    if path.exists() or path.suffix in SUFFIXES or "/" in text:
+        return _file(path, text, data=data, arch=arch, baseline=baseline)
+    recipe = configure(resolve(text, profile=profile), options=options, epsilon=epsilon, delta=delta)
+    check_recipe(recipe, data)
+    identity = _hash(json.dumps(recipe.describe(), sort_keys=True))
+    return Subject(id=recipe.name, kind="recipe", recipe=recipe, baseline=baseline, identity=identity)
+
+
+def configure(recipe: Recipe, *, options: dict[str, Any] | None = None, epsilon: float | None = None, delta: float | None = None, strict: bool = False) -> Recipe:
+    """A recipe with --set options and the privacy target applied where it has such parts.
+
+    Args:
+        strict: raise when an option or the privacy target does not apply (``ddaudit distill``); an audit of many
+            recipes applies each option to the recipes that have it.
+
+    Raises:
+        BadInput: see ``strict``; bad values always.
+    """
+    if epsilon is not None and not epsilon > 0:
+        raise BadInput(f"--epsilon {epsilon:g}", "must be positive")
+    if delta is not None and not 0 < delta < 1:
+        raise BadInput(f"--delta {delta:g}", "must lie strictly between 0 and 1")
+    private = bool(recipe.reader and recipe.reader.private)
+    if strict and not private and (epsilon is not None or delta is not None):
+        raise BadInput(recipe.name, "has no privacy part, so --epsilon and --delta mean nothing", f"Use {recipe.name}+dp, ndpdc or psg.")
+    wanted = dict(options or {})
+    if private:
+        wanted |= {k: v for k, v in (("reader.epsilon", epsilon), ("reader.delta", delta)) if v is not None}
+    if not strict:
+        wanted = {k: v for k, v in wanted.items() if _has(recipe, k)}
+    return recipe.options(wanted)
+
+
+def check_recipe(recipe: Recipe, data: Dataset) -> None:
+    """Find out before any work whether a recipe can run on these data.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    if recipe.objective is None:
+        if getattr(recipe.loop, "by_group", False) and data.train.groups is None:
+            raise BadInput(f"{recipe.name} on '{data.name}'", "'fair' needs a protected attribute, and these data have none", "Try --data digits-colored.")
+        return
+    _, target, _, networks, _ = recipe.matching_parts()
+    target.layout(data.train)
+    networks.resolve()
+
+
+def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -> Subject:
+    if not path.exists():
+        raise BadInput(text, "no such file, and no such recipe", f"Recipes: {', '.join(METHODS.names())}.")
+    if is_set_file(path):
+        value = load(path)
+        value.check_against(shape=data.shape, num_classes=data.num_classes, data=data.name, where=path)
+        return Subject(id=path.name, kind="file", set=value, path=path, baseline=baseline, identity=fingerprint(value))
+    found = detect(path)
+    if found is not None:
+        raise BadInput(text, f"looks like a distilled set in the '{found}' format", f"First: ddaudit import {text} --format {found} --data {data.name} --out set.safetensors")
+    if path.is_dir():
+        raise BadInput(text, "is a folder", f"Formats that can be imported: {', '.join(FORMATS.names())}.")
+    network = load_checkpoint(path, arch=arch, shape=data.shape, num_classes=data.num_classes, mean=data.mean, std=data.std)
+    return Subject(id=path.name, kind="checkpoint", network=network, path=path, baseline=baseline, identity=_hash(path.read_bytes()))
+
+
+def _has(recipe: Recipe, path: str) -> bool:
+    part: Any = recipe
+    for name in path.split("."):
+        if not hasattr(part, name):
+            return False
+        part = getattr(part, name)
+    return True
+
+
+def _hash(content: str | bytes) -> str:
+    raw = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(raw).hexdigest()[:16]

@@ -1,0 +1,44 @@
+"""Network sources: which networks the signals are measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ddaudit.models import Arch, Network, build
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A freshly initialised network each time; ``width`` overrides the architecture's."""
+
+    arch: str = "ConvNet"
+    width: int | None = None
+
+    def make(self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device) -> Network:
+        """A new random network on ``device``, in training mode (as the DC family leaves it), identity normalisation."""
+        arch = fit(self.resolve(), shape)
+        channels = shape[0]
+        net = build(arch, shape=shape, num_classes=num_classes, seed=seed, mean=(0.0,) * channels, std=(1.0,) * channels)
+        return net.to(device).train()
+
+    def resolve(self) -> Arch:
+        """The architecture with the width override applied.
+
+        Raises:
+            BadInput: unknown architecture.
+        """
+        arch = Arch.parse(self.arch)
+        return replace(arch, width=self.width) if self.width else arch
+
+
+def fit(arch: Arch, shape: tuple[int, int, int]) -> Arch:
+    """The architecture with ConvNet depth lowered to what the image size allows (8x8: depth 2).
+
+    The field's rule is depth 3 at 32 pixels, one less per halving.
+    """
+    size = min(shape[1:])
+    if arch.family == "convnet" and arch.depth == 3 and size < 16:
+        return replace(arch, depth=2)
+    return arch

@@ -1,0 +1,123 @@
+"""Objectives: what is measured on each example, and how two aggregates are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddaudit.models import Network
+
+
+@dataclass(frozen=True)
+class MeanEmbedding:
+    """Distribution matching: the mean of random-network embeddings, squared Euclidean distance.
+
+    Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 5.
+    """
+
+    shareable: bool = True
+
+    def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
+        """(B, D) embeddings."""
+        with torch.no_grad():
+            return net.body.features(x)
+
+    def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """(K, R, D) weighted means of embeddings."""
+        return rows @ self.signals(net, x, y)
+
+    def synthetic(self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None) -> Tensor:
+        """(K, S, D) weighted means of synthetic embeddings, clipped as the private side was."""
+        k, m = x.shape[:2]
+        z = net.body.features(x.flatten(0, 1))
+        if clip is not None:
+            # The clip factor is a constant in the gradient, as in NDPDC's code.
+            z = z * clip_factor(z.detach(), clip)
+        return rows @ z.view(k, m, -1)
+
+    def distance(self, net: Network, target: Tensor, synthetic: Tensor) -> Tensor:
+        """(K, R) squared norms."""
+        return (target - synthetic).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class GradientMatch:
+    """Gradient matching: parameter gradients of cross-entropy, layer-wise row cosine distance.
+
+    Conv weights are compared as (out, in * k * k) rows, linear weights by rows; one-dimensional parameters
+    (biases, norms) do not enter the distance.
+
+    Source: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, section 3.4 and
+    appendix A; epsilon as in the authors' code.
+    """
+
+    epsilon: float = 1e-6
+    shareable: bool = False
+
+    def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
+        """(B, P) per-example gradients of cross-entropy over all parameters, flattened."""
+        params = {n: p.detach() for n, p in net.body.named_parameters()}
+        buffers = dict(net.body.named_buffers())
+
+        def loss(p: dict[str, Tensor], xi: Tensor, yi: Tensor) -> Tensor:
+            out = torch.func.functional_call(net.body, (p, buffers), (xi[None],))
+            return F.cross_entropy(out, yi[None])
+
+        if len(x) == 0:
+            return x.new_zeros(0, sum(p.numel() for p in params.values()))
+        per_example = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+        chunks = []
+        for xs, ys in zip(x.split(256), y.split(256), strict=True):
+            grads = per_example(params, xs, ys)
+            chunks.append(torch.cat([grads[n].flatten(1) for n in params], 1))
+        return torch.cat(chunks)
+
+    def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """(K, R, P) gradients of the row-weighted losses; only records with weight are pushed through."""
+        out = []
+        for row in rows.flatten(0, 1):
+            use = row.nonzero().squeeze(1)
+            out.append(self._gradient(net, x[use], y[use], row[use], create_graph=False))
+        return torch.stack(out).view(*rows.shape[:2], -1)
+
+    def synthetic(self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None) -> Tensor:
+        """(K, S, P) gradients on synthetic images, differentiable in x. Synthetic gradients are not clipped."""
+        out = []
+        for xk in x:
+            for row in rows:
+                use = row.nonzero().squeeze(1)
+                out.append(self._gradient(net, xk[use], y[use], row[use], create_graph=True))
+        return torch.stack(out).view(len(x), len(rows), -1)
+
+    def distance(self, net: Network, target: Tensor, synthetic: Tensor) -> Tensor:
+        """(K, R) sums of (1 - cosine) over the output rows of every matrix-shaped parameter."""
+        total = target.new_zeros(target.shape[:-1])
+        start = 0
+        for p in net.body.parameters():
+            end = start + p.numel()
+            if p.ndim > 1:
+                a = target[..., start:end].unflatten(-1, (p.shape[0], -1))
+                b = synthetic[..., start:end].unflatten(-1, (p.shape[0], -1))
+                cosine = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + self.epsilon)
+                total = total + (1 - cosine).sum(-1)
+            start = end
+        return total
+
+    @staticmethod
+    def _gradient(net: Network, x: Tensor, y: Tensor, weight: Tensor, *, create_graph: bool) -> Tensor:
+        params = list(net.body.parameters())
+        if len(x) == 0:
+            return torch.cat([torch.zeros_like(p).flatten() for p in params])
+        with torch.enable_grad():
+            loss = (weight * F.cross_entropy(net.body(x), y, reduction="none")).sum()
+            grads = torch.autograd.grad(loss, params, create_graph=create_graph)
+        return torch.cat([g.flatten() for g in grads])
+
+
+def clip_factor(signals: Tensor, clip: float) -> Tensor:
+    """(B, 1) factors min(1, clip / norm) that bound each row's L2 norm by ``clip``; safe at norm 0."""
+    norm = signals.float().norm(dim=-1, keepdim=True)
+    return (clip / norm.clamp_min(clip)).clamp(max=1.0)

@@ -1,0 +1,190 @@
+"""The parts a recipe is made of: what each kind of part must offer, and how parts are written to a card.
+
+The heart of the design is one primitive, ``targets = W @ signals``: an objective turns real examples into
+per-example signals, a target rule gives rows of weights over real examples, a reader is the only door through
+which real records enter (and where clipping and noise live for private methods), and the loop moves the
+synthetic images until their aggregate matches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import ImageData
+from ddaudit.errors import BadInput
+from ddaudit.models import Network
+from ddaudit.sets import PrivacyClaim
+from ddaudit.training.augment import AugmentParams
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which synthetic images each target row speaks to.
+
+    Attributes:
+        slots: (R,) int64; the class whose synthetic images row r is matched to, or -1 for all of them.
+        names: one readable name per row.
+    """
+
+    slots: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Aggregated real-data signals for one step, for K independent distillations at once.
+
+    Attributes:
+        values: (K, R, D), weighted means of signals (noisy ones when private).
+        weights: (K, R) weight of each row in the loss; 0 where a row has no records.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """One question to the real data: the signals of this objective, on this network, under these augmentations.
+
+    ``id`` names the query in the ledger; asking the same id again returns the stored release.
+    """
+
+    id: str
+    objective: Objective
+    net: Network
+    augment: tuple[AugmentParams | None, ...]
+    """One (siamese) parameter set per class."""
+
+
+class Objective(Protocol):
+    """Per-example signals and a distance between their aggregates."""
+
+    @property
+    def shareable(self) -> bool:
+        """True when signals do not depend on the synthetic set, so K distillations can share them."""
+
+    def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
+        """(B, D) detached per-example signals of normalised images x (B, C, H, W), labels y (B,)."""
+
+    def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """(K, R, D) detached ``rows @ signals`` for rows (K, R, B), computed the cheapest way."""
+
+    def synthetic(self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None) -> Tensor:
+        """(K, S, D) aggregates of synthetic images, differentiable in x.
+
+        x is (K, M, C, H, W) normalised, y (M,) int64, rows (S, M). ``clip`` bounds each per-example signal as
+        the private side did (the factor is treated as a constant), where the objective supports it.
+        """
+
+    def distance(self, net: Network, target: Tensor, synthetic: Tensor) -> Tensor:
+        """(K, R) distances between two (K, R, D) aggregates."""
+
+
+class TargetRule(Protocol):
+    """Rows of weights over real examples: which aggregate each synthetic class is matched to."""
+
+    def layout(self, data: ImageData) -> Layout:
+        """The fixed rows of this rule on this data.
+
+        Raises:
+            BadInput: the data lack what the rule needs (a protected attribute, say).
+        """
+
+    def rows(self, data: ImageData, index: Tensor) -> Tensor:
+        """(R, B) unnormalised weights in [0, 1] of the records at ``index``.
+
+        Every column has L2 norm <= 1: one record moves the stacked sums by at most its own signal's norm.
+        """
+
+    def bounded(self) -> TargetRule:
+        """The rule to use under noise: same optimum, as few rows as possible (itself when nothing is gained)."""
+
+
+class Source(Protocol):
+    """Real data, opened for one distillation (or K at once)."""
+
+    layout: Layout
+    clip: float | None
+
+    def targets(self, query: Query) -> Targets:
+        """The aggregated signals a query asks for."""
+
+    def claims(self) -> list[PrivacyClaim | None]:
+        """K privacy claims, or None for each where real data were read without a guarantee."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """The only door to real records. ``private`` readers clip, add noise and keep a ledger."""
+
+    @property
+    def private(self) -> bool: ...
+
+    def open(
+        self, data: ImageData, members: Tensor, *, rule: TargetRule, mean: Tensor, std: Tensor, queries: int, seed: int, device: torch.device
+    ) -> Source:
+        """Open ``data`` for ``queries`` queries; ``members`` is (K, N) bool, the records each run may see."""
+
+
+def describe(part: Any) -> Any:
+    """A part as plain data for a card: dataclasses become {"part": class name, **fields}."""
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = {f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.repr}
+        return {"part": type(part).__name__, **fields}
+    if isinstance(part, dict):
+        return {str(k): describe(v) for k, v in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [describe(v) for v in part]
+    return part if isinstance(part, (str, int, float, bool, type(None))) else str(part)
+
+
+def replace_option(part: Any, path: str, value: Any, *, where: str) -> Any:
+    """``part`` with the dotted option ``path`` set to ``value`` (a string is parsed to the option's type).
+
+    Raises:
+        BadInput: no such option, or a value of the wrong type.
+    """
+    head, _, rest = path.partition(".")
+    names = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
+    if head not in names:
+        options = f"Options here: {', '.join(names)}." if names else "This part has no options."
+        raise BadInput(where, f"no option '{head}' in {type(part).__name__}", options)
+    old = getattr(part, head)
+    if rest:
+        new = replace_option(old, rest, value, where=where)
+    else:
+        if dataclasses.is_dataclass(old):
+            raise BadInput(where, f"'{head}' is a part, not a value", f"Set one of its options, such as {head}.{dataclasses.fields(old)[0].name}." if dataclasses.fields(old) else "")
+        new = _parse(value, old, where)
+    try:
+        return dataclasses.replace(part, **{head: new})
+    except (TypeError, ValueError) as error:
+        raise BadInput(where, str(error)) from None
+
+
+def _parse(value: Any, old: Any, where: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "null"):
+        return None
+    if isinstance(old, bool):
+        if value.lower() in ("true", "false", "1", "0", "yes", "no"):
+            return value.lower() in ("true", "1", "yes")
+        raise BadInput(where, f"'{value}' is not true or false")
+    for kind in (int, float) if isinstance(old, (int, float, type(None))) else ():
+        try:
+            return kind(value.replace("_", "")) if not (kind is int and isinstance(old, float)) else float(value)
+        except ValueError:
+            continue
+    if isinstance(old, (int, float)):
+        raise BadInput(where, f"'{value}' is not a number")
+    return value

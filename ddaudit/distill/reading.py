@@ -1,0 +1,96 @@
+"""The plain reader: class-balanced minibatches of real records, without any privacy guarantee."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import ImageData
+from ddaudit.distill.parts import Layout, Query, TargetRule, Targets
+from ddaudit.sets import PrivacyClaim
+from ddaudit.training.augment import AugmentParams, apply
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Draws ``per_class`` records of each class per query (all of them where a class has fewer)."""
+
+    per_class: int = 256
+
+    @property
+    def private(self) -> bool:
+        """Never: raw aggregates leave."""
+        return False
+
+    def open(
+        self, data: ImageData, members: Tensor, *, rule: TargetRule, mean: Tensor, std: Tensor, queries: int, seed: int, device: torch.device
+    ) -> MinibatchSource:
+        """Open ``data`` for any number of queries."""
+        return MinibatchSource(data, members, rule, mean, std, self.per_class, torch.Generator().manual_seed(seed), device)
+
+
+class MinibatchSource:
+    """One batch per query serves all K runs: a run's rows see only the batch records it may use.
+
+    With K runs on random half subsets each batch is drawn twice as large, so a run sees ``per_class`` records
+    on average, as it would alone.
+    """
+
+    clip: float | None = None
+
+    def __init__(
+        self, data: ImageData, members: Tensor, rule: TargetRule, mean: Tensor, std: Tensor, per_class: int, generator: torch.Generator, device: torch.device
+    ) -> None:
+        self.layout: Layout = rule.layout(data)
+        self._data, self._rule, self._generator, self._device = data, rule, generator, device
+        self._mean, self._std = mean, std
+        self._members = members
+        reachable = members.any(0)
+        share = float(members[:, reachable].float().mean()) if bool(reachable.any()) else 1.0
+        self._draw = max(1, round(per_class / max(share, 1e-6)))
+        self._pools = [((data.labels == c) & reachable).nonzero().squeeze(1) for c in range(data.num_classes)]
+
+    def targets(self, query: Query) -> Targets:
+        """Weighted means of the query's signals: one row layout per run."""
+        picks = []
+        for pool in self._pools:
+            if len(pool) <= self._draw:
+                picks.append(pool)
+            else:
+                picks.append(pool[torch.randperm(len(pool), generator=self._generator)[: self._draw]])
+        index = torch.cat(picks)
+        x, y = load_batch(self._data, index, self._mean, self._std, query.augment, self._device)
+        rows = self._rule.rows(self._data, index)[None] * self._members[:, index][:, None].float()
+        mass = rows.sum(-1)
+        rows = rows / mass.clamp_min(1e-12)[..., None]
+        values = query.objective.real(query.net, x, y, rows.to(self._device))
+        return Targets(values, (mass > 0).float().to(self._device))
+
+    def claims(self) -> list[PrivacyClaim | None]:
+        """No guarantee for any run."""
+        return [None] * len(self._members)
+
+
+def load_batch(
+    data: ImageData, index: Tensor, mean: Tensor, std: Tensor, augment: tuple[AugmentParams | None, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Normalised, augmented images (B, C, H, W) and labels (B,) of the records at ``index``, on ``device``."""
+    x = (data.pixels(index).to(device) - mean.to(device)) / std.to(device)
+    y = data.labels[index].to(device)
+    return augment_by_class(x, y, augment), y
+
+
+def augment_by_class(x: Tensor, y: Tensor, augment: tuple[AugmentParams | None, ...]) -> Tensor:
+    """Apply to each image the siamese augmentation of its class (the DC family draws one per class and step)."""
+    if all(a is None for a in augment):
+        return x
+    out = torch.empty_like(x)
+    for c, params in enumerate(augment):
+        mask = y == c
+        if params is None:
+            out = torch.where(mask[:, None, None, None], x, out)
+        elif bool(mask.any()):
+            out = out.index_put((mask.nonzero().squeeze(1),), apply(x[mask], params))
+    return out

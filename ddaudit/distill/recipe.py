@@ -1,0 +1,166 @@
+"""Recipes: named, frozen compositions of parts, and how they are named, changed and composed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import Dataset, ImageData
+from ddaudit.distill.matching import Outcome, Progress
+from ddaudit.distill.networks import Fresh
+from ddaudit.distill.parts import Objective, Reader, TargetRule, describe, replace_option
+from ddaudit.distill.reading import Minibatch
+from ddaudit.distill.synthesis import Pixels
+from ddaudit.errors import BadInput
+from ddaudit.registry import Registry
+
+Family = Literal["selection", "distribution", "gradient"]
+Status = Literal["faithful", "simplified", "ours"]
+
+
+class Loop(Protocol):
+    """How parts are driven."""
+
+    def shareable(self, recipe: Recipe, ipc: int) -> bool:
+        """True when K subsets can be distilled in one run."""
+
+    def run(
+        self, recipe: Recipe, train: ImageData, members: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device, progress: Progress | None = None
+    ) -> list[Outcome]:
+        """Distil once per row of ``members`` (K, N) bool."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method: parts and numbers, no code of its own.
+
+    Attributes:
+        name: the name it is asked for by.
+        family: what kind of method.
+        status: "faithful" to the source, "simplified", or "ours".
+        source: where it is published.
+        loop: drives the parts.
+        objective, target, synthesis, networks, reader: the parts of matching methods; None in selections.
+        augment: "data" (the data set's DSA string), "" (none), or a DSA strategy.
+        normalise: "data" (the data set's constants) or "public" (0.5, 0.5; constants that depend on no record).
+        small: dotted option -> value, the 2-core profile.
+        deviations: what differs from the source at this profile, in words; printed on the card.
+    """
+
+    name: str
+    family: Family
+    source: str
+    loop: Loop
+    status: Status = "faithful"
+    objective: Objective | None = None
+    target: TargetRule | None = None
+    synthesis: Pixels | None = None
+    networks: Fresh | None = None
+    reader: Reader | None = None
+    augment: str = "data"
+    normalise: Literal["data", "public"] = "data"
+    small: Mapping[str, Any] = field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
+
+    def matching_parts(self) -> tuple[Objective, TargetRule, Pixels, Fresh, Reader]:
+        """The five parts of a matching recipe.
+
+        Raises:
+            BadInput: private reading with real initialisation; parts missing.
+        """
+        if not (self.objective and self.target and self.synthesis and self.networks and self.reader):
+            raise BadInput(self.name, "is no matching recipe: it lacks an objective, target, synthesis, networks or reader")
+        if self.reader.private:
+            if self.synthesis.init != "noise":
+                raise BadInput(self.name, "starts from real images under a privacy claim, which releases them", "Use --set synthesis.init=noise.")
+            if self.normalise != "public":
+                raise BadInput(self.name, "normalises by constants of the private data", "Use --set normalise=public.")
+        return self.objective, self.target, self.synthesis, self.networks, self.reader
+
+    def normalisation(self, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std) per channel that matching works under."""
+        channels = data.shape[0]
+        return ((0.5,) * channels, (0.5,) * channels) if self.normalise == "public" else (data.mean, data.std)
+
+    def augment_for(self, data: Dataset) -> str:
+        """The DSA strategy string; "" for none."""
+        return data.augment if self.augment == "data" else self.augment
+
+    def at(self, profile: Literal["small", "paper"]) -> Recipe:
+        """This recipe at a profile; "small" applies its 2-core numbers and lists each as a deviation."""
+        if profile == "paper" or not self.small:
+            return self
+        changed = self.options(self.small)
+        notes = tuple(f"small profile: {path} = {value} (source: {_value(self, path)})" for path, value in self.small.items())
+        return replace(changed, deviations=self.deviations + notes)
+
+    def options(self, values: Mapping[str, Any]) -> Recipe:
+        """This recipe with dotted options replaced ("loop.lr" -> 0.5, strings parsed).
+
+        Raises:
+            BadInput: unknown option or bad value.
+        """
+        recipe = self
+        for path, value in values.items():
+            recipe = replace_option(recipe, path, value, where=f"--set {path}={value}")
+        return recipe
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe as plain data for a card."""
+        skip = {"small", "deviations"}
+        return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+
+
+@dataclass(frozen=True)
+class Defense:
+    """A transform of recipes, applied by name: ``dm+fair``.
+
+    ``order`` fixes the order of application, so that ``dm+fair+dp`` and ``dm+dp+fair`` are one recipe.
+    """
+
+    name: str
+    description: str
+    source: str
+    apply: Callable[[Recipe], Recipe]
+    order: int = 0
+
+
+METHODS: Registry[Recipe] = Registry("method", packages=("ddaudit.distill.recipes", "ddaudit.defenses"), group="ddaudit.methods")
+DEFENSES: Registry[Defense] = Registry("defense", packages=("ddaudit.defenses",), group="ddaudit.defenses", listed="methods")
+
+
+def register(recipe: Recipe) -> Recipe:
+    """Add a recipe to :data:`METHODS`."""
+    return METHODS.add(recipe.name, recipe)
+
+
+def resolve(name: str, *, profile: Literal["small", "paper"] = "paper", options: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe called ``name``: a method, or ``METHOD+DEFENSE+...``.
+
+    Args:
+        name: "dm", "dm+fair", "dm+fair+dp".
+        profile: "paper" or the recipe's 2-core "small" numbers.
+        options: dotted option -> value, applied last.
+
+    Raises:
+        BadInput: unknown method, defense or option, or a defense that cannot work on the method.
+    """
+    base, *names = name.split("+")
+    recipe = METHODS.get(base).at(profile)
+    for defense in sorted({DEFENSES.get(n) for n in names}, key=lambda d: (d.order, d.name)):
+        recipe = defense.apply(recipe)
+    canonical = "+".join([base, *sorted(set(names), key=lambda n: (DEFENSES.get(n).order, n))])
+    return replace(recipe, name=canonical).options(options or {})
+
+
+def _value(recipe: Any, path: str) -> Any:
+    for part in path.split("."):
+        recipe = getattr(recipe, part)
+    return "the table by IPC" if recipe is None else recipe
+
+
+__all__ = ["DEFENSES", "METHODS", "Defense", "Fresh", "Minibatch", "Pixels", "Recipe", "register", "resolve"]

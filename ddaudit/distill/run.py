@@ -1,0 +1,100 @@
+"""Distil: run a recipe on real data and write the card."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import Dataset, ImageData
+from ddaudit.distill.matching import Outcome, Progress
+from ddaudit.distill.recipe import Recipe
+from ddaudit.errors import BadInput
+from ddaudit.sets import Card, DistilledSet
+
+
+def distill(
+    recipe: Recipe, train: ImageData, *, data: Dataset, ipc: int, seed: int, device: torch.device | str = "cpu", progress: Progress | None = None
+) -> DistilledSet:
+    """Distil ``train`` into ``ipc`` images per class.
+
+    Args:
+        recipe: what to run.
+        train: the real records (the data set's own training split, a subset, or a poisoned copy).
+        data: names, constants and augmentation of the data set ``train`` belongs to.
+        ipc: images per class, at least 1.
+        seed: seeds everything but privacy noise.
+        device: where to compute.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        The set, in pixel space, with its card.
+
+    Raises:
+        BadInput: options that do not fit the data.
+        DDAuditError: the optimisation diverged.
+    """
+    everyone = torch.ones(1, len(train), dtype=torch.bool)
+    return _run(recipe, train, everyone, data=data, ipc=ipc, seed=seed, device=device, progress=progress)[0]
+
+
+def distill_many(
+    recipe: Recipe, train: ImageData, members: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device | str = "cpu"
+) -> list[DistilledSet]:
+    """Shadow distillation: distil on K subsets of ``train``.
+
+    Where signals do not depend on the synthetic set (DM-like and random recipes) all K runs share networks and
+    real-data signals; the rows of W do the rest. Other recipes run one after the other.
+
+    Args:
+        members: (K, N) bool, row k = the records that run k may see.
+
+    Returns:
+        K sets. Positions in ``card.member_indices`` refer to ``train``.
+    """
+    if members.ndim != 2 or members.shape[1] != len(train) or members.dtype != torch.bool:
+        raise ValueError(f"members must be bool (K, {len(train)}), got {members.dtype} {tuple(members.shape)}")
+    if recipe.loop.shareable(recipe, ipc):
+        return _run(recipe, train, members, data=data, ipc=ipc, seed=seed, device=device)
+    sets = []
+    for k, row in enumerate(members):
+        sets += _run(recipe, train, row[None], data=data, ipc=ipc, seed=seed + 7919 * k, device=device)
+    return sets
+
+
+def _run(
+    recipe: Recipe, train: ImageData, members: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device | str, progress: Progress | None = None
+) -> list[DistilledSet]:
+    if ipc < 1:
+        raise BadInput(f"--ipc {ipc}", "images per class must be at least 1")
+    started = time.perf_counter()
+    outcomes = recipe.loop.run(recipe, train, members, data=data, ipc=ipc, seed=seed, device=torch.device(device), progress=progress)
+    seconds = (time.perf_counter() - started) / len(outcomes)
+    base = dict(
+        method=recipe.name, recipe=recipe.describe(), deviations=list(recipe.deviations), ipc=ipc, data=data.name, class_names=list(train.class_names),
+        seed=seed, versions=versions(), seconds=round(seconds, 3),
+    )  # fmt: skip
+    mean, std = recipe.normalisation(data)
+    return [
+        DistilledSet(o.images, o.labels, train.num_classes, _card(base, o, train.fingerprint, mean, std)).check(recipe.name) for o in outcomes
+    ]
+
+
+def _card(base: dict[str, Any], outcome: Outcome, fingerprint: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Card:
+    return Card(
+        **base, source_fingerprint=fingerprint, mean=list(mean), std=list(std), privacy=outcome.claim, member_indices=outcome.member_indices,
+    )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a number may depend on."""
+    found = {}
+    for package in ("ddaudit", "torch", "torchvision", "opacus", "dp-accounting", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

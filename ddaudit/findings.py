@@ -1,0 +1,113 @@
+"""What an auditor says: metrics with intervals, instrument checks, curves, pictures, caveats.
+
+These models are the JSON schema of the report (``schema_version`` 1). Values are fractions in [0, 1]
+unless ``unit`` says otherwise, never percents.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Direction = Literal["higher", "lower", "none"]
+Status = Literal["ok", "partial", "skipped", "failed"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class Metric(_Model):
+    """One number, with what is needed to trust it.
+
+    ``low``/``high`` bound a 95 % interval; ``n`` is the number of independent records behind the value;
+    ``floor`` is the value a perfect subject would get on this test set by chance alone; ``params`` tells
+    apart metrics of one name (``fpr`` of ``membership.tpr_at_fpr``, say). ``per_seed`` lists the value of
+    each seed when several were merged. ``headline`` metrics appear in the verdict table.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str = "fraction"
+    direction: Direction = "none"
+    floor: float | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    headline: bool = False
+    per_seed: list[float | None] | None = None
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Identity across subjects and seeds: name plus parameters."""
+        return self.name, tuple(sorted((k, str(v)) for k, v in self.params.items()))
+
+
+class Check(_Model):
+    """A known-answer test of the instrument: what it should have read, what it read."""
+
+    name: str
+    passed: bool
+    value: float | None = None
+    expected: str
+    detail: str = ""
+    affects: list[str] | None = None
+    """Metric-name prefixes that a failure greys out; None: everything the auditor says."""
+    subject: str | None = None
+    """Set when the check concerns one subject's number (a gradient-masking test, say) rather than the auditor."""
+
+
+class Curve(_Model):
+    """One line of one plot. Series with the same ``plot`` are drawn in one frame."""
+
+    plot: str
+    label: str
+    x: list[float]
+    y: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    counts: list[int] | None = None
+    kind: Literal["line", "step", "points", "bars"] = "line"
+    x_label: str = ""
+    y_label: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    diagonal: bool = False
+    """Draw y = x for reference (chance for a ROC, perfection for a reliability diagram)."""
+
+
+class Picture(_Model):
+    """A small image for the report."""
+
+    name: str
+    caption: str
+    png_base64: str
+
+
+class Finding(_Model):
+    """An auditor's whole answer for one subject (one seed in a cell; seeds merged in a report)."""
+
+    subject: str
+    auditor: str
+    status: Status = "ok"
+    reason: str | None = None
+    metrics: list[Metric] = Field(default_factory=list)
+    checks: list[Check] = Field(default_factory=list)
+    curves: list[Curve] = Field(default_factory=list)
+    images: list[Picture] = Field(default_factory=list)
+    caveats: list[str] = Field(default_factory=list)
+    seconds: float = 0.0
+    seed: int | None = None
+
+    def metric(self, name: str, **params: Any) -> Metric:
+        """The metric of this name whose params include ``params``.
+
+        Raises:
+            KeyError: no such metric.
+        """
+        for m in self.metrics:
+            if m.name == name and all(m.params.get(k) == v for k, v in params.items()):
+                return m
+        raise KeyError(f"{self.auditor}/{self.subject} has no metric {name} {params or ''}")

@@ -1,0 +1,1 @@
+"""Trustworthy distillation: private, fair and other transforms of base methods."""
