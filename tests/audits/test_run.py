@@ -1,0 +1,155 @@
+"""The run store and the runner: resume, atomic writes, failures that stay local, kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ddaudit.auditor import AUDITORS
+from ddaudit.audits import AuditConfig, RunStore, collect, make_config, make_plan, run_audit
+from ddaudit.errors import BadInput
+from ddaudit.findings import Finding
+
+
+def config(out, **changes):
+    values = dict(
+        subjects=["random"],
+        data="digits",
+        auditors=["utility"],
+        baselines=[],
+        victims=1,
+        jobs=1,
+        device="cpu",
+        ipc=1,
+        arch="ConvNetD2W8",
+        out=str(out),
+    )
+    return AuditConfig(**{**values, **changes})
+
+
+def test_a_second_run_computes_nothing(tmp_path):
+    first = run_audit(config(tmp_path))
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+    second = run_audit(config(tmp_path))
+    assert (first.computed, first.reused) == (2, 0)
+    assert (second.computed, second.reused) == (0, 2)
+    assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+
+
+def test_more_seeds_reuse_the_old_ones_and_new_settings_do_not(tmp_path):
+    run_audit(config(tmp_path))
+    more = run_audit(config(tmp_path, seeds=2))
+    assert (more.computed, more.reused) == (1, 2)
+    other = run_audit(config(tmp_path, victims=2))
+    assert other.reused == 0
+
+
+def test_keys_depend_on_what_numbers_depend_on(tmp_path):
+    def key(**changes):
+        return {c.key for c in make_plan(config(tmp_path, **changes)).cells if c.subject}
+
+    base = key()
+    for change in (
+        dict(ipc=2),
+        dict(arch="ConvNetD2W16"),
+        dict(data="digits-lt"),
+        dict(subjects=["herding"]),
+        dict(preset="standard"),
+    ):
+        assert not base & key(**change), change
+    assert base == key(jobs=2, out="elsewhere")
+
+
+def test_an_unfinished_temporary_file_is_not_a_cell(tmp_path):
+    store = RunStore(str(tmp_path))
+    store.save_cell("k", Finding(subject="a", auditor="b"))
+    (tmp_path / "cells" / "other.json.123.tmp").write_text("{")
+    (tmp_path / "cells" / "torn.json").write_text('{"subject": "a", "audi')
+    assert store.cell("k") is not None
+    assert store.cell("torn") is None
+    assert store.names("cells") == ["k.json", "torn.json"]
+
+
+def test_a_run_may_live_behind_any_fsspec_url():
+    store = RunStore("memory://ddaudit-test/run")
+    store.save_cell("k", Finding(subject="a", auditor="b"))
+    assert RunStore("memory://ddaudit-test/run").cell("k").subject == "a"
+    with pytest.raises(BadInput, match="cannot be opened"):
+        RunStore("nosuchprotocol://x")
+
+
+def test_a_failing_cell_is_named_kept_and_tried_again(tmp_path, monkeypatch):
+    auditor = AUDITORS.get("utility")
+    monkeypatch.setattr(type(auditor), "run", lambda *_: 1 / 0)
+    broken = run_audit(config(tmp_path))
+    assert broken.failed == (("random: utility (seed 0)", "ZeroDivisionError: division by zero"),)
+    assert collect([str(tmp_path)]).cells[0].status == "failed"
+    monkeypatch.undo()
+    mended = run_audit(config(tmp_path))
+    assert (mended.computed, mended.reused, mended.failed) == (1, 1, ())
+
+
+def test_workers_agree_with_this_process(tmp_path):
+    run_audit(config(tmp_path / "a", subjects=["random", "full"], jobs=1))
+    run_audit(config(tmp_path / "b", subjects=["random", "full"], jobs=2))
+    a, b = (
+        {
+            (c.subject, c.auditor): c.metric("utility.accuracy").value
+            for c in collect([str(tmp_path / x)]).cells
+        }
+        for x in "ab"
+    )
+    assert a == b
+
+
+def test_kill_minus_nine_loses_only_running_cells(tmp_path):
+    """Start an audit of several seeds, kill it after the first finished cell, run again: the cell is reused."""
+    script = (
+        "from ddaudit.audits import AuditConfig, run_audit; import sys, json\n"
+        "if __name__ == '__main__': run_audit(AuditConfig(**json.loads(sys.argv[1])))"
+    )
+    made = config(tmp_path / "run", seeds=6)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, made.model_dump_json()],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    cells = tmp_path / "run" / "cells"
+    for _ in range(600):
+        if cells.is_dir() and any(p.suffix == ".json" for p in cells.iterdir()):
+            break
+        time.sleep(0.1)  # waiting for another process to write, not for time to pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len([p for p in cells.iterdir() if p.suffix == ".json"])
+    assert finished >= 1
+    again = run_audit(made)
+    assert again.reused == finished
+    assert again.computed == 7 - finished
+
+
+def test_collect_says_what_is_missing(tmp_path):
+    run_audit(config(tmp_path))
+    info = json.loads((tmp_path / "run.json").read_text())
+    victim = next(c["key"] for c in info["cells"] if c["subject"])
+    (tmp_path / "cells" / f"{victim}.json").unlink()
+    cell = collect([str(tmp_path)]).cells[0]
+    assert cell.status == "failed"
+    assert "run the audit again" in cell.reason
+
+
+def test_config_errors_are_one_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("subjects: [dm]\nsedes: 3\n")
+    with pytest.raises(BadInput, match="sedes"):
+        make_config({}, file=path)
+    path.write_text("subjects: [dm]\nsettings: {utility: {nosuch: 1}}\n")
+    with pytest.raises(BadInput, match=r"auditors\.utility"):
+        make_plan(make_config({"auditors": ["utility"]}, file=path))
+    with pytest.raises(BadInput, match="unknown preset"):
+        make_plan(config(tmp_path, preset="quickest"))
+    with pytest.raises(BadInput, match="no run folder"):
+        collect([str(tmp_path / "nowhere")])
