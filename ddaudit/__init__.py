@@ -34,8 +34,18 @@ _HOME = {
 }
 
 __all__ = [
-    "AuditConfig", "DistilledSet", "distill", "import_set", "load", "load_data", "report_of", "resolve", "run_audit", "save", "write_report",
-]  # fmt: skip
+    "AuditConfig",
+    "DistilledSet",
+    "distill",
+    "import_set",
+    "load",
+    "load_data",
+    "report_of",
+    "resolve",
+    "run_audit",
+    "save",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

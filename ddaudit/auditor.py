@@ -69,8 +69,12 @@ class Preset(BaseModel):
 PRESETS: dict[str, Preset] = {
     p.name: p
     for p in (
-        Preset(name="quick", seeds=1, victims=2, protocol="quick", profile="small", test_limit=10_000),
-        Preset(name="standard", seeds=3, victims=3, protocol="dc", profile="small", test_limit=None),
+        Preset(
+            name="quick", seeds=1, victims=2, protocol="quick", profile="small", test_limit=10_000
+        ),
+        Preset(
+            name="standard", seeds=3, victims=3, protocol="dc", profile="small", test_limit=None
+        ),
         Preset(name="full", seeds=5, victims=5, protocol="dc", profile="paper", test_limit=None),
     )
 }
@@ -115,7 +119,10 @@ class Context:
 
     def seed_for(self, *parts: object) -> int:
         """A stable 31-bit seed derived from names, so that cells do not share randomness by accident."""
-        return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+        return (
+            int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
+            >> 1
+        )
 
     def generator(self, *parts: object) -> torch.Generator:
         """A CPU generator seeded by :meth:`seed_for`."""
@@ -154,7 +161,9 @@ class Context:
             return [subject.network]
         key = f"{subject.identity}-{self.data.train.fingerprint}-ipc{self.ipc}-seed{seed}-{self.victim_key}"
         if key not in self._victims:
-            nets = self.artifacts.load_networks(key, self.arch, self.data) if self.artifacts else None
+            nets = (
+                self.artifacts.load_networks(key, self.arch, self.data) if self.artifacts else None
+            )
             if nets is None:
                 seeds = [self.seed_for("victim", seed, i) for i in range(self.preset.victims)]
                 nets = self.train([self.distilled(subject, seed)] * len(seeds), seeds=seeds)
@@ -172,21 +181,33 @@ class Context:
         recipe = self._recipe(subject)
         return distill(recipe, train, data=self.data, ipc=self.ipc, seed=seed, device=self.device)
 
-    def redistill_many(self, subject: Subject, train: ImageData, members: Tensor, seed: int) -> list[DistilledSet]:
+    def redistill_many(
+        self, subject: Subject, train: ImageData, members: Tensor, seed: int
+    ) -> list[DistilledSet]:
         """Re-distil on K subsets of ``train`` at once; recipes that allow it share the real-data work.
 
         Args:
             members: (K, N) bool, row k = the records shadow k may see.
         """
         recipe = self._recipe(subject)
-        return distill_many(recipe, train, members, data=self.data, ipc=self.ipc, seed=seed, device=self.device)
+        return distill_many(
+            recipe, train, members, data=self.data, ipc=self.ipc, seed=seed, device=self.device
+        )
 
-    def train(self, sets: Sequence[DistilledSet], *, seeds: Sequence[int], arch: Arch | None = None) -> list[Network]:
+    def train(
+        self, sets: Sequence[DistilledSet], *, seeds: Sequence[int], arch: Arch | None = None
+    ) -> list[Network]:
         """Train one network per (set, seed) under the audit's protocol."""
         return train_many(
-            [(s.images, s.labels) for s in sets], arch=arch or self.arch, num_classes=self.data.num_classes,
-            mean=self.data.mean, std=self.data.std, protocol=self.protocol, seeds=seeds, device=self.device,
-        )  # fmt: skip
+            [(s.images, s.labels) for s in sets],
+            arch=arch or self.arch,
+            num_classes=self.data.num_classes,
+            mean=self.data.mean,
+            std=self.data.std,
+            protocol=self.protocol,
+            seeds=seeds,
+            device=self.device,
+        )
 
     def predict(self, network: Network, images: Tensor) -> Tensor:
         """(N, K) float32 logits on the CPU, in eval mode; images uint8 or float pixels in [0, 1]."""
@@ -195,7 +216,9 @@ class Context:
     @staticmethod
     def _recipe(subject: Subject) -> Recipe:
         if subject.recipe is None:
-            raise Unsupported(f"needs the recipe to distil again, and a {subject.kind} is only its result")
+            raise Unsupported(
+                f"needs the recipe to distil again, and a {subject.kind} is only its result"
+            )
         return subject.recipe
 
 
@@ -232,7 +255,11 @@ class Auditor(ABC, Generic[S]):
             return self.settings(**{**self.presets.get(preset, {}), **(overrides or {})})  # type: ignore[return-value]
         except ValueError as error:
             detail = str(error).replace("\n", " ")
-            raise BadInput(f"auditors.{self.name}", f"bad settings ({detail})", f"Options: {', '.join(self.settings.model_fields)}.") from None
+            raise BadInput(
+                f"auditors.{self.name}",
+                f"bad settings ({detail})",
+                f"Options: {', '.join(self.settings.model_fields)}.",
+            ) from None
 
     @abstractmethod
     def run(self, subject: Subject, ctx: Context, settings: S, seed: int) -> Finding:
@@ -264,7 +291,11 @@ def stratified(data: ImageData, limit: int) -> ImageData:
     """A fixed sample of at most ``limit`` records, spread evenly over (class, group) cells and seeded by nothing."""
     if len(data) <= limit:
         return data
-    cell = data.labels if data.groups is None else data.labels * (int(data.groups.max()) + 1) + data.groups
+    cell = (
+        data.labels
+        if data.groups is None
+        else data.labels * (int(data.groups.max()) + 1) + data.groups
+    )
     order = torch.argsort(cell, stable=True)
     position = torch.empty_like(order)
     _, counts = torch.unique_consecutive(cell[order], return_counts=True)

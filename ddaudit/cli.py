@@ -15,19 +15,44 @@ import typer
 from ddaudit.errors import BadInput, DDAuditError
 
 app = typer.Typer(
-    name="ddaudit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="ddaudit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="The trustworthiness audit suite for dataset distillation.",
-)  # fmt: skip
+)
 
 # typer brings its own copy of click in recent versions; this is the base of whichever it uses.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
-Data = Annotated[str, typer.Option("--data", help="Data set, such as digits or digits-colored:bias=0.95; see 'ddaudit list datasets'.")]
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="Folder with real data (torchvision's layout). Default: the variable DDAUDIT_DATA.")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch missing data into the data root. Nothing is fetched without it.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Data set, such as digits or digits-colored:bias=0.95; see 'ddaudit list datasets'.",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder with real data (torchvision's layout). Default: the variable DDAUDIT_DATA.",
+    ),
+]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Fetch missing data into the data root. Nothing is fetched without it."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print stable JSON.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="PART.OPTION=VALUE", help="Change one number of a recipe; repeat for more.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PART.OPTION=VALUE", help="Change one number of a recipe; repeat for more."
+    ),
+]
 
 
 def main() -> None:
@@ -52,7 +77,10 @@ def main() -> None:
 
 
 @app.command("list")
-def list_(what: Annotated[Literal["methods", "auditors", "datasets", "formats"], typer.Argument()], json_: Json = False) -> None:
+def list_(
+    what: Annotated[Literal["methods", "auditors", "datasets", "formats"], typer.Argument()],
+    json_: Json = False,
+) -> None:
     """List what is registered: methods, auditors, datasets, formats."""
     rows = _listing(what)
     if json_:
@@ -65,13 +93,25 @@ def list_(what: Annotated[Literal["methods", "auditors", "datasets", "formats"],
 
 @app.command()
 def distill(
-    recipe: Annotated[str, typer.Argument(help="Method, or METHOD+DEFENSE: dm, dm+fair, dm+fair+dp; see 'ddaudit list methods'.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Method, or METHOD+DEFENSE: dm, dm+fair, dm+fair+dp; see 'ddaudit list methods'."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The set file to write (.safetensors).")],
     data: Data = "digits",
     ipc: Annotated[int, typer.Option("--ipc", help="Images per class.")] = 10,
-    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Privacy target (private methods).")] = None,
-    delta: Annotated[float | None, typer.Option("--delta", help="Privacy target, below 1 / number of records.")] = None,
-    profile: Annotated[Literal["auto", "paper", "small"], typer.Option("--profile", help="auto: paper on a GPU, small on a CPU.")] = "auto",
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Privacy target (private methods).")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="Privacy target, below 1 / number of records.")
+    ] = None,
+    profile: Annotated[
+        Literal["auto", "paper", "small"],
+        typer.Option("--profile", help="auto: paper on a GPU, small on a CPU."),
+    ] = "auto",
     set_: SetOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds everything but privacy noise.")] = 0,
     device: Device = "auto",
@@ -86,14 +126,24 @@ def distill(
     from ddaudit.sets import describe, inspect, save
 
     where = pick_device(device)
-    chosen: Literal["paper", "small"] = profile if profile != "auto" else ("small" if where.type == "cpu" else "paper")
-    made = configure(resolve(recipe, profile=chosen), options=_options(set_), epsilon=epsilon, delta=delta, strict=True)
+    chosen: Literal["paper", "small"] = (
+        profile if profile != "auto" else ("small" if where.type == "cpu" else "paper")
+    )
+    made = configure(
+        resolve(recipe, profile=chosen),
+        options=_options(set_),
+        epsilon=epsilon,
+        delta=delta,
+        strict=True,
+    )
     loaded = load_data(data, root=data_root, download=download)
     check_recipe(made, loaded)
     if profile == "auto":
         typer.echo(f"profile: {chosen} (device {where.type}); --profile says otherwise", err=True)
     with _bar(f"distilling {made.name}") as progress:
-        result = run(made, loaded.train, data=loaded, ipc=ipc, seed=seed, device=where, progress=progress)
+        result = run(
+            made, loaded.train, data=loaded, ipc=ipc, seed=seed, device=where, progress=progress
+        )
     save(result, out)
     for line in describe(inspect(out)):
         typer.echo(line)
@@ -102,20 +152,63 @@ def distill(
 @app.command()
 def audit(
     subjects: Annotated[list[str], typer.Argument(help="Recipes, set files or checkpoints.")] = [],  # noqa: B006
-    data: Annotated[str | None, typer.Option("--data", help="Data set the subjects are audited against (default: digits).")] = None,
-    auditors: Annotated[str | None, typer.Option("--auditors", metavar="NAME,..", help="Default: all; see 'ddaudit list auditors'.")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="quick, standard or full (default: quick).")] = None,
-    ipc: Annotated[int | None, typer.Option("--ipc", help="Images per class of recipes (default: 10).")] = None,
-    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Privacy target of private recipes.")] = None,
-    delta: Annotated[float | None, typer.Option("--delta", help="Privacy target of private recipes.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Data set the subjects are audited against (default: digits)."),
+    ] = None,
+    auditors: Annotated[
+        str | None,
+        typer.Option(
+            "--auditors", metavar="NAME,..", help="Default: all; see 'ddaudit list auditors'."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="quick, standard or full (default: quick).")
+    ] = None,
+    ipc: Annotated[
+        int | None, typer.Option("--ipc", help="Images per class of recipes (default: 10).")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Privacy target of private recipes.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="Privacy target of private recipes.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Distillations per recipe.")] = None,
-    out: Annotated[str | None, typer.Option("--out", help="Run folder or fsspec URL; running again computes only what is missing.")] = None,
-    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run cells on a Ray cluster ('local' starts one).")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file with these options and per-auditor settings.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", help="Run folder or fsspec URL; running again computes only what is missing."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Run cells on a Ray cluster ('local' starts one)."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file with these options and per-auditor settings."),
+    ] = None,
     set_: SetOption = None,
-    baselines: Annotated[str | None, typer.Option("--baselines", metavar="NAME,..", help="Reference rows (default: full,random,herding; 'none').")] = None,
-    arch: Annotated[str | None, typer.Option("--arch", help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18.")] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", help="Worker processes (default: one per core).")] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            "--baselines",
+            metavar="NAME,..",
+            help="Reference rows (default: full,random,herding; 'none').",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch", help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", help="Worker processes (default: one per core).")
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:0.")] = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -125,12 +218,26 @@ def audit(
 
     made = make_config(
         {
-            "subjects": subjects or None, "data": data, "auditors": _names(auditors), "preset": preset, "ipc": ipc, "epsilon": epsilon, "delta": delta,
-            "seeds": seeds, "out": out, "ray": ray, "options": _options(set_) or None, "arch": arch, "jobs": jobs, "device": device,
-            "baselines": [] if baselines == "none" else _names(baselines), "data_root": str(data_root) if data_root else None, "download": download or None,
+            "subjects": subjects or None,
+            "data": data,
+            "auditors": _names(auditors),
+            "preset": preset,
+            "ipc": ipc,
+            "epsilon": epsilon,
+            "delta": delta,
+            "seeds": seeds,
+            "out": out,
+            "ray": ray,
+            "options": _options(set_) or None,
+            "arch": arch,
+            "jobs": jobs,
+            "device": device,
+            "baselines": [] if baselines == "none" else _names(baselines),
+            "data_root": str(data_root) if data_root else None,
+            "download": download or None,
         },
         file=config,
-    )  # fmt: skip
+    )
     code = _audit(made)
     typer.echo(f"run: {made.out}")
     typer.echo(f"next: ddaudit report {made.out}")
@@ -140,8 +247,12 @@ def audit(
 @app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(help="Run folders of 'ddaudit audit'.")],
-    formats: Annotated[str, typer.Option("--format", metavar="html,md,json,csv,tex")] = "html,md,json,csv",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the report (default: the first run's).")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="html,md,json,csv,tex")
+    ] = "html,md,json,csv",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report (default: the first run's).")
+    ] = None,
 ) -> None:
     """Write the comparative report of one or several runs."""
     for path in _report(runs, _names(formats) or [], out):
@@ -151,7 +262,9 @@ def report(
 @app.command()
 def gate(
     run: Annotated[str, typer.Argument(help="A run folder, or a report.json.")],
-    policy: Annotated[Path, typer.Option("--policy", help="YAML file with rules; see docs/report.md.")],
+    policy: Annotated[
+        Path, typer.Option("--policy", help="YAML file with rules; see docs/report.md.")
+    ],
 ) -> None:
     """Hold a run against a policy: exit 0 when every rule holds, 1 when one is violated."""
     from ddaudit.reports import apply, load_policy, read_report
@@ -183,9 +296,22 @@ def inspect(file: Annotated[Path, typer.Argument(help="A set file.")], json_: Js
 def import_(
     file: Annotated[Path, typer.Argument(help="A file or folder in a community format.")],
     out: Annotated[Path, typer.Option("--out", help="The set file to write (.safetensors).")],
-    format_: Annotated[str | None, typer.Option("--format", help="See 'ddaudit list formats'; found from the file when left out.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="The real data it was distilled from: constants, classes, checks.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Options of the format.")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="See 'ddaudit list formats'; found from the file when left out."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="The real data it was distilled from: constants, classes, checks."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="Options of the format."),
+    ] = None,
     data_root: DataRoot = None,
     download: Download = False,
 ) -> None:
@@ -195,20 +321,38 @@ def import_(
     from ddaudit.sets import inspect as look
 
     loaded = load_data(data, root=data_root, download=download) if data else None
-    save(import_set(file, format=format_, data=loaded, options={k: str(v) for k, v in _options(set_).items()}), out)
+    save(
+        import_set(
+            file,
+            format=format_,
+            data=loaded,
+            options={k: str(v) for k, v in _options(set_).items()},
+        ),
+        out,
+    )
     for line in describe(look(out)):
         typer.echo(line)
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path("demo-run")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path(
+        "demo-run"
+    ),
+) -> None:
     """The whole story on embedded data, in minutes on a laptop; prints the report's path."""
     from ddaudit.audits import AuditConfig
 
     config = AuditConfig(
-        subjects=["dm", "dm+fair", "dm+dp", "dm+fair+dp"], data="digits-colored", preset="quick", epsilon=10.0, delta=1e-4,
-        auditors=["utility", "membership", "backdoor", "adversarial", "calibration", "bias"], baselines=["full", "random"], out=str(out),
-    )  # fmt: skip
+        subjects=["dm", "dm+fair", "dm+dp", "dm+fair+dp"],
+        data="digits-colored",
+        preset="quick",
+        epsilon=10.0,
+        delta=1e-4,
+        auditors=["utility", "membership", "backdoor", "adversarial", "calibration", "bias"],
+        baselines=["full", "random"],
+        out=str(out),
+    )
     code = _audit(config)
     for path in _report([str(out)], ["html", "md", "json", "csv"], None):
         typer.echo(path)
@@ -221,8 +365,8 @@ def _audit(config: Any) -> int:
 
     with _events() as on_event:
         outcome = run_audit(config, on_event=on_event)
-    line = f"{outcome.computed} cells computed, {outcome.reused} reused, {len(outcome.failed)} failed, {outcome.seconds:.0f} s"
-    typer.echo(line, err=True)
+    done = f"{outcome.computed} cells computed, {outcome.reused} reused"
+    typer.echo(f"{done}, {len(outcome.failed)} failed, {outcome.seconds:.0f} s", err=True)
     for label, reason in outcome.failed:
         _say_error(f"{label}: {reason}")
     return 3 if outcome.failed else 0
@@ -244,13 +388,39 @@ def _listing(what: str) -> list[dict[str, Any]]:
     from ddaudit.sets import FORMATS
 
     if what == "methods":
-        rows = [{"name": n, "kind": "method", "family": m.family, "status": m.status, "description": m.source} for n, m in METHODS.items()]
-        return rows + [{"name": f"+{n}", "kind": "defense", "description": f"{d.description} ({d.source})"} for n, d in DEFENSES.items()]
+        rows = [
+            {
+                "name": n,
+                "kind": "method",
+                "family": m.family,
+                "status": m.status,
+                "description": m.source,
+            }
+            for n, m in METHODS.items()
+        ]
+        return rows + [
+            {"name": f"+{n}", "kind": "defense", "description": f"{d.description} ({d.source})"}
+            for n, d in DEFENSES.items()
+        ]
     if what == "auditors":
-        return [{"name": n, "description": a.question, "threat_model": a.threat_model, "sources": list(a.sources)} for n, a in AUDITORS.items()]
+        return [
+            {
+                "name": n,
+                "description": a.question,
+                "threat_model": a.threat_model,
+                "sources": list(a.sources),
+            }
+            for n, a in AUDITORS.items()
+        ]
     if what == "datasets":
         return [
-            {"name": n, "description": d.description, "embedded": d.embedded, "options": [o.usage for o in d.options]} for n, d in DATASETS.items()
+            {
+                "name": n,
+                "description": d.description,
+                "embedded": d.embedded,
+                "options": [o.usage for o in d.options],
+            }
+            for n, d in DATASETS.items()
         ]
     return [{"name": n, "description": f"{f.summary} ({f.source})"} for n, f in FORMATS.items()]
 
@@ -260,7 +430,11 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
         if not sign or not key:
-            raise BadInput(f"--set {pair}", "is not PART.OPTION=VALUE", "For example --set loop.iterations=500.")
+            raise BadInput(
+                f"--set {pair}",
+                "is not PART.OPTION=VALUE",
+                "For example --set loop.iterations=500.",
+            )
         found[key] = value
     return found
 

@@ -8,6 +8,17 @@ from ddaudit.audits.store import RunStore
 from ddaudit.audits.subjects import check_recipe, configure, make_subject
 
 __all__ = [
-    "AuditConfig", "Collected", "Outcome", "Plan", "RunStore", "check_recipe", "collect", "configure", "make_config", "make_plan", "make_subject",
-    "pick_device", "run_audit",
-]  # fmt: skip
+    "AuditConfig",
+    "Collected",
+    "Outcome",
+    "Plan",
+    "RunStore",
+    "check_recipe",
+    "collect",
+    "configure",
+    "make_config",
+    "make_plan",
+    "make_subject",
+    "pick_device",
+    "run_audit",
+]

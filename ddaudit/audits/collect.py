@@ -41,10 +41,16 @@ def collect(urls: list[str]) -> Collected:
     first = parts[0]
     for url, part in zip(urls[1:], parts[1:], strict=True):
         if part.info["data"]["fingerprint"] != first.info["data"]["fingerprint"]:
-            raise BadInput(url, f"audits '{part.info['data']['name']}', but {urls[0]} audits '{first.info['data']['name']}'", "One report compares subjects on one data set.")
+            raise BadInput(
+                url,
+                f"audits '{part.info['data']['name']}', but {urls[0]} audits '{first.info['data']['name']}'",
+                "One report compares subjects on one data set.",
+            )
         known = {s["id"] for s in first.subjects}
         first.subjects.extend(s for s in part.subjects if s["id"] not in known)
-        first.auditors.extend(a for a in part.auditors if a["name"] not in {x["name"] for x in first.auditors})
+        first.auditors.extend(
+            a for a in part.auditors if a["name"] not in {x["name"] for x in first.auditors}
+        )
         seen = {(c.subject, c.auditor, c.seed) for c in first.cells}
         first.cells.extend(c for c in part.cells if (c.subject, c.auditor, c.seed) not in seen)
         for name, checks in part.checks.items():
@@ -56,7 +62,9 @@ def _one(url: str) -> Collected:
     store = RunStore(url)
     info = store.read_info()
     if info is None:
-        raise BadInput(url, "is no run folder (it has no run.json)", "Give the --out of 'ddaudit audit'.")
+        raise BadInput(
+            url, "is no run folder (it has no run.json)", "Give the --out of 'ddaudit audit'."
+        )
     cells: list[Finding] = []
     checks: dict[str, list[Check]] = {}
     missing = []
@@ -64,9 +72,20 @@ def _one(url: str) -> Collected:
         finding = store.cell(planned["key"])
         if finding is None:
             missing.append(planned)
-            finding = Finding(subject=planned["subject"] or "", auditor=planned["auditor"], status="failed", reason="not finished: run the audit again", seed=planned["seed"])
+            finding = Finding(
+                subject=planned["subject"] or "",
+                auditor=planned["auditor"],
+                status="failed",
+                reason="not finished: run the audit again",
+                seed=planned["seed"],
+            )
         if planned["subject"] is None:
-            failed = Check(name="instrument checks ran", passed=False, expected="no error", detail=finding.reason or "")
+            failed = Check(
+                name="instrument checks ran",
+                passed=False,
+                expected="no error",
+                detail=finding.reason or "",
+            )
             checks[planned["auditor"]] = [failed] if finding.status == "failed" else finding.checks
         else:
             # A cell is addressed by content: two subjects with one identity share it, so the plan's name counts.

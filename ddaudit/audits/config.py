@@ -51,7 +51,9 @@ class AuditConfig(BaseModel):
             BadInput: unknown preset.
         """
         if self.preset not in PRESETS:
-            raise BadInput(f"--preset {self.preset}", "unknown preset", f"Known: {', '.join(PRESETS)}.")
+            raise BadInput(
+                f"--preset {self.preset}", "unknown preset", f"Known: {', '.join(PRESETS)}."
+            )
         preset = PRESETS[self.preset]
         changes = {"seeds": self.seeds, "victims": self.victims}
         return preset.model_copy(update={k: v for k, v in changes.items() if v is not None})
@@ -76,7 +78,11 @@ def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditCon
         except yaml.YAMLError as error:
             raise BadInput(file, f"is not valid YAML ({' '.join(str(error).split())})") from None
         if not isinstance(loaded, dict):
-            raise BadInput(file, "is not a mapping of options to values", f"Options: {', '.join(AuditConfig.model_fields)}.")
+            raise BadInput(
+                file,
+                "is not a mapping of options to values",
+                f"Options: {', '.join(AuditConfig.model_fields)}.",
+            )
         base = loaded
     given = {k: v for k, v in values.items() if v is not None}
     try:
@@ -84,5 +90,11 @@ def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditCon
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"])) or "configuration"
-        hint = f"Options: {', '.join(AuditConfig.model_fields)}." if first["type"] == "extra_forbidden" else ""
-        raise BadInput(f"{file}: {path}" if file else f"--{path.replace('_', '-')}", first["msg"].lower(), hint) from None
+        hint = (
+            f"Options: {', '.join(AuditConfig.model_fields)}."
+            if first["type"] == "extra_forbidden"
+            else ""
+        )
+        raise BadInput(
+            f"{file}: {path}" if file else f"--{path.replace('_', '-')}", first["msg"].lower(), hint
+        ) from None

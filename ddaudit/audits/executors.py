@@ -16,7 +16,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def run_tasks(function: Callable[[T], R], tasks: Sequence[T], *, jobs: int, ray: str | None = None) -> Iterator[tuple[T, R | BaseException]]:
+def run_tasks(
+    function: Callable[[T], R], tasks: Sequence[T], *, jobs: int, ray: str | None = None
+) -> Iterator[tuple[T, R | BaseException]]:
     """Yield (task, result or exception) in order of completion.
 
     Args:
@@ -43,11 +45,15 @@ def default_jobs(device: torch.device) -> int:
     return (os.cpu_count() or 1) if device.type == "cpu" else 1
 
 
-def _in_processes(function: Callable[[T], R], tasks: Sequence[T], jobs: int) -> Iterator[tuple[T, R | BaseException]]:
+def _in_processes(
+    function: Callable[[T], R], tasks: Sequence[T], jobs: int
+) -> Iterator[tuple[T, R | BaseException]]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # spawn: a forked torch can hang in its thread pool, and CUDA refuses it.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_start_worker, initargs=(threads,))
+    pool = ProcessPoolExecutor(
+        min(jobs, len(tasks)), mp_context=context, initializer=_start_worker, initargs=(threads,)
+    )
     try:
         futures = {pool.submit(function, task): task for task in tasks}
         for future in as_completed(futures):
@@ -69,15 +75,28 @@ def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _on_ray(function: Callable[[T], R], tasks: Sequence[T], address: str) -> Iterator[tuple[T, R | BaseException]]:
+def _on_ray(
+    function: Callable[[T], R], tasks: Sequence[T], address: str
+) -> Iterator[tuple[T, R | BaseException]]:
     try:
         import ray
     except ImportError:
-        raise BadInput(f"--ray {address}", "Ray is not installed", "pip install 'ddaudit[ray]'") from None
+        raise BadInput(
+            f"--ray {address}", "Ray is not installed", "pip install 'ddaudit[ray]'"
+        ) from None
     try:
-        ray.init(address=None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+        ray.init(
+            address=None if address == "local" else address,
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level="error",
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadInput(f"--ray {address}", f"no cluster answers ({' '.join(str(error).split())[:120]})", "Use --ray local, or leave --ray out.") from None
+        raise BadInput(
+            f"--ray {address}",
+            f"no cluster answers ({' '.join(str(error).split())[:120]})",
+            "Use --ray local, or leave --ray out.",
+        ) from None
     remote = ray.remote(function)
     pending = {remote.remote(task): task for task in tasks}
     while pending:

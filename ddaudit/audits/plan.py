@@ -60,7 +60,11 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
     names = config.auditors or AUDITORS.names()
     unknown = set(config.settings) - set(AUDITORS.names())
     if unknown:
-        raise BadInput(f"settings.{sorted(unknown)[0]}", "no such auditor", f"Known: {', '.join(AUDITORS.names())}.")
+        raise BadInput(
+            f"settings.{sorted(unknown)[0]}",
+            "no such auditor",
+            f"Known: {', '.join(AUDITORS.names())}.",
+        )
     auditors = {}
     for name in names:
         auditor = AUDITORS.get(name)
@@ -70,33 +74,73 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
     if config.arch is None and preset.profile == "small":
         arch = replace(arch, width=32)
     arch = fit(arch, data.shape)
-    context = Context(data=data, preset=preset, arch=arch, ipc=config.ipc, device=pick_device(config.device), artifacts=artifacts)
+    context = Context(
+        data=data,
+        preset=preset,
+        arch=arch,
+        ipc=config.ipc,
+        device=pick_device(config.device),
+        artifacts=artifacts,
+    )
     subjects: dict[str, Subject] = {}
     for text in [*config.subjects, *config.baselines]:
         subject = make_subject(
-            text, data=data, profile=preset.profile, ipc=config.ipc, arch=arch, options=config.options, epsilon=config.epsilon,
-            delta=config.delta, baseline=text in config.baselines,
-        )  # fmt: skip
-        if subject.id in subjects and text not in config.baselines and subjects[subject.id].path != subject.path:
+            text,
+            data=data,
+            profile=preset.profile,
+            ipc=config.ipc,
+            arch=arch,
+            options=config.options,
+            epsilon=config.epsilon,
+            delta=config.delta,
+            baseline=text in config.baselines,
+        )
+        if (
+            subject.id in subjects
+            and text not in config.baselines
+            and subjects[subject.id].path != subject.path
+        ):
             subject = replace(subject, id=str(Path(text)))
         subjects.setdefault(subject.id, subject)
     shared = {
-        "train": data.train.fingerprint, "validation": data.validation.fingerprint, "test": data.test.fingerprint, "preset": preset.model_dump(),
-        "arch": str(arch), "ipc": config.ipc, "protocol": context.protocol.key, "ddaudit": versions().get("ddaudit"),
-    }  # fmt: skip
+        "train": data.train.fingerprint,
+        "validation": data.validation.fingerprint,
+        "test": data.test.fingerprint,
+        "preset": preset.model_dump(),
+        "arch": str(arch),
+        "ipc": config.ipc,
+        "protocol": context.protocol.key,
+        "ddaudit": versions().get("ddaudit"),
+    }
     shared["preset"].pop("seeds")  # more seeds add cells, they do not change the old ones
 
     def key(**parts: Any) -> str:
-        return hashlib.sha256(json.dumps({**shared, **parts}, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        return hashlib.sha256(
+            json.dumps({**shared, **parts}, sort_keys=True, default=str).encode()
+        ).hexdigest()[:24]
 
     def settings_of(name: str) -> dict[str, Any]:
         auditor, settings = auditors[name]
-        return {"auditor": name, "version": auditor.version, "settings": settings.model_dump(mode="json")}
+        return {
+            "auditor": name,
+            "version": auditor.version,
+            "settings": settings.model_dump(mode="json"),
+        }
 
     seeds = range(preset.seeds)
-    preparations = [Cell(s.id, None, seed, key(subject=s.identity, seed=seed)) for s in subjects.values() for seed in seeds if s.kind != "checkpoint"]
+    preparations = [
+        Cell(s.id, None, seed, key(subject=s.identity, seed=seed))
+        for s in subjects.values()
+        for seed in seeds
+        if s.kind != "checkpoint"
+    ]
     cells = [Cell(None, name, 0, key(checks=True, **settings_of(name))) for name in names]
-    cells += [Cell(s.id, name, seed, key(subject=s.identity, kind=s.kind, seed=seed, **settings_of(name))) for seed in seeds for s in subjects.values() for name in names]
+    cells += [
+        Cell(s.id, name, seed, key(subject=s.identity, kind=s.kind, seed=seed, **settings_of(name)))
+        for seed in seeds
+        for s in subjects.values()
+        for name in names
+    ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
 
 
@@ -111,7 +155,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadInput(f"--device {name}", "unknown device", "Use auto, cpu, cuda or cuda:0.") from None
+        raise BadInput(
+            f"--device {name}", "unknown device", "Use auto, cpu, cuda or cuda:0."
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"--device {name}", "this machine has no usable GPU", "Use --device cpu.")
     return device

@@ -72,14 +72,29 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
             reason = _reason(result) if isinstance(result, BaseException) else result
             if reason and task.cell.auditor is not None:
                 failed.append((task.cell.label, reason))
-                store.save_cell(task.cell.key, Finding(subject=task.cell.subject or "", auditor=task.cell.auditor, status="failed", reason=reason, seed=task.cell.seed))
+                store.save_cell(
+                    task.cell.key,
+                    Finding(
+                        subject=task.cell.subject or "",
+                        auditor=task.cell.auditor,
+                        status="failed",
+                        reason=reason,
+                        seed=task.cell.seed,
+                    ),
+                )
             notify(f"failed: {reason}" if reason else "done", task.cell, done, total)
     info = store.read_info() or {}
     info["finished"] = _now()
     info["seconds"] = round(time.perf_counter() - started, 1)
     info["failed"] = len(failed)
     store.write_info(info)
-    return Outcome(config.out, len(missing) - len(failed), len(cells) - len(missing), tuple(failed), time.perf_counter() - started)
+    return Outcome(
+        config.out,
+        len(missing) - len(failed),
+        len(cells) - len(missing),
+        tuple(failed),
+        time.perf_counter() - started,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -100,13 +115,19 @@ def _execute(task: _Task) -> str | None:
     auditor, settings = plan.auditors[cell.auditor]
     started = time.perf_counter()
     if cell.subject is None:
-        finding = Finding(subject="", auditor=cell.auditor, checks=auditor.checks(context, settings))
+        finding = Finding(
+            subject="", auditor=cell.auditor, checks=auditor.checks(context, settings)
+        )
     else:
         try:
             finding = auditor.run(plan.subjects[cell.subject], context, settings, cell.seed)
         except Unsupported as error:
-            finding = Finding(subject=cell.subject, auditor=cell.auditor, status="skipped", reason=str(error))
-    finding = finding.model_copy(update={"seconds": round(time.perf_counter() - started, 2), "seed": cell.seed})
+            finding = Finding(
+                subject=cell.subject, auditor=cell.auditor, status="skipped", reason=str(error)
+            )
+    finding = finding.model_copy(
+        update={"seconds": round(time.perf_counter() - started, 2), "seed": cell.seed}
+    )
     RunStore(plan.config.out).save_cell(cell.key, finding)
     return None
 
@@ -129,8 +150,15 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "command": command_line(sys.argv),
         "data": {
-            "name": data.name, "notes": list(data.notes), "shape": list(data.shape), "classes": list(data.train.class_names), "groups": list(data.train.group_names),
-            "train": len(data.train), "validation": len(data.validation), "test": len(plan.context.test()), "fingerprint": data.train.fingerprint,
+            "name": data.name,
+            "notes": list(data.notes),
+            "shape": list(data.shape),
+            "classes": list(data.train.class_names),
+            "groups": list(data.train.group_names),
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(plan.context.test()),
+            "fingerprint": data.train.fingerprint,
         },
         "preset": preset.model_dump(mode="json"),
         "arch": str(plan.context.arch),
@@ -141,21 +169,37 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
         "started": _now(),
         "subjects": [
             {
-                "id": s.id, "kind": s.kind, "baseline": s.baseline, "source": s.recipe.source if s.recipe else str(s.path),
-                "set_keys": [] if s.kind != "recipe" else [f"{s.identity}-{data.train.fingerprint}-ipc{plan.context.ipc}-seed{seed}" for seed in range(preset.seeds)],
+                "id": s.id,
+                "kind": s.kind,
+                "baseline": s.baseline,
+                "source": s.recipe.source if s.recipe else str(s.path),
+                "set_keys": []
+                if s.kind != "recipe"
+                else [
+                    f"{s.identity}-{data.train.fingerprint}-ipc{plan.context.ipc}-seed{seed}"
+                    for seed in range(preset.seeds)
+                ],
                 "path": str(s.path) if s.path else None,
             }
             for s in plan.subjects.values()
         ],
         "auditors": [
             {
-                "name": a.name, "title": a.title, "question": a.question, "threat_model": a.threat_model, "how_to_read": a.how_to_read,
-                "sources": list(a.sources), "settings": settings.model_dump(mode="json"),
+                "name": a.name,
+                "title": a.title,
+                "question": a.question,
+                "threat_model": a.threat_model,
+                "how_to_read": a.how_to_read,
+                "sources": list(a.sources),
+                "settings": settings.model_dump(mode="json"),
             }
             for a, settings in plan.auditors.values()
         ],
-        "cells": [{"subject": c.subject, "auditor": c.auditor, "seed": c.seed, "key": c.key} for c in plan.cells],
-    }  # fmt: skip
+        "cells": [
+            {"subject": c.subject, "auditor": c.auditor, "seed": c.seed, "key": c.key}
+            for c in plan.cells
+        ],
+    }
 
 
 def command_line(argv: Sequence[str]) -> str:

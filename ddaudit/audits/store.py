@@ -61,7 +61,9 @@ class RunStore:
             self._fs.pipe_file(temporary, content)
             self._fs.mv(temporary, path)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise BadInput(self.url, f"cannot be written ({error})", "Choose another --out.") from None
+            raise BadInput(
+                self.url, f"cannot be written ({error})", "Choose another --out."
+            ) from None
 
     def names(self, folder: str) -> list[str]:
         """File names in a folder of the run, sorted; temporary files of a killed run are not listed."""
@@ -69,7 +71,9 @@ class RunStore:
             found = self._fs.ls(f"{self._root}/{folder}", detail=False)
         except FileNotFoundError:
             return []
-        return sorted(n for n in (str(f).rsplit("/", 1)[-1] for f in found) if not n.endswith(".tmp"))
+        return sorted(
+            n for n in (str(f).rsplit("/", 1)[-1] for f in found) if not n.endswith(".tmp")
+        )
 
     def exists(self, name: str) -> bool:
         """True when the file is there, whole."""
@@ -89,7 +93,11 @@ class RunStore:
         try:
             return dict(json.loads(raw))
         except ValueError:
-            raise BadInput(f"{self.url}/run.json", "is not valid JSON", "Was it edited? Run the audit again into a new folder.") from None
+            raise BadInput(
+                f"{self.url}/run.json",
+                "is not valid JSON",
+                "Was it edited? Run the audit again into a new folder.",
+            ) from None
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Replace run.json."""
@@ -130,8 +138,17 @@ class RunStore:
         count = 1 + max(int(name.split("/", 1)[0]) for name in tensors)
         networks = []
         for i in range(count):
-            net = build(arch, shape=data.shape, num_classes=data.num_classes, seed=0, mean=data.mean, std=data.std)
-            net.load_state_dict({n.split("/", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{i}/")})
+            net = build(
+                arch,
+                shape=data.shape,
+                num_classes=data.num_classes,
+                seed=0,
+                mean=data.mean,
+                std=data.std,
+            )
+            net.load_state_dict(
+                {n.split("/", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{i}/")}
+            )
             networks.append(net.eval())
         return networks
 
@@ -139,5 +156,8 @@ class RunStore:
         """Keep victims."""
         tensors: dict[str, torch.Tensor] = {}
         for i, net in enumerate(networks):
-            tensors |= {f"{i}/{name}": value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
+            tensors |= {
+                f"{i}/{name}": value.detach().cpu().contiguous().clone()
+                for name, value in net.state_dict().items()
+            }
         self.write(f"victims/{key}.safetensors", safetensors.torch.save(tensors))

@@ -18,9 +18,17 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".parquet", ".pkl", ".ckpt")
 
 
 def make_subject(
-    text: str, *, data: Dataset, profile: Literal["small", "paper"], ipc: int, arch: Arch, options: dict[str, Any] | None = None,
-    epsilon: float | None = None, delta: float | None = None, baseline: bool = False,
-) -> Subject:  # fmt: skip
+    text: str,
+    *,
+    data: Dataset,
+    profile: Literal["small", "paper"],
+    ipc: int,
+    arch: Arch,
+    options: dict[str, Any] | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    baseline: bool = False,
+) -> Subject:
     """The subject a word on the command line names.
 
     Args:
@@ -35,13 +43,24 @@ def make_subject(
     path = Path(text)
     if path.exists() or path.suffix in SUFFIXES or "/" in text:
         return _file(path, text, data=data, arch=arch, baseline=baseline)
-    recipe = configure(resolve(text, profile=profile), options=options, epsilon=epsilon, delta=delta)
+    recipe = configure(
+        resolve(text, profile=profile), options=options, epsilon=epsilon, delta=delta
+    )
     check_recipe(recipe, data)
     identity = _hash(json.dumps(recipe.describe(), sort_keys=True))
-    return Subject(id=recipe.name, kind="recipe", recipe=recipe, baseline=baseline, identity=identity)
+    return Subject(
+        id=recipe.name, kind="recipe", recipe=recipe, baseline=baseline, identity=identity
+    )
 
 
-def configure(recipe: Recipe, *, options: dict[str, Any] | None = None, epsilon: float | None = None, delta: float | None = None, strict: bool = False) -> Recipe:
+def configure(
+    recipe: Recipe,
+    *,
+    options: dict[str, Any] | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    strict: bool = False,
+) -> Recipe:
     """A recipe with --set options and the privacy target applied where it has such parts.
 
     Args:
@@ -57,10 +76,16 @@ def configure(recipe: Recipe, *, options: dict[str, Any] | None = None, epsilon:
         raise BadInput(f"--delta {delta:g}", "must lie strictly between 0 and 1")
     private = bool(recipe.reader and recipe.reader.private)
     if strict and not private and (epsilon is not None or delta is not None):
-        raise BadInput(recipe.name, "has no privacy part, so --epsilon and --delta mean nothing", f"Use {recipe.name}+dp, ndpdc or psg.")
+        raise BadInput(
+            recipe.name,
+            "has no privacy part, so --epsilon and --delta mean nothing",
+            f"Use {recipe.name}+dp, ndpdc or psg.",
+        )
     wanted = dict(options or {})
     if private:
-        wanted |= {k: v for k, v in (("reader.epsilon", epsilon), ("reader.delta", delta)) if v is not None}
+        wanted |= {
+            k: v for k, v in (("reader.epsilon", epsilon), ("reader.delta", delta)) if v is not None
+        }
     if not strict:
         wanted = {k: v for k, v in wanted.items() if _has(recipe, k)}
     return recipe.options(wanted)
@@ -74,7 +99,11 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
     """
     if recipe.objective is None:
         if getattr(recipe.loop, "by_group", False) and data.train.groups is None:
-            raise BadInput(f"{recipe.name} on '{data.name}'", "'fair' needs a protected attribute, and these data have none", "Try --data digits-colored.")
+            raise BadInput(
+                f"{recipe.name} on '{data.name}'",
+                "'fair' needs a protected attribute, and these data have none",
+                "Try --data digits-colored.",
+            )
         return
     _, target, _, networks, _ = recipe.matching_parts()
     target.layout(data.train)
@@ -83,18 +112,49 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
 
 def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -> Subject:
     if not path.exists():
-        raise BadInput(text, "no such file, and no such recipe", f"Recipes: {', '.join(METHODS.names())}.")
+        raise BadInput(
+            text, "no such file, and no such recipe", f"Recipes: {', '.join(METHODS.names())}."
+        )
     if is_set_file(path):
         value = load(path)
-        value.check_against(shape=data.shape, num_classes=data.num_classes, data=data.name, where=path)
-        return Subject(id=path.name, kind="file", set=value, path=path, baseline=baseline, identity=fingerprint(value))
+        value.check_against(
+            shape=data.shape, num_classes=data.num_classes, data=data.name, where=path
+        )
+        return Subject(
+            id=path.name,
+            kind="file",
+            set=value,
+            path=path,
+            baseline=baseline,
+            identity=fingerprint(value),
+        )
     found = detect(path)
     if found is not None:
-        raise BadInput(text, f"looks like a distilled set in the '{found}' format", f"First: ddaudit import {text} --format {found} --data {data.name} --out set.safetensors")
+        raise BadInput(
+            text,
+            f"looks like a distilled set in the '{found}' format",
+            f"First: ddaudit import {text} --format {found} --data {data.name} --out set.safetensors",
+        )
     if path.is_dir():
-        raise BadInput(text, "is a folder", f"Formats that can be imported: {', '.join(FORMATS.names())}.")
-    network = load_checkpoint(path, arch=arch, shape=data.shape, num_classes=data.num_classes, mean=data.mean, std=data.std)
-    return Subject(id=path.name, kind="checkpoint", network=network, path=path, baseline=baseline, identity=_hash(path.read_bytes()))
+        raise BadInput(
+            text, "is a folder", f"Formats that can be imported: {', '.join(FORMATS.names())}."
+        )
+    network = load_checkpoint(
+        path,
+        arch=arch,
+        shape=data.shape,
+        num_classes=data.num_classes,
+        mean=data.mean,
+        std=data.std,
+    )
+    return Subject(
+        id=path.name,
+        kind="checkpoint",
+        network=network,
+        path=path,
+        baseline=baseline,
+        identity=_hash(path.read_bytes()),
+    )
 
 
 def _has(recipe: Recipe, path: str) -> bool:

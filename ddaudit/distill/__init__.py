@@ -3,4 +3,14 @@
 from ddaudit.distill.recipe import DEFENSES, METHODS, Defense, Recipe, register, resolve
 from ddaudit.distill.run import distill, distill_many, versions
 
-__all__ = ["DEFENSES", "METHODS", "Defense", "Recipe", "distill", "distill_many", "register", "resolve", "versions"]
+__all__ = [
+    "DEFENSES",
+    "METHODS",
+    "Defense",
+    "Recipe",
+    "distill",
+    "distill_many",
+    "register",
+    "resolve",
+    "versions",
+]

@@ -16,11 +16,20 @@ class Fresh:
     arch: str = "ConvNet"
     width: int | None = None
 
-    def make(self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device) -> Network:
+    def make(
+        self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
+    ) -> Network:
         """A new random network on ``device``, in training mode (as the DC family leaves it), identity normalisation."""
         arch = fit(self.resolve(), shape)
         channels = shape[0]
-        net = build(arch, shape=shape, num_classes=num_classes, seed=seed, mean=(0.0,) * channels, std=(1.0,) * channels)
+        net = build(
+            arch,
+            shape=shape,
+            num_classes=num_classes,
+            seed=seed,
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+        )
         return net.to(device).train()
 
     def resolve(self) -> Arch:

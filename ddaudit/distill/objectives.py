@@ -29,7 +29,9 @@ class MeanEmbedding:
         """(K, R, D) weighted means of embeddings."""
         return rows @ self.signals(net, x, y)
 
-    def synthetic(self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None) -> Tensor:
+    def synthetic(
+        self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None
+    ) -> Tensor:
         """(K, S, D) weighted means of synthetic embeddings, clipped as the private side was."""
         k, m = x.shape[:2]
         z = net.body.features(x.flatten(0, 1))
@@ -83,7 +85,9 @@ class GradientMatch:
             out.append(self._gradient(net, x[use], y[use], row[use], create_graph=False))
         return torch.stack(out).view(*rows.shape[:2], -1)
 
-    def synthetic(self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None) -> Tensor:
+    def synthetic(
+        self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None
+    ) -> Tensor:
         """(K, S, P) gradients on synthetic images, differentiable in x. Synthetic gradients are not clipped."""
         out = []
         for xk in x:
@@ -107,7 +111,9 @@ class GradientMatch:
         return total
 
     @staticmethod
-    def _gradient(net: Network, x: Tensor, y: Tensor, weight: Tensor, *, create_graph: bool) -> Tensor:
+    def _gradient(
+        net: Network, x: Tensor, y: Tensor, weight: Tensor, *, create_graph: bool
+    ) -> Tensor:
         params = list(net.body.parameters())
         if len(x) == 0:
             return torch.cat([torch.zeros_like(p).flatten() for p in params])

@@ -78,7 +78,9 @@ class Objective(Protocol):
     def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """(K, R, D) detached ``rows @ signals`` for rows (K, R, B), computed the cheapest way."""
 
-    def synthetic(self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None) -> Tensor:
+    def synthetic(
+        self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None
+    ) -> Tensor:
         """(K, S, D) aggregates of synthetic images, differentiable in x.
 
         x is (K, M, C, H, W) normalised, y (M,) int64, rows (S, M). ``clip`` bounds each per-example signal as
@@ -130,7 +132,16 @@ class Reader(Protocol):
     def private(self) -> bool: ...
 
     def open(
-        self, data: ImageData, members: Tensor, *, rule: TargetRule, mean: Tensor, std: Tensor, queries: int, seed: int, device: torch.device
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        rule: TargetRule,
+        mean: Tensor,
+        std: Tensor,
+        queries: int,
+        seed: int,
+        device: torch.device,
     ) -> Source:
         """Open ``data`` for ``queries`` queries; ``members`` is (K, N) bool, the records each run may see."""
 
@@ -138,7 +149,9 @@ class Reader(Protocol):
 def describe(part: Any) -> Any:
     """A part as plain data for a card: dataclasses become {"part": class name, **fields}."""
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = {f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.repr}
+        fields = {
+            f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.repr
+        }
         return {"part": type(part).__name__, **fields}
     if isinstance(part, dict):
         return {str(k): describe(v) for k, v in part.items()}
@@ -163,7 +176,13 @@ def replace_option(part: Any, path: str, value: Any, *, where: str) -> Any:
         new = replace_option(old, rest, value, where=where)
     else:
         if dataclasses.is_dataclass(old):
-            raise BadInput(where, f"'{head}' is a part, not a value", f"Set one of its options, such as {head}.{dataclasses.fields(old)[0].name}." if dataclasses.fields(old) else "")
+            raise BadInput(
+                where,
+                f"'{head}' is a part, not a value",
+                f"Set one of its options, such as {head}.{dataclasses.fields(old)[0].name}."
+                if dataclasses.fields(old)
+                else "",
+            )
         new = _parse(value, old, where)
     try:
         return dataclasses.replace(part, **{head: new})
@@ -182,7 +201,11 @@ def _parse(value: Any, old: Any, where: str) -> Any:
         raise BadInput(where, f"'{value}' is not true or false")
     for kind in (int, float) if isinstance(old, (int, float, type(None))) else ():
         try:
-            return kind(value.replace("_", "")) if not (kind is int and isinstance(old, float)) else float(value)
+            return (
+                kind(value.replace("_", ""))
+                if not (kind is int and isinstance(old, float))
+                else float(value)
+            )
         except ValueError:
             continue
     if isinstance(old, (int, float)):

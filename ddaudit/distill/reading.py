@@ -25,10 +25,28 @@ class Minibatch:
         return False
 
     def open(
-        self, data: ImageData, members: Tensor, *, rule: TargetRule, mean: Tensor, std: Tensor, queries: int, seed: int, device: torch.device
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        rule: TargetRule,
+        mean: Tensor,
+        std: Tensor,
+        queries: int,
+        seed: int,
+        device: torch.device,
     ) -> MinibatchSource:
         """Open ``data`` for any number of queries."""
-        return MinibatchSource(data, members, rule, mean, std, self.per_class, torch.Generator().manual_seed(seed), device)
+        return MinibatchSource(
+            data,
+            members,
+            rule,
+            mean,
+            std,
+            self.per_class,
+            torch.Generator().manual_seed(seed),
+            device,
+        )
 
 
 class MinibatchSource:
@@ -41,7 +59,15 @@ class MinibatchSource:
     clip: float | None = None
 
     def __init__(
-        self, data: ImageData, members: Tensor, rule: TargetRule, mean: Tensor, std: Tensor, per_class: int, generator: torch.Generator, device: torch.device
+        self,
+        data: ImageData,
+        members: Tensor,
+        rule: TargetRule,
+        mean: Tensor,
+        std: Tensor,
+        per_class: int,
+        generator: torch.Generator,
+        device: torch.device,
     ) -> None:
         self.layout: Layout = rule.layout(data)
         self._data, self._rule, self._generator, self._device = data, rule, generator, device
@@ -50,7 +76,9 @@ class MinibatchSource:
         reachable = members.any(0)
         share = float(members[:, reachable].float().mean()) if bool(reachable.any()) else 1.0
         self._draw = max(1, round(per_class / max(share, 1e-6)))
-        self._pools = [((data.labels == c) & reachable).nonzero().squeeze(1) for c in range(data.num_classes)]
+        self._pools = [
+            ((data.labels == c) & reachable).nonzero().squeeze(1) for c in range(data.num_classes)
+        ]
 
     def targets(self, query: Query) -> Targets:
         """Weighted means of the query's signals: one row layout per run."""
@@ -59,7 +87,9 @@ class MinibatchSource:
             if len(pool) <= self._draw:
                 picks.append(pool)
             else:
-                picks.append(pool[torch.randperm(len(pool), generator=self._generator)[: self._draw]])
+                picks.append(
+                    pool[torch.randperm(len(pool), generator=self._generator)[: self._draw]]
+                )
         index = torch.cat(picks)
         x, y = load_batch(self._data, index, self._mean, self._std, query.augment, self._device)
         rows = self._rule.rows(self._data, index)[None] * self._members[:, index][:, None].float()
@@ -74,7 +104,12 @@ class MinibatchSource:
 
 
 def load_batch(
-    data: ImageData, index: Tensor, mean: Tensor, std: Tensor, augment: tuple[AugmentParams | None, ...], device: torch.device
+    data: ImageData,
+    index: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    augment: tuple[AugmentParams | None, ...],
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Normalised, augmented images (B, C, H, W) and labels (B,) of the records at ``index``, on ``device``."""
     x = (data.pixels(index).to(device) - mean.to(device)) / std.to(device)

@@ -29,7 +29,16 @@ class Loop(Protocol):
         """True when K subsets can be distilled in one run."""
 
     def run(
-        self, recipe: Recipe, train: ImageData, members: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device, progress: Progress | None = None
+        self,
+        recipe: Recipe,
+        train: ImageData,
+        members: Tensor,
+        *,
+        data: Dataset,
+        ipc: int,
+        seed: int,
+        device: torch.device,
+        progress: Progress | None = None,
     ) -> list[Outcome]:
         """Distil once per row of ``members`` (K, N) bool."""
 
@@ -72,19 +81,36 @@ class Recipe:
         Raises:
             BadInput: private reading with real initialisation; parts missing.
         """
-        if not (self.objective and self.target and self.synthesis and self.networks and self.reader):
-            raise BadInput(self.name, "is no matching recipe: it lacks an objective, target, synthesis, networks or reader")
+        if not (
+            self.objective and self.target and self.synthesis and self.networks and self.reader
+        ):
+            raise BadInput(
+                self.name,
+                "is no matching recipe: it lacks an objective, target, synthesis, networks or reader",
+            )
         if self.reader.private:
             if self.synthesis.init != "noise":
-                raise BadInput(self.name, "starts from real images under a privacy claim, which releases them", "Use --set synthesis.init=noise.")
+                raise BadInput(
+                    self.name,
+                    "starts from real images under a privacy claim, which releases them",
+                    "Use --set synthesis.init=noise.",
+                )
             if self.normalise != "public":
-                raise BadInput(self.name, "normalises by constants of the private data", "Use --set normalise=public.")
+                raise BadInput(
+                    self.name,
+                    "normalises by constants of the private data",
+                    "Use --set normalise=public.",
+                )
         return self.objective, self.target, self.synthesis, self.networks, self.reader
 
     def normalisation(self, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) per channel that matching works under."""
         channels = data.shape[0]
-        return ((0.5,) * channels, (0.5,) * channels) if self.normalise == "public" else (data.mean, data.std)
+        return (
+            ((0.5,) * channels, (0.5,) * channels)
+            if self.normalise == "public"
+            else (data.mean, data.std)
+        )
 
     def augment_for(self, data: Dataset) -> str:
         """The DSA strategy string; "" for none."""
@@ -95,7 +121,10 @@ class Recipe:
         if profile == "paper" or not self.small:
             return self
         changed = self.options(self.small)
-        notes = tuple(f"small profile: {path} = {value} (source: {_value(self, path)})" for path, value in self.small.items())
+        notes = tuple(
+            f"small profile: {path} = {value} (source: {_value(self, path)})"
+            for path, value in self.small.items()
+        )
         return replace(changed, deviations=self.deviations + notes)
 
     def options(self, values: Mapping[str, Any]) -> Recipe:
@@ -129,8 +158,12 @@ class Defense:
     order: int = 0
 
 
-METHODS: Registry[Recipe] = Registry("method", packages=("ddaudit.distill.recipes", "ddaudit.defenses"), group="ddaudit.methods")
-DEFENSES: Registry[Defense] = Registry("defense", packages=("ddaudit.defenses",), group="ddaudit.defenses", listed="methods")
+METHODS: Registry[Recipe] = Registry(
+    "method", packages=("ddaudit.distill.recipes", "ddaudit.defenses"), group="ddaudit.methods"
+)
+DEFENSES: Registry[Defense] = Registry(
+    "defense", packages=("ddaudit.defenses",), group="ddaudit.defenses", listed="methods"
+)
 
 
 def register(recipe: Recipe) -> Recipe:
@@ -138,7 +171,12 @@ def register(recipe: Recipe) -> Recipe:
     return METHODS.add(recipe.name, recipe)
 
 
-def resolve(name: str, *, profile: Literal["small", "paper"] = "paper", options: Mapping[str, Any] | None = None) -> Recipe:
+def resolve(
+    name: str,
+    *,
+    profile: Literal["small", "paper"] = "paper",
+    options: Mapping[str, Any] | None = None,
+) -> Recipe:
     """The recipe called ``name``: a method, or ``METHOD+DEFENSE+...``.
 
     Args:
@@ -163,4 +201,14 @@ def _value(recipe: Any, path: str) -> Any:
     return "the table by IPC" if recipe is None else recipe
 
 
-__all__ = ["DEFENSES", "METHODS", "Defense", "Fresh", "Minibatch", "Pixels", "Recipe", "register", "resolve"]
+__all__ = [
+    "DEFENSES",
+    "METHODS",
+    "Defense",
+    "Fresh",
+    "Minibatch",
+    "Pixels",
+    "Recipe",
+    "register",
+    "resolve",
+]

@@ -17,7 +17,14 @@ from ddaudit.sets import Card, DistilledSet
 
 
 def distill(
-    recipe: Recipe, train: ImageData, *, data: Dataset, ipc: int, seed: int, device: torch.device | str = "cpu", progress: Progress | None = None
+    recipe: Recipe,
+    train: ImageData,
+    *,
+    data: Dataset,
+    ipc: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> DistilledSet:
     """Distil ``train`` into ``ipc`` images per class.
 
@@ -38,11 +45,20 @@ def distill(
         DDAuditError: the optimisation diverged.
     """
     everyone = torch.ones(1, len(train), dtype=torch.bool)
-    return _run(recipe, train, everyone, data=data, ipc=ipc, seed=seed, device=device, progress=progress)[0]
+    return _run(
+        recipe, train, everyone, data=data, ipc=ipc, seed=seed, device=device, progress=progress
+    )[0]
 
 
 def distill_many(
-    recipe: Recipe, train: ImageData, members: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device | str = "cpu"
+    recipe: Recipe,
+    train: ImageData,
+    members: Tensor,
+    *,
+    data: Dataset,
+    ipc: int,
+    seed: int,
+    device: torch.device | str = "cpu",
 ) -> list[DistilledSet]:
     """Shadow distillation: distil on K subsets of ``train``.
 
@@ -56,37 +72,79 @@ def distill_many(
         K sets. Positions in ``card.member_indices`` refer to ``train``.
     """
     if members.ndim != 2 or members.shape[1] != len(train) or members.dtype != torch.bool:
-        raise ValueError(f"members must be bool (K, {len(train)}), got {members.dtype} {tuple(members.shape)}")
+        raise ValueError(
+            f"members must be bool (K, {len(train)}), got {members.dtype} {tuple(members.shape)}"
+        )
     if recipe.loop.shareable(recipe, ipc):
         return _run(recipe, train, members, data=data, ipc=ipc, seed=seed, device=device)
     sets = []
     for k, row in enumerate(members):
-        sets += _run(recipe, train, row[None], data=data, ipc=ipc, seed=seed + 7919 * k, device=device)
+        sets += _run(
+            recipe, train, row[None], data=data, ipc=ipc, seed=seed + 7919 * k, device=device
+        )
     return sets
 
 
 def _run(
-    recipe: Recipe, train: ImageData, members: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device | str, progress: Progress | None = None
+    recipe: Recipe,
+    train: ImageData,
+    members: Tensor,
+    *,
+    data: Dataset,
+    ipc: int,
+    seed: int,
+    device: torch.device | str,
+    progress: Progress | None = None,
 ) -> list[DistilledSet]:
     if ipc < 1:
         raise BadInput(f"--ipc {ipc}", "images per class must be at least 1")
     started = time.perf_counter()
-    outcomes = recipe.loop.run(recipe, train, members, data=data, ipc=ipc, seed=seed, device=torch.device(device), progress=progress)
+    outcomes = recipe.loop.run(
+        recipe,
+        train,
+        members,
+        data=data,
+        ipc=ipc,
+        seed=seed,
+        device=torch.device(device),
+        progress=progress,
+    )
     seconds = (time.perf_counter() - started) / len(outcomes)
-    base = dict(
-        method=recipe.name, recipe=recipe.describe(), deviations=list(recipe.deviations), ipc=ipc, data=data.name, class_names=list(train.class_names),
-        seed=seed, versions=versions(), seconds=round(seconds, 3),
-    )  # fmt: skip
+    base = {
+        "method": recipe.name,
+        "recipe": recipe.describe(),
+        "deviations": list(recipe.deviations),
+        "ipc": ipc,
+        "data": data.name,
+        "class_names": list(train.class_names),
+        "seed": seed,
+        "versions": versions(),
+        "seconds": round(seconds, 3),
+    }
     mean, std = recipe.normalisation(data)
     return [
-        DistilledSet(o.images, o.labels, train.num_classes, _card(base, o, train.fingerprint, mean, std)).check(recipe.name) for o in outcomes
+        DistilledSet(
+            o.images, o.labels, train.num_classes, _card(base, o, train.fingerprint, mean, std)
+        ).check(recipe.name)
+        for o in outcomes
     ]
 
 
-def _card(base: dict[str, Any], outcome: Outcome, fingerprint: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Card:
+def _card(
+    base: dict[str, Any],
+    outcome: Outcome,
+    fingerprint: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Card:
     return Card(
-        **base, source_fingerprint=fingerprint, mean=list(mean), std=list(std), privacy=outcome.claim, member_indices=outcome.member_indices,
-    )  # fmt: skip
+        **base,
+        source_fingerprint=fingerprint,
+        mean=list(mean),
+        std=list(std),
+        privacy=outcome.claim,
+        member_indices=outcome.member_indices,
+    )
 
 
 def versions() -> dict[str, str]:

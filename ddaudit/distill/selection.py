@@ -63,7 +63,12 @@ def k_center(features: Tensor, count: int, generator: torch.Generator) -> Tensor
     return torch.tensor(chosen)
 
 
-STRATEGIES: dict[str, Strategy | None] = {"full": None, "random": random_choice, "herding": herding, "k-center": k_center}
+STRATEGIES: dict[str, Strategy | None] = {
+    "full": None,
+    "random": random_choice,
+    "herding": herding,
+    "k-center": k_center,
+}
 
 
 @dataclass(frozen=True)
@@ -82,33 +87,74 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise ValueError(f"loop.strategy is one of {', '.join(STRATEGIES)}, not '{self.strategy}'")
+            raise ValueError(
+                f"loop.strategy is one of {', '.join(STRATEGIES)}, not '{self.strategy}'"
+            )
 
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """Selections that look at no feature can serve K runs in one call."""
         return self.strategy in ("full", "random")
 
     def run(
-        self, recipe: Recipe, train: ImageData, members: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device, progress: Progress | None = None
+        self,
+        recipe: Recipe,
+        train: ImageData,
+        members: Tensor,
+        *,
+        data: Dataset,
+        ipc: int,
+        seed: int,
+        device: torch.device,
+        progress: Progress | None = None,
     ) -> list[Outcome]:
         """Select once per row of ``members`` (K, N) bool."""
-        return [self._one(train, row, data=data, ipc=ipc, seed=seed + k, device=device) for k, row in enumerate(members)]
+        return [
+            self._one(train, row, data=data, ipc=ipc, seed=seed + k, device=device)
+            for k, row in enumerate(members)
+        ]
 
-    def _one(self, train: ImageData, allowed: Tensor, *, data: Dataset, ipc: int, seed: int, device: torch.device) -> Outcome:
+    def _one(
+        self,
+        train: ImageData,
+        allowed: Tensor,
+        *,
+        data: Dataset,
+        ipc: int,
+        seed: int,
+        device: torch.device,
+    ) -> Outcome:
         generator = torch.Generator().manual_seed(seed)
         strategy = STRATEGIES[self.strategy]
         if strategy is None:
             index = allowed.nonzero().squeeze(1)
         else:
             features = self._features(train, allowed, data=data, seed=seed, device=device)
-            index = torch.cat([self._pick(strategy, train, allowed, features, c, ipc, generator) for c in range(train.num_classes)])
+            index = torch.cat(
+                [
+                    self._pick(strategy, train, allowed, features, c, ipc, generator)
+                    for c in range(train.num_classes)
+                ]
+            )
         return Outcome(train.pixels(index), train.labels[index], member_indices=index.tolist())
 
-    def _pick(self, strategy: Strategy, train: ImageData, allowed: Tensor, features: Tensor | None, c: int, ipc: int, generator: torch.Generator) -> Tensor:
+    def _pick(
+        self,
+        strategy: Strategy,
+        train: ImageData,
+        allowed: Tensor,
+        features: Tensor | None,
+        c: int,
+        ipc: int,
+        generator: torch.Generator,
+    ) -> Tensor:
         pools = [((train.labels == c) & allowed).nonzero().squeeze(1)]
         if self.by_group:
             if train.groups is None:
-                raise BadInput("fair", "needs a protected attribute, and these data have none", "Try --data digits-colored.")
+                raise BadInput(
+                    "fair",
+                    "needs a protected attribute, and these data have none",
+                    "Try --data digits-colored.",
+                )
             group = train.groups[pools[0]]
             pools = [pools[0][group == g] for g in torch.unique(group)]
         if sum(map(len, pools)) == 0:
@@ -123,15 +169,34 @@ class Selection:
                 picks.append(pool[strategy(z, count, generator)])
         return torch.cat(picks)
 
-    def _features(self, train: ImageData, allowed: Tensor, *, data: Dataset, seed: int, device: torch.device) -> Tensor | None:
+    def _features(
+        self, train: ImageData, allowed: Tensor, *, data: Dataset, seed: int, device: torch.device
+    ) -> Tensor | None:
         if self.strategy == "random":
             return None
         index = allowed.nonzero().squeeze(1)
-        protocol = replace(PROTOCOLS["quick"], name="features", epochs=self.feature_epochs, augment="")
+        protocol = replace(
+            PROTOCOLS["quick"],
+            name="features",
+            epochs=self.feature_epochs,
+            epochs_plain=self.feature_epochs,
+            augment="",
+        )
         (net,) = train_many(
-            [(train.images[index], train.labels[index])], arch=fit(Arch.parse(self.arch), train.shape), num_classes=train.num_classes,
-            mean=data.mean, std=data.std, protocol=protocol, seeds=[seed], device=device,
-        )  # fmt: skip
+            [(train.images[index], train.labels[index])],
+            arch=fit(Arch.parse(self.arch), train.shape),
+            num_classes=train.num_classes,
+            mean=data.mean,
+            std=data.std,
+            protocol=protocol,
+            seeds=[seed],
+            device=device,
+        )
         with torch.inference_mode():
-            z = torch.cat([net.embed(train.pixels(i).to(device)).cpu() for i in torch.arange(len(train)).split(512)])
+            z = torch.cat(
+                [
+                    net.embed(train.pixels(i).to(device)).cpu()
+                    for i in torch.arange(len(train)).split(512)
+                ]
+            )
         return z.clone()

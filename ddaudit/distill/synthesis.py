@@ -26,7 +26,16 @@ class Pixels:
         if self.init not in ("real", "noise"):
             raise ValueError(f"synthesis.init is 'real' or 'noise', not '{self.init}'")
 
-    def start(self, data: ImageData, members: Tensor, *, ipc: int, mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    def start(
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        ipc: int,
+        mean: Tensor,
+        std: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
         """(K, num_classes * ipc, C, H, W) normalised starting images in class-major order.
 
         Classes with fewer than ``ipc`` records repeat records (the long-tail convention).
@@ -42,7 +51,11 @@ class Pixels:
             for c in range(data.num_classes):
                 index = ((data.labels == c) & row).nonzero().squeeze(1)
                 if len(index) == 0:
-                    raise BadInput(f"class '{data.class_names[c]}'", "has no training record to start from", "Use --set synthesis.init=noise.")
+                    raise BadInput(
+                        f"class '{data.class_names[c]}'",
+                        "has no training record to start from",
+                        "Use --set synthesis.init=noise.",
+                    )
                 order = torch.randperm(len(index), generator=generator)
                 picks.append(index[order.repeat(-(-ipc // len(index)))[:ipc]])
         x = (data.pixels(torch.cat(picks)) - mean) / std

@@ -74,7 +74,11 @@ class Barycentre:
         """(num_classes, B) weights in [0, 1]."""
         groups = _group_count(data)
         assert data.groups is not None
-        counts = torch.bincount(data.labels * groups + data.groups, minlength=data.num_classes * groups).view(-1, groups).float()
+        counts = (
+            torch.bincount(data.labels * groups + data.groups, minlength=data.num_classes * groups)
+            .view(-1, groups)
+            .float()
+        )
         floor = (counts.sum(1, keepdim=True) * self.smallest_share).clamp_min(1.0)
         eligible = counts.clamp_min(floor)
         smallest = torch.where(counts > 0, eligible, torch.inf).amin(1, keepdim=True)
@@ -88,7 +92,11 @@ class Barycentre:
 
 def _group_count(data: ImageData) -> int:
     if data.groups is None:
-        raise BadInput("fair", "needs a protected attribute, and these data have none", "Try --data digits-colored.")
+        raise BadInput(
+            "fair",
+            "needs a protected attribute, and these data have none",
+            "Try --data digits-colored.",
+        )
     return max(len(data.group_names), int(data.groups.max()) + 1)
 
 
@@ -104,16 +112,29 @@ def fair(recipe: Recipe) -> Recipe:
     """
     if isinstance(recipe.loop, Selection):
         if recipe.loop.strategy == "full":
-            raise BadInput(f"{recipe.name}+fair", "'fair' has nothing to change on the full training set", "Use it on dm, dc, dsa, random, herding.")
+            raise BadInput(
+                f"{recipe.name}+fair",
+                "'fair' has nothing to change on the full training set",
+                "Use it on dm, dc, dsa, random, herding.",
+            )
         return replace(recipe, loop=replace(recipe.loop, by_group=True))
     if not isinstance(recipe.target, ByClass):
-        raise BadInput(f"{recipe.name}+fair", "'fair' splits class targets, and this method has none", "Use it on dm, dc or dsa.")
+        raise BadInput(
+            f"{recipe.name}+fair",
+            "'fair' splits class targets, and this method has none",
+            "Use it on dm, dc or dsa.",
+        )
     return replace(recipe, target=ByGroup())
 
 
 SOURCE = "FairDD, NeurIPS 2025, arXiv 2411.19623, section 3"
 
-DEFENSES.add("fair", Defense("fair", "one equally weighted target per (class, protected group)", SOURCE, fair, order=10))
+DEFENSES.add(
+    "fair",
+    Defense(
+        "fair", "one equally weighted target per (class, protected group)", SOURCE, fair, order=10
+    ),
+)
 
 for _base in (DM, DC, DSA):
     register(replace(fair(_base), name=f"fairdd-{_base.name}", source=f"{SOURCE}, on {_base.name}"))

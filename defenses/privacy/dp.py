@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
+
 from ddaudit.distill import DEFENSES, Defense, Recipe, register
 from ddaudit.distill.objectives import MeanEmbedding
 from ddaudit.distill.recipes.dc import DC
@@ -20,32 +21,69 @@ PSG = "Chen, Kerkouche & Fritz, Private Set Generation with Discriminative Infor
 def dp(recipe: Recipe) -> Recipe:
     """Read through clipped noisy sums; start from noise; normalise by public constants.
 
-    Embeddings are clipped at 1 (NDPDC's value), gradients at 0.1 (PSG's).
+    Embeddings are clipped at 1 and matched as sums with step 1 (NDPDC's values), gradients clipped at 0.1 (PSG's).
 
     Raises:
         BadInput: coresets release real records and cannot be made private this way.
     """
     if isinstance(recipe.loop, Selection) or recipe.target is None or recipe.synthesis is None:
-        raise BadInput(f"{recipe.name}+dp", f"'{recipe.name}' releases real records, and noise on sums cannot hide them", "Use dm+dp, dc+dp, ndpdc or psg.")
+        raise BadInput(
+            f"{recipe.name}+dp",
+            f"'{recipe.name}' releases real records, and noise on sums cannot hide them",
+            "Use dm+dp, dc+dp, ndpdc or psg.",
+        )
     embedding = isinstance(recipe.objective, MeanEmbedding)
-    reader = PoissonGaussian(clip=1.0, scale="sum") if embedding else PoissonGaussian(clip=0.1, scale="mean")
-    return replace(recipe, reader=reader, target=recipe.target.bounded(), synthesis=replace(recipe.synthesis, init="noise"), normalise="public")
+    reader = (
+        PoissonGaussian(clip=1.0, scale="sum")
+        if embedding
+        else PoissonGaussian(clip=0.1, scale="mean")
+    )
+    # Sums of clipped embeddings have another scale than means of raw ones; the cosine of gradients has none.
+    loop = replace(recipe.loop, lr=1.0) if embedding else recipe.loop
+    return replace(
+        recipe,
+        reader=reader,
+        loop=loop,
+        target=recipe.target.bounded(),
+        synthesis=replace(recipe.synthesis, init="noise"),
+        normalise="public",
+    )
 
 
-DEFENSES.add("dp", Defense("dp", "clipped, noisy sums behind a privacy ledger; noise initialisation", NDPDC, dp, order=20))
+DEFENSES.add(
+    "dp",
+    Defense(
+        "dp",
+        "clipped, noisy sums behind a privacy ledger; noise initialisation",
+        NDPDC,
+        dp,
+        order=20,
+    ),
+)
 
 register(
     replace(
-        dp(DM), name="ndpdc", source=NDPDC,
+        dp(DM),
+        name="ndpdc",
+        source=NDPDC,
         loop=replace(DM.loop, iterations=10_000, lr=1.0),
         small={"loop.iterations": 500, "networks.width": 32},
     )
-)  # fmt: skip
+)
 register(
     replace(
-        dp(DC), name="psg", source=PSG, target=Joint(),
+        dp(DC),
+        name="psg",
+        source=PSG,
+        target=Joint(),
         reader=PoissonGaussian(clip=0.1, batch=256, sampling="uniform", scale="mean"),
         loop=replace(DC.loop, iterations=1000, lr=0.1, repeats=10),
-        small={"loop.iterations": 20, "loop.outer": 2, "loop.inner": 10, "loop.repeats": 10, "networks.width": 32},
+        small={
+            "loop.iterations": 20,
+            "loop.outer": 2,
+            "loop.inner": 10,
+            "loop.repeats": 10,
+            "networks.width": 32,
+        },
     )
-)  # fmt: skip
+)

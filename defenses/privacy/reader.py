@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from ddaudit.defenses.privacy.accounting import (
+    all_accountants,
+    calibrate,
+    check_delta,
+    cross_check,
+    epsilon,
+)
+from ddaudit.defenses.privacy.source import PrivateSource
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.defenses.privacy.accounting import all_accountants, calibrate, check_delta, cross_check, epsilon
-from ddaudit.defenses.privacy.source import PrivateSource
 from ddaudit.distill.parts import Layout, Query, TargetRule, Targets
 from ddaudit.distill.reading import load_batch
 from ddaudit.errors import BadInput
@@ -56,7 +62,16 @@ class PoissonGaussian:
         return True
 
     def open(
-        self, data: ImageData, members: Tensor, *, rule: TargetRule, mean: Tensor, std: Tensor, queries: int, seed: int, device: torch.device
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        rule: TargetRule,
+        mean: Tensor,
+        std: Tensor,
+        queries: int,
+        seed: int,
+        device: torch.device,
     ) -> PrivateTargets:
         """Calibrate the noise for ``queries`` queries and open the gate. The public ``seed`` does not reach it.
 
@@ -65,25 +80,54 @@ class PoissonGaussian:
         """
         check_delta(self.delta, int(members.sum(1).min()))
         rates = self._rates(data, members)
-        sigma = self.sigma if self.sigma is not None else calibrate(epsilon=self.epsilon, delta=self.delta, q=float(rates.max()), count=queries)
-        gate = PrivateSource(data, members, rates=rates, clip=self.clip, sigma=sigma, budget=queries, noise_seed=self.noise_seed)
+        sigma = (
+            self.sigma
+            if self.sigma is not None
+            else calibrate(
+                epsilon=self.epsilon, delta=self.delta, q=float(rates.max()), count=queries
+            )
+        )
+        gate = PrivateSource(
+            data,
+            members,
+            rates=rates,
+            clip=self.clip,
+            sigma=sigma,
+            budget=queries,
+            noise_seed=self.noise_seed,
+        )
         return PrivateTargets(self, gate, data, rule, mean, std, device)
 
     def _rates(self, data: ImageData, members: Tensor) -> Tensor:
-        """(N,) inclusion probabilities. With K runs the smallest class of any run sets the rate: one sigma serves all."""
+        """(N,) inclusion probabilities; the smallest class of any of K runs sets the rate, so one sigma serves all."""
         if self.sampling == "uniform":
             return torch.full((len(data),), min(1.0, self.batch / int(members.sum(1).min())))
-        counts = torch.stack([torch.bincount(data.labels[m], minlength=data.num_classes) for m in members]).amin(0)
+        counts = torch.stack(
+            [torch.bincount(data.labels[m], minlength=data.num_classes) for m in members]
+        ).amin(0)
         if bool((counts == 0).any()):
             empty = data.class_names[int(counts.argmin())]
-            raise BadInput(f"class '{empty}'", "has no training record, and per-class sampling needs one", "Use --set reader.sampling=uniform.")
+            raise BadInput(
+                f"class '{empty}'",
+                "has no training record, and per-class sampling needs one",
+                "Use --set reader.sampling=uniform.",
+            )
         return (self.batch / counts[data.labels].float()).clamp(max=1.0)
 
 
 class PrivateTargets:
     """A recipe's view of the gate: queries in, noisy target rows out, claims at the end."""
 
-    def __init__(self, config: PoissonGaussian, gate: PrivateSource, data: ImageData, rule: TargetRule, mean: Tensor, std: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: PoissonGaussian,
+        gate: PrivateSource,
+        data: ImageData,
+        rule: TargetRule,
+        mean: Tensor,
+        std: Tensor,
+        device: torch.device,
+    ) -> None:
         self.layout: Layout = rule.layout(data)
         self.clip: float | None = config.clip
         self.gate = gate
@@ -98,9 +142,13 @@ class PrivateTargets:
             x, y = load_batch(self._data, index, self._mean, self._std, query.augment, self._device)
             return query.objective.signals(query.net, x, y)
 
-        sums = self.gate.noisy_sum(query.id, signals, lambda index: self._rule.rows(self._data, index))
+        sums = self.gate.noisy_sum(
+            query.id, signals, lambda index: self._rule.rows(self._data, index)
+        )
         values = sums / self._mass.clamp_min(1e-6)[..., None]
-        weights = self._mass.square() if self._config.scale == "sum" else torch.ones_like(self._mass)
+        weights = (
+            self._mass.square() if self._config.scale == "sum" else torch.ones_like(self._mass)
+        )
         return Targets(values, torch.where(self._mass > 0, weights, 0.0))
 
     def claims(self) -> list[PrivacyClaim | None]:
@@ -117,13 +165,24 @@ class PrivateTargets:
             cross_check(config.epsilon, ledger, config.delta)
         public = [
             "class counts" if config.sampling == "per-class" else "number of records",
-            "image size and class names", "normalisation constants 0.5 / 0.5", "initial images N(0, 1)", "networks, augmentations and their seeds",
-        ]  # fmt: skip
+            "image size and class names",
+            "normalisation constants 0.5 / 0.5",
+            "initial images N(0, 1)",
+            "networks, augmentations and their seeds",
+        ]
         if kind == "Barycentre" or kind == "ByGroup":
             public.append("(class, group) counts")
         claim = PrivacyClaim(
-            epsilon=spent, delta=config.delta, relation="add-or-remove-one", accountant="pld", sampling=f"poisson, {config.sampling}", clip=config.clip,
-            mechanism="subsampled Gaussian on clipped sums, noise drawn once per query", ledger=ledger,
-            cross_checks=all_accountants(ledger, config.delta), public=public, noise_seed_published=config.noise_seed is not None,
-        )  # fmt: skip
+            epsilon=spent,
+            delta=config.delta,
+            relation="add-or-remove-one",
+            accountant="pld",
+            sampling=f"poisson, {config.sampling}",
+            clip=config.clip,
+            mechanism="subsampled Gaussian on clipped sums, noise drawn once per query",
+            ledger=ledger,
+            cross_checks=all_accountants(ledger, config.delta),
+            public=public,
+            noise_seed_published=config.noise_seed is not None,
+        )
         return [claim] * len(self.gate._members)

@@ -49,12 +49,22 @@ class PrivateSource:
     """
 
     def __init__(
-        self, data: ImageData, members: Tensor, *, rates: Tensor, clip: float, sigma: float, budget: int, noise_seed: int | None = None
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        rates: Tensor,
+        clip: float,
+        sigma: float,
+        budget: int,
+        noise_seed: int | None = None,
     ) -> None:
         self._data, self._members, self._rates = data, members, rates
         self.clip, self.sigma, self.budget = clip, sigma, budget
         # Sampling and noise are both secret: neither may be derived from the public seed.
-        self._secret = torch.Generator().manual_seed(secrets.randbits(63) if noise_seed is None else noise_seed)
+        self._secret = torch.Generator().manual_seed(
+            secrets.randbits(63) if noise_seed is None else noise_seed
+        )
         self._releases: dict[str, Tensor | None] = {}
         self._stored = 0
         self.count = 0
@@ -74,16 +84,24 @@ class PrivateSource:
         if query_id in self._releases:
             stored = self._releases[query_id]
             if stored is None:
-                raise BudgetSpent(f"query {query_id}: its release was too large to keep, and asking again would draw new noise")
+                raise BudgetSpent(
+                    f"query {query_id}: its release was too large to keep, and asking again would draw new noise"
+                )
             return stored
         if self.count >= self.budget:
-            raise BudgetSpent(f"query {query_id}: the privacy budget covers {self.budget} queries and all are spent")
-        sampled = (torch.rand(self._members.shape, generator=self._secret) < self._rates) & self._members
+            raise BudgetSpent(
+                f"query {query_id}: the privacy budget covers {self.budget} queries and all are spent"
+            )
+        sampled = (
+            torch.rand(self._members.shape, generator=self._secret) < self._rates
+        ) & self._members
         index = sampled.any(0).nonzero().squeeze(1)
         clipped = self._clipped(signals(index))
         weights = rows(index)
         if len(index) and float(weights.norm(dim=0).max()) > 1 + 1e-5:
-            raise DDAuditError(f"query {query_id}: a record's weights exceed L2 norm 1, so its sensitivity is not bounded by the clip")
+            raise DDAuditError(
+                f"query {query_id}: a record's weights exceed L2 norm 1, so its sensitivity is not bounded by the clip"
+            )
         masked = weights[None] * sampled[:, index][:, None].float()
         sums = masked.to(clipped.device) @ clipped
         noise = torch.randn(sums.shape, generator=self._secret).to(sums.device)
@@ -97,11 +115,15 @@ class PrivateSource:
     def expected_mass(self, rows: Rows) -> Tensor:
         """(K, R) expected sum of weights per query: from counts and rates alone, which the claim lists as public."""
         everyone = torch.arange(len(self._data))
-        return torch.stack([(rows(everyone) * (self._rates * m.float())).sum(1) for m in self._members])
+        return torch.stack(
+            [(rows(everyone) * (self._rates * m.float())).sum(1) for m in self._members]
+        )
 
     def ledger(self, name: str) -> list[LedgerEntry]:
         """What has been released so far. The rate is the largest of any record: an upper bound for the others."""
-        return [LedgerEntry(query=name, sigma=self.sigma, q=float(self._rates.max()), count=self.count)]
+        return [
+            LedgerEntry(query=name, sigma=self.sigma, q=float(self._rates.max()), count=self.count)
+        ]
 
     def releases(self) -> dict[str, Tensor]:
         """The stored releases by query id: what the intermediate-release adversary sees."""
@@ -112,5 +134,7 @@ class PrivateSource:
         signals = signals.float()
         clipped = signals * clip_factor(signals, self.clip)
         if len(clipped) and not float(clipped.norm(dim=1).max()) <= self.clip * (1 + 1e-4):
-            raise DDAuditError("a clipped signal exceeds its bound: the signals contain NaN or infinity")
+            raise DDAuditError(
+                "a clipped signal exceeds its bound: the signals contain NaN or infinity"
+            )
         return clipped

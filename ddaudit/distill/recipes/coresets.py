@@ -3,17 +3,32 @@
 from ddaudit.distill.recipe import Recipe, register
 from ddaudit.distill.selection import Selection
 
-register(Recipe(name="full", family="selection", source="the whole training set", loop=Selection("full")))
-register(Recipe(name="random", family="selection", source="class-balanced random subset", loop=Selection("random")))
+register(
+    Recipe(name="full", family="selection", source="the whole training set", loop=Selection("full"))
+)
 register(
     Recipe(
-        name="herding", family="selection", source="Welling, ICML 2009; as used by Zhao et al., ICLR 2021",
-        loop=Selection("herding"), small={"loop.arch": "ConvNetW32"},
+        name="random",
+        family="selection",
+        source="class-balanced random subset",
+        loop=Selection("random"),
     )
-)  # fmt: skip
+)
 register(
     Recipe(
-        name="k-center", family="selection", source="Sener & Savarese, ICLR 2018; as used by Zhao et al., ICLR 2021",
-        loop=Selection("k-center"), small={"loop.arch": "ConvNetW32"},
+        name="herding",
+        family="selection",
+        source="Welling, ICML 2009; as used by Zhao et al., ICLR 2021",
+        loop=Selection("herding"),
+        small={"loop.arch": "ConvNetW32"},
     )
-)  # fmt: skip
+)
+register(
+    Recipe(
+        name="k-center",
+        family="selection",
+        source="Sener & Savarese, ICLR 2018; as used by Zhao et al., ICLR 2021",
+        loop=Selection("k-center"),
+        small={"loop.arch": "ConvNetW32"},
+    )
+)
