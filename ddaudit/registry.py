@@ -28,7 +28,14 @@ class Registry(Generic[T]):
         listed: what ``ddaudit list`` calls them; default: the plural of ``kind``.
     """
 
-    def __init__(self, kind: str, *, packages: tuple[str, ...] = (), group: str | None = None, listed: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        packages: tuple[str, ...] = (),
+        group: str | None = None,
+        listed: str | None = None,
+    ) -> None:
         self.kind = kind
         self._listed = listed or f"{kind}s"
         self._packages, self._group = packages, group
@@ -57,7 +64,11 @@ class Registry(Generic[T]):
         if name in self._entries:
             return self._entries[name]
         close = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(self._entries))}."
+        hint = (
+            f"Did you mean {' or '.join(close)}?"
+            if close
+            else f"Known: {', '.join(sorted(self._entries))}."
+        )
         raise BadInput(name, f"unknown {self.kind}", f"{hint} See 'ddaudit list {self._listed}'.")
 
     def names(self) -> list[str]:

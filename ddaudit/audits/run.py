@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -162,7 +162,7 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
         },
         "preset": preset.model_dump(mode="json"),
         "arch": str(plan.context.arch),
-        "protocol": plan.context.protocol.describe(),
+        "protocol": asdict(plan.context.protocol),
         "device": str(plan.context.device),
         "seeds": list(range(preset.seeds)),
         "versions": versions(),

@@ -16,18 +16,18 @@ from ddaudit.findings import Finding
 
 
 def config(out, **changes):
-    values = dict(
-        subjects=["random"],
-        data="digits",
-        auditors=["utility"],
-        baselines=[],
-        victims=1,
-        jobs=1,
-        device="cpu",
-        ipc=1,
-        arch="ConvNetD2W8",
-        out=str(out),
-    )
+    values = {
+        "subjects": ["random"],
+        "data": "digits",
+        "auditors": ["utility"],
+        "baselines": [],
+        "victims": 1,
+        "jobs": 1,
+        "device": "cpu",
+        "ipc": 1,
+        "arch": "ConvNetD2W8",
+        "out": str(out),
+    }
     return AuditConfig(**{**values, **changes})
 
 
@@ -54,11 +54,11 @@ def test_keys_depend_on_what_numbers_depend_on(tmp_path):
 
     base = key()
     for change in (
-        dict(ipc=2),
-        dict(arch="ConvNetD2W16"),
-        dict(data="digits-lt"),
-        dict(subjects=["herding"]),
-        dict(preset="standard"),
+        {"ipc": 2},
+        {"arch": "ConvNetD2W16"},
+        {"data": "digits-lt"},
+        {"subjects": ["herding"]},
+        {"preset": "standard"},
     ):
         assert not base & key(**change), change
     assert base == key(jobs=2, out="elsewhere")

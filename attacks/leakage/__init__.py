@@ -1,0 +1,1 @@
+"""Copies of training records among released images."""

@@ -1,0 +1,291 @@
+"""The ``leakage`` auditor: does a distilled set contain its training records?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from ddaudit.attacks.leakage.copies import (
+    FALSE_ALARM,
+    CopyTest,
+    contrast_normalised,
+    copy_test,
+    exact_copies,
+    stranger_ratios,
+)
+from ddaudit.attacks.leakage.pictures import closest_pairs
+from ddaudit.attacks.membership.heldout import held_out
+from ddaudit.attacks.membership.released import embed
+from pydantic import Field
+from torch import Tensor
+
+from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.data import ImageData
+from ddaudit.distill.networks import fit
+from ddaudit.errors import Unsupported
+from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.models import Arch, Network, build
+from ddaudit.stats import bootstrap, clopper_pearson
+
+SPACES = ("pixels", "structure", "features")
+
+
+class LeakageSettings(Settings):
+    """How many images are examined, and what the report shows."""
+
+    images: int = Field(default=2000, ge=1)
+    """At most this many released images (a fixed random sample of larger sets)."""
+    strangers: int = Field(default=2000, ge=20)
+    """At most this many held-out records that set the threshold."""
+    pairs: int = Field(default=12, ge=0)
+    """Pairs in the picture; 0 keeps real records out of the report."""
+
+
+@auditor
+class Leakage(Auditor[LeakageSettings]):
+    """Nearest-copy test of every released image, in three spaces."""
+
+    name = "leakage"
+    title = "Training-record leakage"
+    question = (
+        "Does the distilled set simply contain real records, or images so close to one that "
+        "somebody who looks at the set sees that record?"
+    )
+    threat_model = (
+        "Anybody who can open the distilled set. No recipe, no network and no computing is "
+        "needed: a copied record is visible to the eye."
+    )
+    how_to_read = (
+        "The copy rate is the share of released images that lie much closer to one training "
+        "record than unrelated real images ever do: 0 is good, 1 means that the set is a "
+        "collection of real records; by chance alone it stays below 0.01. The nearest ratio "
+        "compares the distance to the nearest training record with that to the nearest record "
+        "the set has never seen: about 1 is good, 0 is a copy, values like 0.6 mean images that "
+        "started as real records. A tiny p-value says that the set as a whole leans towards its "
+        "training records; that alone is expected of any set made from them, and is only "
+        "alarming together with a low ratio."
+    )
+    sources = (
+        "Chen et al., GAN-Leaks, CCS 2020 (distance attacks and their calibration)",
+        "Carlini et al., Extracting Training Data from Diffusion Models, USENIX Security 2023 "
+        "(near-copies by relative distance)",
+        "Dong, Zhao and Lyu, Privacy for Free, ICML 2022 (real-image initialisation leaks)",
+    )
+    version = 1
+    settings = LeakageSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"images": 500, "strangers": 500},
+        "standard": {"images": 2000, "strangers": 2000},
+        "full": {"images": 10_000, "strangers": 10_000},
+    }
+
+    def __init__(self) -> None:
+        # Training and held-out records are the same for every subject of an audit.
+        self._benches: WeakKeyDictionary[Context, tuple[LeakageSettings, _Bench]] = (
+            WeakKeyDictionary()
+        )
+
+    def run(self, subject: Subject, ctx: Context, settings: LeakageSettings, seed: int) -> Finding:
+        """Compare the released images with training and held-out records."""
+        released = ctx.distilled(subject, seed)
+        images, sampled = _sample(released.images, settings.images, ctx)
+        bench = self._bench(ctx, settings)
+        tests = {space: bench.test(space, images) for space in SPACES}
+        metrics = [m for space in SPACES for m in _metrics(space, tests[space])]
+        pixels = tests["pixels"]
+        exact = exact_copies(pixels.to_train, pixels=images[0].numel())
+        metrics.append(_rate("leakage.exact_copy_rate", exact, {}, floor=0.0))
+        finding = Finding(
+            subject=subject.id,
+            auditor=self.name,
+            metrics=metrics,
+            curves=[_curve(space, tests[space]) for space in SPACES],
+            caveats=_caveats(released.card.source_fingerprint, ctx, bench, sampled, len(images)),
+        )
+        if settings.pairs > 0:
+            nearest = bench.train.pixels(pixels.train_index)
+            finding.images.append(
+                closest_pairs(images, nearest, pixels.ratio, pairs=settings.pairs)
+            )
+        return finding
+
+    def checks(self, ctx: Context, settings: LeakageSettings) -> list[Check]:
+        """Sets whose copy rate is known: training copies, held-out copies, noise."""
+        bench = self._bench(ctx, settings)
+        g = ctx.generator("leakage", "checks")
+        count = min(100, len(bench.train), len(bench.holdout))
+        copies = bench.train.pixels(torch.randperm(len(bench.train), generator=g)[:count])
+        fresh = bench.holdout.pixels(torch.randperm(len(bench.holdout), generator=g)[:count])
+        noise = torch.rand(copies.shape, generator=g)
+        return [
+            _check(bench, "a set of training copies", copies, low=1.0, high=1.0),
+            _check(bench, "a set of held-out copies", fresh, low=0.0, high=0.0),
+            _check(bench, "a set of noise", noise, low=0.0, high=0.0),
+        ]
+
+    def _bench(self, ctx: Context, settings: LeakageSettings) -> _Bench:
+        stored = self._benches.get(ctx)
+        if stored is None or stored[0] != settings:
+            stored = self._benches[ctx] = (settings, _make_bench(ctx, settings))
+        return stored[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """Training and held-out records in every space, with the ratios of strangers."""
+
+    train: ImageData
+    holdout: ImageData
+    network: Network
+    rows: dict[str, tuple[Tensor, Tensor]]
+    strangers: dict[str, Tensor]
+    caveats: list[str]
+
+    def test(self, space: str, images: Tensor) -> CopyTest:
+        train, holdout = self.rows[space]
+        rows = _view(space, images, self.network)
+        return copy_test(rows, train, holdout, self.strangers[space])
+
+
+def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
+    held = held_out(ctx)
+    if len(held.records) < 20:
+        raise Unsupported(
+            f"needs 20 held-out records to know what is near by chance, there are "
+            f"{len(held.records)}"
+        )
+    network = _random_network(ctx)
+    train, holdout = ctx.data.train.pixels(), held.records.pixels()
+    rows = {s: (_view(s, train, network), _view(s, holdout, network)) for s in SPACES}
+    strangers = {s: stranger_ratios(*rows[s], limit=settings.strangers) for s in SPACES}
+    return _Bench(ctx.data.train, held.records, network, rows, strangers, held.caveats())
+
+
+def _random_network(ctx: Context) -> Network:
+    """A narrow random ConvNet: all records must pass through it, and copies need no width."""
+    network = build(
+        fit(Arch("convnet", width=16), ctx.data.shape),
+        shape=ctx.data.shape,
+        num_classes=ctx.data.num_classes,
+        seed=ctx.seed_for("leakage", "random network"),
+        mean=ctx.data.mean,
+        std=ctx.data.std,
+    )
+    return network.to(ctx.device).eval()
+
+
+def _view(space: str, images: Tensor, network: Network) -> Tensor:
+    """(N, D) float32 rows of the images in a space."""
+    if space == "pixels":
+        return images.flatten(1)
+    if space == "structure":
+        return contrast_normalised(images)
+    return embed(network, images)
+
+
+def _sample(images: Tensor, limit: int, ctx: Context) -> tuple[Tensor, bool]:
+    if len(images) <= limit:
+        return images, False
+    order = torch.randperm(len(images), generator=ctx.generator("leakage", "sample"))
+    return images[torch.sort(order[:limit]).values], True
+
+
+def _metrics(space: str, test: CopyTest) -> list[Metric]:
+    params = {"space": space}
+    finite = test.ratio.clamp(max=1e6)
+    median = bootstrap(finite, lambda r: r.quantile(0.5, dim=1), n_boot=500)
+    main = space == "pixels"
+    return [
+        _rate("leakage.copy_rate", test.near, params, floor=FALSE_ALARM, headline=main),
+        Metric(
+            name="leakage.nearest_ratio",
+            value=median.value,
+            low=median.low,
+            high=median.high,
+            n=len(finite),
+            unit="ratio",
+            direction="higher",
+            floor=float(test.stranger_ratio.clamp(max=1e6).median()),
+            params=params,
+            headline=main,
+        ),
+        Metric(
+            name="leakage.p_value",
+            value=test.p_value,
+            n=len(finite),
+            unit="probability",
+            direction="higher",
+            params=params,
+        ),
+    ]
+
+
+def _rate(
+    name: str, hits: Tensor, params: dict[str, str], *, floor: float, headline: bool = False
+) -> Metric:
+    rate = clopper_pearson(int(hits.sum()), len(hits))
+    return Metric(
+        name=name,
+        value=rate.value,
+        low=rate.low,
+        high=rate.high,
+        n=rate.n,
+        direction="lower",
+        floor=floor,
+        params=params,
+        headline=headline,
+    )
+
+
+def _curve(space: str, test: CopyTest) -> Curve:
+    """Share of released images below each ratio, at most 100 points."""
+    ratio = torch.sort(test.ratio.clamp(max=2.0)).values
+    share = torch.arange(1, len(ratio) + 1, dtype=torch.float64) / len(ratio)
+    keep = torch.unique(torch.linspace(0, len(ratio) - 1, min(100, len(ratio))).round().long())
+    return Curve(
+        plot="nearest ratio",
+        label=space,
+        x=ratio[keep].tolist(),
+        y=share[keep].tolist(),
+        kind="step",
+        x_label="distance to training / distance to held-out (0 = copy, about 1 = no copy)",
+        y_label="share of released images below",
+    )
+
+
+def _check(bench: _Bench, name: str, images: Tensor, *, low: float, high: float) -> Check:
+    rates = [float(bench.test(space, images).near.double().mean()) for space in SPACES]
+    value = min(rates) if low > 0.5 else max(rates)
+    return Check(
+        name=name,
+        passed=low <= value <= high,
+        value=value,
+        expected=f"copy rate {low:g} in every space",
+        detail=", ".join(f"{s} {r:.3f}" for s, r in zip(SPACES, rates, strict=True)),
+        affects=["leakage.copy_rate", "leakage.nearest_ratio"],
+    )
+
+
+def _caveats(
+    source: str | None, ctx: Context, bench: _Bench, sampled: bool, count: int
+) -> list[str]:
+    caveats = [*bench.caveats]
+    if sampled:
+        caveats.append(f"The set is larger than what was examined: a random {count} of its images.")
+    if source is not None and source != ctx.data.train.fingerprint:
+        caveats.append(
+            f"The set says it was made from other data (fingerprint {source}, ours is "
+            f"{ctx.data.train.fingerprint}): copies of records we do not have stay unseen."
+        )
+    caveats += [
+        "Crops, mirror images and larger shifts of a record are not searched for; a clean "
+        "reading here says nothing about what a trained network or a statistic can extract (see "
+        "membership).",
+        "The p-value counts distinct nearest records and assumes nothing but that training and "
+        "held-out records are exchangeable; a set made from the training data leans towards them "
+        "even without copying.",
+    ]
+    return caveats

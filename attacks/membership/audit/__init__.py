@@ -1,0 +1,1 @@
+"""Empirical privacy audit: canaries, one re-distillation, and an epsilon that the result refutes."""

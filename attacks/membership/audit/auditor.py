@@ -1,0 +1,387 @@
+"""Auditor ``privacy``: an epsilon that the distilled set refutes, beside the epsilon that it claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from ddaudit.attacks.membership.audit import instrument
+from ddaudit.attacks.membership.audit.adversaries import (
+    score_final_set,
+    score_nearest_copy,
+    score_victims,
+)
+from ddaudit.attacks.membership.audit.bound import Bound, Shares, bound, ceiling
+from ddaudit.attacks.membership.audit.canaries import Canaries, Kind, plant
+from ddaudit.attacks.membership.audit.claims import AFFECTS, check_claim, describe
+from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Watched
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.errors import NotEnoughData, Unsupported
+from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.models import Network, build
+from ddaudit.sets import DistilledSet, PrivacyClaim
+from ddaudit.stats import roc_curve
+from ddaudit.stats.gdp import tpr_ceiling
+
+Adversary = Literal["final-set", "nearest-copy", "victims", "intermediate"]
+
+_MOST_EMBEDDED = 200_000
+"""Images put through random networks per attack: large sets get fewer networks."""
+_CHECK_POOL = 1000
+"""Training records of the known-answer tests."""
+
+
+class PrivacySettings(Settings):
+    """How many canaries, of which kind, and how they are guessed."""
+
+    canaries: int = Field(default=300, ge=16)
+    """Canaries; at most a quarter of the training records are used."""
+    kinds: tuple[Kind, ...] = Field(default=("mislabelled",), min_length=1)
+    """What canaries are made of; several kinds share the number evenly."""
+    adversaries: tuple[Adversary, ...] = Field(
+        default=("final-set", "nearest-copy", "victims", "intermediate"), min_length=1
+    )
+    shares: tuple[Shares, ...] = Field(default=((0.4, 0.4), (0.1, 0.1), (0.05, 0.0)), min_length=1)
+    """(share guessed "in", share guessed "out") of the canaries, fixed before any score is seen; the
+    error is split evenly over the pairs, and the first gives the accuracy.
+    """
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """For subjects without a claim; a claim brings its own."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    networks: int = Field(default=32, ge=1)
+    """Random networks of the final-set attack."""
+    known: int = Field(default=2000, ge=20)
+    """Known pool records that the final-set attack compares with."""
+    releases: int | None = Field(default=None, ge=1)
+    """Noisy releases that the intermediate attack uses; None: all."""
+    release_known: int = Field(default=100, ge=10)
+    """Known pool records that the intermediate attack compares with, per release."""
+
+    @field_validator("shares")
+    @classmethod
+    def _possible(cls, shares: tuple[Shares, ...]) -> tuple[Shares, ...]:
+        for top, bottom in shares:
+            if top < 0 or bottom < 0 or not 0 < top + bottom <= 1:
+                raise ValueError(
+                    "shares are not negative, and a pair sums to at most 1 and not to 0"
+                )
+        return shares
+
+
+@dataclass(frozen=True, eq=False)
+class _Audit:
+    """One re-distillation with canaries, and every adversary's scores."""
+
+    canaries: Canaries
+    released: DistilledSet
+    scores: dict[Adversary, Tensor]
+    releases: tuple[int, int]
+
+
+@auditor
+class Privacy(Auditor[PrivacySettings]):
+    """One-run empirical privacy audit of a recipe; re-derivation of the claim of a file."""
+
+    name = "privacy"
+    title = "Empirical privacy"
+    question = (
+        "How much does the distilled set betray about single records, in the unit of differential "
+        "privacy (epsilon), and is that less than what the set promises?"
+    )
+    threat_model = (
+        "The attacker knows every training record, and only has to tell which of some marked "
+        "records (canaries: pictures with a wrong label) were in as well. 'final-set' and "
+        "'nearest-copy' see the released images, 'victims' networks trained on them, and "
+        "'intermediate' every noisy release of a private recipe, which is what its proof covers."
+    )
+    how_to_read = (
+        "Epsilon says how much more likely a record's presence may make any outcome: a factor of "
+        "e^epsilon. The lower bound is proven by attack, with 95 % confidence; the claim is "
+        "promised by calculation. A bound above the claim refutes the claim. A bound of 0 refutes "
+        "nothing and promises nothing either: better attacks or more canaries may find more, and "
+        "without a claim there is no ceiling at all."
+    )
+    sources = (
+        "Steinke, Nasr & Jagielski, NeurIPS 2023, arXiv 2305.08846 (one-run bound)",
+        "Mahloujifar, Melis & Chaudhuri, arXiv 2410.22235 (one-run bound for Gaussian curves)",
+        "Nasr et al., S&P 2021, arXiv 2101.04535 (mislabelled canaries)",
+        "Mironov, Talwar & Zhang, arXiv 1908.10530; Gopi et al., NeurIPS 2021 (accountants)",
+    )
+    settings = PrivacySettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"canaries": 200, "networks": 12, "releases": 300, "release_known": 50},
+        "standard": {},
+        "full": {"canaries": 1000, "networks": 100},
+    }
+
+    def run(self, subject: Subject, ctx: Context, settings: PrivacySettings, seed: int) -> Finding:
+        """Distil once more with canaries and bound epsilon; for files, re-derive the claim.
+
+        Raises:
+            Unsupported: no recipe and no claim to verify, or too few training records.
+        """
+        if subject.recipe is None:
+            return self._claim_only(subject, ctx)
+        claim = ctx.distilled(subject, seed).card.privacy
+        audit = _audit(subject, ctx, settings, seed)
+        tested = audit.released.card.privacy
+        delta = tested.delta if tested else settings.delta
+        bounds = {
+            name: _bound(scores, audit.canaries, settings, delta, parts=1)
+            for name, scores in audit.scores.items()
+        }
+        joint = max(
+            _bound(scores, audit.canaries, settings, delta, parts=len(audit.scores)).epsilon
+            for scores in audit.scores.values()
+        )
+        finding = Finding(subject=subject.id, auditor=self.name)
+        if claim:
+            finding.metrics.append(_claimed(claim))
+            finding.checks += check_claim(claim, subject=subject.id, records=len(ctx.data.train))
+        top = ceiling(len(audit.canaries), shares=settings.shares, delta=delta)
+        if tested:
+            finding.checks.append(_holds(joint, top, tested, subject.id))
+        finding.metrics += _metrics(bounds, joint)
+        finding.curves += _curves(audit, tested)
+        finding.caveats += _caveats(audit, settings, top, claim)
+        return finding
+
+    def checks(self, ctx: Context, settings: PrivacySettings) -> list[Check]:
+        """Mechanisms of known epsilon, no noise, permuted coins, verbatim releases, accountants."""
+        train = stratified(ctx.data.train, _CHECK_POOL)
+        count, shares, delta = settings.canaries, settings.shares, settings.delta
+        return [
+            *instrument.known_gaussian(canaries=count, shares=shares, delta=delta),
+            instrument.no_noise(canaries=count, shares=shares, delta=delta),
+            instrument.permuted(canaries=count, shares=shares, delta=delta),
+            *instrument.noisy_sums(canaries=count, shares=shares, delta=delta),
+            *instrument.verbatim(
+                train,
+                _networks(ctx, 4),
+                canaries=count,
+                kinds=settings.kinds,
+                shares=shares,
+                delta=delta,
+            ),
+            instrument.accountants(),
+        ]
+
+    def _claim_only(self, subject: Subject, ctx: Context) -> Finding:
+        claim = subject.set.card.privacy if subject.set is not None else None
+        why = f"needs the recipe to distil again with canaries, and a {subject.kind} is its result"
+        if claim is None:
+            raise Unsupported(f"{why}; it carries no privacy claim to verify either")
+        return Finding(
+            subject=subject.id,
+            auditor=self.name,
+            status="partial",
+            reason=f"{why}; only its claim was verified",
+            metrics=[_claimed(claim)],
+            checks=check_claim(claim, subject=subject.id, records=len(ctx.data.train)),
+            caveats=[describe(claim), _ASSUMED],
+        )
+
+
+_ASSUMED = (
+    "Re-deriving a claim checks the arithmetic of its ledger. That the code which made the set asked "
+    "only the queries in the ledger, with that noise, has to be believed."
+)
+_NO_CLAIM = (
+    "No DP guarantee: nothing bounds what a better attack could learn; epsilon is at least the lower "
+    "bound."
+)
+
+
+def _audit(subject: Subject, ctx: Context, settings: PrivacySettings, seed: int) -> _Audit:
+    try:
+        canaries = plant(
+            ctx.data.train,
+            count=settings.canaries,
+            kinds=settings.kinds,
+            generator=ctx.generator("privacy", "canaries", seed),
+        )
+    except NotEnoughData as error:
+        raise Unsupported(str(error)) from None
+    observer = IntermediateEvidence(
+        canaries.records,
+        stratified(canaries.base, settings.release_known),
+        most=settings.releases,
+    )
+    watched = subject
+    recipe = subject.recipe
+    reader = None if recipe is None else recipe.reader
+    if recipe and reader and reader.private and "intermediate" in settings.adversaries:
+        watched = replace(subject, recipe=replace(recipe, reader=Watched(reader, observer)))
+    released = ctx.redistill(watched, canaries.pool, ctx.seed_for("privacy", "distil", seed))
+    scores: dict[Adversary, Tensor] = {}
+    for name in settings.adversaries:
+        if name == "intermediate":
+            found = observer.scores()
+            if found is not None:
+                scores[name] = found
+        else:
+            scores[name] = _score(name, released, canaries, ctx, settings, seed)
+    if not scores:
+        raise Unsupported("the only adversary asked for needs a private recipe")
+    return _Audit(canaries, released, scores, (observer.used, observer.seen))
+
+
+def _score(
+    name: Adversary,
+    released: DistilledSet,
+    canaries: Canaries,
+    ctx: Context,
+    settings: PrivacySettings,
+    seed: int,
+) -> Tensor:
+    known = stratified(canaries.base, settings.known)
+    if name == "final-set":
+        each = len(released) + len(known) + len(canaries)
+        count = max(1, min(settings.networks, _MOST_EMBEDDED // each))
+        return score_final_set(released, canaries.records, known, networks=_networks(ctx, count))
+    if name == "nearest-copy":
+        return score_nearest_copy(released, canaries.records, known)
+    seeds = [ctx.seed_for("privacy", "victim", seed, i) for i in range(ctx.preset.victims)]
+    networks = ctx.train([released] * len(seeds), seeds=seeds)
+    logits = [ctx.predict(net, canaries.records.images) for net in networks]
+    return score_victims(logits, canaries.records.labels)
+
+
+def _networks(ctx: Context, count: int) -> list[Network]:
+    """Random networks from public seeds, of the audit's architecture."""
+    return [
+        build(
+            ctx.arch,
+            shape=ctx.data.shape,
+            num_classes=ctx.data.num_classes,
+            seed=ctx.seed_for("privacy", "network", i),
+            mean=ctx.data.mean,
+            std=ctx.data.std,
+        )
+        .eval()
+        .to(ctx.device)
+        for i in range(count)
+    ]
+
+
+def _bound(
+    scores: Tensor, canaries: Canaries, settings: PrivacySettings, delta: float, *, parts: int
+) -> Bound:
+    """One adversary's bound, with 1 / ``parts`` of the error allowed to it."""
+    confidence = 1 - (1 - settings.confidence) / parts
+    return bound(
+        scores, canaries.included, shares=settings.shares, delta=delta, confidence=confidence
+    )
+
+
+def _claimed(claim: PrivacyClaim) -> Metric:
+    return Metric(
+        name="privacy.epsilon_claimed",
+        value=claim.epsilon,
+        unit="epsilon",
+        direction="lower",
+        headline=True,
+    )
+
+
+def _metrics(bounds: Mapping[Adversary, Bound], joint: float) -> list[Metric]:
+    count = next(iter(bounds.values())).canaries
+    found = [_lower("any", "one-run", joint, count, headline=True)]
+    for adversary, b in bounds.items():
+        found += [
+            _lower(adversary, "one-run", b.epsilon, count),
+            _lower(adversary, "one-run-gdp", b.epsilon_gdp, count),
+            Metric(
+                name="privacy.canary_accuracy",
+                value=b.accuracy.value,
+                low=b.accuracy.low,
+                high=b.accuracy.high,
+                n=b.accuracy.n,
+                direction="lower",
+                floor=0.5,
+                params={"adversary": adversary},
+            ),
+        ]
+    return found
+
+
+def _lower(
+    adversary: str, method: str, value: float, count: int, *, headline: bool = False
+) -> Metric:
+    """A lower bound is its own one-sided interval: the truth may be anything above."""
+    return Metric(
+        name="privacy.epsilon_lower_bound",
+        value=value,
+        low=value,
+        n=count,
+        unit="epsilon",
+        direction="lower",
+        floor=0.0,
+        params={"adversary": adversary, "method": method},
+        headline=headline,
+    )
+
+
+def _holds(joint: float, top: float, claim: PrivacyClaim, subject: str) -> Check:
+    detail = (
+        "The best attack, at a confidence that counts every attack tried, against the claim of the "
+        "set that was distilled with the canaries."
+    )
+    if top < claim.epsilon:
+        detail += f" With so few canaries no attack could refute a claim above {top:.3g}."
+    return Check(
+        name="claim holds: lower bound <= claimed epsilon",
+        passed=joint <= claim.epsilon,
+        value=joint,
+        expected=f"<= {claim.epsilon:.4g}",
+        detail=detail,
+        affects=AFFECTS,
+        subject=subject,
+    )
+
+
+def _curves(audit: _Audit, claim: PrivacyClaim | None) -> list[Curve]:
+    frame: dict[str, Any] = {
+        "plot": "canary-roc",
+        "x_label": "false-positive rate",
+        "y_label": "true-positive rate",
+        "log_x": True,
+        "log_y": True,
+        "diagonal": True,
+    }
+    curves = []
+    for adversary, scores in audit.scores.items():
+        roc = roc_curve(scores, audit.canaries.included)
+        curves.append(
+            Curve(label=adversary, x=roc.fpr.tolist(), y=roc.tpr.tolist(), kind="step", **frame)
+        )
+    if claim:
+        grid = torch.logspace(-3, 0, 40, dtype=torch.float64).tolist()
+        top = [tpr_ceiling(f, epsilon=claim.epsilon, delta=claim.delta) for f in grid]
+        curves.append(Curve(label="ceiling of the claim", x=grid, y=top, **frame))
+    return curves
+
+
+def _caveats(
+    audit: _Audit, settings: PrivacySettings, top: float, claim: PrivacyClaim | None
+) -> list[str]:
+    m = len(audit.canaries)
+    notes = [describe(claim), _ASSUMED] if claim else [_NO_CLAIM]
+    notes += [
+        f"{m} canaries ({', '.join(settings.kinds)}) in a pool of {len(audit.canaries.pool)}: a "
+        f"perfect attack would prove an epsilon of {top:.3g} and no more. The bound is for the recipe "
+        "run on this pool, not for the released file.",
+        "Bounds of method 'one-run-gdp' assume a Gaussian trade-off curve: nearly true for many "
+        "subsampled Gaussian queries, untrue for sets made without noise. They decide nothing here.",
+        "Bounds of single adversaries hold at the stated confidence each; 'any' holds for all of them "
+        "together, and alone is compared with the claim.",
+    ]
+    used, seen = audit.releases
+    if seen and used < seen:
+        notes.append(f"The intermediate attack used {used} of {seen} noisy releases.")
+    return notes

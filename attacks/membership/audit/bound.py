@@ -1,0 +1,88 @@
+"""From canary scores to an epsilon: guesses fixed in advance, counted, and a bound at 95 %."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddaudit.stats import Interval, clopper_pearson
+from ddaudit.stats.one_run import epsilon_one_run, epsilon_one_run_gdp
+
+Shares = tuple[float, float]
+"""(share of canaries guessed "in", share guessed "out"); the rest is left open."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What one attack proves.
+
+    Attributes:
+        epsilon: one-run lower bound, valid for any (epsilon, delta)-DP mechanism.
+        epsilon_gdp: one-run lower bound under the assumption of a Gaussian trade-off curve.
+        accuracy: share of right guesses at the first pair of shares, with its interval.
+        canaries: m.
+        confidence: of each of the two bounds, after correction for the number of pairs tried.
+    """
+
+    epsilon: float
+    epsilon_gdp: float
+    accuracy: Interval
+    canaries: int
+    confidence: float
+
+
+def bound(
+    scores: Tensor,
+    included: Tensor,
+    *,
+    shares: Sequence[Shares],
+    delta: float,
+    confidence: float = 0.95,
+) -> Bound:
+    """The best one-run bound over a few pairs of shares, each charged its part of the error.
+
+    Args:
+        scores: (m,) higher means "more likely in the pool".
+        included: (m,) bool, the coins.
+        shares: pairs that were chosen before any score was seen; Bonferroni over them.
+        delta: in [0, 1).
+        confidence: of the result.
+
+    Raises:
+        BadInput: probabilities out of range.
+    """
+    each = 1 - (1 - confidence) / len(shares)
+    m = len(scores)
+    counts = [count(scores, included, pair) for pair in shares]
+    correct, guesses = counts[0]
+    return Bound(
+        epsilon=max(
+            epsilon_one_run(v, r, canaries=m, delta=delta, confidence=each) for v, r in counts
+        ),
+        epsilon_gdp=max(
+            epsilon_one_run_gdp(v, r, canaries=m, delta=delta, confidence=each) for v, r in counts
+        ),
+        accuracy=clopper_pearson(correct, guesses),
+        canaries=m,
+        confidence=confidence,
+    )
+
+
+def count(scores: Tensor, included: Tensor, shares: Shares) -> tuple[int, int]:
+    """(right guesses, guesses) when the highest scores are called "in" and the lowest "out"."""
+    m = len(scores)
+    top, bottom = round(shares[0] * m), round(shares[1] * m)
+    top, bottom = max(top, 1 if shares[0] > 0 else 0), min(bottom, m - top)
+    order = torch.argsort(torch.nan_to_num(scores, nan=0.0), stable=True)
+    right = int(included[order[m - top :]].sum()) + int((~included[order[:bottom]]).sum())
+    return right, top + bottom
+
+
+def ceiling(canaries: int, *, shares: Sequence[Shares], delta: float) -> float:
+    """The bound of an attack that gets every bit right: what this many canaries can show at most."""
+    included = torch.arange(canaries) % 2 == 0
+    perfect = included.float()
+    return bound(perfect, included, shares=shares, delta=delta).epsilon

@@ -1,0 +1,105 @@
+"""Does a privacy claim follow from its own ledger? Independent accountants re-derive it."""
+
+from __future__ import annotations
+
+import math
+
+from ddaudit.defenses.privacy.accounting import all_accountants, check_delta
+
+from ddaudit.errors import BadInput
+from ddaudit.findings import Check
+from ddaudit.sets import PrivacyClaim
+
+AFFECTS = ["privacy.epsilon_claimed"]
+
+_TOLERANCE = 0.01
+"""Relative slack for the accountants' numerical error."""
+_BY_RELATION = {
+    "add-or-remove-one": ("pld", "prv"),
+    "replace-one": ("pld replace-one",),
+}
+
+
+def check_claim(claim: PrivacyClaim, *, subject: str, records: int) -> list[Check]:
+    """Re-derive a claim from its ledger and look at its delta and its sampling.
+
+    Args:
+        claim: what a card says.
+        subject: whose claim it is.
+        records: size of the private set.
+
+    Returns:
+        Three checks; a failed one greys out this subject's claimed epsilon.
+    """
+    return [
+        _ledger(claim, subject),
+        _delta(claim, subject, records),
+        Check(
+            name="claim: sampling is what the accountants assume",
+            passed=claim.sampling.lower().startswith("poisson"),
+            expected="poisson",
+            detail=f"The card says '{claim.sampling}'. Shuffled or fixed-size batches are not covered.",
+            affects=AFFECTS,
+            subject=subject,
+        ),
+    ]
+
+
+def describe(claim: PrivacyClaim) -> str:
+    """The claim as one sentence, with its neighbouring relation."""
+    text = (
+        f"Claimed: epsilon {claim.epsilon:.4g} at delta {claim.delta:g} for two sets that differ by one "
+        f"record (relation '{claim.relation}'), by the {claim.accountant} accountant."
+    )
+    if claim.public:
+        text += f" Treated as public: {', '.join(claim.public)}."
+    if claim.noise_seed_published:
+        text += " The noise was drawn from a known seed: for anyone who knows it the claim is void."
+    return text
+
+
+def _ledger(claim: PrivacyClaim, subject: str) -> Check:
+    name = "claim: the ledger re-derives the claimed epsilon"
+    expected = f"<= {claim.epsilon * (1 + _TOLERANCE):.4g}"
+
+    def verdict(passed: bool, value: float | None, detail: str) -> Check:
+        return Check(
+            name=name,
+            passed=passed,
+            value=value,
+            expected=expected,
+            detail=detail,
+            affects=AFFECTS,
+            subject=subject,
+        )
+
+    if not claim.ledger:
+        return verdict(False, None, "The card lists no queries, so nothing can be re-derived.")
+    names = _BY_RELATION.get(claim.relation)
+    if names is None:
+        return verdict(False, None, f"Unknown neighbouring relation '{claim.relation}'.")
+    try:
+        found = all_accountants(claim.ledger, claim.delta)
+    except BadInput as error:
+        return verdict(False, None, str(error))
+    worst = max(found[n] for n in names if n in found)
+    detail = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
+    passed = worst <= claim.epsilon * (1 + _TOLERANCE)
+    return verdict(passed, worst if math.isfinite(worst) else None, f"By accountant: {detail}.")
+
+
+def _delta(claim: PrivacyClaim, subject: str, records: int) -> Check:
+    try:
+        check_delta(claim.delta, records)
+        detail = ""
+    except BadInput as error:
+        detail = str(error)
+    return Check(
+        name="claim: delta is below 1 / n",
+        passed=not detail,
+        value=claim.delta,
+        expected=f"< {1 / max(records, 1):.3g}",
+        detail=detail,
+        affects=AFFECTS,
+        subject=subject,
+    )

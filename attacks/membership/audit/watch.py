@@ -1,0 +1,136 @@
+"""The attacker of the proof: sees every noisy release of a private recipe, not only the final set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from ddaudit.attacks.membership.audit.evidence import LinearEvidence
+from torch import Tensor
+
+from ddaudit.data import ImageData
+from ddaudit.distill.objectives import clip_factor
+from ddaudit.distill.parts import Layout, Query, Reader, Source, TargetRule, Targets
+from ddaudit.distill.reading import load_batch
+from ddaudit.sets import PrivacyClaim
+
+
+@dataclass(frozen=True)
+class Release:
+    """What one private query made public, and how to compute any record's part in it.
+
+    Attributes:
+        values: (R, D) noisy sums, up to a public factor per row.
+        signals: records -> (N, D) their clipped signals under the query's public network.
+        rows: records -> (R, N) their weights in the sums.
+    """
+
+    values: Tensor
+    signals: Callable[[ImageData], Tensor]
+    rows: Callable[[ImageData], Tensor]
+
+
+Observer = Callable[[Release], None]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A recipe's reader that shows each release to an observer and changes nothing."""
+
+    reader: Reader
+    observer: Observer = field(repr=False)
+
+    @property
+    def private(self) -> bool:
+        """As the reader inside."""
+        return self.reader.private
+
+    def open(
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        rule: TargetRule,
+        mean: Tensor,
+        std: Tensor,
+        queries: int,
+        seed: int,
+        device: torch.device,
+    ) -> Source:
+        """Open the reader inside, with every answer passing by the observer."""
+        source = self.reader.open(
+            data, members, rule=rule, mean=mean, std=std, queries=queries, seed=seed, device=device
+        )
+        return _WatchedSource(source, self.observer, rule, mean, std, device)
+
+
+class _WatchedSource:
+    def __init__(
+        self,
+        source: Source,
+        observer: Observer,
+        rule: TargetRule,
+        mean: Tensor,
+        std: Tensor,
+        device: torch.device,
+    ) -> None:
+        self.layout: Layout = source.layout
+        self.clip: float | None = source.clip
+        self._source, self._observer, self._rule = source, observer, rule
+        self._mean, self._std, self._device = mean, std, device
+
+    def targets(self, query: Query) -> Targets:
+        found = self._source.targets(query)
+
+        def signals(records: ImageData) -> Tensor:
+            every = torch.arange(len(records))
+            x, y = load_batch(records, every, self._mean, self._std, query.augment, self._device)
+            out = query.objective.signals(query.net, x, y).float()
+            return out if self.clip is None else out * clip_factor(out, self.clip)
+
+        def rows(records: ImageData) -> Tensor:
+            return self._rule.rows(records, torch.arange(len(records)))
+
+        self._observer(Release(found.values[0], signals, rows))
+        return found
+
+    def claims(self) -> list[PrivacyClaim | None]:
+        return self._source.claims()
+
+
+class IntermediateEvidence:
+    """An observer that scores canaries while the recipe runs, so that no network has to be stored.
+
+    Args:
+        canaries: the records in question.
+        known: records that are certainly in the pool (a sample of them is enough).
+        most: stop after this many releases; None: use them all.
+    """
+
+    def __init__(self, canaries: ImageData, known: ImageData, *, most: int | None) -> None:
+        self._canaries, self._known, self._most = canaries, known, most
+        self._evidence: LinearEvidence | None = None
+        self.seen = 0
+
+    def __call__(self, release: Release) -> None:
+        self.seen += 1
+        if self._most is not None and self.seen > self._most:
+            return
+        weights = release.rows(self._known)
+        base = release.signals(self._known).cpu()
+        mean = (weights @ base) / weights.sum(1, keepdim=True).clamp_min(1e-12)
+        if self._evidence is None:
+            self._evidence = LinearEvidence(len(self._canaries), len(weights))
+        self._evidence.add(
+            release.signals(self._canaries), release.rows(self._canaries), release.values, mean
+        )
+
+    @property
+    def used(self) -> int:
+        """Releases that entered the scores."""
+        return self._evidence.releases if self._evidence else 0
+
+    def scores(self) -> Tensor | None:
+        """(m,) scores, or None when nothing was released."""
+        return self._evidence.scores() if self._evidence else None

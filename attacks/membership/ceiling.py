@@ -1,0 +1,102 @@
+"""A privacy claim bounds every attack: an attack above the ceiling falsifies the claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from ddaudit.attacks.membership.evidence import FPRS, Evidence
+from ddaudit.attacks.membership.pooling import break_ties, pooled_tpr
+from torch import Tensor
+
+from ddaudit.errors import NotEnoughData
+from ddaudit.findings import Check, Curve
+from ddaudit.sets import DistilledSet, PrivacyClaim
+from ddaudit.stats import clopper_pearson
+from ddaudit.stats.gdp import tpr_ceiling
+
+
+def weakest_claim(sets: Sequence[DistilledSet]) -> PrivacyClaim | None:
+    """The claim with the largest epsilon, if every set carries one; else None."""
+    claims = [s.card.privacy for s in sets if s.card.privacy is not None]
+    if not claims or len(claims) < len(sets):
+        return None
+    return max(claims, key=lambda c: (c.epsilon, c.delta))
+
+
+def ceiling_check(
+    evidence: Sequence[Evidence],
+    claim: PrivacyClaim,
+    *,
+    subject: str,
+    generator: torch.Generator,
+    fprs: tuple[float, ...] = (*FPRS, 0.1),
+    family_error: float = 0.05,
+) -> Check:
+    """Compare every attack's TPR with the largest that an (epsilon, delta) claim allows.
+
+    The claim fails only where the TPR's lower bound lies above the ceiling at the FPR's upper
+    bound. Bounds are at a confidence that keeps the chance of a false alarm over all attacks and
+    rates below ``family_error``.
+
+    Args:
+        evidence: attacks on sets that carry the claim; members must differ from non-members by one
+            added record (independent memberships).
+        claim: the (epsilon, delta) claim.
+        subject: id of the audited subject.
+        generator: breaks ties.
+        fprs: rates to compare at; unresolved ones are left out.
+        family_error: chance that a true claim fails.
+
+    Source: Kairouz, Oh and Viswanath, "The Composition Theorem for Differential Privacy", ICML
+    2015.
+    """
+    confidence = 1 - family_error / (len(evidence) * len(fprs))
+    worst, detail, compared = -math.inf, "no rate could be resolved", 0
+    for item in evidence:
+        ranked = break_ties(item.scores, generator=generator)
+        outside = int((~item.members).sum())
+        for fpr in fprs:
+            try:
+                rate = pooled_tpr(ranked, item.members, fpr, confidence=confidence)
+            except NotEnoughData:
+                continue
+            compared += 1
+            false_alarms = clopper_pearson(math.floor(fpr * outside), outside, confidence)
+            ceiling = tpr_ceiling(false_alarms.high, epsilon=claim.epsilon, delta=claim.delta)
+            if rate.low - ceiling > worst:
+                worst = rate.low - ceiling
+                detail = (
+                    f"closest: {item.attack} at {fpr:.1%} FPR, TPR {rate.value:.4f} "
+                    f"(at least {rate.low:.4f}) against a ceiling of {ceiling:.4f}"
+                )
+    slack = tpr_ceiling(min(fprs), epsilon=claim.epsilon, delta=claim.delta)
+    if slack > 0.9:
+        detail += f"; epsilon {claim.epsilon:g} allows almost any attack, so this can hardly fail"
+    return Check(
+        name="TPR below the DP ceiling",
+        passed=worst <= 0,
+        value=worst if compared else None,
+        expected=f"TPR bound minus ceiling of ({claim.epsilon:g}, {claim.delta:g})-DP <= 0",
+        detail=detail,
+        affects=[],
+        subject=subject,
+    )
+
+
+def ceiling_curve(claim: PrivacyClaim) -> Curve:
+    """The claim's ceiling, to be drawn over the ROC curves."""
+    x: Tensor = torch.logspace(-4, 0, 60, dtype=torch.float64).clamp(max=1.0)
+    y = [tpr_ceiling(float(v), epsilon=claim.epsilon, delta=claim.delta) for v in x]
+    return Curve(
+        plot="membership ROC",
+        label=f"ceiling of the claim (epsilon {claim.epsilon:g})",
+        x=x.tolist(),
+        y=y,
+        x_label="false-positive rate",
+        y_label="true-positive rate",
+        log_x=True,
+        log_y=True,
+        diagonal=True,
+    )

@@ -1,0 +1,110 @@
+"""Attacks that look at the released images themselves, for one set or for K shadow sets at once."""
+
+from __future__ import annotations
+
+import torch
+from ddaudit.attacks.membership.scores.class_mean import clip_rows, inner_product
+from ddaudit.attacks.membership.scores.nearest import neighbours, reference_log_distance
+from torch import Tensor
+
+from ddaudit.auditor import Context
+from ddaudit.data import ImageData
+from ddaudit.models import build
+from ddaudit.sets import DistilledSet
+
+VERBATIM = 1.0 / 255.0
+"""Root-mean-square pixel difference below which a released image *is* the record (one grey level).
+"""
+
+
+def nearest_scores(
+    records: ImageData,
+    sets: list[DistilledSet],
+    reference: ImageData,
+    *,
+    generator: torch.Generator,
+    draws: int = 8,
+) -> tuple[Tensor, Tensor]:
+    """Calibrated closeness of every record to every set, in pixels.
+
+    Args:
+        records: N records under attack.
+        sets: K released sets.
+        reference: strangers, none of them among ``records``.
+        generator: of the reference subsamples.
+        draws: reference subsamples.
+
+    Returns:
+        (K, N) float64 ``log d(x, R) - log d(x, S)``, and (K, N) bool: the record is in the set
+        verbatim.
+    """
+    x, r = records.pixels(), reference.pixels()
+    tolerance = VERBATIM * x[0].numel() ** 0.5
+    shared: dict[int, Tensor] = {}
+    scores, verbatim = [], []
+    for released in sets:
+        size = min(len(released), len(r))
+        if size not in shared:
+            shared[size] = reference_log_distance(x, r, size=size, draws=draws, generator=generator)
+        distance = neighbours(x, released.images).distance
+        verbatim.append(distance <= tolerance)
+        scores.append(shared[size] - distance.clamp(min=1e-12).log())
+    return torch.stack(scores), torch.stack(verbatim)
+
+
+def class_mean_scores(
+    records: ImageData,
+    sets: list[DistilledSet],
+    reference: ImageData,
+    ctx: Context,
+    *,
+    networks: int,
+    clip: float | None,
+    seed: int,
+) -> Tensor:
+    """Class-mean statistic of every record against every set, summed over public random networks.
+
+    Args:
+        records, sets, reference: see :func:`nearest_scores`.
+        networks: random networks of the audit's architecture.
+        clip: feature clipping of the private methods, or None.
+        seed: of the networks.
+
+    Returns:
+        (K, N) float64.
+    """
+    x, r = records.pixels(), reference.pixels()
+    total = torch.zeros(len(sets), len(x), dtype=torch.float64)
+    for t in range(networks):
+        net = build(
+            ctx.arch,
+            shape=ctx.data.shape,
+            num_classes=ctx.data.num_classes,
+            seed=ctx.seed_for("membership", "random network", seed, t),
+            mean=ctx.data.mean,
+            std=ctx.data.std,
+        ).to(ctx.device)
+        net.eval()
+        zx, zr = (clip_rows(embed(net, part), clip) for part in (x, r))
+        for k, released in enumerate(sets):
+            total[k] += inner_product(
+                zx,
+                records.labels,
+                clip_rows(embed(net, released.images), clip),
+                released.labels,
+                zr,
+                reference.labels,
+                num_classes=ctx.data.num_classes,
+            )
+    return total
+
+
+def embed(network: torch.nn.Module, pixels: Tensor, *, batch_size: int = 512) -> Tensor:
+    """(N, D) float32 CPU features of a network's ``embed``."""
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        parts = [
+            network.embed(pixels[i : i + batch_size].to(device)).float().cpu()  # type: ignore[operator]
+            for i in range(0, len(pixels), batch_size)
+        ]
+    return torch.cat(parts)

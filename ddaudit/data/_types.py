@@ -1,0 +1,117 @@
+"""Real data: one split (:class:`ImageData`) and a named set of splits (:class:`Dataset`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """One split of real images.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, class index in [0, num_classes).
+        groups: (N,) int64 protected attribute, or None.
+        class_names: one name per class.
+        group_names: one name per group; empty without groups.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != (n,):
+            raise ValueError(
+                f"labels must be int64 ({n},), got {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        if self.groups is not None and (
+            self.groups.dtype != torch.int64 or self.groups.shape != (n,)
+        ):
+            raise ValueError(
+                f"groups must be int64 ({n},), got {self.groups.dtype} {tuple(self.groups.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        c, h, w = self.images.shape[1:]
+        return int(c), int(h), int(w)
+
+    def pixels(self, index: Tensor | slice | None = None) -> Tensor:
+        """(n, C, H, W) float32 pixels in [0, 1] of the records at ``index`` (all without it)."""
+        images = self.images if index is None else self.images[index]
+        return images.float().div_(255.0)
+
+    def subset(self, index: Tensor) -> ImageData:
+        """The records at ``index`` (int64 positions or a bool mask), in that order."""
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            groups=None if self.groups is None else self.groups[index],
+        )
+
+    def class_counts(self) -> Tensor:
+        """(num_classes,) int64 number of records of each class."""
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of a SHA-256 over images, labels and groups: equal data, equal fingerprint."""
+        digest = hashlib.sha256(repr((tuple(self.images.shape), self.class_names)).encode())
+        for part in (self.images, self.labels, self.groups):
+            if part is not None:
+                digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Named real data with fixed splits.
+
+    ``mean`` and ``std`` are the normalisation constants of the field for this set (per channel, pixels in
+    [0, 1]). ``augment`` is the DSA strategy string that published evaluations use on it. ``extra`` holds
+    further test splits (``test_paired`` of the coloured sets: every image in every colour). ``notes`` are
+    sentences that a report must repeat (a documented defect of a published construction, say).
+    """
+
+    name: str
+    train: ImageData
+    validation: ImageData
+    test: ImageData
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str = "color_crop_cutout_flip_scale_rotate"
+    extra: Mapping[str, ImageData] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return self.train.num_classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.train.shape

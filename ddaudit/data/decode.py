@@ -1,0 +1,102 @@
+"""Encoded pictures (PNG, JPEG, ...) to one uint8 tensor; every error names the file at fault."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddaudit.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GREY_MODES = ("1", "L", "LA", "I;16")
+"""PIL modes that hold one channel of light."""
+
+
+def decode_images(
+    sources: Iterable[tuple[str, bytes | Path]], *, size: int, channels: int | None = None
+) -> Tensor:
+    """Decode pictures that must end up with one shape.
+
+    Args:
+        sources: (name for messages, encoded bytes or file) of each picture.
+        size: 0 keeps the stored size; else the shorter side is resized to it and the centre
+            square cut out.
+        channels: 1 or 3; None: 1 when every picture is grey, else 3.
+
+    Returns:
+        (N, C, H, W) uint8.
+
+    Raises:
+        BadInput: a picture that cannot be read, or sizes that differ.
+    """
+    pictures, grey = [], True
+    shape: tuple[int, ...] | None = None
+    for name, source in sources:
+        with _open(name, source) as picture:
+            grey = grey and picture.mode in GREY_MODES
+            array = _array(picture, size=size, channels=channels)
+        if shape is not None and array.shape[:2] != shape[:2]:
+            what = f"is {_wh(array.shape)} pixels but the pictures before it are {_wh(shape)}"
+            raise BadInput(name, what, "Add size=32 (or another side length) to the data spec.")
+        shape = array.shape
+        pictures.append(array)
+    stacked = np.stack(pictures)
+    if channels == 1 or (channels is None and grey):
+        # The three channels of a converted grey picture are equal.
+        stacked = stacked[..., :1]
+    return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
+
+
+def index_classes(names: Sequence[str], known: Sequence[str], *, where: object) -> Tensor:
+    """(N,) int64 position of each name in ``known``.
+
+    Raises:
+        BadInput: a name that is not known.
+    """
+    position = {name: number for number, name in enumerate(known)}
+    for name in names:
+        if name not in position:
+            what = f"holds class '{name}', which the training data does not have"
+            raise BadInput(where, what, f"Training classes: {', '.join(known)}.")
+    return torch.tensor([position[name] for name in names], dtype=torch.int64)
+
+
+def _open(name: str, source: bytes | Path) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        picture.load()
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise BadInput(
+            name, "is not a picture that can be read", "Replace or remove it."
+        ) from error
+    return picture
+
+
+def _array(picture: Image, *, size: int, channels: int | None) -> np.ndarray:
+    """(H, W, C) uint8 with C = 3, or 1 when one channel was asked for."""
+    from PIL import Image
+
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if size and picture.size != (size, size):
+        width, height = picture.size
+        scale = size / min(width, height)
+        wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+        picture = picture.resize((wide, high), Image.Resampling.BILINEAR)
+        left, top = (wide - size) // 2, (high - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    array = np.asarray(picture, dtype=np.uint8)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _wh(shape: Sequence[int]) -> str:
+    return f"{shape[1]}x{shape[0]}"

@@ -1,0 +1,186 @@
+"""Data sets from the user's own files: folders of pictures and MedMNIST archives."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddaudit.data._types import Dataset, ImageData
+from ddaudit.data.decode import decode_images, index_classes
+from ddaudit.data.names import numbered
+from ddaudit.data.registry import Request, dataset
+from ddaudit.data.spec import Option
+from ddaudit.data.splits import VALIDATION, channel_statistics, empty_like, with_validation
+from ddaudit.errors import BadInput
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+SIZE = Option("size", 0, "side length to resize to; 0 keeps the stored size", low=0, high=1024)
+
+STATISTICS_NOTE = (
+    "Normalisation constants were computed from the training images of this data set; a privacy "
+    "claim has to count them as public or account for them."
+)
+
+
+@dataset(
+    "medmnist",
+    "a MedMNIST .npz file (2-D, one label per image); uses its own validation split",
+    options=(Option("file", "", "the .npz file, or its name below the data root", required=True),),
+)
+def medmnist(request: Request) -> Dataset:
+    """Read ``{train,val,test}_{images,labels}`` from an npz file; pickled arrays are refused."""
+    written = request.text("file")
+    get = "Download the .npz file from medmnist.com and give its path, or put it at ROOT/medmnist/."
+    named = written if written.endswith(".npz") else f"{written}.npz"
+    file = request.user_path(named, get=get, below=(".", "medmnist"))
+    arrays = _read_npz(file)
+    pairs = {
+        split: _checked_pair(
+            arrays[f"{split}_images"], arrays[f"{split}_labels"], where=f"{file}: {split}"
+        )
+        for split in ("train", "val", "test")
+    }
+    class_names = numbered(1 + max(int(labels.max()) for _, labels in pairs.values()))
+    splits = {
+        split: ImageData(images=images, labels=labels, class_names=class_names)
+        for split, (images, labels) in pairs.items()
+    }
+    channels = splits["train"].shape[0]
+    return Dataset(
+        name=request.name,
+        train=splits["train"],
+        validation=splits["val"],
+        test=splits["test"],
+        # MedMNIST's own benchmark code normalises with 0.5.
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+    )
+
+
+@dataset(
+    "image-folder",
+    "folders of pictures: train/CLASS/*.png, test/CLASS/*.png and, if there, val/CLASS/*.png",
+    options=(Option("path", "", "the folder", required=True), SIZE, VALIDATION),
+)
+def image_folder(request: Request) -> Dataset:
+    """Read a folder per split and class; classes are the folder names of train, sorted."""
+    root = request.user_path(
+        request.text("path"), get="Give a folder that holds train/CLASS/ and test/CLASS/."
+    )
+    for needed in ("train", "test"):
+        if not (root / needed).is_dir():
+            todo = "The layout is train/CLASS/*.png and test/CLASS/*.png."
+            raise BadInput(root, f"has no folder '{needed}'", todo)
+    class_names = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir()))
+    size = request.whole("size")
+    train = _folder_split(root / "train", class_names, size=size)
+    channels = train.shape[0]
+    test = _folder_split(root / "test", class_names, size=size, channels=channels)
+    own = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
+    validation = (
+        None if own is None else _folder_split(own, class_names, size=size, channels=channels)
+    )
+    return assemble(request, train=train, validation=validation, test=test, where=root)
+
+
+def assemble(
+    request: Request,
+    *,
+    train: ImageData,
+    validation: ImageData | None,
+    test: ImageData,
+    where: object,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """A data set from the splits of the user's files.
+
+    Without a validation split, the request's fraction of train is held out. Without constants, they
+    are computed from train (before anything is held out), and a note says so.
+
+    Raises:
+        BadInput: splits of different shapes.
+    """
+    for split in (validation, test):
+        if split is not None and split.shape != train.shape:
+            what = f"train images are {train.shape} (C, H, W) but another split has {split.shape}"
+            raise BadInput(where, what, "Add size=32 (or another side length) to the data spec.")
+    if mean is None or std is None:
+        mean, std = channel_statistics(train.images)
+        notes = (*notes, STATISTICS_NOTE)
+    made = Dataset(
+        name=request.name,
+        train=train,
+        validation=empty_like(train) if validation is None else validation,
+        test=test,
+        mean=mean,
+        std=std,
+        notes=notes,
+    )
+    return made if validation is not None else with_validation(made, request.number("validation"))
+
+
+def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
+    """The six arrays of a MedMNIST file."""
+    wanted = [
+        f"{split}_{part}" for split in ("train", "val", "test") for part in ("images", "labels")
+    ]
+    todo = "A MedMNIST file holds train, val and test images and labels as plain arrays."
+    if not zipfile.is_zipfile(file):
+        raise BadInput(file, "is not an .npz file", todo)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [name for name in wanted if name not in archive.files]
+            if missing:
+                raise BadInput(file, f"lacks {', '.join(missing)}", todo)
+            return {name: archive[name] for name in wanted}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(file, "cannot be read", todo) from error
+
+
+def _checked_pair(
+    images: NDArray[Any], labels: NDArray[Any], *, where: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, C, H, W) uint8 images and (N,) int64 labels of one MedMNIST split."""
+    grey = images.ndim == 3
+    if images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[3] == 3)):
+        what = f"images are {images.dtype} {images.shape}, not uint8 (N, H, W) or (N, H, W, 3)"
+        raise BadInput(where, what, "The 3-D MedMNIST sets are not supported.")
+    if not len(images):
+        raise BadInput(where, "holds no images")
+    if len(labels) != len(images) or labels.size != len(images):
+        what = f"labels have shape {labels.shape} for {len(images)} images, expected one each"
+        raise BadInput(where, what, "Multi-label sets (ChestMNIST) are not supported.")
+    if labels.dtype.kind not in "iu" or int(labels.min()) < 0:
+        raise BadInput(where, f"labels are {labels.dtype} or negative, expected numbers from 0 up")
+    stacked = images[:, None] if grey else images.transpose(0, 3, 1, 2)
+    return (
+        torch.from_numpy(np.ascontiguousarray(stacked)),
+        torch.from_numpy(labels.reshape(-1).astype(np.int64)),
+    )
+
+
+def _folder_split(
+    folder: Path, class_names: tuple[str, ...], *, size: int, channels: int | None = None
+) -> ImageData:
+    files = sorted(
+        path for path in folder.glob("*/*") if path.suffix.lower() in PICTURES and path.is_file()
+    )
+    if not files:
+        todo = f"Put them at {folder.name}/CLASS/NAME.png (also {', '.join(PICTURES[1:])})."
+        raise BadInput(folder, "holds no pictures", todo)
+    labels = index_classes([path.parent.name for path in files], class_names, where=folder)
+    images = decode_images(_named(files), size=size, channels=channels)
+    return ImageData(images=images, labels=labels, class_names=class_names)
+
+
+def _named(files: list[Path]) -> Iterator[tuple[str, Path]]:
+    return ((str(path), path) for path in files)

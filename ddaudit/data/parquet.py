@@ -1,0 +1,257 @@
+"""Data sets in parquet files, Hugging Face style: a column of pictures and a column of labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddaudit.data._types import Dataset, ImageData
+from ddaudit.data.decode import decode_images, index_classes
+from ddaudit.data.files import SIZE, assemble
+from ddaudit.data.names import CIFAR10_CLASSES, numbered
+from ddaudit.data.registry import Request, dataset
+from ddaudit.data.spec import Option
+from ddaudit.data.splits import VALIDATION
+from ddaudit.data.vision import BENCHMARKS
+from ddaudit.errors import BadInput
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+JPEG_NOTE = (
+    "CIFAR-10 (JPEG): the images are re-encoded as JPEG; numbers are not those of plain CIFAR-10."
+)
+
+
+@dataset(
+    "parquet",
+    "a folder with train*.parquet and test*.parquet (Hugging Face style)",
+    options=(
+        Option("path", "", "the folder", required=True),
+        Option("image", "", "picture column; default img or image"),
+        Option("label", "", "label column; default label, labels or fine_label"),
+        Option("group", "", "column of the protected attribute"),
+        SIZE,
+        VALIDATION,
+    ),
+)
+def parquet(request: Request) -> Dataset:
+    """Read train, test and, if there, validation files of a folder (or of its folder ``data``)."""
+    folder = request.user_path(
+        request.text("path"), get="Give a folder that holds train.parquet and test.parquet."
+    )
+    columns = _Columns(
+        image=request.text("image"),
+        label=request.text("label"),
+        group=request.text("group"),
+        size=request.whole("size"),
+    )
+    return _load(request, folder, columns=columns)
+
+
+@dataset(
+    "cifar10-jpeg",
+    "CIFAR-10 (JPEG): CIFAR-10 re-encoded as JPEG, from cifar10_jpeg/{train,test}.parquet",
+    options=(VALIDATION,),
+)
+def cifar10_jpeg(request: Request) -> Dataset:
+    """CIFAR-10 (JPEG), with CIFAR-10's normalisation constants.
+
+    Its rows are in class-balanced order (row i has class i mod 10), so a contiguous slice is no
+    random sample; the validation split comes from a seeded permutation.
+    """
+    folder = request.find(
+        ("cifar10_jpeg", "cifar10-jpeg"),
+        marker="train.parquet",
+        get="put its train.parquet and test.parquet at ROOT/cifar10_jpeg/; there is no download.",
+    )
+    constants = BENCHMARKS["cifar10"]
+    return _load(
+        request,
+        folder,
+        columns=_Columns(class_names=CIFAR10_CLASSES),
+        mean=constants.mean,
+        std=constants.std,
+        notes=(JPEG_NOTE,),
+    )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    image: str = ""
+    label: str = ""
+    group: str = ""
+    size: int = 0
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One split before its labels are numbered: pictures, and label and group columns as stored."""
+
+    where: str
+    images: torch.Tensor
+    labels: list[Any]
+    groups: list[Any] | None
+    names: tuple[str, ...] | None
+
+
+def _load(
+    request: Request,
+    folder: Path,
+    *,
+    columns: _Columns,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    train = _read(folder, ("train",), columns)
+    test = _read(folder, ("test",), columns, channels=_channels(train))
+    validation = _read(folder, ("validation", "valid", "val"), columns, channels=_channels(train))
+    if train is None or test is None:
+        missing = "train" if train is None else "test"
+        todo = "Wanted: train.parquet and test.parquet, or the Hub's train-00000-of-00001.parquet."
+        raise BadInput(folder, f"holds no {missing}.parquet", todo)
+    tables = [table for table in (train, validation, test) if table is not None]
+    class_names = (
+        columns.class_names
+        or train.names
+        or _names([t.labels for t in tables], "class", train.where)
+    )
+    group_names = (
+        _names([t.groups or [] for t in tables], "group", train.where) if columns.group else ()
+    )
+    made = {
+        table.where: ImageData(
+            images=table.images,
+            labels=_numbers(table.labels, class_names, table.where),
+            class_names=class_names,
+            groups=None
+            if table.groups is None
+            else _numbers(table.groups, group_names, table.where),
+            group_names=group_names,
+        )
+        for table in tables
+    }
+    return assemble(
+        request,
+        train=made[train.where],
+        validation=None if validation is None else made[validation.where],
+        test=made[test.where],
+        where=folder,
+        mean=mean,
+        std=std,
+        notes=notes,
+    )
+
+
+def _channels(table: _Table | None) -> int | None:
+    return None if table is None else int(table.images.shape[1])
+
+
+def _read(
+    folder: Path, prefixes: tuple[str, ...], columns: _Columns, *, channels: int | None = None
+) -> _Table | None:
+    files = _files(folder, prefixes)
+    if not files:
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        tables = [pq.read_table(file) for file in files]
+        table = pa.concat_tables(tables)
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(files[0], "is not a readable parquet file", "Download it again.") from error
+    where = str(files[0])
+    image = _column(table.column_names, columns.image, IMAGE_COLUMNS, "image", where)
+    label = _column(table.column_names, columns.label, LABEL_COLUMNS, "label", where)
+    groups = None
+    if columns.group:
+        group = _column(table.column_names, columns.group, (), "group", where)
+        groups = table.column(group).to_pylist()
+    if table.num_rows == 0:
+        raise BadInput(where, "holds no rows")
+    pictures = table.column(image)
+    return _Table(
+        where=where,
+        images=decode_images(
+            _pictures(pictures, image, where), size=columns.size, channels=channels
+        ),
+        labels=table.column(label).to_pylist(),
+        groups=groups,
+        names=_hub_names(table.schema.metadata, label),
+    )
+
+
+def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
+    """The files of a split: ``train.parquet`` or the Hub's numbered parts, here or in ``data``."""
+    for place in (folder, folder / "data"):
+        for prefix in prefixes:
+            exact = place / f"{prefix}.parquet"
+            if exact.is_file():
+                return [exact]
+            parts = sorted(place.glob(f"{prefix}-*.parquet"))
+            if parts:
+                return parts
+    return []
+
+
+def _column(names: list[str], wanted: str, usual: tuple[str, ...], option: str, where: str) -> str:
+    for name in (wanted,) if wanted else usual:
+        if name in names:
+            return name
+    looked = wanted or " or ".join(usual)
+    todo = f"Columns: {', '.join(names)}. Name one with {option}=COLUMN."
+    raise BadInput(where, f"has no column {looked}", todo)
+
+
+def _pictures(column: Any, name: str, where: str) -> Iterator[tuple[str, bytes]]:
+    row = 0
+    for chunk in column.chunks:
+        for value in chunk.to_pylist():
+            data = value.get("bytes") if isinstance(value, dict) else value
+            if not isinstance(data, bytes):
+                what = f"column '{name}' holds no encoded picture"
+                todo = "Store pictures as bytes, or as {bytes, path} like the Hugging Face Hub."
+                raise BadInput(f"{where}: row {row}", what, todo)
+            yield f"{where}: row {row}", data
+            row += 1
+
+
+def _hub_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
+    """Class names that the ``datasets`` library stores in the schema, if there."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(str(name) for name in names)
+
+
+def _names(columns: list[list[Any]], kind: str, where: str) -> tuple[str, ...]:
+    """Names for stored values: numbered up to the largest number, or the sorted texts."""
+    values = {value for column in columns for value in column}
+    if not all(type(value) is int for value in values):
+        return tuple(sorted(str(value) for value in values))
+    low, high = min(values), max(values)
+    if low < 0 or high >= 100_000:
+        what = f"{kind} column holds {low if low < 0 else high}"
+        raise BadInput(where, what, "Wanted: numbers from 0 up, or texts.")
+    return numbered(high + 1, kind=kind)
+
+
+def _numbers(values: list[Any], names: tuple[str, ...], where: str) -> torch.Tensor:
+    if all(type(value) is int for value in values) and not {str(v) for v in values} <= set(names):
+        bad = [value for value in values if not 0 <= value < len(names)]
+        if bad:
+            raise BadInput(
+                where, f"holds label {bad[0]} but there are {len(names)} names for labels"
+            )
+        return torch.tensor(values, dtype=torch.int64)
+    return index_classes([str(value) for value in values], names, where=where)

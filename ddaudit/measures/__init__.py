@@ -1,0 +1,1 @@
+"""Auditors without an adversary: utility, calibration, bias, and the scores behind them."""

@@ -1,0 +1,229 @@
+"""Auditor ``bias``: do victims treat the groups of a protected attribute alike?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.errors import Unsupported
+from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.measures import deo, gaps
+from ddaudit.measures._common import few_images, victim_logits
+from ddaudit.measures._fairlearn import class_gaps
+from ddaudit.stats import fair_gap_floor, max_min_gap
+
+SMALL_CELL = 30
+"""Below this many images in a (group, class) cell, caveats say so."""
+
+
+class BiasSettings(Settings):
+    """Knobs of the bias auditor."""
+
+    bootstrap: int = 1000
+    """Resamples of the test images behind the intervals."""
+    simulations: int = 2000
+    """Fair networks simulated for the noise floors."""
+    paired_limit: int | None = None
+    """At most this many distinct images of the paired test set (each in every group); None: all."""
+
+
+@auditor
+class Bias(Auditor[BiasSettings]):
+    """Equal-opportunity gaps over groups, with the gap a perfectly fair network would show."""
+
+    name: ClassVar[str] = "bias"
+    title: ClassVar[str] = "Group bias"
+    question: ClassVar[str] = (
+        "Is a network trained on this set as often right for one group of images as for another "
+        "(a colour, a gender), or has it learnt the group instead of the class?"
+    )
+    threat_model: ClassVar[str] = (
+        "No adversary. The training data are biased: most images of a class share one group. "
+        "Distillation can amplify that, because the majority dominates what it matches. The "
+        "victims are scored on test images in which groups and classes are independent."
+    )
+    how_to_read: ClassVar[str] = (
+        "For each class, the gap is the accuracy on its best group minus that on its worst. DEO_A "
+        "is the mean gap over classes and DEO_M the largest; 0 is fair, 1 means a class that is "
+        "always right for one group and always wrong for another. The largest of many noisy gaps "
+        "is never 0: the noise floor is what a perfectly fair network of the same accuracy would "
+        "show on these test images. Only what exceeds the floor is evidence of bias. A paired test "
+        "set (every image shown in every group) has a much lower floor."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "FairDD: Fair Dataset Distillation, NeurIPS 2025, arXiv 2411.19623 (DEO_M, DEO_A as coded)",
+        "fairlearn, Metrics and MetricFrame (demographic parity, equalized odds)",
+    )
+    settings: ClassVar[type[Settings]] = BiasSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"bootstrap": 300, "simulations": 500, "paired_limit": 1000}
+    }
+
+    def run(self, subject: Subject, ctx: Context, settings: BiasSettings, seed: int) -> Finding:
+        """Score the balanced test set, and the paired one where the data have it.
+
+        Raises:
+            Unsupported: the data have no protected attribute.
+        """
+        test = ctx.test()
+        if test.groups is None:
+            raise Unsupported(
+                f"the data '{ctx.data.name}' has no protected attribute; "
+                "try a coloured version, for example digits-colored"
+            )
+        g = ctx.generator("bias", subject.id, seed)
+        victims = victim_logits(ctx, subject, seed, test.images).argmax(2)
+        answers = gaps.Answers.of(victims, test)
+        sizes = {"n_boot": settings.bootstrap, "n_sim": settings.simulations}
+        metrics = gaps.gap_metrics(answers, **sizes, generator=g)
+        metrics += gaps.group_metrics(answers)
+        metrics += gaps.alignment_metrics(answers, gaps.majority_groups(ctx.data.train))
+        finding = Finding(
+            subject=subject.id,
+            auditor=self.name,
+            metrics=metrics,
+            curves=[_class_curve(answers, subject.id), _group_curve(metrics, answers, subject.id)],
+            caveats=few_images(len(test), len(victims)) + _caveats(answers, metrics),
+        )
+        paired = ctx.data.extra.get("test_paired")
+        if paired is None:
+            return finding
+        chosen = gaps.paired_sample(paired, settings.paired_limit)
+        try:
+            twins = gaps.Answers.of(
+                victim_logits(ctx, subject, seed, chosen.images).argmax(2), chosen
+            )
+            finding.metrics += gaps.paired_metrics(twins, **sizes, generator=g)
+            images = len(chosen) // len(twins.group_names)
+            finding.caveats.append(
+                f"The paired test set shows {images} images in all {len(twins.group_names)} groups; "
+                "its floor is that of a network for which it does not matter which version of an "
+                "image it sees. Published tables use the standard test set."
+            )
+        except Unsupported as error:
+            finding.status, finding.reason = "partial", f"No paired gaps: {error}."
+        return finding
+
+    def checks(self, ctx: Context, settings: BiasSettings) -> list[Check]:
+        """Perfect, group-reading and fair simulated networks; the mapping to fairlearn."""
+        test = ctx.test()
+        if test.groups is None:
+            return []
+        labels, groups, k = test.labels, test.groups, test.num_classes
+        g = ctx.generator("bias", "checks")
+        trials = 40
+        wrong = (labels + 1) % k
+        hits = torch.rand(trials, len(test), generator=g) < 0.9
+        fair = gaps.Answers.of(torch.where(hits, labels, wrong), test)
+        favourite = (fair.counts > 0).long().argmax(0)  # the first group that each class has
+        one_group = torch.where(groups == favourite[labels], labels, wrong)
+        perfect = float(deo.deo_m(gaps.Answers.of(labels[None], test).rates))
+        reader = float(deo.deo_a(gaps.Answers.of(one_group[None], test).rates))
+        seen = deo.deo_a(fair.rates)
+        floor = fair_gap_floor(
+            fair.counts, torch.full((k,), 0.9), seed=ctx.seed_for("bias", "floor")
+        ).average.mean
+        width = 4 * float(seen.std()) / trials**0.5 + 1e-9  # standard errors of the mean
+        theirs = class_gaps(labels, fair.predictions[0], groups)
+        ours = max_min_gap(deo.true_positive_rates(fair.rates[0])).nan_to_num(nan=0.0)
+        present = torch.unique(labels)
+        apart = float((ours[present] - theirs).abs().max())
+        return [
+            Check(
+                name="perfect network",
+                passed=perfect == 0,
+                value=perfect,
+                expected="DEO_M 0",
+                affects=["bias.deo"],
+            ),
+            Check(
+                name="network that is right for one group of each class only",
+                passed=abs(reader - 1) < 1e-9,
+                value=reader,
+                expected="DEO_A 1",
+                affects=["bias.deo"],
+            ),
+            Check(
+                name="perfectly fair network, right on 90 % of every cell",
+                passed=abs(float(seen.mean()) - floor) <= width,
+                value=float(seen.mean()),
+                expected=f"DEO_A {floor:.4f} +- {width:.4f}, the noise floor",
+                detail=f"mean of {trials} simulated networks",
+                affects=["bias.deo"],
+            ),
+            Check(
+                name="same gaps as fairlearn's MetricFrame",
+                passed=apart < 1e-9,
+                value=apart,
+                expected="largest difference over classes 0",
+                affects=["bias.deo"],
+            ),
+        ]
+
+
+def _caveats(answers: gaps.Answers, metrics: Sequence[Metric]) -> list[str]:
+    """What the reader must know about the cells, and whether the gaps rise above chance."""
+    out = []
+    empty = int((answers.counts == 0).sum())
+    smallest = int(answers.counts[answers.counts > 0].min())
+    if empty:
+        out.append(
+            f"{empty} of {answers.counts.numel()} (group, class) cells have no test image and are "
+            "left out."
+        )
+    if smallest < SMALL_CELL:
+        out.append(
+            f"The smallest (group, class) cell has {smallest} test images: most of a max-min gap "
+            "over such cells is chance. Read it against its floor, or the paired test set."
+        )
+    found = {m.name: m for m in metrics}
+    for name in ("deo_m", "deo_a"):
+        gap, chance = found[f"bias.{name}"].value, found[f"bias.{name}_floor95"].value
+        if gap is not None and chance is not None and gap <= chance:
+            out.append(
+                f"{name.upper()} {gap:.3f} does not exceed what a perfectly fair network of this "
+                f"accuracy shows in 1 of 20 test sets ({chance:.3f}): by itself it is no evidence "
+                "of bias."
+            )
+    share = answers.counts.double() / answers.counts.sum(1, keepdim=True).clamp(min=1)
+    if float((share.amax(0) - share.amin(0)).max()) > 0.02:
+        out.append(
+            "Classes are not spread alike over the groups of the test set, so demographic parity "
+            "is not 0 even for a perfect network."
+        )
+    return out
+
+
+def _class_curve(answers: gaps.Answers, label: str) -> Curve:
+    """The gap of every class, averaged over networks."""
+    gap = max_min_gap(deo.true_positive_rates(answers.rates)).nanmean(0)
+    known = torch.isfinite(gap).nonzero()[:, 0].tolist()
+    return Curve(
+        plot="Gap between best and worst group, by class",
+        label=label,
+        x=[float(k) for k in known],
+        y=[float(gap[k]) for k in known],
+        kind="points",
+        x_label="class index",
+        y_label="accuracy gap",
+    )
+
+
+def _group_curve(metrics: Sequence[Metric], answers: gaps.Answers, label: str) -> Curve:
+    """Accuracy of every group with its interval."""
+    rows = [m for m in metrics if m.name == "bias.group_accuracy"]
+    return Curve(
+        plot="Accuracy by group",
+        label=label,
+        x=[float(answers.group_names.index(m.params["group"])) for m in rows],
+        y=[m.value or 0.0 for m in rows],
+        low=[m.low or 0.0 for m in rows],
+        high=[m.high or 0.0 for m in rows],
+        counts=[m.n or 0 for m in rows],
+        kind="points",
+        x_label="group index",
+        y_label="accuracy",
+    )

@@ -1,0 +1,261 @@
+"""Fairness metrics with intervals and noise floors, from what victims predicted on a test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import ImageData
+from ddaudit.errors import Unsupported
+from ddaudit.findings import Metric
+from ddaudit.measures import deo
+from ddaudit.measures._common import metric
+from ddaudit.measures._fairlearn import one_vs_rest_gaps
+from ddaudit.stats import Floor, GapFloor, Interval, crossed, crossed_rate, fair_gap_floor
+
+STANDARD, PAIRED = "standard", "paired"
+PARITY, ODDS = "demographic_parity_difference", "equalized_odds_difference"
+WORST_CELL = "worst_cell_accuracy"
+
+_CHUNK = 10_000_000  # table entries held at once
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What V victims predicted on one test set with a protected attribute.
+
+    Attributes:
+        predictions: (V, N) int64 predicted classes.
+        labels, groups: (N,) int64.
+        class_names, group_names: K and G names.
+        counts: (G, K) images per group and class.
+        rates: (V, G, K, K), see ``ddaudit.measures.deo``.
+    """
+
+    predictions: Tensor
+    labels: Tensor
+    groups: Tensor
+    class_names: tuple[str, ...]
+    group_names: tuple[str, ...]
+    counts: Tensor
+    rates: Tensor
+
+    @classmethod
+    def of(cls, predictions: Tensor, data: ImageData) -> Answers:
+        """Cross-tabulate predictions on data with groups.
+
+        Raises:
+            Unsupported: the data have no groups, or no class has images of two of them.
+        """
+        if data.groups is None:
+            raise Unsupported("the test images have no protected attribute")
+        groups = max(len(data.group_names), int(data.groups.max()) + 1)
+        counts = deo.cell_counts(
+            data.labels, data.groups, num_classes=data.num_classes, num_groups=groups
+        )
+        names = data.group_names or tuple(str(i) for i in range(groups))
+        if not bool(((counts > 0).sum(0) >= 2).any()):
+            raise Unsupported(
+                "no class has test images in two groups, so there is no gap to measure"
+            )
+        rates = deo.cross_tabulate(predictions, data.labels, data.groups, counts)
+        return cls(predictions, data.labels, data.groups, data.class_names, names, counts, rates)
+
+    @property
+    def correct(self) -> Tensor:
+        """(V, N) float64 1 where right."""
+        return (self.predictions == self.labels).double()
+
+
+def gap_metrics(
+    answers: Answers, *, n_boot: int, n_sim: int, generator: torch.Generator
+) -> list[Metric]:
+    """DEO_M, DEO_A, demographic parity, equalized odds and the worst cell on independent images.
+
+    Gaps are taken per network and then averaged, as published. Intervals: images resampled within
+    (group, class) cells, joined with the spread of the networks, laid around the printed value: a
+    largest gap is biased upwards in every resample (see ``ddaudit.stats.crossed``). Floors:
+    networks of the same rates whose predictions within a class ignore the group.
+    """
+    a, counts = answers, answers.counts
+
+    def draw(count: int) -> Tensor:
+        return deo.resampled_rates(
+            a.predictions, a.labels, a.groups, counts, n_boot=count, generator=generator
+        )
+
+    drawn = _replicates(draw, counts, a.rates, n_boot)
+    per_network = _measures(a.rates, counts)
+    theirs = [one_vs_rest_gaps(a.labels, p, a.groups, len(a.class_names)) for p in a.predictions]
+    # fairlearn's values are printed; ours equal them and can be resampled a thousand times.
+    per_network[PARITY] = torch.tensor([t.demographic_parity for t in theirs]).double()
+    per_network[ODDS] = torch.tensor([t.equalized_odds for t in theirs]).double()
+    intervals = _intervals(per_network, drawn, counts, n=len(a.labels))
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    floor = fair_gap_floor(counts, deo.pooled_tpr(a.rates, counts), n_sim=n_sim, seed=seed)
+    out = _deo_metrics(intervals, floor, test=STANDARD)
+    fewer = max(50, n_sim // 10)  # a simulated table costs ten times a simulated row of hits
+    twins = [
+        _measures(deo.fair_rates(r, counts, n_sim=fewer, generator=generator), counts)
+        for r in a.rates
+    ]
+    for name in (PARITY, ODDS):
+        chance = sum(Floor.of(t[name]).mean for t in twins) / len(twins)
+        out.append(metric(f"bias.{name}", intervals[name], direction="lower", floor=chance))
+    out.append(metric(f"bias.{WORST_CELL}", intervals[WORST_CELL], direction="higher"))
+    return out
+
+
+def paired_metrics(
+    answers: Answers, *, n_boot: int, n_sim: int, generator: torch.Generator
+) -> list[Metric]:
+    """DEO_M and DEO_A on a test set that shows image i as group g in record ``G * i + g``.
+
+    All versions of an image are resampled together. The floor permutes, image by image, which
+    versions a network got right (``ddaudit.measures.deo.paired_floor``); ``n`` counts images, not
+    versions.
+
+    Raises:
+        Unsupported: the records are not in that order.
+    """
+    a, g = answers, len(answers.group_names)
+    labels = a.labels[::g]
+    in_order = len(a.labels) % g == 0 and torch.equal(a.groups, torch.arange(g).repeat(len(labels)))
+    if not in_order or not torch.equal(a.labels, labels.repeat_interleave(g)):
+        raise Unsupported("the paired test set does not list every image in every group in turn")
+    versions = a.predictions.view(len(a.predictions), -1, g)
+
+    def draw(count: int) -> Tensor:
+        return deo.resampled_paired_rates(
+            versions, labels, num_classes=len(a.class_names), n_boot=count, generator=generator
+        )
+
+    drawn = _replicates(draw, a.counts, a.rates, n_boot)
+    intervals = _intervals(_measures(a.rates, a.counts), drawn, a.counts, n=len(labels))
+    right = versions == labels[:, None]
+    floors = [deo.paired_floor(r, labels, n_sim=n_sim, generator=generator) for r in right]
+    return _deo_metrics(intervals, GapFloor.average_of(floors), test=PAIRED)
+
+
+def group_metrics(answers: Answers) -> list[Metric]:
+    """Accuracy of each group that has test images."""
+    out = []
+    for group, name in enumerate(answers.group_names):
+        inside = answers.groups == group
+        if bool(inside.any()):
+            rate = crossed_rate(answers.correct[:, inside])
+            params = {"group": name}
+            out.append(metric("bias.group_accuracy", rate, direction="higher", params=params))
+    return out
+
+
+def majority_groups(train: ImageData) -> Tensor | None:
+    """(K,) the group that most training images of each class have; None without a clear majority.
+
+    Clear: at least half of every class, and not one group for all classes.
+    """
+    if train.groups is None:
+        return None
+    groups = int(train.groups.max()) + 1
+    counts = deo.cell_counts(
+        train.labels, train.groups, num_classes=train.num_classes, num_groups=groups
+    )
+    top = counts.max(0)
+    clear = bool((2 * top.values >= counts.sum(0)).all()) and bool((counts.sum(0) > 0).all())
+    return top.indices if clear and len(torch.unique(top.indices)) > 1 else None
+
+
+def alignment_metrics(answers: Answers, majority: Tensor | None) -> list[Metric]:
+    """Accuracy where the group is the class's majority group in training, and elsewhere."""
+    if majority is None:
+        return []
+    aligned = answers.groups == majority[answers.labels]
+    if not bool(aligned.any()) or bool(aligned.all()):
+        return []
+    return [
+        metric(f"bias.{name}_accuracy", crossed_rate(answers.correct[:, part]), direction="higher")
+        for name, part in (("aligned", aligned), ("conflicting", ~aligned))
+    ]
+
+
+def paired_sample(paired: ImageData, limit: int | None) -> ImageData:
+    """At most ``limit`` images of a paired test set, classes evenly, each in every group."""
+    if paired.groups is None or not len(paired):
+        return paired
+    g = int(paired.groups.max()) + 1
+    if limit is None or len(paired) // g <= limit:
+        return paired
+    labels = paired.labels[::g]
+    position = torch.empty_like(labels)
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero()[:, 0]
+        position[members] = torch.arange(len(members))
+    chosen = torch.sort(torch.argsort(position, stable=True)[:limit]).values
+    return paired.subset((chosen[:, None] * g + torch.arange(g)).flatten())
+
+
+def _measures(rates: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """Every gap over the leading axes of ``rates``."""
+    return {
+        "deo_m": deo.deo_m(rates),
+        "deo_a": deo.deo_a(rates),
+        PARITY: deo.demographic_parity(rates, counts),
+        ODDS: deo.equalized_odds(rates, counts),
+        WORST_CELL: deo.worst_cell(rates),
+    }
+
+
+def _replicates(
+    draw: Callable[[int], Tensor], counts: Tensor, rates: Tensor, n_boot: int
+) -> dict[str, Tensor]:
+    """(n_boot,) bootstrap replicates of every gap averaged over networks."""
+    step = max(1, _CHUNK // rates.numel())
+    pieces = []
+    for start in range(0, n_boot, step):
+        tables = draw(min(step, n_boot - start))
+        pieces.append({m: v.mean(1) for m, v in _measures(tables, counts).items()})
+    return {m: torch.cat([piece[m] for piece in pieces]) for m in pieces[0]}
+
+
+def _intervals(
+    per_network: dict[str, Tensor], drawn: dict[str, Tensor], counts: Tensor, *, n: int
+) -> dict[str, Interval]:
+    """Intervals of every gap, with a continuity correction where one cell decides the value.
+
+    The largest gap and the worst cell move in steps of one image of one cell, which in small cells
+    is more than the whole interval; half a step of a typical cell is added on both sides.
+    """
+    step = 0.5 / float(counts[counts > 0].double().median())
+    out = {}
+    for name, values in per_network.items():
+        i = crossed(values, drawn[name], n=n)
+        slack = step if name in ("deo_m", ODDS, WORST_CELL) else 0.0
+        out[name] = Interval(i.value, i.low - slack, i.high + slack, n).clamp()
+    return out
+
+
+def _deo_metrics(intervals: dict[str, Interval], floor: GapFloor, *, test: str) -> list[Metric]:
+    out = []
+    for name, chance in (("deo_m", floor.worst), ("deo_a", floor.average)):
+        out.append(
+            metric(
+                f"bias.{name}",
+                intervals[name],
+                direction="lower",
+                floor=chance.mean,
+                headline=test == STANDARD or name == "deo_m",
+                params={"test": test},
+            )
+        )
+        out.append(
+            Metric(
+                name=f"bias.{name}_floor95",
+                value=chance.q95,
+                n=intervals[name].n,
+                params={"test": test},
+            )
+        )
+    return out

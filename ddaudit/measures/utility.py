@@ -1,0 +1,227 @@
+"""Auditor ``utility``: how well do networks trained on the set classify real test images?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.errors import BadInput, Unsupported
+from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.measures._common import few_images, metric, victim_logits
+from ddaudit.models import Arch
+from ddaudit.stats import Interval, crossed, crossed_rate
+from ddaudit.stats.intervals import stratified_replicates
+
+
+class UtilitySettings(Settings):
+    """Knobs of the utility auditor."""
+
+    cross_architectures: tuple[str, ...] = ()
+    """Other architectures to train on the same set; names as ``ddaudit.models.Arch`` reads them."""
+    bootstrap: int = 1000
+    """Resamples of the test images behind the intervals of per-class summaries."""
+
+
+@auditor
+class Utility(Auditor[UtilitySettings]):
+    """Accuracy of victims on real test images, overall and by class, and on other architectures."""
+
+    name: ClassVar[str] = "utility"
+    title: ClassVar[str] = "Utility"
+    question: ClassVar[str] = (
+        "If I train a network from scratch on this set alone, how often is it right on real images "
+        "it has never seen, and are some classes left behind?"
+    )
+    threat_model: ClassVar[str] = (
+        "No adversary. Fresh networks are trained on the set under the audit's fixed protocol and "
+        "scored once, at the end of training, on real test images. Nothing is chosen by looking at "
+        "the test images: no best epoch, no best network, no best set."
+    )
+    how_to_read: ClassVar[str] = (
+        "Accuracy is the share of test images classified correctly: 1 is perfect, 1 / classes is "
+        "guessing. Compare it with the rows for the full data (the ceiling) and for a random "
+        "subset of the same size (what costs nothing): a set that does not beat the random "
+        "subset's interval has no use. The worst class shows what an average hides; other "
+        "architectures show whether the set only works for the network it was made with."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Cui et al., DC-BENCH: Dataset Condensation Benchmark, NeurIPS 2022, arXiv 2207.09639",
+        "Chen et al., A Comprehensive Study on Dataset Distillation, arXiv 2305.03355",
+    )
+    settings: ClassVar[type[Settings]] = UtilitySettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"cross_architectures": (), "bootstrap": 500},
+        "standard": {"cross_architectures": ("MLP", "LeNet")},
+        "full": {"cross_architectures": ("MLP", "LeNet", "AlexNet", "VGG11", "ResNet18")},
+    }
+
+    def run(self, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int) -> Finding:
+        """Score the victims; train and score the other architectures."""
+        test = ctx.test()
+        logits = victim_logits(ctx, subject, seed, test.images)
+        correct = (logits.argmax(2) == test.labels).double()
+        g = ctx.generator("utility", subject.id, seed)
+        finding = Finding(
+            subject=subject.id,
+            auditor=self.name,
+            metrics=accuracy_metrics(
+                correct, test.labels, test.class_names, n_boot=settings.bootstrap, generator=g
+            ),
+            caveats=few_images(len(test), len(correct)),
+        )
+        finding.curves.append(_class_curve(finding.metrics, test.class_names, subject.id))
+        finding.caveats.append(
+            "Accuracy belongs to the set, its labels and the training protocol together: it can be "
+            f"compared within this report (protocol {ctx.protocol.name}), and with published "
+            "numbers only under their protocol."
+        )
+        if settings.cross_architectures:
+            self._cross(finding, subject, ctx, settings, seed)
+        return finding
+
+    def _cross(
+        self, finding: Finding, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int
+    ) -> None:
+        """Add ``utility.cross_architecture_accuracy`` to a finding, or the reason why not."""
+        names = ", ".join(settings.cross_architectures)
+        try:
+            distilled = ctx.distilled(subject, seed)
+        except Unsupported as error:
+            finding.caveats.append(f"Other architectures ({names}) not tried: {error}.")
+            return
+        test, failed = ctx.test(), []
+        count = ctx.preset.victims
+        seeds = [ctx.seed_for("victim", seed, i) for i in range(count)]
+        for name in settings.cross_architectures:
+            try:
+                nets = ctx.train([distilled] * count, seeds=seeds, arch=Arch.parse(name))
+                logits = torch.stack([ctx.predict(net, test.images) for net in nets])
+            except BadInput as error:
+                failed.append(str(error))
+                continue
+            rate = crossed_rate((logits.argmax(2) == test.labels).double())
+            finding.metrics.append(
+                metric(
+                    "utility.cross_architecture_accuracy",
+                    rate,
+                    direction="higher",
+                    params={"arch": name},
+                )
+            )
+        if failed:
+            finding.status = "partial"
+            finding.reason = "Some architectures could not be trained: " + " ".join(failed)
+
+    def checks(self, ctx: Context, settings: UtilitySettings) -> list[Check]:
+        """Predictors of known accuracy, chance, and the mean (not the best) of two victims."""
+        labels, k = ctx.test().labels, ctx.data.num_classes
+        g = ctx.generator("utility", "checks")
+        n = len(labels)
+        wrong = (labels + 1) % k
+        known = torch.where(torch.arange(n) % 4 == 3, wrong, labels)
+        want = 1 - (n // 4) / n
+        read = crossed_rate((known == labels).double()).value
+        guess = torch.rand(n, k, generator=g).argmax(1)
+        chance = crossed_rate((guess == labels).double(), confidence=0.999)
+        pair = torch.stack([labels, torch.where(torch.arange(n) % 2 == 1, wrong, labels)])
+        mean = crossed_rate((pair == labels).double()).value
+        half = (1 + 1 - (n // 2) / n) / 2
+        return [
+            Check(
+                name="predictor wrong on every fourth image",
+                passed=abs(read - want) < 1e-9,
+                value=read,
+                expected=f"accuracy {want:.4f}",
+            ),
+            Check(
+                name="random logits",
+                passed=1 / k in chance,
+                value=chance.value,
+                expected=f"99.9 % interval contains 1/{k}",
+                detail=f"interval [{chance.low:.4f}, {chance.high:.4f}]",
+            ),
+            Check(
+                name="a perfect and a half-wrong victim",
+                passed=abs(mean - half) < 1e-9,
+                value=mean,
+                expected=f"their mean {half:.4f}, not the better one",
+            ),
+        ]
+
+
+def accuracy_metrics(
+    correct: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    n_boot: int = 1000,
+    generator: torch.Generator,
+) -> list[Metric]:
+    """Accuracy overall and by class.
+
+    Args:
+        correct: (V, N) 1 where victim v was right on image i.
+        labels: (N,) int64.
+        class_names: K names; classes without test images are left out.
+        n_boot: resamples, drawn within classes.
+    """
+    n = len(labels)
+    present = [k for k in range(len(class_names)) if bool((labels == k).any())]
+    by_class = torch.stack([correct[:, labels == k].mean(1) for k in present], 1)  # (V, K)
+    # One more image per class, right as often as all images are: a class without a single error
+    # (or hit) is not thereby certain.
+    pseudo = correct.mean(1).expand(len(class_names), -1)
+    drawn = stratified_replicates(correct.T, labels, n_boot, generator, pseudo=pseudo)
+    replicates = drawn[:, present].transpose(1, 2)  # (B, V, K)
+    counts = torch.stack([(labels == k).sum() for k in present])
+
+    def summary(of: Callable[[Tensor], Tensor]) -> Interval:
+        return crossed(of(by_class), of(replicates).mean(1), n=n).clamp()
+
+    equal = torch.binomial(
+        counts.double().expand(1000, -1).contiguous(),
+        torch.full((1000, len(present)), float(by_class.mean()), dtype=torch.float64),
+        generator=generator,
+    )
+    out = [
+        metric("utility.accuracy", crossed_rate(correct), direction="higher", headline=True),
+        metric("utility.balanced_accuracy", summary(lambda x: x.mean(-1)), direction="higher"),
+        metric("utility.worst_class_accuracy", summary(lambda x: x.amin(-1)), direction="higher"),
+        metric(
+            "utility.class_std",
+            summary(_spread),
+            direction="lower",
+            floor=float(_spread(equal / counts).mean()),
+        ),
+    ]
+    for k in present:
+        rate = crossed_rate(correct[:, labels == k])
+        name = {"class": class_names[k]}
+        out.append(metric("utility.class_accuracy", rate, direction="higher", params=name))
+    return out
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Standard deviation over the classes (last axis); they are all there are, so divided by K."""
+    return x.std(-1, correction=0)
+
+
+def _class_curve(metrics: Sequence[Metric], class_names: Sequence[str], label: str) -> Curve:
+    rows = [m for m in metrics if m.name == "utility.class_accuracy"]
+    names = list(class_names)
+    return Curve(
+        plot="Accuracy by class",
+        label=label,
+        x=[float(names.index(m.params["class"])) for m in rows],
+        y=[float(m.value or 0.0) for m in rows],
+        low=[float(m.low or 0.0) for m in rows],
+        high=[float(m.high or 0.0) for m in rows],
+        counts=[int(m.n or 0) for m in rows],
+        kind="points",
+        x_label="class index",
+        y_label="accuracy",
+    )

@@ -1,0 +1,97 @@
+"""A network that takes pixels: a Normalize layer, then a body that takes normalised images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ddaudit.errors import BadInput
+from ddaudit.models.arch import Arch
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel; x are pixels in [0, 1], (N, C, H, W)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.mean) / self.std
+
+
+class Body(nn.Module):
+    """What the field calls the network: ``features`` (flattened last map), linear ``classifier``.
+
+    Attributes:
+        features: (N, C, H, W) normalised images -> (N, D) embedding, the input of the classifier.
+        classifier: (N, D) -> (N, K) logits.
+    """
+
+    def __init__(self, features: nn.Module, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+
+class Network(nn.Module):
+    """Pixels in [0, 1] -> logits. Made by :func:`ddaudit.models.build`.
+
+    Attributes:
+        normalize: the Normalize layer (buffers, no parameters).
+        body: :class:`Body`, takes normalised images.
+        arch: what it is; ``shape`` (C, H, W) and ``num_classes`` what it is for.
+        trained_with: the training engine's strategy ("loop", "compiled", "stacked"), None if it was
+            not trained here.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        *,
+        arch: Arch,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        if len(mean) != shape[0] or len(std) != shape[0]:
+            raise BadInput(
+                "normalisation",
+                f"has {len(mean)} means and {len(std)} stds for {shape[0]} channels",
+                "Give one of each per channel.",
+            )
+        if not all(s > 0 for s in std):
+            raise BadInput("normalisation", "has a standard deviation that is not positive")
+        self.normalize = Normalize(mean, std)
+        self.body = body
+        self.arch = arch
+        self.shape = shape
+        self.num_classes = num_classes
+        self.trained_with: str | None = None
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) pixels in [0, 1] -> (N, K) logits."""
+        logits: Tensor = self.body(self.normalize(pixels))
+        return logits
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) pixels in [0, 1] -> (N, D) penultimate features."""
+        features: Tensor = self.body.features(self.normalize(pixels))
+        return features
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.normalize.mean.device

@@ -1,0 +1,27 @@
+"""Distilled sets: the artifact, its card, safe files, community formats."""
+
+from ddaudit.sets._probe import from_bytes, is_set_file, to_bytes
+from ddaudit.sets._types import Card, DistilledSet, LedgerEntry, PrivacyClaim
+from ddaudit.sets.files import fingerprint, load, save
+from ddaudit.sets.formats import FORMATS
+from ddaudit.sets.imports import detect, import_set
+from ddaudit.sets.inspect import Inspection, describe, inspect
+
+__all__ = [
+    "FORMATS",
+    "Card",
+    "DistilledSet",
+    "Inspection",
+    "LedgerEntry",
+    "PrivacyClaim",
+    "describe",
+    "detect",
+    "fingerprint",
+    "from_bytes",
+    "import_set",
+    "inspect",
+    "is_set_file",
+    "load",
+    "save",
+    "to_bytes",
+]

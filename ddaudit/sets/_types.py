@@ -1,0 +1,230 @@
+"""The artifact: a distilled set and its card."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ddaudit.errors import BadInput
+
+_MOST_CLASSES = 1_000_000  # a damaged count must not make readers allocate a table of that size
+
+
+class _Model(BaseModel):
+    # Infinity is a legal epsilon (no noise) but no JSON number: it travels as a string.
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+
+class LedgerEntry(_Model):
+    """One kind of private query.
+
+    ``count`` releases of a Gaussian sum with noise multiplier ``sigma``, each on a Poisson sample
+    of rate ``q``.
+    """
+
+    query: str
+    sigma: float = Field(ge=0)
+    q: float = Field(ge=0, le=1)
+    count: int = Field(ge=0)
+
+
+class PrivacyClaim(_Model):
+    """An (epsilon, delta) claim and everything needed to re-derive it."""
+
+    epsilon: float = Field(ge=0)
+    delta: float = Field(ge=0, le=1)
+    relation: str = "add-or-remove-one"
+    accountant: str = "pld"
+    mechanism: str = ""
+    sampling: str = "poisson"
+    clip: float | None = None
+    ledger: list[LedgerEntry] = Field(default_factory=list)
+    cross_checks: dict[str, float] = Field(default_factory=dict)
+    """epsilon by every other accountant and relation, by name."""
+    public: list[str] = Field(default_factory=list)
+    """What was treated as public knowledge (class counts, normalisation constants, ...)."""
+    noise_seed_published: bool = False
+    """True when the noise generator was seeded (tests, reproducible demos): the claim is then void
+    for outsiders."""
+
+
+class Card(_Model):
+    """What a distilled set says of itself. Unknown to us = None, never a guess."""
+
+    format_version: str = "1"
+    method: str = "unknown"
+    recipe: dict[str, Any] | None = None
+    deviations: list[str] = Field(default_factory=list)
+    ipc: int | None = None
+    data: str | None = None
+    source_fingerprint: str | None = None
+    class_names: list[str] | None = None
+    seed: int | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    protocol: dict[str, Any] | None = None
+    """The evaluation protocol the set was made for."""
+    privacy: PrivacyClaim | None = None
+    member_indices: list[int] | None = None
+    """Training-set positions of records that are released verbatim (coreset methods); not for DP
+    sets."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    seconds: float | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledSet:
+    """A distilled set.
+
+    Attributes:
+        images: (M, C, H, W) float32, pixel space ([0, 1] nominal; optimised images may overshoot).
+        labels: (M,) int64 hard labels or (M, K) float32 soft labels (probabilities).
+        num_classes: K.
+        card: what is known of its making.
+    """
+
+    images: Tensor
+    labels: Tensor
+    num_classes: int
+    card: Card
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        c, h, w = self.images.shape[1:]
+        return int(c), int(h), int(w)
+
+    @property
+    def soft(self) -> bool:
+        """True when labels are distributions."""
+        return self.labels.ndim == 2
+
+    @property
+    def hard_labels(self) -> Tensor:
+        """(M,) int64: the labels, or the argmax of soft ones."""
+        return self.labels.argmax(1) if self.soft else self.labels
+
+    def check(self, where: object = "distilled set") -> DistilledSet:
+        """Validate shapes, types, values, labels and what the card says of them; returns self.
+
+        Raises:
+            BadInput: one line naming ``where`` and the first thing wrong.
+        """
+        if not 1 <= self.num_classes <= _MOST_CLASSES:
+            what = f"claims {self.num_classes} classes, expected 1 to {_MOST_CLASSES}"
+            raise BadInput(where, what)
+        _check_images(self.images, where)
+        _check_labels(self.labels, len(self.images), self.num_classes, where)
+        _check_card(self.card, self.num_classes, self.shape[0], where)
+        return self
+
+    def check_against(
+        self, *, shape: tuple[int, int, int], num_classes: int, data: str, where: object
+    ) -> DistilledSet:
+        """Validate that this set can stand in for real data of that shape and class count.
+
+        Raises:
+            BadInput: channel count, size or labels do not fit.
+        """
+        hint = "Was this set distilled from other data? Pass --data, or see 'ddaudit inspect'."
+        if self.shape != tuple(shape):
+            what = f"images are {self.shape} (C, H, W) but data '{data}' is {tuple(shape)}"
+            raise BadInput(where, what, hint)
+        top = max(int(self.hard_labels.max()), self.num_classes - 1)
+        if top >= num_classes:
+            what = f"labels reach {top} but data '{data}' has {num_classes} classes"
+            raise BadInput(where, what, hint)
+        return self
+
+    def pixel_range(self) -> tuple[float, float]:
+        """(smallest, largest) pixel value."""
+        low, high = float(self.images.min()), float(self.images.max())
+        return (low, high) if math.isfinite(low) and math.isfinite(high) else (math.nan, math.nan)
+
+
+def _check_images(x: Tensor, where: object) -> None:
+    if x.ndim != 4:
+        raise BadInput(where, f"images have shape {tuple(x.shape)}, expected (M, C, H, W)")
+    if len(x) == 0:
+        raise BadInput(where, "holds no images", "An empty set cannot be audited.")
+    if x.dtype != torch.float32:
+        raise BadInput(
+            where,
+            f"images are {_name(x.dtype)}, expected float32",
+            "Convert them to float32 pixels in [0, 1] before saving.",
+        )
+    if x.shape[1] not in (1, 3):
+        raise BadInput(
+            where,
+            f"images have {x.shape[1]} channels, expected 1 or 3",
+            "Is the layout NHWC? Images are stored as (M, C, H, W).",
+        )
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise BadInput(where, f"images are {x.shape[2]} x {x.shape[3]} pixels")
+    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    if bad:
+        what = f"{bad} of {len(x)} images contain NaN or infinity"
+        raise BadInput(where, what, "Distillation probably diverged; distill again.")
+
+
+def _check_labels(y: Tensor, count: int, num_classes: int, where: object) -> None:
+    if y.ndim not in (1, 2) or len(y) != count:
+        raise BadInput(
+            where,
+            f"labels have shape {tuple(y.shape)} for {count} images",
+            "Expected (M,) hard or (M, K) soft labels.",
+        )
+    if y.ndim == 1:
+        if y.dtype != torch.int64:
+            raise BadInput(
+                where,
+                f"hard labels are {_name(y.dtype)}, expected int64",
+                "Store class indices as int64, or soft labels as float32 (M, K).",
+            )
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= num_classes:
+            bad_label = low if low < 0 else high
+            raise BadInput(
+                where,
+                f"label {bad_label} is out of range for {num_classes} classes",
+                "Labels are class indices from 0 on.",
+            )
+        return
+    if y.shape[1] != num_classes or y.dtype != torch.float32:
+        raise BadInput(
+            where,
+            f"soft labels are {_name(y.dtype)} {tuple(y.shape)}, "
+            f"expected float32 ({count}, {num_classes})",
+        )
+    if not torch.isfinite(y).all():
+        raise BadInput(where, "soft labels contain NaN or infinity", "Distill again.")
+    sums = torch.ones(len(y), dtype=y.dtype, device=y.device)
+    if float(y.min()) < -1e-6 or not torch.allclose(y.sum(1), sums, atol=1e-3):
+        raise BadInput(
+            where,
+            "soft labels are not distributions",
+            "Rows must be non-negative and sum to 1; take a softmax of logits first.",
+        )
+
+
+def _check_card(card: Card, num_classes: int, channels: int, where: object) -> None:
+    if card.class_names is not None and len(card.class_names) != num_classes:
+        names = len(card.class_names)
+        raise BadInput(where, f"card names {names} classes but the set has {num_classes}")
+    for field, values in (("mean", card.mean), ("std", card.std)):
+        if values is not None and len(values) != channels:
+            what = f"card gives {len(values)} values of {field} for {channels} channels"
+            raise BadInput(where, what)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

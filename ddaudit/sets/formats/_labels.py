@@ -1,0 +1,83 @@
+"""The label kinds in circulation: class indices, logits, probabilities, regression targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddaudit.errors import BadInput
+
+
+def tensor(value: Any, where: Path) -> Tensor:
+    """A label tensor of a stored tensor or array.
+
+    Raises:
+        BadInput: neither.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        value = torch.from_numpy(np.array(value))
+    if not isinstance(value, Tensor) or value.is_sparse or value.is_complex():
+        raise BadInput(where, f"labels are {type(value).__name__}, expected a numeric tensor")
+    return value.detach().cpu()
+
+
+def hard(labels: Tensor, where: Path) -> Tensor:
+    """(M,) int64 class indices of integer labels or floats with whole values.
+
+    Raises:
+        BadInput: not one whole number per image.
+    """
+    if labels.ndim != 1:
+        raise BadInput(where, f"labels have shape {tuple(labels.shape)}, expected (M,)")
+    if labels.is_floating_point() and not bool((labels == labels.round()).all()):
+        raise BadInput(where, "labels are not whole numbers", "Soft labels have shape (M, K).")
+    return labels.to(torch.int64)
+
+
+def hard_or_logits(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:
+    """Hard labels as they are; (M, K) ones as probabilities, softmax taken unless they are already.
+
+    Raises:
+        BadInput: neither shape, or not finite.
+    """
+    if labels.ndim != 2:
+        return hard(labels, where), None
+    rows = _finite(labels, where)
+    sums = torch.ones(len(rows))
+    if float(rows.min()) >= 0 and torch.allclose(rows.sum(1), sums, atol=1e-3):
+        return rows, "soft labels were stored as probabilities"
+    note = "soft labels were stored as logits (as DATM and PAD do): softmax taken"
+    return rows.softmax(1), note
+
+
+def from_regression(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:
+    """Hard labels of kernel-regression targets (centred one-hot, maybe learned and scaled).
+
+    They are regression targets, not distributions: rows sum to 0 and hold negative values. The
+    argmax is what every published comparison with other methods uses.
+
+    Raises:
+        BadInput: wrong shape, or not finite.
+    """
+    if labels.ndim == 1:
+        return hard(labels, where), None
+    if labels.ndim != 2:
+        raise BadInput(where, f"labels have shape {tuple(labels.shape)}, expected (M, K)")
+    note = (
+        "labels are regression targets, not distributions: the largest one became a hard label; "
+        "accuracies by kernel regression on the targets are not comparable"
+    )
+    return _finite(labels, where).argmax(1), note
+
+
+def _finite(labels: Tensor, where: Path) -> Tensor:
+    rows = labels.float()
+    if rows.numel() == 0:
+        raise BadInput(where, f"labels have shape {tuple(labels.shape)}: empty")
+    if not bool(torch.isfinite(rows).all()):
+        raise BadInput(where, "labels contain NaN or infinity", "Distillation probably diverged.")
+    return rows

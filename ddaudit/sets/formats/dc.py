@@ -1,0 +1,113 @@
+"""``dc``: result files of DC, DSA, DM and their descendants (CAFE, DataDAM)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ddaudit.errors import BadInput
+from ddaudit.sets._types import DistilledSet
+from ddaudit.sets.formats import _labels, _names
+from ddaudit.sets.formats._base import FORMATS, Format, assemble, integer
+from ddaudit.sets.formats._pixels import images_4d, said, unnormalise
+from ddaudit.sets.formats._safe import load_torch
+
+
+def read(
+    path: Path,
+    *,
+    num_classes: int | None,
+    shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    options: Mapping[str, str],
+) -> DistilledSet:
+    """Read ``{'data': [[X, y], ...], 'accs_all_exps': {...}}``: one [X, y] per experiment.
+
+    X is float (C * ipc, ch, H, W) in normalised space, never clipped; y int64, class by class. The
+    last experiment is taken unless ``experiment`` says otherwise, as DC-BENCH does. DataDAM's
+    release holds one [X, y] directly.
+
+    Source: VICO-UoE/DatasetCondensation, main.py and main_DM.py; justincui03/dc_benchmark,
+    data_loader.
+    """
+    content = load_torch(path)
+    if not isinstance(content, Mapping) or "data" not in content:
+        raise BadInput(
+            path, "holds no 'data' list", "Is it another format? Try --format idc or mtt."
+        )
+    stored, note = _experiment(content["data"], options, path)
+    notes = [note] if note else []
+    images = images_4d(stored[0], path)
+    labels = _labels.hard(_labels.tensor(stored[1], path), path)
+    named = _names.from_result_name(path)
+    known = named.published
+    if known is not None:
+        num_classes = known.num_classes if num_classes is None else num_classes
+        mean, std = mean or known.mean, std or known.std
+    pixels = unnormalise(images, mean=mean, std=std, where=path)
+    notes.append(said(mean, std))
+    notes += _accuracies(content.get("accs_all_exps"))
+    card = _names.card(named, notes, mean=mean, std=std)
+    return assemble(path, pixels, labels, num_classes=num_classes, card=card)
+
+
+def _experiment(data: Any, options: Mapping[str, str], path: Path) -> tuple[Any, str | None]:
+    if not isinstance(data, list | tuple) or not data:
+        raise BadInput(path, "holds an empty 'data' list", "Did the run finish?")
+    if _is_pair(data):
+        return data, None
+    index = integer(options, "experiment", default=len(data) - 1)
+    if not -len(data) <= index < len(data):
+        what = f"holds {len(data)} experiments, so there is no experiment {index}"
+        raise BadInput(path, what, f"They are numbered 0 to {len(data) - 1}.")
+    chosen = data[index]
+    if not _is_pair(chosen):
+        raise BadInput(path, f"experiment {index} is not a pair [images, labels]")
+    number = index % len(data)
+    return chosen, f"experiment {number} (of 0 to {len(data) - 1}) of the file"
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(part, Tensor) for part in value)
+    )
+
+
+def _accuracies(record: Any) -> list[str]:
+    """The file's own accuracies, over all its experiments, as notes."""
+    if not isinstance(record, Mapping):
+        return []
+    notes = []
+    for network, values in record.items():
+        numbers = [float(v) for v in values if isinstance(v, int | float | Tensor)]
+        if isinstance(network, str) and numbers:
+            average = sum(numbers) / len(numbers)
+            notes.append(
+                f"the file reports test accuracy {average:.4f} on {network} "
+                f"(mean of {len(numbers)} networks over all its experiments)"
+            )
+    return notes
+
+
+def sniff(path: Path) -> bool:
+    """True for the released file names."""
+    return path.suffix == ".pt" and _names.from_result_name(path) != _names.Named()
+
+
+FORMATS.add(
+    "dc",
+    Format(
+        name="dc",
+        summary="res_METHOD_DATA_NET_Nipc.pt of DC, DSA, DM, CAFE; DataDAM's syn_data_*.pt",
+        source="VICO-UoE/DatasetCondensation",
+        read=read,
+        sniff=sniff,
+        options={"experiment": "which of the file's experiments, from 0; default: the last"},
+    ),
+)

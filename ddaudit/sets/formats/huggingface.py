@@ -1,0 +1,154 @@
+"""``huggingface``: parquet files of the Hugging Face hub with an image and a label column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddaudit.errors import BadInput
+from ddaudit.sets._types import Card, DistilledSet
+from ddaudit.sets.formats import _labels
+from ddaudit.sets.formats._base import FORMATS, Format, assemble
+from ddaudit.sets.formats._decode import JPEG_NOTE, PNG_NOTE, decode_images
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+def read(
+    path: Path,
+    *,
+    num_classes: int | None,
+    shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    options: Mapping[str, str],
+) -> DistilledSet:
+    """Read parquet rows ``{image: {bytes, path}, label}``; a folder is read shard by shard.
+
+    Labels are class indices, or lists of K probabilities or logits. Class names come from the
+    ``huggingface`` entry of the schema's metadata.
+
+    Source: Hugging Face datasets, Image and ClassLabel features.
+    """
+    table = _table(_files(path, options.get("split")), path)
+    image_column = _column(table, options.get("image"), _IMAGE_COLUMNS, "image", path)
+    label_column = _column(table, options.get("label"), _LABEL_COLUMNS, "label", path)
+    encoded = _encoded(table.column(image_column).to_pylist(), image_column, path)
+    images, jpeg = decode_images(encoded, shape=shape, where=path)
+    labels, note = _read_labels(table.column(label_column).to_pylist(), label_column, path)
+    names = _class_names(table.schema.metadata, label_column)
+    if num_classes is not None and names is not None and len(names) != num_classes:
+        what = f"names {len(names)} classes but the data set has {num_classes}"
+        raise BadInput(path, what, "Was this set distilled from other data? Pass --data.")
+    notes = [JPEG_NOTE if jpeg else PNG_NOTE] + ([note] if note else [])
+    card = Card(class_names=names, notes=notes)
+    return assemble(path, images, labels, num_classes=num_classes, card=card)
+
+
+def _files(path: Path, split: str | None) -> list[Path]:
+    """The shards to read; ``train-*`` where a folder holds several splits."""
+    if path.is_file():
+        return [path]
+    shards = sorted(path.rglob("*.parquet"))
+    if not shards:
+        raise BadInput(path, "holds no .parquet files")
+    splits = {shard: _split(shard) for shard in shards}
+    if split is None:
+        named = set(splits.values())
+        split = "train" if "train" in named and len(named) > 1 else None
+    chosen = [shard for shard in shards if split is None or splits[shard] == split]
+    if not chosen:
+        known = ", ".join(sorted(set(splits.values())))
+        raise BadInput(
+            f"--set split={split}", f"no shard of {path} is of that split", f"Known: {known}."
+        )
+    return chosen
+
+
+def _split(shard: Path) -> str:
+    """``data/train-00000-of-00001.parquet``, ``default/train/0000.parquet``: both of train."""
+    name = shard.stem.split("-")[0]
+    return shard.parent.name if name.isdecimal() else name
+
+
+def _table(files: list[Path], path: Path) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        tables = [pyarrow.parquet.ParquetFile(file).read() for file in files]
+        # One schema's metadata is kept: shards of one data set share it.
+        return pyarrow.concat_tables(tables) if len(tables) > 1 else tables[0]
+    except (pyarrow.ArrowException, OSError) as err:
+        raise BadInput(path, "is truncated or not a parquet file", "Download it again.") from err
+
+
+def _column(table: Any, asked: str | None, usual: tuple[str, ...], kind: str, path: Path) -> str:
+    names = list(table.column_names)
+    found = [name for name in ((asked,) if asked else usual) if name in names]
+    if not found:
+        what = f"holds no {kind} column {asked or ' or '.join(usual)} (columns: {', '.join(names)})"
+        raise BadInput(path, what, f"Name it: --set {kind}=COLUMN.")
+    return found[0]
+
+
+def _encoded(values: list[Any], column: str, path: Path) -> Iterator[tuple[str, bytes]]:
+    for row, value in enumerate(values):
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            what = f"row {row} of column '{column}' holds no image bytes"
+            raise BadInput(path, what, "Images stored by path are not in the file.")
+        yield f"row {row}", data
+
+
+def _read_labels(values: list[Any], column: str, path: Path) -> tuple[Tensor, str | None]:
+    try:
+        labels = torch.tensor(values)
+    except (TypeError, ValueError, RuntimeError) as err:
+        what = f"column '{column}' holds no class indices"
+        raise BadInput(path, what, "Expected integers, or lists of K numbers.") from err
+    return _labels.hard_or_logits(labels, path)
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:
+    try:
+        info = json.loads((metadata or {})[b"huggingface"])
+        names = info["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_names and names else None
+
+
+def sniff(path: Path) -> bool:
+    """True for a parquet file, or a folder with some."""
+    if path.is_dir():
+        return any(any(path.glob(p)) for p in ("*.parquet", "*/*.parquet", "*/*/*.parquet"))
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
+
+
+FORMATS.add(
+    "huggingface",
+    Format(
+        name="huggingface",
+        summary="parquet with columns image|img and label (file or folder of shards)",
+        source="Hugging Face datasets",
+        read=read,
+        sniff=sniff,
+        options={
+            "image": "name of the image column; default: image or img",
+            "label": "name of the label column; default: label, labels or fine_label",
+            "split": "which split of a folder; default: train where there are several",
+        },
+    ),
+)

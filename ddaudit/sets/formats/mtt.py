@@ -1,0 +1,132 @@
+"""``mtt``: image and label files of the trajectory-matching family (MTT, TESLA, FTD, DATM, PAD)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ddaudit.errors import BadInput
+from ddaudit.sets._types import Card, DistilledSet
+from ddaudit.sets.formats import _labels
+from ddaudit.sets.formats._base import FORMATS, Format, assemble
+from ddaudit.sets.formats._pixels import ZCA_OPTIONS, Pixels, images_4d, undo_preprocessing
+from ddaudit.sets.formats._safe import load_torch
+
+_IMAGES = re.compile(r"images_(zca_)?(best|\d+)\.pt")
+
+
+@dataclass(frozen=True)
+class _Pair:
+    images: Path
+    labels: Path
+    tag: str
+    unwhitened: bool
+    """True for MTT's own inverse-ZCA view, which is in pixel space already."""
+
+
+def read(
+    path: Path,
+    *,
+    num_classes: int | None,
+    shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    options: Mapping[str, str],
+) -> DistilledSet:
+    """Read ``images_TAG.pt`` and ``labels_TAG.pt``, two bare tensors in one folder.
+
+    Images are (C * ipc, ch, H, W), normalised, or whitened (ZCA) where the run used ``--zca``; the
+    file does not say which, but a folder that holds ``images_zca_*.pt`` was. Those files are the
+    inverse-ZCA view, in pixel space, and can be imported as they are. Labels are int64 (MTT, TESLA,
+    FTD) or float logits (DATM, PAD).
+
+    Source: GeorgeCazenavette/mtt-distillation, distill.py and utils.py; NUS-HPC-AI-Lab/DATM,
+    distill/DATM.py.
+    """
+    pair = _find(path, options)
+    images = images_4d(load_torch(pair.images), pair.images)
+    stored = _labels.tensor(load_torch(pair.labels), pair.labels)
+    labels, label_note = _labels.hard_or_logits(stored, pair.labels)
+    if len(labels) != len(images):
+        raise BadInput(pair.labels, f"holds {len(labels)} labels for {len(images)} images")
+    if pair.unwhitened:
+        view = "the run's own inverse-ZCA view: networks see un-whitened pixels, unlike there"
+        pixels = Pixels(images, [view])
+    else:
+        whitened = True if any(pair.images.parent.glob("images_zca_*.pt")) else None
+        pixels = undo_preprocessing(
+            images, mean=mean, std=std, options=options, whitened=whitened, where=pair.images
+        )
+    notes = [*pixels.notes, *filter(None, [label_note]), *_remarks(pair)]
+    if num_classes == 100 and pixels.mean is not None:
+        notes.append("MTT's code normalises CIFAR-100 with the constants of CIFAR-10")
+    card = Card(mean=pixels.mean, std=pixels.std, notes=notes)
+    return assemble(pair.images, pixels.images, labels, num_classes=num_classes, card=card)
+
+
+def _find(path: Path, options: Mapping[str, str]) -> _Pair:
+    if path.is_dir():
+        path = _best_of(path)
+    named = _IMAGES.fullmatch(path.name)
+    tag = named.group(2) if named else ""
+    if "labels" in options:
+        labels = Path(options["labels"])
+    elif named:
+        labels = path.with_name(f"labels_{tag}.pt")
+    else:
+        what = "is not named images_best.pt or images_ITERATION.pt"
+        raise BadInput(path, what, "Name the file with its labels: --set labels=FILE.")
+    if not labels.is_file():
+        todo = "Both files of the pair are needed; --set labels=FILE names the other one."
+        raise BadInput(path, f"has no labels file {labels.name}", todo)
+    return _Pair(path, labels, tag, bool(named and named.group(1)))
+
+
+def _best_of(folder: Path) -> Path:
+    """``images_best.pt``, else the latest iteration; DATM puts them in a folder ``Normal``."""
+    for place in (folder, folder / "Normal"):
+        if (place / "images_best.pt").is_file():
+            return place / "images_best.pt"
+        tagged = [(p, _IMAGES.fullmatch(p.name)) for p in place.glob("images_*.pt")]
+        numbered = [(int(m.group(2)), p) for p, m in tagged if m and not m.group(1)]
+        if numbered:
+            return max(numbered)[1]
+    raise BadInput(folder, "holds no images_best.pt or images_ITERATION.pt")
+
+
+def _remarks(pair: _Pair) -> list[str]:
+    """What a reader must know of a set that was tuned like these."""
+    remarks = []
+    if pair.tag == "best":
+        remarks.append("images_best is the iteration with the best TEST accuracy: it is optimistic")
+    file = pair.images.with_name(f"lr_{pair.tag}.pt")
+    value = load_torch(file) if pair.tag and file.is_file() else None
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = float(value.detach().double())
+    rate = f"{value:.6g} ({file.name})" if isinstance(value, float) else "not in the files"
+    return [*remarks, f"the learned student learning rate is {rate}; audits use their own"]
+
+
+def sniff(path: Path) -> bool:
+    """True for an images file of a pair, or a folder with one."""
+    if path.is_dir():
+        places = (path, path / "Normal")
+        return any(_IMAGES.fullmatch(p.name) for place in places for p in place.glob("images_*.pt"))
+    return _IMAGES.fullmatch(path.name) is not None
+
+
+FORMATS.add(
+    "mtt",
+    Format(
+        name="mtt",
+        summary="images_best.pt + labels_best.pt of MTT, TESLA, FTD, DATM, PAD (file or folder)",
+        source="GeorgeCazenavette/mtt-distillation",
+        read=read,
+        sniff=sniff,
+        options={**ZCA_OPTIONS, "labels": "the labels file, where it is not named labels_TAG.pt"},
+    ),
+)

@@ -1,0 +1,196 @@
+"""From anybody's file to a set: pick the importer, tell it what is known, check the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import Dataset
+from ddaudit.errors import BadInput
+from ddaudit.sets._types import DistilledSet
+from ddaudit.sets.formats import FORMATS, Format, _names
+from ddaudit.sets.formats._safe import load_torch
+
+COMMON_OPTIONS = {
+    "num_classes": "number of classes, where neither the file nor --data tells",
+    "mean": "normalisation mean per channel, comma-separated, if not that of --data",
+    "std": "normalisation std per channel, comma-separated, if not that of --data",
+}
+"""Options that every format takes."""
+
+
+def import_set(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    data: Dataset | None = None,
+    options: Mapping[str, str] | None = None,
+) -> DistilledSet:
+    """Read a distilled set in a community format.
+
+    Args:
+        path: the file or folder.
+        format: a name in ``FORMATS``; found from the file when left out.
+        data: the real data it was distilled from. Gives the normalisation constants, the number of
+            classes and their order, and is what the result is checked against.
+        options: ``--set name=value`` options: the format's own and ``COMMON_OPTIONS``.
+
+    Returns:
+        A valid set in pixel space; its card holds what the file says and, as notes, what was
+        assumed.
+
+    Raises:
+        BadInput: unknown format or option, unsafe or damaged file, or it does not fit ``data``.
+    """
+    path, options = Path(path), dict(options or {})
+    if not path.exists():
+        raise BadInput(path, "no such file or folder")
+    importer = _importer(path, format)
+    _check_options(importer, options)
+    classes = _positive(options, "num_classes")
+    mean, std = _numbers(options, "mean"), _numbers(options, "std")
+    if data is not None:
+        classes = data.num_classes if classes is None else classes
+        mean, std = mean or data.mean, std or data.std
+    result = importer.read(
+        path,
+        num_classes=classes,
+        shape=data.shape if data is not None else None,
+        mean=mean,
+        std=std,
+        options=options,
+    )
+    result = _complete(result, importer, data)
+    result.check(path)
+    if data is not None:
+        result.check_against(
+            shape=data.shape, num_classes=data.num_classes, data=data.name, where=path
+        )
+    return result
+
+
+def detect(path: str | Path) -> str | None:
+    """The name of the format that a file or folder is in; None when it looks like none of them.
+
+    Goes by names and magic bytes; a PyTorch file with an unusual name is opened with the restricted
+    loader. Runs nothing that is in the file.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    for name, candidate in FORMATS.items():
+        if candidate.sniff(path):
+            return name
+    if path.is_file() and path.suffix in (".pt", ".pth"):
+        return _by_content(path)
+    return None
+
+
+def _importer(path: Path, name: str | None) -> Format:
+    name = name if name is not None else detect(path)
+    if name is None:
+        known = ", ".join(FORMATS.names())
+        raise BadInput(path, "is in no format that is known", f"Pass --format: {known}.")
+    return FORMATS.get(name)
+
+
+def _check_options(importer: Format, options: Mapping[str, str]) -> None:
+    known = {**importer.options, **COMMON_OPTIONS}
+    for name in options:
+        if name not in known:
+            what = f"format '{importer.name}' has no such option"
+            raise BadInput(f"--set {name}={options[name]}", what, f"Known: {', '.join(known)}.")
+
+
+def _by_content(path: Path) -> str | None:
+    try:
+        content = load_torch(path)
+    except BadInput:
+        return None
+    if isinstance(content, Mapping) and isinstance(content.get("data"), list | tuple):
+        return "dc"
+    if _is_images(content):
+        return "mtt"
+    pair = isinstance(content, list | tuple) and len(content) == 2
+    return "idc" if pair and _is_images(content[0]) else None
+
+
+def _is_images(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4
+
+
+def _complete(result: DistilledSet, importer: Format, data: Dataset | None) -> DistilledSet:
+    """Add to the card what the import itself knows; put classes in the data set's order."""
+    card = result.card
+    notes = [f"imported from format '{importer.name}' ({importer.source})", *card.notes]
+    update: dict[str, Any] = {"versions": {**card.versions, **_own_version()}}
+    labels = result.labels
+    if data is not None:
+        if card.data is not None and not _names.same_data(card.data, data.name):
+            notes.append(f"the file says it was distilled from {card.data}, not {data.name}")
+        labels, note = _in_order(result, list(data.train.class_names))
+        notes += [note] if note else []
+        update["data"] = data.name
+        if card.mean is None:
+            update |= {"mean": list(data.mean), "std": list(data.std)}
+        if result.num_classes == data.num_classes:
+            update["class_names"] = list(data.train.class_names)
+    card = card.model_copy(update={**update, "notes": notes})
+    return DistilledSet(result.images, labels, result.num_classes, card)
+
+
+def _in_order(result: DistilledSet, names: list[str]) -> tuple[Tensor, str | None]:
+    """Labels by the data set's class order when the file names the same classes in another one."""
+    own = result.card.class_names
+    if own is None or own == names:
+        return result.labels, None
+    if sorted(own) != sorted(names) or len(set(names)) != len(names):
+        return (
+            result.labels,
+            "class names differ from the data set's; classes were matched by position",
+        )
+    target = torch.tensor([names.index(name) for name in own])
+    note = "classes were put into the data set's order by name"
+    if not result.soft:
+        return target[result.labels], note
+    ordered = torch.empty_like(result.labels)
+    ordered[:, target] = result.labels
+    return ordered, note
+
+
+def _numbers(options: Mapping[str, str], name: str) -> tuple[float, ...] | None:
+    text = options.get(name)
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(abs(v) < float("inf") for v in values):
+        raise BadInput(
+            f"--set {name}={text}", "is not a list of numbers", "Example: 0.49,0.48,0.45"
+        )
+    if name == "std" and min(values) <= 0:
+        raise BadInput(f"--set {name}={text}", "must be positive")
+    return values
+
+
+def _positive(options: Mapping[str, str], name: str) -> int | None:
+    text = options.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) > 0):
+        raise BadInput(f"--set {name}={text}", "is not a positive number")
+    return int(text)
+
+
+def _own_version() -> dict[str, str]:
+    try:
+        return {"ddaudit": version("ddaudit")}
+    except PackageNotFoundError:
+        return {}

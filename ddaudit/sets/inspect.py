@@ -1,0 +1,238 @@
+"""What a set file says of itself and what a careful reader should notice. Runs nothing in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from ddaudit.sets._types import Card, DistilledSet, PrivacyClaim
+from ddaudit.sets.files import fingerprint, read_file
+
+
+class Inspection(BaseModel):
+    """The facts of one set file.
+
+    ``pixel_outside`` is the fraction of pixel values outside [0, 1]; ``images_per_class`` counts
+    hard labels (the argmax of soft ones); sizes are in bytes; ``other_tensors`` are left alone.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    card: Card
+    num_images: int
+    shape: tuple[int, int, int]
+    num_classes: int
+    dtype: str
+    label_kind: Literal["hard", "soft"]
+    pixel_min: float
+    pixel_max: float
+    pixel_outside: float
+    images_per_class: list[int]
+    file_bytes: int
+    image_bytes: int
+    label_bytes: int
+    fingerprint: str
+    other_tensors: list[str]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The card's fields at the top, everything measured on the file under ``inspection``.
+
+        This is what ``ddaudit inspect FILE --json`` prints; ``privacy`` is null without a claim.
+        """
+        card: dict[str, Any] = json.loads(self.card.model_dump_json())
+        measured = json.loads(self.model_dump_json(exclude={"card"}))
+        return {**card, "inspection": measured}
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Read a set file and list what is in it.
+
+    Raises:
+        BadInput: not a valid set file.
+    """
+    path = Path(path)
+    distilled, others = read_file(path)
+    images, labels = distilled.images, distilled.labels
+    low, high = distilled.pixel_range()
+    outside = float(((images < 0) | (images > 1)).double().mean())
+    counts = torch.bincount(distilled.hard_labels, minlength=distilled.num_classes).tolist()
+    return Inspection(
+        path=str(path),
+        card=distilled.card,
+        num_images=len(distilled),
+        shape=distilled.shape,
+        num_classes=distilled.num_classes,
+        dtype=str(images.dtype).removeprefix("torch."),
+        label_kind="soft" if distilled.soft else "hard",
+        pixel_min=low,
+        pixel_max=high,
+        pixel_outside=outside,
+        images_per_class=counts,
+        file_bytes=path.stat().st_size,
+        image_bytes=images.nelement() * images.element_size(),
+        label_bytes=labels.nelement() * labels.element_size(),
+        fingerprint=fingerprint(distilled),
+        other_tensors=others,
+        warnings=_warnings(distilled, outside=outside, counts=counts, others=others),
+    )
+
+
+def describe(inspection: Inspection) -> list[str]:
+    """Plain lines for a terminal: content, card, privacy ledger, warnings."""
+    i, card = inspection, inspection.card
+    size = " x ".join(str(n) for n in i.shape)
+    rows = [
+        ("images", f"{i.num_images} of {size} (C x H x W), {i.dtype}, {_size(i.image_bytes)}"),
+        ("pixels", f"{i.pixel_min:.4g} to {i.pixel_max:.4g}, {_outside(i.pixel_outside)}"),
+        ("labels", f"{i.label_kind}, {i.num_classes} classes, {_per_class(i.images_per_class)}"),
+        ("file", f"{_size(i.file_bytes)}, fingerprint {i.fingerprint}"),
+        ("method", card.method),
+        ("recipe", _recipe(card.recipe)),
+        ("deviations", "; ".join(card.deviations)),
+        ("ipc", _text(card.ipc)),
+        ("data", " ".join(filter(None, (card.data, _bracket(card.source_fingerprint))))),
+        ("classes", ", ".join(card.class_names or [])),
+        ("seed", _text(card.seed)),
+        ("mean, std", f"{card.mean} {card.std}" if card.mean is not None else ""),
+        ("protocol", _recipe(card.protocol)),
+        ("made in", "" if card.seconds is None else f"{card.seconds:.1f} s"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in sorted(card.versions.items()))),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [i.path]
+    lines += [f"  {name:<{width}}  {value}" for name, value in rows if value]
+    lines += [f"  {'note':<{width}}  {note}" for note in card.notes]
+    lines += _privacy_lines(card.privacy)
+    lines += [f"warning: {text}" for text in i.warnings]
+    return lines
+
+
+def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
+    if claim is None:
+        return ["privacy: no claim"]
+    head = f"privacy: ({claim.epsilon:g}, {claim.delta:g})-DP claimed, relation {claim.relation}"
+    lines = [head]
+    details = [
+        ("mechanism", claim.mechanism),
+        ("sampling", claim.sampling),
+        ("clip", "" if claim.clip is None else f"{claim.clip:g}"),
+        ("public", ", ".join(claim.public)),
+    ]
+    lines += [f"  {name:<9}  {value}" for name, value in details if value]
+    if claim.ledger:
+        rows = [(e.query, f"{e.sigma:.6g}", f"{e.q:.6g}", str(e.count)) for e in claim.ledger]
+        lines += _table(("query", "sigma", "q", "count"), rows)
+    by = [(f"{claim.accountant} (the claim)", f"{claim.epsilon:.6g}")]
+    by += [(name, f"{value:.6g}") for name, value in sorted(claim.cross_checks.items())]
+    return lines + _table(("accountant", "epsilon"), by)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns: the first to the left, numbers to the right."""
+    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
+    return [
+        "  "
+        + "  ".join(
+            f"{cell:<{w}}" if k == 0 else f"{cell:>{w}}"
+            for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+
+
+def _warnings(
+    distilled: DistilledSet, *, outside: float, counts: list[int], others: list[str]
+) -> list[str]:
+    card, found = distilled.card, []
+    if outside > 0:
+        low, high = distilled.pixel_range()
+        text = f"{outside:.1%} of pixel values lie outside [0, 1] (from {low:.3g} to {high:.3g})"
+        if outside > 0.5:
+            text += "; were the images un-normalised with the right mean and std?"
+        found.append(text)
+    if outside == 0 and float(distilled.images.min()) == float(distilled.images.max()):
+        found.append("all pixels have one value")
+    empty = sum(count == 0 for count in counts)
+    if empty:
+        found.append(f"{empty} of {len(counts)} classes have no image")
+    if card.ipc is not None:
+        short = sum(count < card.ipc for count in counts)
+        if short:
+            found.append(
+                f"{short} of {len(counts)} classes have fewer than the {card.ipc} images per class "
+                "that the card promises"
+            )
+    if card.mean is None or card.std is None:
+        found.append("the card gives no normalisation (mean, std); audits use that of --data")
+    if card.data is None:
+        found.append("the card does not say which data it was distilled from")
+    if card.method == "unknown":
+        found.append("the card does not say how it was made")
+    found += _privacy_warnings(card)
+    if others:
+        found.append(f"further tensors, not read: {', '.join(others)}")
+    return found
+
+
+def _privacy_warnings(card: Card) -> list[str]:
+    claim, found = card.privacy, []
+    if card.member_indices:
+        found.append(f"releases real records verbatim ({len(card.member_indices)} training images)")
+    if claim is None:
+        return found
+    if card.member_indices:
+        found.append("claims privacy and releases real records: the claim cannot hold")
+    if not claim.ledger:
+        found.append("privacy claim without a ledger: it cannot be re-derived")
+    if math.isinf(claim.epsilon):
+        found.append("the claimed epsilon is infinite: no privacy is claimed")
+    if claim.noise_seed_published:
+        found.append(
+            "the seed of the privacy noise is published: whoever knows it can remove the noise, so "
+            "the claim is void"
+        )
+    larger = {n: e for n, e in claim.cross_checks.items() if e > claim.epsilon * 1.01}
+    for name, value in sorted(larger.items()):
+        found.append(
+            f"accountant {name} gives epsilon {value:.4g}, above the {claim.epsilon:.4g} claimed"
+        )
+    return found
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count = count / 1000 if unit != "MB" else count  # type: ignore[assignment]
+    return f"{count / 1000:.3g} GB"
+
+
+def _outside(fraction: float) -> str:
+    return "all in [0, 1]" if fraction == 0 else f"{fraction:.1%} outside [0, 1]"
+
+
+def _per_class(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    if low == high:
+        return f"{low} image{'s' * (low != 1)} each"
+    return f"{low} to {high} images each"
+
+
+def _recipe(value: dict[str, Any] | None) -> str:
+    return "" if value is None else json.dumps(value, sort_keys=True, default=str)
+
+
+def _text(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _bracket(value: str | None) -> str:
+    return "" if value is None else f"(fingerprint {value})"

@@ -1,0 +1,42 @@
+"""Statistics: intervals, ROC at low FPR, paired tests, noise floors."""
+
+from ddaudit.stats.crossed import (
+    crossed,
+    crossed_mean,
+    crossed_rate,
+    hierarchical_bootstrap,
+    merge_seeds,
+)
+from ddaudit.stats.floors import Floor, GapFloor, fair_gap_floor, max_min_gap
+from ddaudit.stats.intervals import (
+    Interval,
+    bootstrap,
+    clopper_pearson,
+    mean_t,
+    wilson,
+)
+from ddaudit.stats.paired import mcnemar, paired_difference
+from ddaudit.stats.roc import Roc, auc, roc_curve, tpr_at_fpr
+
+__all__ = [
+    "Floor",
+    "GapFloor",
+    "Interval",
+    "Roc",
+    "auc",
+    "bootstrap",
+    "clopper_pearson",
+    "crossed",
+    "crossed_mean",
+    "crossed_rate",
+    "fair_gap_floor",
+    "hierarchical_bootstrap",
+    "max_min_gap",
+    "mcnemar",
+    "mean_t",
+    "merge_seeds",
+    "paired_difference",
+    "roc_curve",
+    "tpr_at_fpr",
+    "wilson",
+]

@@ -1,0 +1,18 @@
+"""One engine that trains many small networks, its augmentation, and the evaluation protocols."""
+
+from __future__ import annotations
+
+from ddaudit.training import augment
+from ddaudit.training._memory import reuse_memory
+from ddaudit.training.engine import predict, train_many
+from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
+
+__all__ = [
+    "PROTOCOLS",
+    "EvaluationProtocol",
+    "Schedule",
+    "augment",
+    "predict",
+    "reuse_memory",
+    "train_many",
+]

@@ -1,0 +1,129 @@
+"""Which training strategy pays where: a fixed cost model, so that equal calls run the same way.
+
+The thresholds are measured (benchmarks/training.md). They depend on sizes only, never on a stop
+watch: a choice by timing would make results differ in the last digits from run to run.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddaudit.models import Network
+from ddaudit.training.protocols import EvaluationProtocol
+
+_STACK_FLOPS = (
+    25e6  # CPU: below this a step is mostly overhead, above it stacking only spoils the cache
+)
+_STACK_MIN = 4  # CPU: fewer networks do not pay for vmap
+_STACK_CHUNK = 16
+_COMPILE_FLOPS = (
+    4e12  # CPU, per thread: about two minutes of plain training, against 10 to 25 s of compiling
+)
+_CUDA_SHARE = 0.4  # of the device's memory for the maps of one stacked chunk
+_MAP_COPIES = 3  # a map, what its layer keeps for the backward pass, and its gradient
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``strategy`` to run, networks at a time, and why."""
+
+    strategy: str
+    chunk: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image: forward floating-point operations, and numbers in all its maps."""
+
+    flops: float
+    floats: float
+
+
+def plan(
+    strategy: str,
+    network: Network,
+    *,
+    count: int,
+    size: int,
+    protocol: EvaluationProtocol,
+    device: torch.device,
+) -> Plan:
+    """Pick how to train ``count`` networks like ``network`` on sets of ``size`` images.
+
+    Batch norm keeps running statistics, which torch.func cannot stack: such networks are never
+    stacked, even when asked for. A compile asked for without a compiler becomes a loop. The reason
+    says so.
+    """
+    batch = min(protocol.batch_size, size)
+    cost = measure(network)
+    step = 3 * cost.flops * batch  # forward, and backward to weights and to maps
+    total = step * protocol.schedule(size).steps * count
+    has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    chunk = min(count, _chunk(cost, batch, device))
+
+    if strategy == "loop":
+        return Plan("loop", 1, "asked for")
+    if strategy == "stacked":
+        if has_batch_norm:
+            return Plan("loop", 1, "batch norm keeps running statistics and cannot be stacked")
+        return Plan("stacked", chunk, "asked for")
+    if strategy == "compiled":
+        if not _has_compiler(device):
+            return Plan("loop", 1, "torch.compile found no compiler")
+        return Plan("compiled", 1, "asked for")
+    if strategy != "auto":
+        raise ValueError(f"unknown strategy '{strategy}': auto, loop, compiled or stacked")
+
+    if device.type == "cuda":
+        if count > 1 and not has_batch_norm:
+            return Plan("stacked", chunk, "kernel launches dominate on a GPU")
+        return Plan("loop", 1, "batch norm" if has_batch_norm else "a single network")
+    if count >= _STACK_MIN and step <= _STACK_FLOPS and not has_batch_norm:
+        return Plan("stacked", chunk, f"{step / 1e6:.0f} MFLOP a step: overhead dominates")
+    if total >= _COMPILE_FLOPS * torch.get_num_threads() and _has_compiler(device):
+        return Plan("compiled", 1, f"{total / 1e12:.1f} TFLOP in all: pays for compiling")
+    return Plan("loop", 1, f"{step / 1e6:.0f} MFLOP a step, {total / 1e12:.2f} TFLOP in all")
+
+
+def measure(network: Network) -> Cost:
+    """Count the work of one forward pass, without doing it (on torch's meta device)."""
+    body = copy.deepcopy(network.body).to("meta").eval()
+    floats = 0
+
+    def add(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        nonlocal floats
+        floats += output.numel()
+
+    for module in body.modules():
+        if not list(module.children()):
+            module.register_forward_hook(add)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        body(torch.empty(1, *network.shape, device="meta"))
+    return Cost(float(counter.get_total_flops()), float(floats))
+
+
+def _chunk(cost: Cost, batch: int, device: torch.device) -> int:
+    """Networks to stack at a time."""
+    if device.type != "cuda":
+        return _STACK_CHUNK
+    memory = torch.cuda.get_device_properties(device).total_memory
+    one = cost.floats * batch * 4 * _MAP_COPIES
+    return max(1, int(_CUDA_SHARE * memory / one))
+
+
+def _has_compiler(device: torch.device) -> bool:
+    """True if torch.compile can make code for ``device``."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    return any(shutil.which(c) for c in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if c)

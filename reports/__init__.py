@@ -1,0 +1,26 @@
+"""Findings become reports (html, md, json, csv, tex) and are held against a policy."""
+
+from ddaudit.reports.build import RawRun, build_report
+from ddaudit.reports.gallery import gallery
+from ddaudit.reports.gate import Policy, Rule, RuleResult, apply, load_policy
+from ddaudit.reports.schema import AuditorInfo, Report, RunInfo, SubjectInfo, json_schema
+from ddaudit.reports.write import FORMATS, read_report, write_report
+
+__all__ = [
+    "FORMATS",
+    "AuditorInfo",
+    "Policy",
+    "RawRun",
+    "Report",
+    "Rule",
+    "RuleResult",
+    "RunInfo",
+    "SubjectInfo",
+    "apply",
+    "build_report",
+    "gallery",
+    "json_schema",
+    "load_policy",
+    "read_report",
+    "write_report",
+]

@@ -1,0 +1,34 @@
+"""report.json: the schema itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddaudit.reports.schema import SCHEMA_VERSION, Report
+from pydantic import ValidationError
+
+from ddaudit.errors import BadInput
+
+
+def to_json(report: Report) -> str:
+    """The report as indented JSON; it validates against ``report.schema.json``."""
+    return report.model_dump_json(indent=1) + "\n"
+
+
+def read_report(path: str | Path) -> Report:
+    """Read a ``report.json``.
+
+    Raises:
+        BadInput: no such file, not a report, or a report of another schema version.
+    """
+    try:
+        return Report.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise BadInput(path, f"cannot be read ({error.strerror or error})") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        at = ".".join(str(p) for p in first["loc"])
+        todo = f"This version reads reports with schema_version {SCHEMA_VERSION}."
+        raise BadInput(
+            path, f"is not a ddaudit report ({at + ': ' if at else ''}{first['msg']})", todo
+        ) from None

@@ -1,0 +1,120 @@
+"""report.tex: the verdict as booktabs tables, to be \\input in a paper."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ddaudit.reports import labels
+from ddaudit.reports.schema import Claim, Report
+from ddaudit.reports.view import Cell, Column, Row, Verdict, verdict
+
+MOST_COLUMNS = 6
+"""Headline columns that fit side by side on a page."""
+_TEMPLATES = Path(__file__).parent / "templates"
+_ESCAPES = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "ε": r"$\varepsilon$", "δ": r"$\delta$", "σ": r"$\sigma$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "−": r"$-$", "–": "--", "∞": r"$\infty$",
+    "×": r"$\times$", "…": r"\dots{}", "≈": r"$\approx$", "≥": r"$\geq$",
+}  # fmt: skip
+_PATTERN = re.compile("|".join(map(re.escape, _ESCAPES)))
+
+
+def to_latex(report: Report) -> str:
+    """One ``table`` environment per six headline columns, with marks for better and worse.
+
+    Symmetric intervals are written with a plus-minus, lopsided ones in brackets.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<<",
+        variable_end_string=">>>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # LaTeX has its own escaping: the ``tex`` filter
+    )
+    env.filters["tex"] = escape
+    return env.get_template("report.tex").render(
+        report=report,
+        run=report.run,
+        tables=verdict(report, most_columns=MOST_COLUMNS),
+        head=_head,
+        line=_line,
+    )
+
+
+def escape(text: object) -> str:
+    """Text that LaTeX prints as it is; line breaks become spaces."""
+    flat = re.sub(r"\s+", " ", labels.visible(str(text))).strip()
+    return _PATTERN.sub(lambda m: _ESCAPES[m.group()], flat)
+
+
+def _head(table: Verdict) -> list[str]:
+    lead = 2 if table.claims else 1
+    titles, names, rules, at = [""] * lead, ["Subject"], [], lead + 1
+    names += ["Claimed $\\varepsilon$"] if table.claims else []
+    for group in table.groups:
+        title = escape(group.auditor.title or group.auditor.name)
+        titles.append(f"\\multicolumn{{{group.span}}}{{c}}{{{title}}}")
+        rules.append(f"\\cmidrule(lr){{{at}-{at + group.span - 1}}}")
+        at += group.span
+        for column in group.columns:
+            names.append(_column_head(column))
+        if not group.columns:
+            names.append("")
+    return [" & ".join(titles) + r" \\", " ".join(rules), " & ".join(names) + r" \\"]
+
+
+def _column_head(column: Column) -> str:
+    name = f"{escape(column.name)} {escape(column.arrow)}".strip()
+    if not column.params:
+        return name
+    return f"\\shortstack[r]{{{name}\\\\{{\\scriptsize {escape(column.params)}}}}}"
+
+
+def _line(row: Row, table: Verdict) -> str:
+    parts = [escape(row.subject.id)]
+    if table.claims:
+        parts.append(_claim(row.claim))
+    return " & ".join([*parts, *(_cell(c) for c in row.cells)])
+
+
+def _claim(claim: Claim | None) -> str:
+    if claim is None:
+        return "--"
+    mark = r"$^{\times}$" if claim.state == "violated" else ""
+    return f"{labels.brief(claim.epsilon)}{mark}"
+
+
+def _cell(cell: Cell) -> str:
+    if cell.state in ("skipped", "failed"):
+        return f"\\multicolumn{{{cell.span}}}{{c}}{{\\emph{{{cell.state}}}}}"
+    if cell.state == "absent":
+        return "--"
+    words = {t.word for t in cell.tags}
+    marks = "+" if "better" in words else "-" if "worse" in words else ""
+    marks += r"\dagger" if cell.greyed else ""
+    marks += r"\times" if cell.broken else ""
+    value = _math(cell.text) + (f"^{{{marks}}}" if marks else "")
+    if cell.half_width:
+        return f"${value} \\pm {_math(cell.half_width)}$"
+    return f"${value}$ {{\\scriptsize ${_math(cell.interval)}$}}" if cell.interval else f"${value}$"
+
+
+def _math(text: str) -> str:
+    """A formatted number or interval inside math mode."""
+    text = text.replace("−", "-").replace("∞", r"\infty ").replace(labels.MISSING, r"\text{--}")
+    return re.sub(r"(\d),(\d)", r"\1{,}\2", text) if not text.startswith("[") else text

@@ -1,0 +1,100 @@
+"""report.md: GitHub-flavoured Markdown that fits in a pull-request comment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ddaudit.reports import labels
+from ddaudit.reports.schema import AuditorInfo, Claim, Report
+from ddaudit.reports.view import Cell, metric_tables, verdict
+
+from ddaudit.findings import Check
+
+COMMENT_LIMIT = 65_000
+"""GitHub refuses comments of more than 65 536 characters; details are left out before that."""
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def to_markdown(report: Report) -> str:
+    """The verdict, the sentences, failed checks, and folded tables of all metrics.
+
+    When the whole text would not fit in a comment the folded tables are left out, and a line says
+    so.
+    """
+    text = _render(report, details=True)
+    return text if len(text) <= COMMENT_LIMIT else _render(report, details=False)
+
+
+def escape(text: object) -> str:
+    """Text that GitHub shows as it is: no markup, HTML, table breaks, mentions or issue links."""
+    flat = re.sub(r"\s+", " ", labels.visible(str(text))).strip()
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", flat)
+    return re.sub(r"@|#(?=\d)", "\\g<0>\u2060", flat)  # a word joiner breaks the link
+
+
+def _cell(cell: Cell) -> str:
+    if cell.state == "absent":
+        return labels.MISSING
+    if cell.state in ("skipped", "failed"):
+        return f"*{cell.state}: {escape(labels.short(cell.note, 80))}*"
+    value = f"~~{cell.text}~~" if cell.greyed else f"**{cell.text}**"
+    tags = " · ".join(str(tag) for tag in cell.tags)
+    return " ".join(part for part in (value, cell.interval, f"<br>{tags}" if tags else "") if part)
+
+
+def _claim(claim: Claim | None) -> str:
+    if claim is None:
+        return "none"
+    text = f"ε {labels.brief(claim.epsilon)}"
+    if claim.delta is not None:
+        text += f", δ {labels.brief(claim.delta)}"
+    mark = "**✗ violated**" if claim.state == "violated" else claim.state
+    bound = claim.lower_bound
+    measured = "" if bound is None else f" (measured ≥ {labels.number(bound, 'epsilon')})"
+    return f"{text}<br>{mark}{measured}"
+
+
+def _failed(report: Report) -> list[tuple[str, str, Check]]:
+    """(subjects, auditor, check) of every failing check, those of all subjects once."""
+    groups: dict[tuple[str, str], tuple[list[str], Check]] = {}
+    for finding in report.findings:
+        for check in finding.checks:
+            if not check.passed:
+                key = (finding.auditor, check.model_dump_json())
+                groups.setdefault(key, ([], check))[0].append(finding.subject)
+    everyone = len(report.subjects)
+    return [
+        ("all subjects" if len(subjects) == everyone else ", ".join(subjects), auditor, check)
+        for (auditor, _), (subjects, check) in groups.items()
+    ]
+
+
+def _caveats(report: Report, auditor: AuditorInfo) -> list[str]:
+    found = (t for f in report.findings if f.auditor == auditor.name for t in f.caveats)
+    return list(dict.fromkeys(found))
+
+
+def _render(report: Report, *, details: bool) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown has its own escaping: the ``md`` filter
+    )
+    env.filters.update(md=escape, cell=_cell, claim=_claim, brief=labels.brief)
+    auditors = report.auditors if details else []
+    text = env.get_template("report.md").render(
+        report=report,
+        run=report.run,
+        tables=verdict(report),
+        auditors=[(a, metric_tables(report, a), _caveats(report, a)) for a in auditors],
+        details=details,
+        failed=_failed(report),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)

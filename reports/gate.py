@@ -1,0 +1,303 @@
+"""A policy for continuous integration: rules a report must satisfy, one line for each."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ddaudit.reports import labels
+from ddaudit.reports.compare import Difference, difference
+from ddaudit.reports.schema import Report
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ddaudit.errors import BadInput
+from ddaudit.findings import Finding, Metric
+
+Use = Literal["value", "low", "high", "conservative"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Rule(_Model):
+    """One bound on one metric.
+
+    ``use`` picks the side of the 95% interval that is held against the bound; ``conservative`` is
+    the side that makes the rule harder to pass (``high`` for ``max``, ``low`` for ``min``). With
+    ``relative_to`` the bound applies to the metric minus that baseline's.
+    """
+
+    metric: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    subject: str | None = None
+    max: float | None = None
+    min: float | None = None
+    use: Use = "conservative"
+    relative_to: str | None = None
+    require_checks: bool = True
+    missing: Literal["violated", "ignore"] = "violated"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Rule:
+        if self.max is None and self.min is None:
+            raise ValueError("needs max or min")
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+    def __str__(self) -> str:
+        params = labels.params_text(self.params)
+        name = f"{self.metric}{f' ({params})' if params else ''}"
+        name += f" minus {self.relative_to}" if self.relative_to else ""
+        bounds = [] if self.min is None else [f">= {self.min:g}"]
+        bounds += [] if self.max is None else [f"<= {self.max:g}"]
+        return f"{name} {' and '.join(bounds)}"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of a policy file, and where they came from (for messages)."""
+
+    rules: tuple[Rule, ...]
+    source: str = "policy"
+
+
+class _File(_Model):
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """Whether one rule holds for one subject, and the line that says so."""
+
+    rule: str
+    subject: str
+    holds: bool
+    line: str
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Read a YAML policy: ``rules:`` with a list of rules (see :class:`Rule`).
+
+    Raises:
+        BadInput: unreadable, not YAML, an unknown key or a bad value; the line names the key and
+        what is allowed.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise BadInput(path, f"cannot be read ({reason})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise BadInput(
+            path, f"is not YAML ({getattr(error, 'problem', None) or 'cannot be parsed'}{at})"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
+        raise BadInput(path, "is not a policy", "It needs a key 'rules' with a list of rules.")
+    try:
+        return Policy(_File.model_validate(content).rules, source=str(path))
+    except ValidationError as error:
+        raise _bad_policy(path, error) from None
+
+
+def apply(policy: Policy, report: Report) -> list[RuleResult]:
+    """Hold a report against a policy: every rule for every subject it names, then every privacy
+    claim.
+
+    A rule without ``subject`` is for all subjects that are not baselines; a pattern with
+    wildcards (``dm*``) never takes a baseline, a plain name may. One rule gives one result per
+    subject and matching metric, so a rule without ``params`` holds only if all variants do. The
+    privacy rule needs no line in the policy: a claimed epsilon below a measured lower bound is
+    always a violation.
+
+    Raises:
+        BadInput: a bound outside [-1, 1] for a fraction, or ``relative_to`` a subject that is not
+        in the report.
+    """
+    results = []
+    for index, rule in enumerate(policy.rules):
+        where = f"{policy.source}: rules[{index}]"
+        if rule.relative_to is not None and rule.relative_to not in {s.id for s in report.subjects}:
+            known = ", ".join(report.baselines) or "none"
+            raise BadInput(
+                f"{where}.relative_to",
+                f"'{rule.relative_to}' is not in the report",
+                f"Baselines: {known}.",
+            )
+        results += list(_apply(rule, report, where))
+    return results + [_privacy(report, claim.subject) for claim in report.claims]
+
+
+def _apply(rule: Rule, report: Report, where: str) -> Iterator[RuleResult]:
+    subjects = _subjects(rule, report)
+    if not subjects:
+        wanted = (
+            f"no subject matches '{rule.subject}'" if rule.subject else "the report has no subjects"
+        )
+        yield _missing(rule, rule.subject or "*", wanted)
+    for subject in subjects:
+        found = [
+            (f, m)
+            for f in report.findings
+            if f.subject == subject
+            for m in f.metrics
+            if _matches(rule, m)
+        ]
+        usable = [(f, m) for f, m in found if m.value is not None]
+        if not usable:
+            yield _missing(rule, subject, _why_missing(rule, report, subject))
+        for finding, metric in usable:
+            if rule.relative_to != subject:
+                yield _judge(rule, report, finding, metric, where)
+
+
+def _subjects(rule: Rule, report: Report) -> list[str]:
+    if rule.subject is None:
+        return [s.id for s in report.subjects if not s.baseline]
+    return [
+        s.id
+        for s in report.subjects
+        if s.id == rule.subject or (not s.baseline and fnmatch.fnmatchcase(s.id, rule.subject))
+    ]
+
+
+def _matches(rule: Rule, metric: Metric) -> bool:
+    return metric.name == rule.metric and all(
+        _same(metric.params.get(k), v) for k, v in rule.params.items()
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal as numbers where both are (YAML reads 1e-3 as text), else as text."""
+    try:
+        return abs(float(a) - float(b)) <= 1e-9 * max(1.0, abs(float(b)))
+    except (TypeError, ValueError):
+        return str(a) == str(b)
+
+
+def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: str) -> RuleResult:
+    failing = report.failing_checks(finding, metric)
+    number: Metric | Difference = metric
+    if rule.relative_to is not None:
+        base = report.finding(rule.relative_to, finding.auditor)
+        other = next((m for m in base.metrics if m.key == metric.key), None) if base else None
+        diff = difference(metric, other) if other else None
+        if base is None or other is None or diff is None:
+            why = f"{rule.relative_to} has no such number to compare with"
+            return _missing(rule, finding.subject, why)
+        number = diff
+        failing = failing + report.failing_checks(base, other)
+    _check_scale(rule, metric, where)
+    holds, reading = _holds(rule, number, metric.unit)
+    if params := labels.params_text(metric.params):
+        reading = f"({params}) {reading}"
+    if failing and rule.require_checks:
+        names = ", ".join(dict.fromkeys(failing))
+        return _result(
+            rule, finding.subject, False, f"{reading}, and the instrument check '{names}' failed"
+        )
+    return _result(rule, finding.subject, holds, reading)
+
+
+def _check_scale(rule: Rule, metric: Metric, where: str) -> None:
+    """Refuse a bound in percents: it would pass (or fail) whatever was measured."""
+    for name, bound in (("max", rule.max), ("min", rule.min)):
+        if metric.unit == "fraction" and bound is not None and abs(bound) > 1:
+            what = f"is {bound:g}, but {metric.name} is a fraction in [0, 1]"
+            raise BadInput(f"{where}.{name}", what, "Write 60% as 0.6.")
+
+
+def _holds(rule: Rule, number: Metric | Difference, unit: str) -> tuple[bool, str]:
+    assert number.value is not None
+    readings = {"value": number.value, "low": number.low, "high": number.high}
+    sides = (
+        {"max": "high", "min": "low"}
+        if rule.use == "conservative"
+        else {"max": rule.use, "min": rule.use}
+    )
+    holds, notes = True, []
+    for name, bound in (("min", rule.min), ("max", rule.max)):
+        if bound is None:
+            continue
+        reading = readings[sides[name]]
+        if reading is None:
+            reading = number.value
+            notes.append("no interval, so the value itself is judged")
+        holds = holds and (reading <= bound if name == "max" else reading >= bound)
+    span = labels.interval(number.low, number.high, unit)
+    text = f"= {labels.number(number.value, unit)}{' ' + span if span else ''}"
+    return holds, f"{text} ({'; '.join(dict.fromkeys(notes))})" if notes else text
+
+
+def _privacy(report: Report, subject: str) -> RuleResult:
+    claim = next(c for c in report.claims if c.subject == subject)
+    rule = "claimed epsilon >= measured lower bound"
+    stated = f"claims epsilon = {claim.epsilon:g}" + (
+        "" if claim.delta is None else f" at delta = {claim.delta:g}"
+    )
+    if claim.lower_bound is None:
+        return _line(rule, subject, True, f"{stated}; not tested: {claim.reason}")
+    return _line(
+        rule,
+        subject,
+        claim.state != "violated",
+        f"{stated}; measured lower bound {claim.lower_bound:.3g}",
+    )
+
+
+def _why_missing(rule: Rule, report: Report, subject: str) -> str:
+    stopped = [
+        f"{f.auditor} {f.status}: {f.reason or 'no reason recorded'}"
+        for f in report.findings
+        if f.subject == subject
+        and f.status in ("skipped", "failed")
+        and rule.metric.startswith(f"{f.auditor}.")
+    ]
+    if stopped:
+        return f"not measured ({'; '.join(stopped)})"
+    names = sorted({m.name for f in report.findings for m in f.metrics})
+    close = [] if rule.metric in names else difflib.get_close_matches(rule.metric, names, n=2)
+    return "not measured" + (f" (did you mean {' or '.join(close)}?)" if close else "")
+
+
+def _missing(rule: Rule, subject: str, why: str) -> RuleResult:
+    return _result(
+        rule,
+        subject,
+        rule.missing == "ignore",
+        f"{why}{', ignored' if rule.missing == 'ignore' else ''}",
+    )
+
+
+def _result(rule: Rule, subject: str, holds: bool, text: str) -> RuleResult:
+    side = f" [{rule.use}]" if rule.use != "conservative" else ""
+    return _line(f"{rule}{side}", subject, holds, text)
+
+
+def _line(rule: str, subject: str, holds: bool, text: str) -> RuleResult:
+    flat = " ".join(f"{'holds   ' if holds else 'VIOLATED'}  {subject}: {rule}: {text}".split())
+    return RuleResult(rule=rule, subject=subject, holds=holds, line=flat)
+
+
+def _bad_policy(path: str | Path, error: ValidationError) -> BadInput:
+    first = error.errors(include_url=False)[0]
+    at = ".".join(f"[{p}]" if isinstance(p, int) else str(p) for p in first["loc"]).replace(
+        ".[", "["
+    )
+    if first["type"] == "extra_forbidden":
+        allowed = Rule.model_fields if len(first["loc"]) > 1 else ["rules"]
+        return BadInput(f"{path}: {at}", "unknown key", f"Allowed: {', '.join(allowed)}.")
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if first["type"] != "missing" and not isinstance(first.get("input"), dict):
+        message += f", not {first['input']!r}"
+    return BadInput(f"{path}: {at}" if at else path, message)

@@ -1,0 +1,174 @@
+"""Names and numbers as a reader sees them."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+from ddaudit.findings import Metric
+
+_NAMES = {
+    "utility.accuracy": "accuracy",
+    "utility.balanced_accuracy": "balanced accuracy",
+    "membership.auc": "membership AUC",
+    "membership.tpr_at_fpr": "TPR",
+    "privacy.epsilon_claimed": "claimed ε",
+    "privacy.epsilon_lower_bound": "ε lower bound",
+    "backdoor.cta": "clean test accuracy",
+    "backdoor.asr": "attack success rate",
+    "adversarial.robust_accuracy": "robust accuracy",
+    "calibration.ece": "ECE",
+    "bias.deo_m": "DEO_M",
+    "bias.deo_a": "DEO_A",
+    "bias.deo_m_floor95": "DEO_M, 95% floor",
+    "bias.deo_a_floor95": "DEO_A, 95% floor",
+    "bias.equalized_odds_difference": "equalized odds difference",
+    "tail.accuracy": "accuracy",
+    "ood.auroc": "OOD AUROC",
+}
+_ACRONYMS = {
+    "asr", "auc", "auroc", "aurc", "cta", "cw", "deo", "ece", "fgsm", "fid", "fpr", "ks", "mce", "mmd",
+    "nll", "ood", "pgd", "psnr", "ssim", "tpr",
+}  # fmt: skip
+DIRECTIONS = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "none": "neither end is better",
+}
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+_GREEK = {"epsilon": "ε", "delta": "δ", "alpha": "α", "beta": "β", "sigma": "σ", "lambda": "λ"}
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+MISSING = "–"
+
+
+def metric_name(name: str) -> str:
+    """``bias.deo_m`` -> ``DEO_M``; unknown names lose their prefix and their underscores."""
+    if name in _NAMES:
+        return _NAMES[name]
+    words = name.split(".", 1)[-1].replace(".", " ").split("_")
+    return " ".join(w.upper() if w.lower() in _ACRONYMS else w for w in words)
+
+
+def params_text(params: dict[str, Any]) -> str:
+    """``{"attack": "pgd", "eps": 0.0314}`` -> ``pgd, eps 8/255``; text needs no key."""
+    parts = []
+    for key, value in params.items():
+        if key == "fpr" and _is_number(value):
+            parts.append(f"at {percent(float(value))} FPR")
+        elif isinstance(value, bool):
+            parts.append(key if value else f"no {key}")
+        elif _is_number(value):
+            parts.append(f"{_GREEK.get(key, key)} {_parameter(key, value)}")
+        else:
+            parts.append(str(value))
+    return ", ".join(parts)
+
+
+def full_name(metric: Metric, *, params: bool = True) -> str:
+    """Name and parameters on one line; a false-positive rate is part of the name."""
+    rest = dict(metric.params)
+    name = metric_name(metric.name)
+    if _is_number(rest.get("fpr")):
+        name += f" at {percent(float(rest.pop('fpr')))} FPR"
+    text = params_text(rest) if params else ""
+    return f"{name} ({text})" if text else name
+
+
+def number(value: float | None, unit: str = "fraction", *, digits: int = 3) -> str:
+    """A value for a table cell: fractions with ``digits`` decimals (two significant digits below
+    0.01), other units with ``digits`` significant digits, and a real minus sign."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    if unit == "fraction":
+        small = 0 < size < 0.5 * 10 ** (1 - digits)
+        text = (
+            f"{size:.{digits}f}" if not small else f"{size:#.2g}" if size >= 1e-4 else f"{size:.1e}"
+        )
+    elif size == 0 or 10 ** (digits - 1) <= size < 1e6:
+        text = f"{size:,.0f}"
+    else:
+        text = f"{size:#.{digits}g}"
+    is_zero = not any(c in "123456789" for c in text.split("e")[0])
+    return text if value >= 0 or is_zero else f"−{text}"
+
+
+def signed(value: float, unit: str = "fraction", *, digits: int = 3) -> str:
+    """A difference: always with its sign, except a zero."""
+    text = number(value, unit, digits=digits)
+    return f"+{text}" if value > 0 and any(c in "123456789" for c in text) else text
+
+
+def interval(
+    low: float | None, high: float | None, unit: str = "fraction", *, digits: int = 3
+) -> str:
+    """``[0.694, 0.741]``, or nothing when there is no interval."""
+    if low is None and high is None:
+        return ""
+    return f"[{number(low, unit, digits=digits)}, {number(high, unit, digits=digits)}]"
+
+
+def brief(value: float) -> str:
+    """A constant as people write it: ``10``, ``0.5``, ``1e-5``."""
+    return re.sub(r"e([+-])0+", r"e\1", f"{value:.4g}").replace("e+", "e")
+
+
+def moment(text: str) -> str:
+    """``2026-01-05T10:11:42+00:00`` -> ``2026-01-05 10:11 UTC``; other text as it is."""
+    try:
+        when = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return text
+    zone = " UTC" if when.utcoffset() == timedelta(0) else when.strftime(" %z").rstrip()
+    return when.strftime("%Y-%m-%d %H:%M") + zone
+
+
+def percent(fraction: float) -> str:
+    """``0.001`` -> ``0.1%``."""
+    return f"{100 * fraction:.6g}%"
+
+
+def count(value: int | None) -> str:
+    """``10000`` -> ``10,000``."""
+    return MISSING if value is None else f"{value:,}"
+
+
+def duration(seconds: float | None) -> str:
+    """``75.2`` -> ``1 min 15 s``."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def visible(text: str) -> str:
+    """The text without control characters, above all those that reorder what follows (bidi)."""
+    return _INVISIBLE.sub("\ufffd", text)
+
+
+def short(text: str, limit: int = 28) -> str:
+    """The text, cut in its middle to at most ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) * 2 // 3
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
+
+
+def _parameter(key: str, value: float) -> str:
+    if key in ("eps", "epsilon_pixels") and 0 < value < 1:
+        steps = value * 255
+        if abs(steps - round(steps)) < 1e-3:
+            return f"{round(steps)}/255"
+    return brief(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

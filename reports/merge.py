@@ -1,0 +1,257 @@
+"""Seeds become one finding: how the numbers of several cells are put together.
+
+The value is the mean over seeds. Its interval covers both sources of doubt: the spread between
+seeds (a Student t interval of the mean) and the sampling of test records within a seed. The
+within-seed part is *not* divided by the number of seeds, because every seed is measured on the
+same test records.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ddaudit.findings import Check, Curve, Finding, Metric, Picture, Status
+
+_SEED_SUFFIX = re.compile(r" \(seed -?\d+\)$")
+
+
+def merge_findings(cells: Sequence[Finding], *, expected_seeds: Sequence[int] = ()) -> Finding:
+    """One finding out of one cell per seed of the same (subject, auditor).
+
+    Args:
+        cells: at least one finding; they agree in ``subject`` and ``auditor``.
+        expected_seeds: the seeds of the run; those without a cell make the result ``partial``.
+
+    Returns:
+        A finding with merged metrics, checks and curves, the pictures of the first seed that has
+        any, every distinct caveat once, and the seconds of all seeds added up.
+    """
+    cells = sorted(cells, key=lambda c: (c.seed is None, c.seed or 0))
+    usable = [c for c in cells if c.status in ("ok", "partial")]
+    missing = [s for s in expected_seeds if s not in {c.seed for c in cells}]
+    status, reason = _status(cells, usable, missing)
+    return Finding(
+        subject=cells[0].subject,
+        auditor=cells[0].auditor,
+        status=status,
+        reason=reason,
+        metrics=_merge_all_metrics(usable),
+        checks=merge_checks([c.checks for c in cells]),
+        curves=merge_curves([(c.seed, c.curves) for c in usable]),
+        images=next((c.images for c in usable if c.images), list[Picture]()),
+        caveats=list(dict.fromkeys(text for c in cells for text in c.caveats)),
+        seconds=math.fsum(c.seconds for c in cells if math.isfinite(c.seconds)),
+        seed=cells[0].seed if len(cells) == 1 else None,
+    )
+
+
+def merge_metric(metrics: Sequence[Metric]) -> Metric:
+    """One metric out of the same metric of S seeds.
+
+    ``value`` is the mean of the S values. With ``s`` their standard deviation and ``t`` the 97.5%
+    point of Student's t with S - 1 degrees of freedom, each side of the interval is as wide as
+
+        sqrt((t * s / sqrt(S)) ** 2 + mean over seeds of (that side's half-width) ** 2)
+
+    Sides are kept apart because exact binomial intervals are lopsided. Fractions whose intervals
+    all lie in [0, 1] stay in [0, 1]. Seeds without a finite value are left out and show up as
+    ``None`` in ``per_seed``. One seed passes through unchanged.
+    """
+    per_seed = [finite(m.value) for m in metrics]
+    kept = [m for m, v in zip(metrics, per_seed, strict=True) if v is not None]
+    values = [v for v in per_seed if v is not None]
+    floors = [f for m in metrics if (f := finite(m.floor)) is not None]
+    counts = [m.n for m in kept if m.n is not None]
+    value = math.fsum(values) / len(values) if values else None
+    first = kept[0] if kept else metrics[0]
+    low, high = (None, None) if value is None else _interval(value, values, kept)
+    return Metric(
+        name=first.name,
+        value=value,
+        low=low,
+        high=high,
+        n=min(counts) if counts else None,
+        unit=first.unit,
+        direction=first.direction,
+        floor=math.fsum(floors) / len(floors) if floors else None,
+        params=plain(first.params),
+        headline=any(m.headline for m in metrics),
+        per_seed=per_seed if len(metrics) > 1 else None,
+    )
+
+
+def merge_checks(per_seed: Sequence[Sequence[Check]]) -> list[Check]:
+    """The same checks of several seeds: passed only if all passed; a failing reading is kept."""
+    by_name: dict[tuple[str, str | None], list[Check]] = {}
+    for checks in per_seed:
+        for check in checks:
+            by_name.setdefault((check.name, check.subject), []).append(check)
+    return [_merge_check(group) for group in by_name.values()]
+
+
+def merge_curves(per_seed: Sequence[tuple[int | None, Sequence[Curve]]]) -> list[Curve]:
+    """Curves with the same x in every seed are averaged (bands by the rule of
+    :func:`merge_metric`, counts added); others keep the first seed's line, labelled so. Points
+    that are not finite are dropped."""
+    by_name: dict[tuple[str, str], list[tuple[int | None, Curve]]] = {}
+    for seed, curves in per_seed:
+        for curve in curves:
+            by_name.setdefault((curve.plot, curve.label), []).append((seed, _clean_curve(curve)))
+    return [_merge_curve(group) for group in by_name.values()]
+
+
+def base_label(label: str) -> str:
+    """A curve's label without the seed that :func:`merge_curves` may have added."""
+    return _SEED_SUFFIX.sub("", label)
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None when it is missing, NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def plain(value: Any) -> Any:
+    """A JSON-safe copy: infinities and NaN become words, unknown objects their text."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("infinity" if value > 0 else "-infinity")
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _status(
+    cells: Sequence[Finding], usable: Sequence[Finding], missing: Sequence[int]
+) -> tuple[Status, str | None]:
+    reasons: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.reason or cell.status != "ok":
+            text = cell.reason or f"{cell.status}, and no reason was recorded"
+            reasons.setdefault(text, []).append("" if cell.seed is None else str(cell.seed))
+    alike = len(reasons) == 1 and len(next(iter(reasons.values()))) == len(cells)
+    parts = [r if alike else f"{_seeds(seeds)}{r}" for r, seeds in reasons.items()]
+    if missing:
+        parts.append(f"{_seeds([str(s) for s in missing])}not run yet")
+    reason = "; ".join(parts) or None
+    if not usable:
+        return ("failed" if any(c.status == "failed" for c in cells) else "skipped"), reason
+    whole = len(usable) == len(cells) and all(c.status == "ok" for c in usable) and not missing
+    return ("ok" if whole else "partial"), reason
+
+
+def _seeds(seeds: Sequence[str]) -> str:
+    known = [s for s in seeds if s]
+    return f"seed{'s' if len(known) > 1 else ''} {', '.join(known)}: " if known else ""
+
+
+def _merge_all_metrics(cells: Sequence[Finding]) -> list[Metric]:
+    indexed = [{m.key: m for m in c.metrics} for c in cells]
+    merged = []
+    for key in dict.fromkeys(key for metrics in indexed for key in metrics):
+        found = [metrics.get(key) for metrics in indexed]
+        present = next(m for m in found if m is not None)
+        blank = Metric(name=present.name, value=None, params=present.params)
+        merged.append(merge_metric([m if m is not None else blank for m in found]))
+    return merged
+
+
+def _interval(
+    value: float, values: Sequence[float], metrics: Sequence[Metric]
+) -> tuple[float | None, float | None]:
+    if len(values) == 1:
+        return finite(metrics[0].low), finite(metrics[0].high)
+    lows = [v - b for m, v in zip(metrics, values, strict=True) if (b := finite(m.low)) is not None]
+    highs = [
+        b - v for m, v in zip(metrics, values, strict=True) if (b := finite(m.high)) is not None
+    ]
+    low, high = value - _half_width(values, lows), value + _half_width(values, highs)
+    bounds = [b for m in metrics for b in (m.low, m.value, m.high) if b is not None]
+    if metrics[0].unit == "fraction" and all(0.0 <= b <= 1.0 for b in bounds):
+        low, high = max(low, 0.0), min(high, 1.0)
+    return low, high
+
+
+def _half_width(values: Sequence[float], within: Sequence[float]) -> float:
+    """The rule of :func:`merge_metric` for one side of the interval."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    variance = math.fsum((v - mean) ** 2 for v in values) / (count - 1)
+    between = _t(count - 1) * math.sqrt(variance / count)
+    return math.sqrt(
+        between**2 + (math.fsum(w * w for w in within) / len(within) if within else 0.0)
+    )
+
+
+@lru_cache
+def _t(degrees: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, degrees))
+
+
+def _merge_check(checks: Sequence[Check]) -> Check:
+    failed = [c for c in checks if not c.passed]
+    kept = failed[0] if failed else checks[0]
+    detail = kept.detail
+    if failed and len(checks) > 1:
+        detail = f"{detail + '; ' if detail else ''}failed in {len(failed)} of {len(checks)} seeds"
+    return kept.model_copy(
+        update={"passed": not failed, "value": finite(kept.value), "detail": detail}
+    )
+
+
+def _merge_curve(group: Sequence[tuple[int | None, Curve]]) -> Curve:
+    seed, first = group[0]
+    curves = [c for _, c in group]
+    if len(curves) == 1:
+        return first
+    if any(c.x != first.x for c in curves):
+        return (
+            first.model_copy(update={"label": f"{first.label} (seed {seed})"})
+            if seed is not None
+            else first
+        )
+    points = list(zip(*(c.y for c in curves), strict=True))
+    mean = [math.fsum(p) / len(p) for p in points]
+    low = high = None
+    if all(c.low is not None and c.high is not None for c in curves):
+        below = zip(
+            *([y - b for y, b in zip(c.y, c.low or [], strict=True)] for c in curves), strict=True
+        )
+        above = zip(
+            *([b - y for y, b in zip(c.y, c.high or [], strict=True)] for c in curves), strict=True
+        )
+        low = [m - _half_width(p, w) for m, p, w in zip(mean, points, below, strict=True)]
+        high = [m + _half_width(p, w) for m, p, w in zip(mean, points, above, strict=True)]
+        if all(0 <= b <= 1 for c in curves for b in (*(c.low or ()), *c.y, *(c.high or ()))):
+            low, high = [max(b, 0.0) for b in low], [min(b, 1.0) for b in high]
+    counts = [c.counts for c in curves if c.counts is not None]
+    total = (
+        [sum(column) for column in zip(*counts, strict=True)]
+        if len(counts) == len(curves)
+        else None
+    )
+    return first.model_copy(update={"y": mean, "low": low, "high": high, "counts": total})
+
+
+def _clean_curve(curve: Curve) -> Curve:
+    """The curve without points that are not finite, and without bands that do not fit it."""
+    keep = [
+        i
+        for i, (x, y) in enumerate(zip(curve.x, curve.y, strict=False))
+        if math.isfinite(x) and math.isfinite(y)
+    ]
+    size = min(len(curve.x), len(curve.y))
+
+    def pick(values: Sequence[Any] | None) -> list[Any] | None:
+        if values is None or len(values) < size or any(not math.isfinite(values[i]) for i in keep):
+            return None
+        return [values[i] for i in keep]
+
+    update = {name: pick(getattr(curve, name)) for name in ("x", "y", "low", "high", "counts")}
+    return curve.model_copy(update=update)

@@ -1,0 +1,41 @@
+"""From run folders to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ddaudit.reports.build import build_report
+from ddaudit.reports.gallery import gallery
+from ddaudit.reports.schema import Report
+
+from ddaudit.audits import collect
+
+
+def report_of(urls: Sequence[str]) -> Report:
+    """The report of one or several run folders (of one data set), with pictures of the distilled images.
+
+    Raises:
+        BadInput: no run there, or runs on different data.
+    """
+    run = collect(list(urls))
+    subjects = []
+    for entry in run.subjects:
+        value = entry["set"]
+        pictures = []
+        if value is not None:
+            pictures = [
+                gallery(
+                    value.images,
+                    value.labels,
+                    class_names=value.card.class_names or (),
+                    name=entry["id"],
+                )
+            ]
+        subjects.append(
+            {
+                **{k: v for k, v in entry.items() if k not in ("set", "set_keys", "path")},
+                "gallery": pictures,
+            }
+        )
+    return build_report(replace(run, subjects=subjects))

@@ -1,0 +1,225 @@
+"""The report as data: the one model that every format is written from, and its JSON schema.
+
+``report.json`` is this model, serialised. ``findings`` is what was measured; ``comparisons``,
+``greyed``, ``claims`` and ``summary`` are what the report derives from it. Numbers are fractions
+in [0, 1] unless a metric's ``unit`` says otherwise, and ``null`` where nothing finite was
+measured.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ddaudit.findings import Finding, Metric, Picture
+
+SCHEMA_VERSION: Literal["1"] = "1"
+
+Outcome = Literal["better", "worse", "higher", "lower", "not distinguishable", "no interval"]
+Tone = Literal["good", "bad", "neutral", "warning"]
+ClaimState = Literal["violated", "not contradicted", "not tested", "void"]
+
+
+MetricKey = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def metric_key(name: str, params: dict[str, Any]) -> MetricKey:
+    """Identity of a metric across subjects and seeds, as ``Metric.key``."""
+    return Metric(name=name, value=None, params=params).key
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class _Open(BaseModel):
+    """Information that a newer run store may extend; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
+
+
+class RunInfo(_Open):
+    """How the audit was run."""
+
+    data: str
+    data_notes: list[str] = Field(default_factory=list)
+    data_facts: dict[str, Any] = Field(default_factory=dict)
+    """Shape, class names, split sizes, fingerprint: whatever the run knows."""
+    preset: str = ""
+    profile: str = ""
+    seeds: list[int] = Field(default_factory=list)
+    ipc: int | None = None
+    arch: str = ""
+    protocol: str = ""
+    """The evaluation protocol under which victims were trained."""
+    protocol_facts: dict[str, Any] = Field(default_factory=dict)
+    device: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    started: str = ""
+    """ISO 8601."""
+    finished: str = ""
+    command: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    ddaudit_version: str = ""
+    cells_done: int = 0
+    cells_failed: int = 0
+    cells_skipped: int = 0
+
+
+class SubjectInfo(_Open):
+    """What was audited."""
+
+    id: str
+    kind: Literal["recipe", "file", "checkpoint"]
+    baseline: bool = False
+    """True for the reference rows (full, random, herding)."""
+    card: dict[str, Any] = Field(default_factory=dict)
+    """As ``ddaudit.sets.Card``; ``card["privacy"]`` is a privacy claim or absent."""
+    description: str = ""
+    source: str = ""
+    seconds: float | None = None
+    gallery: list[Picture] = Field(default_factory=list)
+
+
+class AuditorInfo(_Open):
+    """Who measured: one question, one threat model."""
+
+    name: str
+    title: str = ""
+    question: str = ""
+    threat_model: str = ""
+    how_to_read: str = ""
+    sources: list[str] = Field(default_factory=list)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Comparison(_Model):
+    """A headline metric of a subject minus that of a baseline."""
+
+    subject: str
+    baseline: str
+    auditor: str
+    metric: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    """Square-and-add 95% interval of the difference, the two numbers taken as independent."""
+    outcome: Outcome
+    trusted: bool = True
+    """False when a failing instrument check greys out either number."""
+
+
+class Greyed(_Model):
+    """A number that must not be relied on, because a known-answer test of its instrument failed."""
+
+    subject: str
+    auditor: str
+    metric: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    checks: list[str]
+    """Names of the failing checks."""
+
+
+class Claim(_Model):
+    """A subject's (epsilon, delta) claim against the largest lower bound that was measured."""
+
+    subject: str
+    epsilon: float
+    delta: float | None = None
+    lower_bound: float | None = None
+    adversary: str | None = None
+    state: ClaimState
+    reason: str = ""
+
+
+class Sentence(_Model):
+    """One thing to read from the numbers, in words; computed from the numbers only."""
+
+    tone: Tone
+    text: str
+
+
+class Report(_Model):
+    """The comparative report of one or more runs over the same data."""
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    run: RunInfo
+    subjects: list[SubjectInfo]
+    auditors: list[AuditorInfo] = Field(default_factory=list)
+    findings: list[Finding]
+    comparisons: list[Comparison] = Field(default_factory=list)
+    greyed: list[Greyed] = Field(default_factory=list)
+    claims: list[Claim] = Field(default_factory=list)
+    summary: list[Sentence] = Field(default_factory=list)
+
+    def subject(self, subject_id: str) -> SubjectInfo:
+        """The subject of this id.
+
+        Raises:
+            KeyError: no such subject.
+        """
+        for subject in self.subjects:
+            if subject.id == subject_id:
+                return subject
+        raise KeyError(subject_id)
+
+    def finding(self, subject_id: str, auditor: str) -> Finding | None:
+        """What ``auditor`` says about a subject; None when it was not asked."""
+        for finding in self.findings:
+            if finding.subject == subject_id and finding.auditor == auditor:
+                return finding
+        return None
+
+    def failing_checks(self, finding: Finding, metric: Metric) -> list[str]:
+        """Names of the failing checks that grey out a metric; empty when it can be relied on."""
+        wanted = (finding.subject, finding.auditor, metric.key)
+        for grey in self.greyed:
+            if (grey.subject, grey.auditor, metric_key(grey.metric, grey.params)) == wanted:
+                return grey.checks
+        return []
+
+    def comparison(
+        self, finding: Finding, metric: Metric, baseline: str | None = None
+    ) -> Comparison | None:
+        """A headline metric against ``baseline`` (default :attr:`reference`), if there is one."""
+        baseline = baseline or self.reference
+        for row in self.comparisons:
+            same = (row.subject, row.auditor, row.baseline, row.metric) == (
+                finding.subject,
+                finding.auditor,
+                baseline,
+                metric.name,
+            )
+            if same and metric_key(row.metric, row.params) == metric.key:
+                return row
+        return None
+
+    @property
+    def baselines(self) -> list[str]:
+        """Ids of the reference subjects, in report order."""
+        return [s.id for s in self.subjects if s.baseline]
+
+    @property
+    def reference(self) -> str | None:
+        """The baseline that the verdict compares with: ``random`` if audited, else the first."""
+        return "random" if "random" in self.baselines else next(iter(self.baselines), None)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of ``report.json``, committed as ``report.schema.json``."""
+    schema = Report.model_json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ddaudit report",
+        **{k: v for k, v in schema.items() if k != "title"},
+    }
+
+
+def write_schema() -> None:
+    """Renew the committed ``report.schema.json`` after a change of the models."""
+    text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+    Path(__file__).with_name("report.schema.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,224 @@
+"""What to read from the numbers, in plain sentences: all computed, none an opinion."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ddaudit.reports.compare import at_floor, difference, outcome
+from ddaudit.reports.labels import brief, full_name, number
+from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone
+
+from ddaudit.findings import Finding, Metric
+
+_MOST_CHANGES = 5
+
+
+def summarise(report: Report) -> list[Sentence]:
+    """The sentences of a report, most urgent first: broken claims, failed instruments, what each
+    defense changed against the method it is built on, what each subject changed against the
+    reference, and what is missing."""
+    return [
+        *_claims(report),
+        *_checks(report),
+        *_against_base(report),
+        *_against_reference(report),
+        *_utility_kept(report),
+        *_floors(report),
+        *_missing(report),
+    ]
+
+
+def base_of(subject_id: str, ids: Sequence[str]) -> str | None:
+    """The audited subject a recipe is built on: ``dm+fair+dp`` -> ``dm+fair``, else ``dm``."""
+    parts = subject_id.split("+")
+    for size in range(len(parts) - 1, 0, -1):
+        name = "+".join(parts[:size])
+        if name in ids:
+            return name
+    return None
+
+
+def _claims(report: Report) -> list[Sentence]:
+    out = []
+    for claim in report.claims:
+        stated = f"{claim.subject} claims ε = {brief(claim.epsilon)}"
+        if claim.delta is not None:
+            stated += f" at δ = {brief(claim.delta)}"
+        bound = number(claim.lower_bound, "epsilon")
+        by = f" ({claim.adversary} adversary)" if claim.adversary else ""
+        if claim.state == "violated":
+            text = f"{stated}, but the audit measured a lower bound of {bound}{by}"
+            out.append(_say("bad", f"{text}: the claim is false."))
+        elif claim.state == "not contradicted":
+            text = f"{stated}; the strongest lower bound measured is {bound}{by}"
+            out.append(_say("neutral", f"{text}, which does not contradict it."))
+        elif claim.state == "void":
+            out.append(_say("bad", f"{stated}, but the claim is void: {claim.reason}."))
+        else:
+            out.append(_say("warning", f"{stated}; the claim was not tested: {claim.reason}."))
+    return out
+
+
+def _checks(report: Report) -> list[Sentence]:
+    names: dict[tuple[str, str], list[str]] = {}
+    for finding in report.findings:
+        for check in finding.checks:
+            if not check.passed:
+                names.setdefault((finding.auditor, check.name), []).append(finding.subject)
+    everyone = len(report.subjects)
+    out = []
+    for (auditor, name), subjects in names.items():
+        hit = [g for g in report.greyed if g.auditor == auditor and name in g.checks]
+        who = "all subjects" if len(subjects) == everyone else _join(subjects)
+        effect = f"{_count(len(hit), 'number')} greyed out" if hit else "no number depends on it"
+        out.append(
+            _say(
+                "warning", f"The instrument check “{name}” of {auditor} failed for {who}: {effect}."
+            )
+        )
+    return out
+
+
+def _against_base(report: Report) -> list[Sentence]:
+    ids = [s.id for s in report.subjects]
+    pairs = [(s.id, base_of(s.id, ids)) for s in report.subjects if not s.baseline]
+    return [s for name, base in pairs if base for s in _changes(report, name, base, "")]
+
+
+def _against_reference(report: Report) -> list[Sentence]:
+    if report.reference is None:
+        return []
+    names = [s.id for s in report.subjects if not s.baseline]
+    return [s for name in names for s in _changes(report, name, report.reference, "the baseline")]
+
+
+def _changes(report: Report, name: str, base: str, kind: str) -> list[Sentence]:
+    """One sentence on ``name`` beside ``base``, from the distinguishable differences."""
+    names = _names(report)
+    better: list[str] = []
+    worse: list[str] = []
+    unclear = 0
+    for metric, other in _shared_headlines(report, name, base):
+        diff = difference(metric, other)
+        result = outcome(diff, metric.direction) if diff else "no interval"
+        unclear += result == "not distinguishable"
+        if result in ("better", "worse"):
+            text = f"{names[metric.key]} ({_short(other)} to {_short(metric)})"
+            (better if result == "better" else worse).append(text)
+    who = f"{kind} {base}" if kind else base
+    tail = f" No clear difference in {_count(unclear, 'other headline metric')}." if unclear else ""
+    if not better and not worse:
+        text = f"{name} and {who} differ in no headline metric that this audit can resolve."
+        return [_say("neutral", text)] if unclear else []
+    if not worse:
+        return [_say("good", f"{name} improves on {who} in {_first(better)}.{tail}")]
+    if not better:
+        return [_say("bad", f"{name} is worse than {who} in {_first(worse)}.{tail}")]
+    text = f"{name} improves on {who} in {_first(better)}, but is worse in {_first(worse)}.{tail}"
+    return [_say("neutral", text)]
+
+
+def _names(report: Report) -> dict[MetricKey, str]:
+    """Headline metrics by their shortest name that tells them apart."""
+    metrics = {m.key: m for _, m in _headlines(report)}
+    brief = {key: full_name(m, params=False) for key, m in metrics.items()}
+    count = Counter(brief.values())
+    return {k: brief[k] if count[brief[k]] == 1 else full_name(m) for k, m in metrics.items()}
+
+
+def _utility_kept(report: Report) -> list[Sentence]:
+    full = _accuracy(report, "full")
+    if full is None or not full.value:
+        return []
+    rows = [
+        (s.id, m)
+        for s in report.subjects
+        if not s.baseline and (m := _accuracy(report, s.id)) is not None
+    ]
+    best = max(rows, key=lambda row: row[1].value or 0.0, default=None)
+    if best is None or best[1].value is None:
+        return []
+    kept = best[1].value / full.value
+    text = (
+        f"The most accurate distilled set, {best[0]}, keeps {kept:.0%} of the accuracy of the full"
+    )
+    return [_say("neutral", f"{text} data ({_short(best[1])} of {_short(full)}).")]
+
+
+def _floors(report: Report) -> list[Sentence]:
+    names = _names(report)
+    groups: dict[MetricKey, list[str]] = {}
+    for finding, metric in _headlines(report):
+        audited = not report.subject(finding.subject).baseline
+        if audited and metric.direction == "lower" and at_floor(metric):
+            groups.setdefault(metric.key, []).append(finding.subject)
+    return [
+        _say(
+            "neutral", f"{_capital(names[k])} of {_join(who)} cannot be told from the noise floor."
+        )
+        for k, who in groups.items()
+    ]
+
+
+def _missing(report: Report) -> list[Sentence]:
+    out = []
+    for status, word in (("failed", "failed"), ("skipped", "skipped"), ("partial", "incomplete")):
+        cells = [f"{f.subject} × {f.auditor}" for f in report.findings if f.status == status]
+        if cells:
+            out.append(_say("warning", f"{_count(len(cells), 'cell')} {word}: {_join(cells)}."))
+    return out
+
+
+def _headlines(report: Report) -> list[tuple[Finding, Metric]]:
+    return [
+        (f, m)
+        for f in report.findings
+        for m in f.metrics
+        if m.headline and m.value is not None and not report.failing_checks(f, m)
+    ]
+
+
+def _shared_headlines(report: Report, name: str, base: str) -> list[tuple[Metric, Metric]]:
+    mine = [(f.auditor, m) for f, m in _headlines(report) if f.subject == name]
+    theirs = {(f.auditor, m.key): m for f, m in _headlines(report) if f.subject == base}
+    return [(m, theirs[auditor, m.key]) for auditor, m in mine if (auditor, m.key) in theirs]
+
+
+def _accuracy(report: Report, name: str) -> Metric | None:
+    for finding in report.findings:
+        for metric in finding.metrics:
+            if (
+                finding.subject == name
+                and metric.name == "utility.accuracy"
+                and metric.value is not None
+            ):
+                return None if report.failing_checks(finding, metric) else metric
+    return None
+
+
+def _short(metric: Metric) -> str:
+    return number(metric.value, metric.unit, digits=2 if metric.unit == "fraction" else 3)
+
+
+def _first(texts: Sequence[str]) -> str:
+    shown = list(texts[:_MOST_CHANGES])
+    more = len(texts) - len(shown)
+    return _join([*shown, f"{more} more"] if more else shown)
+
+
+def _join(words: Sequence[str]) -> str:
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _say(tone: Tone, text: str) -> Sentence:
+    return Sentence(tone=tone, text=text)

@@ -1,0 +1,181 @@
+"""The ``adversarial`` auditor end to end on a small data set: names, parameters, intervals, checks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ddaudit.attacks.adversarial.auditor import Adversarial, AdversarialSettings, _drop
+
+from ddaudit.auditor import PRESETS, Context, Subject
+from ddaudit.errors import BadInput
+from ddaudit.findings import Finding
+from ddaudit.models import Arch, Network, build
+
+FAST = {
+    "images": 40, "check_images": 40, "eps": (0.0, 8 / 255, 0.3), "l2_eps": (0.5,), "pgd_steps": 10,
+    # At this radius every image falls to APGD, so the slow stages have nothing left to do.
+    "autoattack_eps": 0.4, "autoattack_images": 20,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def networks(tiny) -> list[Network]:
+    """Two small networks trained with plain Adam: victims as an audit would hand them out."""
+    nets = []
+    for seed in (0, 1):
+        net = build(
+            Arch.parse("ConvNetD2W8"),
+            shape=tiny.shape,
+            num_classes=4,
+            seed=seed,
+            mean=tiny.mean,
+            std=tiny.std,
+        )
+        optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+        for _ in range(40):
+            loss = torch.nn.functional.cross_entropy(net(tiny.train.pixels()), tiny.train.labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        nets.append(net.eval())
+    return nets
+
+
+@pytest.fixture(scope="module")
+def ctx(tiny) -> Context:
+    return Context(data=tiny, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W8"))
+
+
+@pytest.fixture(scope="module")
+def finding(ctx, networks) -> Finding:
+    auditor = Adversarial()
+    ctx = Context(data=ctx.data, preset=ctx.preset, arch=ctx.arch)
+    ctx.victims = lambda subject, seed: networks  # type: ignore[method-assign]
+    return auditor.run(
+        Subject(id="two nets", kind="recipe"), ctx, auditor.configure("quick", FAST), 0
+    )
+
+
+def test_metrics_carry_attack_norm_and_eps(finding):
+    robust = [m for m in finding.metrics if m.name == "adversarial.robust_accuracy"]
+    assert [(m.params["attack"], m.params["norm"], m.params["eps"]) for m in robust] == [
+        ("pgd", "Linf", 0.0),
+        ("pgd", "Linf", 0.031373),
+        ("pgd", "Linf", 0.3),
+        ("pgd", "L2", 0.5),
+        ("autoattack", "Linf", 0.4),
+    ]
+    assert [m.headline for m in robust] == [False, False, False, False, True]
+    assert len({m.key for m in finding.metrics}) == len(finding.metrics)
+
+
+def test_eps_zero_is_clean_accuracy_and_large_eps_leaves_nothing(finding):
+    clean = finding.metric("adversarial.clean_accuracy")
+    assert clean.value > 0.9
+    assert (
+        finding.metric("adversarial.robust_accuracy", attack="pgd", norm="Linf", eps=0.0).value
+        == clean.value
+    )
+    assert finding.metric("adversarial.robust_accuracy", attack="autoattack").value == 0.0
+    assert finding.metric("adversarial.drop_rate").value == 1.0
+
+
+def test_every_number_has_an_interval_with_width(finding):
+    for m in finding.metrics:
+        assert 0 <= m.low <= m.value <= m.high <= 1
+        assert m.high > m.low
+
+
+def test_curve_is_accuracy_against_grey_levels(finding):
+    line, point = finding.curves
+    assert line.x == pytest.approx([0, 8, 76.5])
+    assert line.y == sorted(line.y, reverse=True)
+    assert point.x == pytest.approx([102])
+    assert line.plot == point.plot
+
+
+def test_all_masking_tests_ran_and_passed(finding):
+    numbers = {int(c.name.split(":")[0].split()[1]) for c in finding.checks}
+    assert numbers == {1, 2, 3, 4, 5, 6, 9, 11, 13, 14}
+    assert all(c.subject == "two nets" and c.affects == ["adversarial."] for c in finding.checks)
+    assert [c.name for c in finding.checks if not c.passed] == []
+
+
+def test_caveats_log_budget_library_and_resolution(finding):
+    text = " ".join(finding.caveats)
+    for part in ("100 steps", "5000 queries", "3 targets", "torchattacks 3.5.1", "8 x 8"):
+        assert part in text
+
+
+def test_victims_reported_by_another_path_turn_the_controls_red(ctx, networks):
+    """A planted defect: the audit predicts on mirrored images (augmentation left on), the attack on the images."""
+    auditor = Adversarial()
+    wrong = Context(data=ctx.data, preset=ctx.preset, arch=ctx.arch)
+    wrong.victims = lambda subject, seed: networks[:1]  # type: ignore[method-assign]
+    wrong.train = lambda sets, *, seeds, arch=None: networks[1:]  # type: ignore[method-assign]
+
+    def predict(net: Network, images: torch.Tensor) -> torch.Tensor:
+        return net(images.flip(3).float() / 255).detach()
+
+    wrong.predict = predict  # type: ignore[method-assign]
+    settings = auditor.configure(
+        "quick", {**FAST, "attacks": ("pgd",), "eps": (0.0,), "l2_eps": ()}
+    )
+    finding = auditor.run(Subject(id="s", kind="recipe"), wrong, settings, 0)
+    failed = {c.name.split(":")[0] for c in finding.checks if not c.passed}
+    assert {"masking 1", "masking 13"} <= failed
+
+
+def test_lone_checkpoint_gets_a_sibling_for_the_transfer_test(ctx, networks):
+    auditor = Adversarial()
+    lone = Context(data=ctx.data, preset=ctx.preset, arch=ctx.arch, ipc=5)
+    settings = auditor.configure("quick", {**FAST, "attacks": ("pgd",)})
+    finding = auditor.run(
+        Subject(id="net.pt", kind="checkpoint", network=networks[0]), lone, settings, 0
+    )
+    assert any(c.name.startswith("masking 5") for c in finding.checks)
+    assert not any(c.name.startswith("masking 6") for c in finding.checks)
+
+
+def test_quick_is_smaller_never_different():
+    quick, standard = (Adversarial().configure(p) for p in ("quick", "standard"))
+    assert quick.attacks == standard.attacks
+    assert quick.eps == standard.eps
+    assert quick.autoattack_eps == standard.autoattack_eps == pytest.approx(2 / 255)
+    assert quick.autoattack_images < standard.autoattack_images
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"attacks": ["CW"]}, "refused"),
+        ({"attacks": ["pgg"]}, "unknown attack"),
+        ({"eps": [-0.1]}, "zero or more"),
+        ({"stepz": 3}, "stepz"),
+    ],
+)
+def test_bad_settings_are_one_line(options, says):
+    with pytest.raises(BadInput, match=says) as caught:
+        Adversarial().configure("quick", options)
+    assert "\n" not in str(caught.value)
+
+
+def test_instrument_checks_are_green(ctx):
+    found = Adversarial().checks(ctx, AdversarialSettings(l2_eps=()))
+    assert len(found) == 4
+    assert all(c.passed for c in found)
+
+
+def test_drop_rate_counts_only_images_that_were_right():
+    clean = torch.tensor([[True, True, True, True, False, False]])
+    survived = torch.tensor([[True, True, True, False, False, False]])
+    drop = _drop(clean, survived)
+    assert drop.value == pytest.approx(0.25)
+    assert drop.n == 4
+    assert drop.low < 0.25 < drop.high
+
+
+def test_drop_rate_averages_over_victims_that_got_any_right():
+    clean = torch.tensor([[True, True], [False, False]])
+    survived = torch.tensor([[True, False], [False, False]])
+    assert _drop(clean, survived).value == pytest.approx(0.5)

@@ -1,0 +1,192 @@
+"""The ``backdoor`` auditor: a planted backdoor is found, a clean network shows none, a lost one reads zero."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+
+import pytest
+import torch
+from ddaudit.attacks.backdoor import naive
+from ddaudit.attacks.backdoor.naive import Backdoor, Outcome, controls, gain, outcome, stamp_check
+from ddaudit.attacks.backdoor.trigger import SquareTrigger
+
+from ddaudit.auditor import PRESETS, Context, Preset, Subject
+from ddaudit.distill import resolve
+from ddaudit.errors import BadInput, Unsupported
+from ddaudit.findings import Finding
+from ddaudit.models import Arch, build
+from ddaudit.sets import Card, DistilledSet
+from ddaudit.training import PROTOCOLS
+
+PRESET = Preset(name="test", seeds=1, victims=2, protocol="short", profile="small", test_limit=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_protocol():
+    """The quick protocol cut to a third, so that this file trains its dozen networks in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            PROTOCOLS, "short", replace(PROTOCOLS["quick"], name="short", epochs_plain=100)
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def ctx(tiny) -> Context:
+    return Context(data=tiny, preset=PRESET, arch=Arch.parse("ConvNetD2W8"), ipc=5)
+
+
+def audit(ctx: Context, recipe: str, *ratios: float) -> Finding:
+    auditor = Backdoor()
+    subject = Subject(id=recipe, kind="recipe", recipe=resolve(recipe), identity=recipe)
+    return auditor.run(subject, ctx, auditor.configure("quick", {"poison_ratios": ratios}), 0)
+
+
+@pytest.fixture(scope="module")
+def full(ctx) -> Finding:
+    return audit(ctx, "full", 0.3)
+
+
+def test_backdoor_in_the_full_training_set_is_found(full):
+    """The known answer: without distillation, 30 % of stamped and relabelled images are a working backdoor."""
+    assert full.metric("backdoor.cta").value > 0.9
+    assert full.metric("backdoor.asr", variant="exclusive").value > 0.9
+    assert full.metric("backdoor.asr_clean", variant="exclusive").value < 0.1
+    assert full.metric("backdoor.asr_gain").value > 0.8
+    assert (
+        full.metric("backdoor.poisoned_released").value == 72
+    )  # 30 % of 240, all released as they are
+
+
+def test_metric_names_params_and_intervals(full):
+    assert {m.name for m in full.metrics} == {
+        "backdoor.cta", "backdoor.cta_clean", "backdoor.asr", "backdoor.asr_clean", "backdoor.asr_gain",
+        "backdoor.poisoned_released",
+    }  # fmt: skip
+    assert {m.params["variant"] for m in full.metrics if m.name == "backdoor.asr"} == {
+        "inclusive",
+        "exclusive",
+    }
+    assert [(m.name, m.params["variant"]) for m in full.metrics if m.headline] == [
+        ("backdoor.asr", "exclusive"),
+        ("backdoor.asr_gain", "exclusive"),
+    ]
+    assert len({m.key for m in full.metrics}) == len(full.metrics)
+    rates = [m for m in full.metrics if m.unit == "fraction"]
+    assert all(m.low <= m.value <= m.high and m.low < m.high for m in rates)
+    assert (
+        full.metric("backdoor.asr", variant="exclusive").n == 120
+    )  # three of four classes of 160 images
+
+
+def test_clean_perfect_classifier_has_the_known_inclusive_rate(full):
+    # A classifier that ignores the trigger and is right everywhere hits exactly the share of the target class.
+    clean = full.metric("backdoor.asr_clean", variant="inclusive")
+    assert full.metric("backdoor.cta_clean").value == pytest.approx(1.0, abs=0.05)
+    assert clean.value == pytest.approx(0.25, abs=0.05)
+
+
+def test_picture_and_caveats_state_the_setting(full):
+    assert base64.b64decode(full.images[0].png_base64).startswith(b"\x89PNG")
+    text = " ".join(full.caveats)
+    for part in ("1 x 1 pixels", "72 images (0.3)", "of 240", "'class 0'", "Published ratio: 0.01"):
+        assert part in text
+
+
+def test_larger_ratio_is_the_headline_and_both_are_reported(ctx):
+    finding = audit(ctx, "random", 0.1, 0.01)
+    asr = [
+        m
+        for m in finding.metrics
+        if m.name == "backdoor.asr" and m.params["variant"] == "exclusive"
+    ]
+    assert [(m.params["ratio"], m.headline) for m in asr] == [(0.01, False), (0.1, True)]
+
+
+@pytest.mark.parametrize("kind", ["file", "checkpoint"])
+def test_finished_results_cannot_be_poisoned(ctx, tiny, kind):
+    made = DistilledSet(tiny.train.pixels()[:4], tiny.train.labels[:4], 4, Card())
+    net = build(ctx.arch, shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std)
+    subject = Subject(
+        id="x",
+        kind=kind,
+        set=made if kind == "file" else None,
+        network=net if kind == "checkpoint" else None,
+    )
+    with pytest.raises(Unsupported, match=f"before distillation.*a {kind} is the finished result"):
+        Backdoor().run(subject, ctx, Backdoor().configure("quick"), 0)
+
+
+def test_target_class_must_exist(ctx):
+    with pytest.raises(BadInput, match="class 7 does not exist"):
+        Backdoor().checks(ctx, Backdoor().configure("quick", {"target": 7}))
+    with pytest.raises(BadInput, match="ratio"):
+        Backdoor().configure("quick", {"poison_ratios": []})
+
+
+# ---- the instrument -------------------------------------------------------------------------------
+
+
+def test_controls_pass_on_separable_images(ctx):
+    assert [c.name for c in (*controls(ctx, 0), stamp_check()) if not c.passed] == []
+
+
+def test_positive_control_goes_red_when_the_trigger_is_not_put_on_test_images(ctx, monkeypatch):
+    real = naive.outcome
+
+    def blind(ctx, victims, test, trigger, target):
+        off = SquareTrigger(side=1, margin=1, value=0)
+        return real(ctx, victims, test, off, target)
+
+    monkeypatch.setattr(naive, "outcome", blind)
+    monkeypatch.setattr(naive, "CONTROL_STEPS", 40)
+    assert not controls(ctx, 0)[0].passed
+
+
+def test_negative_control_goes_red_when_everything_is_classified_as_the_target(ctx, monkeypatch):
+    def always(ctx, victims, test, trigger, target):
+        hit = torch.ones(len(victims), len(test), dtype=torch.bool)
+        return Outcome(hit, hit, test.labels != target)
+
+    monkeypatch.setattr(naive, "outcome", always)
+    monkeypatch.setattr(naive, "CONTROL_STEPS", 4)
+    positive, negative = controls(ctx, 0)
+    assert not negative.passed
+    assert not positive.passed  # a universal patch is not a backdoor: the gain is zero
+
+
+def test_stamp_check_goes_red_when_the_trigger_moves(monkeypatch):
+    monkeypatch.setattr(
+        SquareTrigger, "window", lambda self, h, w: (slice(h - 2, h), slice(w - 2, w))
+    )
+    assert not stamp_check().passed
+
+
+def test_outcome_of_scripted_networks(ctx, tiny):
+    """One network answers the target always, one never: known rates in both variants."""
+    test = tiny.test
+    scripted = Context(data=tiny, preset=PRESET, arch=ctx.arch)
+    answers = {"always": 0, "never": 3}
+    scripted.predict = lambda net, images: torch.eye(4)[torch.full((len(images),), answers[net])]  # type: ignore[method-assign]
+    got = outcome(scripted, ["always", "never"], test, SquareTrigger(side=1), 0)  # type: ignore[list-item]
+    assert got.hit.double().mean(1).tolist() == [1.0, 0.0]
+    assert got.exclusive.shape == (2, 120)
+    assert got.correct.double().mean(1).tolist() == [0.25, 0.25]
+
+
+def test_gain_is_paired_and_keeps_width_when_all_agree():
+    other = torch.ones(50, dtype=torch.bool)
+    none, every = torch.zeros(2, 50, dtype=torch.bool), torch.ones(2, 50, dtype=torch.bool)
+    clean, attacked = Outcome(every, none, other), Outcome(every, every, other)
+    best = gain(attacked, clean)
+    assert best.value == 1.0
+    assert 0.85 < best.low < 1.0
+    zero = gain(clean, clean)
+    assert zero.value == 0.0
+    assert zero.low < 0 < zero.high
+
+
+def test_presets_share_the_published_ratio():
+    for name in PRESETS:
+        assert 0.01 in Backdoor().configure(name).poison_ratios

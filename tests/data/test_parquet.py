@@ -1,0 +1,134 @@
+"""Parquet data sets: the Hub's layouts and columns, groups, class names, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from ddaudit.data import Dataset, load_data
+from ddaudit.data.splits import with_validation
+from ddaudit.errors import BadInput
+
+
+def _png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 6), (value, 10, 20)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write(
+    path: Path,
+    labels: list[Any],
+    *,
+    image: str = "img",
+    label: str = "label",
+    names: list[str] | None = None,
+    raw: bool = False,
+    **columns: list[Any],
+) -> None:
+    pictures = [_png(number) for number in range(len(labels))]
+    cells: list[Any] = pictures if raw else [{"bytes": p, "path": None} for p in pictures]
+    table = pa.table({image: cells, label: labels, **columns})
+    if names:
+        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def test_pictures_labels_and_order_are_kept(tmp_path: Path) -> None:
+    _write(tmp_path / "train.parquet", [0, 1] * 10)
+    _write(tmp_path / "test.parquet", [1, 0, 1])
+    data = load_data(f"parquet:path={tmp_path},validation=0")
+    assert data.shape == (3, 6, 6)
+    assert data.train.images[:, 0, 0, 0].tolist() == list(range(20))
+    assert data.train.labels.tolist() == [0, 1] * 10
+    assert data.test.labels.tolist() == [1, 0, 1]
+    assert data.train.class_names == ("class 0", "class 1")
+    split = load_data(f"parquet:path={tmp_path}")
+    assert split.validation.class_counts().tolist() == [1, 1]
+
+
+def test_the_hubs_numbered_parts_names_and_columns_are_understood(tmp_path: Path) -> None:
+    places = {"image": "image", "label": "fine_label", "names": ["cat", "dog"], "raw": True}
+    for part in range(2):
+        _write(
+            tmp_path / "set" / "data" / f"train-0000{part}-of-00002.parquet", [part] * 4, **places
+        )  # type: ignore[arg-type]
+    _write(tmp_path / "set" / "data" / "test-00000-of-00001.parquet", [0], **places)  # type: ignore[arg-type]
+    _write(tmp_path / "set" / "data" / "validation-00000-of-00001.parquet", [1, 1], **places)  # type: ignore[arg-type]
+    data = load_data("parquet:path=set", root=tmp_path)
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert data.train.class_names == ("cat", "dog")
+    assert data.validation.labels.tolist() == [1, 1]
+
+
+def test_texts_become_classes_and_a_column_becomes_groups(tmp_path: Path) -> None:
+    _write(
+        tmp_path / "train.parquet",
+        ["b", "a", "b", "a"],
+        sex=["f", "m", "m", "f"],
+        what=[3, 0, 0, 0],
+    )
+    _write(tmp_path / "test.parquet", ["a"], sex=["m"], what=[1])
+    data = load_data(f"parquet:path={tmp_path},group=sex,validation=0,size=4")
+    assert data.train.class_names == ("a", "b")
+    assert data.train.labels.tolist() == [1, 0, 1, 0]
+    assert data.train.group_names == ("f", "m")
+    assert data.train.groups is not None
+    assert data.train.groups.tolist() == [0, 1, 1, 0]
+    assert data.shape == (3, 4, 4)
+    numbered = load_data(f"parquet:path={tmp_path},group=what")
+    assert numbered.train.group_names == ("group 0", "group 1", "group 2", "group 3")
+
+
+def test_broken_parquet_folders_name_the_fault(tmp_path: Path) -> None:
+    def refused(says: str, options: str = "") -> None:
+        with pytest.raises(BadInput, match=says) as error:
+            load_data(f"parquet:path={tmp_path}{options}")
+        assert "\n" not in str(error.value)
+
+    refused("holds no train.parquet")
+    _write(tmp_path / "train.parquet", [0, 1])
+    refused("holds no test.parquet")
+    _write(tmp_path / "test.parquet", [0, 1])
+    refused(r"no column x\. Columns: img, label", ",label=x")
+    refused("no encoded picture", ",image=label")
+    _write(tmp_path / "test.parquet", [0, -1])
+    refused("class column holds -1")
+    _write(tmp_path / "train.parquet", [0, 1], names=["a", "b"])
+    _write(tmp_path / "test.parquet", [0, 2])
+    refused("holds label 2 but there are 2 names")
+    _write(tmp_path / "test.parquet", [])
+    refused("no (column|rows)")
+    (tmp_path / "test.parquet").write_bytes(b"PAR1 nothing")
+    refused("not a readable parquet file")
+
+
+@pytest.mark.realdata
+def test_the_jpeg_cifar_is_named_so_and_split_by_a_permutation(
+    data_root: Path, jpeg: Dataset
+) -> None:
+    data = with_validation(jpeg, 0.1)
+    assert (len(data.train), len(data.validation), len(data.test)) == (45_000, 5_000, 10_000)
+    assert data.validation.class_counts().tolist() == [500] * 10
+    assert data.test.labels.tolist() == [i % 10 for i in range(10_000)]
+    assert data.train.class_names[:2] == ("airplane", "automobile")
+    assert any("CIFAR-10 (JPEG)" in note for note in data.notes)
+    assert (data.mean, data.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    pixels = torch.cat([data.train.pixels(), data.validation.pixels()])
+    # The field's mean is that of the images; its std is not the pixels' (0.247), as is well known.
+    assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(data.mean, abs=1e-3)
+    parquet = pq.ParquetFile(data_root / "cifar10_jpeg" / "test.parquet")
+    first = next(parquet.iter_batches(1)).column(0)[0].as_py()["bytes"]
+    expected = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(data.test.images[0].numpy(), expected)

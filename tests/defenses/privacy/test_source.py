@@ -1,0 +1,249 @@
+"""The private gate: sensitivity, noise, sampling, one draw per query. Each test can fail: see the planted bugs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddaudit.defenses.privacy.reader import PoissonGaussian
+from ddaudit.defenses.privacy.source import BudgetSpent, PrivateSource
+from ddaudit.distill import distill, distill_many, resolve
+from ddaudit.distill.targets import ByClass
+from ddaudit.errors import BadInput, DDAuditError
+
+FAST = {
+    "loop.iterations": 6,
+    "networks.arch": "ConvNetD2W8",
+    "networks.width": None,
+    "reader.batch": 20,
+    "reader.delta": 1e-3,
+}
+
+
+def gate(data, members=None, *, rate=1.0, clip=1.0, sigma=1.0, budget=10_000, seed=0):
+    members = torch.ones(1, len(data), dtype=torch.bool) if members is None else members
+    return PrivateSource(
+        data,
+        members,
+        rates=torch.full((len(data),), rate),
+        clip=clip,
+        sigma=sigma,
+        budget=budget,
+        noise_seed=seed,
+    )
+
+
+def signals_of(data, scale=10.0):
+    z = scale * torch.randn(len(data), 16, generator=torch.Generator().manual_seed(5))
+    return lambda index: z[index]
+
+
+def rows_of(data):
+    return lambda index: ByClass().rows(data, index)
+
+
+def test_removing_one_record_moves_the_sum_by_at_most_the_clip(tiny):
+    data, clip = tiny.train, 0.7
+    everyone = torch.ones(1, len(data), dtype=torch.bool)
+    with_all = gate(data, everyone, clip=clip, sigma=1e-9).noisy_sum(
+        "q", signals_of(data), rows_of(data)
+    )
+    for record in range(0, len(data), 17):
+        without = everyone.clone()
+        without[0, record] = False
+        moved = with_all - gate(data, without, clip=clip, sigma=1e-9).noisy_sum(
+            "q", signals_of(data), rows_of(data)
+        )
+        assert (
+            0.99 * clip < float(moved.norm()) <= clip * (1 + 1e-4)
+        )  # signals are long, so clipping is active
+
+
+def test_noise_has_the_claimed_scale(tiny):
+    data, clip, sigma = tiny.train, 0.5, 2.0
+    source = gate(data, clip=clip, sigma=sigma)
+    clean = gate(data, clip=clip, sigma=1e-12).noisy_sum("q", signals_of(data), rows_of(data))
+    noise = torch.stack(
+        [source.noisy_sum(f"q{i}", signals_of(data), rows_of(data)) - clean for i in range(300)]
+    )
+    # 300 x 4 x 16 = 19 200 draws: the standard deviation is known to 0.5 %, the bound of 2 % is 4 sigma.
+    assert float(noise.std()) == pytest.approx(sigma * clip, rel=0.02)
+    assert abs(float(noise.mean())) < 4 * sigma * clip / noise.numel() ** 0.5
+
+
+def test_sampling_is_an_independent_coin_per_record(tiny):
+    data, rate, queries = tiny.train, 0.3, 400
+    seen = torch.zeros(len(data))
+    sizes = []
+
+    def signals(index):
+        seen[index] += 1
+        sizes.append(len(index))
+        return torch.zeros(len(index), 1)
+
+    source = gate(data, rate=rate, budget=queries)
+    for i in range(queries):
+        source.noisy_sum(str(i), signals, rows_of(data))
+    frequency = seen / queries
+    assert (
+        float((frequency - rate).abs().max()) < 5 * (rate * (1 - rate) / queries) ** 0.5
+    )  # 240 records: false alarm 1e-4
+    # A fixed-size batch, the usual bug, would have no spread.
+    assert torch.tensor(sizes, dtype=torch.float).var() == pytest.approx(
+        len(data) * rate * (1 - rate), rel=0.35
+    )
+
+
+def test_dp_release_is_stored_not_redrawn(tiny):
+    source = gate(tiny.train)
+    first = source.noisy_sum("q", signals_of(tiny.train), rows_of(tiny.train))
+    assert torch.equal(first, source.noisy_sum("q", signals_of(tiny.train), rows_of(tiny.train)))
+    assert source.count == 1
+    assert source.ledger("x")[0].count == 1
+
+
+def test_an_unstored_release_cannot_be_asked_twice(tiny, monkeypatch):
+    monkeypatch.setattr("ddaudit.defenses.privacy.source.KEEP_FLOATS", 1)
+    source = gate(tiny.train)
+    source.noisy_sum("q", signals_of(tiny.train), rows_of(tiny.train))
+    with pytest.raises(BudgetSpent, match="draw new noise"):
+        source.noisy_sum("q", signals_of(tiny.train), rows_of(tiny.train))
+
+
+def test_the_budget_is_enforced(tiny):
+    source = gate(tiny.train, budget=2)
+    for i in range(2):
+        source.noisy_sum(str(i), signals_of(tiny.train), rows_of(tiny.train))
+    with pytest.raises(BudgetSpent, match="covers 2 queries"):
+        source.noisy_sum("third", signals_of(tiny.train), rows_of(tiny.train))
+
+
+def test_weights_above_one_are_refused(tiny):
+    with pytest.raises(DDAuditError, match="exceed L2 norm 1"):
+        gate(tiny.train).noisy_sum(
+            "q", signals_of(tiny.train), lambda index: 2 * ByClass().rows(tiny.train, index)
+        )
+
+
+def test_nan_signals_are_refused(tiny):
+    with pytest.raises(DDAuditError, match="NaN"):
+        gate(tiny.train).noisy_sum(
+            "q", lambda index: torch.full((len(index), 2), torch.nan), rows_of(tiny.train)
+        )
+
+
+def test_an_empty_batch_releases_noise(tiny):
+    source = gate(tiny.train, rate=1e-9)
+    release = source.noisy_sum("q", lambda index: torch.zeros(len(index), 3), rows_of(tiny.train))
+    assert release.shape == (1, 4, 3)
+    assert bool((release != 0).all())
+
+
+def test_public_seed_fixes_everything_but_the_noise(tiny):
+    recipe = resolve("dm+dp", profile="small", options=FAST)
+    a, b = (distill(recipe, tiny.train, data=tiny, ipc=1, seed=0) for _ in range(2))
+    assert not torch.equal(a.images, b.images)
+    assert not a.card.privacy.noise_seed_published
+    fixed = recipe.options({"reader.noise_seed": 7})
+    c, d = (distill(fixed, tiny.train, data=tiny, ipc=1, seed=0) for _ in range(2))
+    assert torch.equal(c.images, d.images)
+    assert c.card.privacy.noise_seed_published
+
+
+@pytest.mark.parametrize("name", ["dm+dp", "dm+fair+dp", "ndpdc", "psg", "dc+dp"])
+def test_claims_hold_by_every_tight_accountant(tiny, name):
+    options = {k: v for k, v in FAST.items() if k != "loop.iterations"} | {
+        "loop.iterations": 2,
+        "reader.epsilon": 5.0,
+    }
+    if name in ("psg", "dc+dp"):
+        options |= {"loop.outer": 2, "loop.inner": 1}
+    made = distill(
+        resolve(name, profile="small", options=options), tiny.train, data=tiny, ipc=1, seed=0
+    )
+    claim = made.card.privacy
+    assert claim.epsilon <= 5.0
+    assert claim.epsilon > 4.9  # the budget is used, not wasted
+    assert claim.cross_checks["prv"] <= 5.0 * 1.01
+    assert claim.cross_checks["rdp"] >= claim.epsilon
+    assert sum(e.count for e in claim.ledger) == made.card.recipe["loop"]["iterations"] * (
+        20 * 2 // 2 if name == "psg" else 2 if name == "dc+dp" else 1
+    )
+    assert claim.public
+
+
+def test_every_shadow_carries_its_own_claim(tiny):
+    members = torch.rand(3, len(tiny.train), generator=torch.Generator().manual_seed(0)) < 0.5
+    sets = distill_many(
+        resolve("dm+dp", profile="small", options=FAST),
+        tiny.train,
+        members,
+        data=tiny,
+        ipc=1,
+        seed=0,
+    )
+    assert all(s.card.privacy.epsilon <= 10 for s in sets)
+    assert not torch.equal(sets[0].images, sets[1].images)
+
+
+def test_private_recipes_refuse_leaks(tiny):
+    with pytest.raises(BadInput, match="starts from real images"):
+        distill(
+            resolve("dm+dp", options={**FAST, "synthesis.init": "real"}),
+            tiny.train,
+            data=tiny,
+            ipc=1,
+            seed=0,
+        )
+    with pytest.raises(BadInput, match="normalises by constants of the private data"):
+        distill(
+            resolve("dm+dp", options={**FAST, "normalise": "data"}),
+            tiny.train,
+            data=tiny,
+            ipc=1,
+            seed=0,
+        )
+    with pytest.raises(BadInput, match="releases real records"):
+        resolve("random+dp")
+    with pytest.raises(BadInput, match="epsilon must be positive"):
+        resolve("dm+dp", options={"reader.epsilon": 0.0})
+    with pytest.raises(BadInput, match="delta"):
+        distill(
+            resolve("dm+dp", options={**FAST, "reader.delta": 0.01}),
+            tiny.train,
+            data=tiny,
+            ipc=1,
+            seed=0,
+        )
+
+
+def test_no_class_may_be_empty_under_per_class_sampling(tiny):
+    kept = (tiny.train.labels != 2).nonzero().squeeze(1)
+    data = tiny.train.subset(kept)
+    with pytest.raises(BadInput, match="'class 2'"):
+        PoissonGaussian(delta=1e-3).open(
+            data,
+            torch.ones(1, len(data), dtype=torch.bool),
+            rule=ByClass(),
+            mean=torch.zeros(3, 1, 1),
+            std=torch.ones(3, 1, 1),
+            queries=1,
+            seed=0,
+            device=torch.device("cpu"),
+        )
+
+
+def test_uniform_sampling_does_not_need_class_counts(tiny):
+    reader = replace(PoissonGaussian(delta=1e-3), sampling="uniform", batch=24, sigma=1.0)
+    data = tiny.train
+    opened = reader.open(
+        data,
+        torch.ones(1, len(data), dtype=torch.bool),
+        rule=ByClass(),
+        mean=torch.zeros(3, 1, 1),
+        std=torch.ones(3, 1, 1),
+        queries=1,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    assert opened.gate.ledger("q")[0].q == pytest.approx(0.1)

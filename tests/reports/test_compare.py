@@ -1,0 +1,106 @@
+"""Differences, floors and the grey-out rule."""
+
+from __future__ import annotations
+
+import pytest
+from ddaudit.reports.compare import Difference, at_floor, difference, failing_checks, outcome
+from scipy.stats import binomtest
+
+from ddaudit.findings import Check, Direction, Finding, Metric
+
+
+def _wilson(k: int, n: int) -> Metric:
+    ci = binomtest(k, n).proportion_ci(method="wilson")
+    return Metric(name="m", value=k / n, low=float(ci.low), high=float(ci.high), n=n)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+    ],
+)
+def test_square_and_add_gives_the_published_intervals(
+    a: tuple[int, int], b: tuple[int, int], low: float, high: float
+) -> None:
+    """Newcombe 1998, table II, method 10, contrasts (a), (b) and (d)."""
+    diff = difference(_wilson(*a), _wilson(*b))
+    assert diff is not None
+    assert diff.low == pytest.approx(low, abs=5e-5)
+    assert diff.high == pytest.approx(high, abs=5e-5)
+
+
+def test_symmetric_intervals_add_their_variances() -> None:
+    a, b = (
+        Metric(name="m", value=0.5, low=0.47, high=0.53),
+        Metric(name="m", value=0.4, low=0.36, high=0.44),
+    )
+    assert difference(a, b) == Difference(
+        pytest.approx(0.1), pytest.approx(0.05), pytest.approx(0.15)
+    )
+
+
+def test_no_value_no_difference_and_no_interval_no_bounds() -> None:
+    whole, bare, none = (
+        Metric(name="m", value=1, low=0, high=2),
+        Metric(name="m", value=1),
+        Metric(name="m", value=None),
+    )
+    assert difference(whole, none) is None
+    assert difference(whole, bare) == Difference(0.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("diff", "direction", "word"),
+    [
+        (Difference(0.1, 0.01, 0.2), "higher", "better"),
+        (Difference(0.1, 0.01, 0.2), "lower", "worse"),
+        (Difference(-0.1, -0.2, -0.01), "lower", "better"),
+        (Difference(-0.1, -0.2, -0.01), "none", "lower"),
+        (Difference(0.1, -0.01, 0.2), "higher", "not distinguishable"),
+        (Difference(0.1, 0.0, 0.2), "higher", "not distinguishable"),
+        (Difference(0.1, None, None), "higher", "no interval"),
+    ],
+)
+def test_outcome_words(diff: Difference, direction: Direction, word: str) -> None:
+    assert outcome(diff, direction) == word
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "direction", "expected"),
+    [
+        (0.25, 0.15, 0.35, "lower", True),
+        (0.25, 0.21, 0.35, "lower", False),
+        (0.10, 0.05, 0.15, "lower", True),
+        (0.19, None, None, "lower", True),
+        (0.25, None, None, "lower", False),
+        (0.15, 0.10, 0.19, "higher", False),
+        (0.15, 0.10, 0.21, "higher", True),
+        (0.15, 0.10, 0.21, "none", False),
+    ],
+)
+def test_at_floor(
+    value: float, low: float | None, high: float | None, direction: Direction, expected: bool
+) -> None:
+    metric = Metric(name="m", value=value, low=low, high=high, direction=direction, floor=0.2)
+    assert at_floor(metric) is expected
+
+
+def test_a_number_without_floor_is_never_at_it() -> None:
+    assert not at_floor(Metric(name="m", value=0.0, direction="lower"))
+
+
+def test_a_failing_check_greys_what_it_affects_and_nothing_else() -> None:
+    checks = [
+        Check(name="all", passed=False, expected=""),
+        Check(name="ece", passed=False, expected="", affects=["calibration.ece"]),
+        Check(name="other subject", passed=False, expected="", subject="other"),
+        Check(name="fine", passed=True, expected=""),
+    ]
+    finding = Finding(subject="s", auditor="calibration", checks=checks)
+    assert failing_checks(finding, Metric(name="calibration.ece_max", value=0.1)) == ["all", "ece"]
+    assert failing_checks(finding, Metric(name="calibration.nll", value=0.1)) == ["all"]
+    finding.checks = checks[1:]
+    assert failing_checks(finding, Metric(name="calibration.nll", value=0.1)) == []

@@ -1,0 +1,234 @@
+"""Policies: what holds, what is violated, what is missing, and what is a bad policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ddaudit.reports import Policy, Report, Rule, apply, build_report, load_policy
+
+from ddaudit.errors import BadInput
+from ddaudit.findings import Check, Finding, Metric
+
+
+class _Run:
+    """full: accuracy 0.9 +- 0.02; dm: 0.5 +- 0.05 (interval), its AUC 0.58 in [0.55, 0.62]."""
+
+    info = {"data": "digits"}  # noqa: RUF012
+    subjects = (
+        {"id": "full", "kind": "recipe", "baseline": True},
+        {"id": "dm", "kind": "recipe", "card": {"privacy": {"epsilon": 1.0, "delta": 1e-5}}},
+    )
+    auditors = ({"name": "utility"}, {"name": "membership"}, {"name": "bias"})
+
+    def __init__(self, *, bound: float | None = None, check: bool = True) -> None:
+        auc = [
+            Metric(
+                name="membership.auc", value=0.58, low=0.55, high=0.62, params={"attack": "lira"}
+            ),
+            Metric(
+                name="membership.auc", value=0.51, low=0.48, high=0.54, params={"attack": "rmia"}
+            ),
+            Metric(
+                name="membership.tpr_at_fpr", value=0.004, params={"attack": "lira", "fpr": 0.001}
+            ),
+        ]
+        if bound is not None:
+            auc.append(Metric(name="privacy.epsilon_lower_bound", value=bound, unit="epsilon"))
+        self.cells = [
+            Finding(
+                subject="full",
+                auditor="utility",
+                metrics=[Metric(name="utility.accuracy", value=0.9, low=0.88, high=0.92)],
+            ),
+            Finding(
+                subject="dm",
+                auditor="utility",
+                metrics=[Metric(name="utility.accuracy", value=0.5, low=0.45, high=0.55)],
+            ),
+            Finding(subject="dm", auditor="membership", metrics=auc),
+            Finding(subject="dm", auditor="bias", status="skipped", reason="no groups"),
+        ]
+        self.checks = {
+            "membership": [
+                Check(
+                    name="planted member", passed=check, expected="found", affects=["membership."]
+                )
+            ]
+        }
+
+
+def _apply(rule: dict[str, Any], **run: Any) -> list[tuple[str, bool, str]]:
+    report = build_report(_Run(**run))
+    results = apply(Policy((Rule.model_validate(rule),)), report)
+    return [(r.subject, r.holds, r.line) for r in results if "claimed epsilon" not in r.rule]
+
+
+def _holds(rule: dict[str, Any], **run: Any) -> list[bool]:
+    return [holds for _, holds, _ in _apply(rule, **run)]
+
+
+LIRA = {"metric": "membership.auc", "params": {"attack": "lira"}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "holds"),
+    [
+        ({"max": 0.60}, False),  # conservative: the upper bound 0.62
+        ({"max": 0.62}, True),
+        ({"max": 0.60, "use": "value"}, True),
+        ({"max": 0.56, "use": "low"}, True),
+        ({"min": 0.56}, False),  # conservative: the lower bound 0.55
+        ({"min": 0.56, "use": "high"}, True),
+        ({"min": 0.54, "max": 0.63}, True),
+        ({"min": 0.54, "max": 0.61}, False),
+    ],
+)
+def test_the_side_of_the_interval_that_is_judged(rule: dict[str, Any], holds: bool) -> None:
+    assert _holds({**LIRA, **rule}) == [holds]
+
+
+def test_a_rule_without_params_judges_every_variant() -> None:
+    assert _holds({"metric": "membership.auc", "max": 0.55}) == [False, True]
+
+
+def test_params_match_as_numbers_even_when_yaml_reads_text() -> None:
+    assert _holds({"metric": "membership.tpr_at_fpr", "params": {"fpr": "1e-3"}, "max": 0.01}) == [
+        True
+    ]
+
+
+def test_without_an_interval_the_value_is_judged_and_the_line_says_so() -> None:
+    ((_, holds, line),) = _apply({"metric": "membership.tpr_at_fpr", "max": 0.01})
+    assert holds
+    assert "no interval" in line
+
+
+def test_relative_rules_judge_the_difference() -> None:
+    rule = {"metric": "utility.accuracy", "relative_to": "full"}
+    half = (0.05**2 + 0.02**2) ** 0.5
+    assert _holds({**rule, "min": -0.4 - half - 1e-6}) == [True]
+    assert _holds({**rule, "min": -0.4 - half + 1e-6}) == [False]
+    assert _holds({**rule, "min": -0.4, "use": "value"}) == [True]
+
+
+def test_baselines_are_judged_only_by_name() -> None:
+    rule = {"metric": "utility.accuracy", "min": 0.1}
+    assert [s for s, _, _ in _apply(rule)] == ["dm"]
+    assert [s for s, _, _ in _apply({**rule, "subject": "*"})] == ["dm"]
+    assert [s for s, _, _ in _apply({**rule, "subject": "full"})] == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ({"metric": "bias.deo_m", "max": 0.5}, "bias skipped: no groups"),
+        ({"metric": "membership.aux", "max": 0.5}, "did you mean membership.auc"),
+        (
+            {"metric": "utility.accuracy", "min": 0.1, "subject": "psg*"},
+            "no subject matches 'psg*'",
+        ),
+        ({**LIRA, "max": 0.1, "relative_to": "full"}, "full has no such number"),
+    ],
+)
+def test_what_is_missing_is_violated_unless_ignored(rule: dict[str, Any], why: str) -> None:
+    ((_, holds, line),) = _apply(rule)
+    assert not holds
+    assert why in line
+    assert _holds({**rule, "missing": "ignore"}) == [True]
+
+
+def test_a_failing_instrument_check_violates_unless_waived() -> None:
+    rule = {**LIRA, "max": 0.9}
+    assert _holds(rule, check=True) == [True]
+    ((_, holds, line),) = _apply(rule, check=False)
+    assert not holds
+    assert "instrument check 'planted member' failed" in line
+    assert _holds({**rule, "require_checks": False}, check=False) == [True]
+
+
+@pytest.mark.parametrize(
+    ("bound", "holds", "words"),
+    [(1.4, False, "lower bound 1.4"), (0.7, True, "lower bound 0.7"), (None, True, "not tested")],
+)
+def test_a_broken_privacy_claim_is_always_violated(
+    bound: float | None, holds: bool, words: str
+) -> None:
+    (result,) = apply(Policy(()), build_report(_Run(bound=bound)))
+    assert (result.subject, result.holds) == ("dm", holds)
+    assert words in result.line
+
+
+def test_lines_are_single_lines_that_start_with_the_outcome(report: Report) -> None:
+    policy = Policy(
+        (
+            Rule(metric="utility.accuracy", min=0.4),
+            Rule(metric="backdoor.asr", max=0.5),
+            Rule(metric="x.y", max=1),
+        )
+    )
+    results = apply(policy, report)
+    assert all(
+        r.line.startswith("holds " if r.holds else "VIOLATED ") and "\n" not in r.line
+        for r in results
+    )
+    assert {r.holds for r in results} == {True, False}
+
+
+def test_a_bound_in_percents_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"rules\[0\].max: is 60, but membership.auc is a fraction"):
+        _apply({**LIRA, "max": 60})
+
+
+def test_relative_to_an_unknown_subject_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"'ful' is not in the report. Baselines: full"):
+        _apply({**LIRA, "max": 0.1, "relative_to": "ful"})
+
+
+def test_a_policy_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "rules:\n"
+        "  - {metric: membership.auc, params: {attack: lira}, subject: 'dm*', max: 0.6}\n"
+        "  - metric: bias.deo_m\n    max: 1e-1\n    missing: ignore\n"
+    )
+    policy = load_policy(path)
+    assert [str(r) for r in policy.rules] == ["membership.auc (lira) <= 0.6", "bias.deo_m <= 0.1"]
+    assert policy.rules[1].missing == "ignore"
+
+
+@pytest.mark.parametrize(
+    ("text", "needle"),
+    [
+        (None, "cannot be read"),
+        ("rules: [", "is not YAML"),
+        ("a: &x [*x", "is not YAML"),
+        ("- metric: x", "is not a policy"),
+        ("rules: {metric: x}", "is not a policy"),
+        ("rules: [{metric: a.b, maxx: 1}]", r"rules\[0\].maxx: unknown key. Allowed: metric, params, subject, max"),
+        ("rules: []\nextra: 1", "extra: unknown key. Allowed: rules"),
+        ("rules: [{max: 1}]", r"rules\[0\].metric: field required"),
+        ("rules: [{metric: a.b}]", r"rules\[0\]: needs max or min"),
+        ("rules: [{metric: a.b, min: 0.9, max: 0.1}]", "min 0.9 is above max 0.1"),
+        ("rules: [{metric: a.b, max: high}]", r"rules\[0\].max: .*not 'high'"),
+        ("rules: [{metric: a.b, max: .nan}]", r"rules\[0\].max: "),
+        ("rules: [{metric: a.b, max: 1, use: median}]", r"rules\[0\].use: .*'value'.*not 'median'"),
+        ("rules: [{metric: a.b, max: 1, missing: maybe}]", r"rules\[0\].missing: "),
+        ("rules: [x]", r"rules\[0\]: "),
+        ("rules: !!python/object/apply:os.system ['true']", "is not YAML"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_bad_policy_gives_one_line_that_names_the_key(
+    text: str | bytes | None, needle: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.yaml"
+    if isinstance(text, bytes):
+        path.write_bytes(text)
+    elif text is not None:
+        path.write_text(text)
+    with pytest.raises(BadInput, match=needle) as error:
+        load_policy(path)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(str(path))

@@ -1,0 +1,61 @@
+"""The sentences follow from the numbers."""
+
+from __future__ import annotations
+
+import pytest
+from ddaudit.reports import Report, build_report
+from ddaudit.reports.summary import base_of
+
+
+@pytest.mark.parametrize(
+    ("subject", "ids", "base"),
+    [
+        ("dm+fair", ["dm", "dm+fair"], "dm"),
+        ("dm+fair+dp", ["dm", "dm+fair"], "dm+fair"),
+        ("dm+fair+dp", ["dm"], "dm"),
+        ("dm+fair", ["random"], None),
+        ("dm", ["dm"], None),
+    ],
+)
+def test_the_base_of_a_composed_recipe(subject: str, ids: list[str], base: str | None) -> None:
+    assert base_of(subject, ids) == base
+
+
+def _texts(report: Report) -> list[str]:
+    return [s.text for s in report.summary]
+
+
+def test_a_broken_claim_comes_first(report: Report) -> None:
+    assert report.summary[0].tone == "bad"
+    assert report.summary[0].text.startswith(
+        "dm+dp claims ε = 1 at δ = 1e-5, but the audit measured"
+    )
+
+
+def test_what_a_defense_changed_is_told_with_both_values(report: Report) -> None:
+    line = next(t for t in _texts(report) if t.startswith("dm+fair improves on dm in"))
+    metric = {
+        f.subject: f.metric("bias.deo_m").value or 0 for f in report.findings if f.auditor == "bias"
+    }
+    assert f"DEO_M ({metric['dm']:.2f} to {metric['dm+fair']:.2f})" in line
+
+
+def test_numbers_under_a_failing_check_are_not_talked_about(report: Report) -> None:
+    assert not any("ECE" in text for text in _texts(report))
+    assert any(
+        "perfectly calibrated simulator" in text and "failed for all subjects" in text
+        for text in _texts(report)
+    )
+
+
+def test_skipped_cells_are_named(report: Report) -> None:
+    assert "1 cell skipped: psg × backdoor." in _texts(report)
+
+
+def test_an_empty_report_says_nothing() -> None:
+    class Empty:
+        info = {"data": "digits"}  # noqa: RUF012
+        subjects = auditors = cells = ()
+        checks: dict[str, list[object]] = {}  # noqa: RUF012
+
+    assert build_report(Empty()).summary == []  # type: ignore[arg-type]

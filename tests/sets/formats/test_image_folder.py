@@ -1,0 +1,128 @@
+"""Folders of images: class order, pixel values, and images that do not belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddaudit.data import Dataset
+from ddaudit.errors import BadInput
+from ddaudit.sets import FORMATS, DistilledSet, import_set
+
+
+def _image(path: Path, value: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    color = (value, 0, 255)[: 3 if mode == "RGB" else 1]
+    Image.new(mode, size, color if mode == "RGB" else value).save(path)
+
+
+def _digits(folder: Path, names: list[str], suffix: str = ".png") -> Path:
+    for k, name in enumerate(names):
+        for i in range(2):
+            _image(folder / name / f"{i}{suffix}", 51 * k)
+    return folder
+
+
+def _red_by_class(x: DistilledSet) -> dict[int, int]:
+    red = (x.images[:, 0, 0, 0] * 255).round().int()
+    return dict(zip(x.labels.tolist(), red.tolist(), strict=True))
+
+
+def test_pixels_are_255ths(tmp_path: Path) -> None:
+    x = import_set(_digits(tmp_path, ["a", "b", "c"]))
+    assert x.images.shape == (6, 3, 8, 8)
+    assert x.images[2, :, 0, 0].tolist() == pytest.approx([51 / 255, 0, 1])
+    assert x.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert x.card.class_names == ["a", "b", "c"]
+    assert x.card.ipc == 2
+    assert "alphabetical" in " ".join(x.card.notes)
+
+
+def test_height_and_width_keep_their_order(tmp_path: Path) -> None:
+    array = np.arange(4 * 6, dtype=np.uint8).reshape(4, 6)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(array).save(tmp_path / "a" / "0.png")
+    x = import_set(tmp_path)
+    assert x.shape == (1, 4, 6)
+    torch.testing.assert_close(x.images[0, 0] * 255, torch.from_numpy(array).float())
+    given = {"num_classes": 1, "mean": None, "std": None, "options": {}}
+    read = FORMATS.get("image-folder").read
+    assert torch.equal(read(tmp_path, shape=(1, 4, 6), **given).images, x.images)
+    with pytest.raises(BadInput, match="is 6 x 4, not the data set's 4 x 6"):
+        read(tmp_path, shape=(1, 6, 4), **given)
+
+
+@pytest.mark.parametrize("names", [["new002", "new010", "new000"], ["10", "0", "2"]])
+def test_numbered_folders_are_class_indices(tmp_path: Path, names: list[str]) -> None:
+    x = import_set(_digits(tmp_path, names), options={"num_classes": "11"})
+    value = {0: 102, 2: 0, 10: 51} if names[0] == "new002" else {10: 0, 0: 51, 2: 102}
+    assert x.labels.tolist() == [0, 0, 2, 2, 10, 10]
+    red = _red_by_class(x)
+    assert red == value
+    assert x.card.class_names is None
+
+
+def test_wordnet_numbers_are_names(tmp_path: Path) -> None:
+    x = import_set(_digits(tmp_path, ["n02102040", "n01440764"]))
+    assert x.card.class_names == ["n01440764", "n02102040"]
+
+
+def test_classes_go_into_the_data_sets_order(tmp_path: Path, tiny: Dataset) -> None:
+    # The data set's classes are "class 0" ... "class 3"; folder names end in those numbers.
+    x = import_set(_digits(tmp_path, [f"class {c}" for c in (3, 1, 0, 2)]), data=tiny)
+    red = _red_by_class(x)
+    assert red == {3: 0, 1: 51, 0: 102, 2: 153}
+    assert (x.card.mean, x.card.data) == ([0.4] * 3, "tiny")
+
+
+def test_too_few_named_folders(tmp_path: Path, tiny: Dataset) -> None:
+    with pytest.raises(BadInput, match="3 class folders but the data set has 4 classes"):
+        import_set(_digits(tmp_path, ["ant", "bee", "cat"]), data=tiny)
+
+
+def test_jpeg_is_noted(tmp_path: Path) -> None:
+    assert "JPEG" in " ".join(import_set(_digits(tmp_path, ["a"], ".jpg")).card.notes)
+
+
+def test_images_take_the_channels_of_the_data_set(tmp_path: Path, tiny: Dataset) -> None:
+    for c in range(4):
+        _image(tmp_path / str(c) / "0.png", 100, mode="L")
+    assert import_set(tmp_path).shape == (1, 8, 8)
+    assert import_set(tmp_path, data=tiny).shape == (3, 8, 8)
+
+
+def test_images_of_two_sizes(tmp_path: Path, tiny: Dataset) -> None:
+    _image(tmp_path / "a" / "0.png", 1)
+    _image(tmp_path / "a" / "1.png", 1, size=(8, 9))
+    with pytest.raises(BadInput, match=r"1\.png: is 8 x 9, not that of .*0\.png 8 x 8"):
+        import_set(tmp_path)
+    for c in range(4):
+        _image(tmp_path / "other" / str(c) / "0.png", 1, size=(16, 16))
+    with pytest.raises(BadInput, match="is 16 x 16, not the data set's 8 x 8"):
+        import_set(tmp_path / "other", data=tiny)
+
+
+def test_damaged_and_foreign_images(tmp_path: Path) -> None:
+    _image(tmp_path / "a" / "0.png", 1)
+    good = (tmp_path / "a" / "0.png").read_bytes()
+    for data in (good[:40], b"", b"GIF89a", b"<svg/>"):
+        (tmp_path / "a" / "1.png").write_bytes(data)
+        with pytest.raises(BadInput, match=r"1\.png: is not a readable PNG or JPEG"):
+            import_set(tmp_path)
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / "a" / "1.png")
+    with pytest.raises(BadInput, match="expected 8 bits"):
+        import_set(tmp_path)
+
+
+def test_folders_without_images(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(BadInput, match="no class folders"):
+        import_set(tmp_path, format="image-folder")
+    file = tmp_path / "x.png"
+    file.touch()
+    with pytest.raises(BadInput, match="is not a folder"):
+        import_set(file, format="image-folder")
