@@ -6,9 +6,8 @@ import csv
 import io
 import json
 
-from ddaudit.reports.schema import Report
-
 from ddaudit.findings import Finding, Metric
+from ddaudit.reports.schema import Report
 
 COLUMNS = (
     "subject", "kind", "baseline", "auditor", "status", "reason", "metric", "params",

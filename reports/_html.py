@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddaudit.findings import Check, Finding, Picture
 from ddaudit.reports import labels
 from ddaudit.reports.plots import Figure, Plot, curve_plots, headline_plots, styles, swatch
 from ddaudit.reports.schema import AuditorInfo, Comparison, MetricKey, Report, SubjectInfo
 from ddaudit.reports.view import MetricTable, anchor, metric_tables, verdict
-
-from ddaudit.findings import Check, Finding, Picture
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -51,6 +50,16 @@ class _Section:
     def failed(self) -> int:
         """Number of failing checks."""
         return sum(not line.check.passed for line in self.checks)
+
+    @property
+    def shown(self) -> list[_CheckLine]:
+        """Checks to show at once: of the instrument, and whatever failed."""
+        return [x for x in self.checks if not (x.check.passed and x.subjects)]
+
+    @property
+    def folded(self) -> list[_CheckLine]:
+        """Checks of single subjects that passed."""
+        return [x for x in self.checks if x.check.passed and x.subjects]
 
 
 def to_html(report: Report) -> str:
@@ -96,9 +105,16 @@ def to_html(report: Report) -> str:
         cards=[(s, _card(s)) for s in report.subjects if s.card],
         galleries=[s for s in report.subjects if s.gallery],
         missing=labels.MISSING,
+        checked=_checked(report),
         glyphs={"good": "▲", "bad": "▼", "warning": "!", "neutral": "•"},
     )
     return re.sub(r"\n\s*\n+", "\n", page)
+
+
+def _checked(report: Report) -> tuple[int, int]:
+    """How many different known-answer checks were made, and how many of them failed."""
+    checks = {(f.auditor, c.name, c.subject): c.passed for f in report.findings for c in f.checks}
+    return len(checks), list(checks.values()).count(False)
 
 
 def _section(report: Report, auditor: AuditorInfo) -> _Section:
@@ -112,10 +128,23 @@ def _section(report: Report, auditor: AuditorInfo) -> _Section:
         checks=_checks(findings),
         caveats=_caveats(findings),
         unanswered=[f for f in findings if f.status != "ok"],
-        pictures=[(f.subject, picture) for f in findings for picture in f.images],
+        pictures=_pictures(findings),
         seconds=sum(f.seconds for f in findings),
         floors=any(m.headline and m.floor is not None for f in findings for m in f.metrics),
     )
+
+
+def _pictures(findings: list[Finding]) -> list[tuple[str, Picture]]:
+    """(subjects, picture), the same picture of several subjects once; no subjects = everybody's."""
+    groups: dict[str, tuple[list[str], Picture]] = {}
+    for finding in findings:
+        for picture in finding.images:
+            groups.setdefault(picture.model_dump_json(), ([], picture))[0].append(finding.subject)
+    answered = sum(f.status in ("ok", "partial") for f in findings)
+    shown = [
+        ("" if len(s) >= answered else ", ".join(s), picture) for s, picture in groups.values()
+    ]
+    return shown
 
 
 def _checks(findings: list[Finding]) -> list[_CheckLine]:

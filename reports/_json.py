@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ddaudit.reports.schema import SCHEMA_VERSION, Report
 from pydantic import ValidationError
 
 from ddaudit.errors import BadInput
+from ddaudit.reports.schema import SCHEMA_VERSION, Report
 
 
 def to_json(report: Report) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ddaudit.findings import Check
 from ddaudit.reports import labels
 from ddaudit.reports.schema import AuditorInfo, Claim, Report
 from ddaudit.reports.view import Cell, metric_tables, verdict
-
-from ddaudit.findings import Check
 
 COMMENT_LIMIT = 65_000
 """GitHub refuses comments of more than 65 536 characters; details are left out before that."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ddaudit.findings import Check, Finding, Metric
 from ddaudit.reports.compare import difference, failing_checks, outcome
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
 from ddaudit.reports.schema import (
@@ -17,8 +18,6 @@ from ddaudit.reports.schema import (
     SubjectInfo,
 )
 from ddaudit.reports.summary import summarise
-
-from ddaudit.findings import Check, Finding, Metric
 
 _BOOKKEEPING = {"format", "cells", "missing", "failed", "seconds", "subjects", "auditors"}
 """What a run store keeps in its info for itself, or says elsewhere."""
@@ -93,7 +92,9 @@ def _auditors(run: RawRun) -> list[AuditorInfo]:
     known = [AuditorInfo.model_validate(plain(dict(a))) for a in run.auditors]
     names = {a.name for a in known}
     extra = dict.fromkeys(c.auditor for c in run.cells if c.auditor not in names)
-    return known + [AuditorInfo(name=name, title=name) for name in extra]
+    known += [AuditorInfo(name=name, title=name) for name in extra]
+    # Every other number is weighed against utility, so a reader meets it first.
+    return sorted(known, key=lambda a: a.name != "utility")
 
 
 def _info(run: RawRun) -> RunInfo:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ddaudit.reports.schema import Outcome
-
 from ddaudit.findings import Direction, Finding, Metric
+from ddaudit.reports.schema import Outcome
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ddaudit.reports import labels
-from ddaudit.reports.compare import Difference, difference
-from ddaudit.reports.schema import Report
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
+from ddaudit.reports import labels
+from ddaudit.reports.compare import Difference, difference
+from ddaudit.reports.schema import Report
 
 Use = Literal["value", "low", "high", "conservative"]
 
@@ -197,15 +197,17 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
         number = diff
         failing = failing + report.failing_checks(base, other)
     _check_scale(rule, metric, where)
-    holds, reading = _holds(rule, number, metric.unit)
-    if params := labels.params_text(metric.params):
-        reading = f"({params}) {reading}"
+    holds, must = _holds(rule, number)
+    params = labels.params_text(metric.params)
+    name = f"{metric.name}{f' ({params})' if params else ''}"
+    name += f" minus {rule.relative_to}" if rule.relative_to else ""
+    span = labels.interval(number.low, number.high, metric.unit)
+    text = f"{name} = {labels.number(number.value, metric.unit)}{f' {span}' if span else ''}"
     if failing and rule.require_checks:
-        names = ", ".join(dict.fromkeys(failing))
-        return _result(
-            rule, finding.subject, False, f"{reading}, and the instrument check '{names}' failed"
-        )
-    return _result(rule, finding.subject, holds, reading)
+        checks = ", ".join(dict.fromkeys(failing))
+        text = f"{text}, but the instrument check '{checks}' failed"
+        return _result(str(rule), finding.subject, False, text)
+    return _result(str(rule), finding.subject, holds, f"{text}; {must}")
 
 
 def _check_scale(rule: Rule, metric: Metric, where: str) -> None:
@@ -216,42 +218,35 @@ def _check_scale(rule: Rule, metric: Metric, where: str) -> None:
             raise BadInput(f"{where}.{name}", what, "Write 60% as 0.6.")
 
 
-def _holds(rule: Rule, number: Metric | Difference, unit: str) -> tuple[bool, str]:
+def _holds(rule: Rule, number: Metric | Difference) -> tuple[bool, str]:
+    """Whether the judged sides keep to the bounds, and in words what was asked of which side."""
     assert number.value is not None
     readings = {"value": number.value, "low": number.low, "high": number.high}
-    sides = (
-        {"max": "high", "min": "low"}
-        if rule.use == "conservative"
-        else {"max": rule.use, "min": rule.use}
-    )
-    holds, notes = True, []
+    harder = {"min": "low", "max": "high"}
+    holds, asked = True, []
     for name, bound in (("min", rule.min), ("max", rule.max)):
         if bound is None:
             continue
-        reading = readings[sides[name]]
+        side = harder[name] if rule.use == "conservative" else rule.use
+        reading = readings[side]
+        words = {"low": "its lower end", "high": "its upper end", "value": "its value"}[side]
         if reading is None:
-            reading = number.value
-            notes.append("no interval, so the value itself is judged")
+            reading, words = number.value, "its value (no interval)"
         holds = holds and (reading <= bound if name == "max" else reading >= bound)
-    span = labels.interval(number.low, number.high, unit)
-    text = f"= {labels.number(number.value, unit)}{' ' + span if span else ''}"
-    return holds, f"{text} ({'; '.join(dict.fromkeys(notes))})" if notes else text
+        asked.append(f"{words} must be {'<=' if name == 'max' else '>='} {bound:g}")
+    return holds, " and ".join(asked)
 
 
 def _privacy(report: Report, subject: str) -> RuleResult:
     claim = next(c for c in report.claims if c.subject == subject)
     rule = "claimed epsilon >= measured lower bound"
-    stated = f"claims epsilon = {claim.epsilon:g}" + (
-        "" if claim.delta is None else f" at delta = {claim.delta:g}"
-    )
+    text = f"claims epsilon = {labels.brief(claim.epsilon)}"
+    text += "" if claim.delta is None else f" at delta = {labels.brief(claim.delta)}"
     if claim.lower_bound is None:
-        return _line(rule, subject, True, f"{stated}; not tested: {claim.reason}")
-    return _line(
-        rule,
-        subject,
-        claim.state != "violated",
-        f"{stated}; measured lower bound {claim.lower_bound:.3g}",
-    )
+        return _result(rule, subject, True, f"{text}; not tested: {claim.reason}")
+    text += f"; the measured lower bound is {labels.brief(claim.lower_bound)}"
+    text += f"; void: {claim.reason}" if claim.state == "void" else ""
+    return _result(rule, subject, claim.state != "violated", text)
 
 
 def _why_missing(rule: Rule, report: Report, subject: str) -> str:
@@ -270,22 +265,13 @@ def _why_missing(rule: Rule, report: Report, subject: str) -> str:
 
 
 def _missing(rule: Rule, subject: str, why: str) -> RuleResult:
-    return _result(
-        rule,
-        subject,
-        rule.missing == "ignore",
-        f"{why}{', ignored' if rule.missing == 'ignore' else ''}",
-    )
+    ignored = rule.missing == "ignore"
+    return _result(str(rule), subject, ignored, f"{rule}: {why}{', ignored' if ignored else ''}")
 
 
-def _result(rule: Rule, subject: str, holds: bool, text: str) -> RuleResult:
-    side = f" [{rule.use}]" if rule.use != "conservative" else ""
-    return _line(f"{rule}{side}", subject, holds, text)
-
-
-def _line(rule: str, subject: str, holds: bool, text: str) -> RuleResult:
-    flat = " ".join(f"{'holds   ' if holds else 'VIOLATED'}  {subject}: {rule}: {text}".split())
-    return RuleResult(rule=rule, subject=subject, holds=holds, line=flat)
+def _result(rule: str, subject: str, holds: bool, text: str) -> RuleResult:
+    line = f"{'holds' if holds else 'VIOLATED'} {labels.visible(subject)}: {labels.visible(text)}"
+    return RuleResult(rule=rule, subject=subject, holds=holds, line=" ".join(line.split()))
 
 
 def _bad_policy(path: str | Path, error: ValidationError) -> BadInput:

@@ -106,15 +106,22 @@ def signed(value: float, unit: str = "fraction", *, digits: int = 3) -> str:
 def interval(
     low: float | None, high: float | None, unit: str = "fraction", *, digits: int = 3
 ) -> str:
-    """``[0.694, 0.741]``, or nothing when there is no interval."""
+    """``[0.694, 0.741]``, ``≥ 1.42`` for a one-sided bound, nothing when there is no interval."""
     if low is None and high is None:
         return ""
+    if high is None:
+        return f"≥ {number(low, unit, digits=digits)}"
+    if low is None:
+        return f"≤ {number(high, unit, digits=digits)}"
     return f"[{number(low, unit, digits=digits)}, {number(high, unit, digits=digits)}]"
 
 
 def brief(value: float) -> str:
     """A constant as people write it: ``10``, ``0.5``, ``1e-5``."""
-    return re.sub(r"e([+-])0+", r"e\1", f"{value:.4g}").replace("e+", "e")
+    if 0 < abs(value) < 1e-3:
+        digits, power = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{value:.4g}".replace("e+0", "e").replace("e+", "e")
 
 
 def moment(text: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import fill
 from typing import Any
 
+from ddaudit.findings import Curve, Metric
 from ddaudit.reports import labels
 from ddaudit.reports._svg import COLOURS, FLOOR, INK, PAPER, figure_axes, sentinel, to_svg
 from ddaudit.reports.merge import base_label
 from ddaudit.reports.schema import AuditorInfo, MetricKey, Report, SubjectInfo
-
-from ddaudit.findings import Curve, Metric
 
 _KEYS = {
     "o": "M-2.6 0a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0 -5.2 0z",
@@ -204,8 +204,8 @@ def _panel(
             _draw(axes, line.curve, looks[line.subject], dodge=place / max(len(order), 1))
         for line in over:
             _draw_over(axes, line.curve, looks[line.subject])
-        axes.set_xlabel(first.x_label)
-        axes.set_ylabel(first.y_label)
+        axes.set_xlabel(fill(first.x_label, round(13 * size[0])))
+        axes.set_ylabel(fill(first.y_label, round(13 * size[1])))
         alt = _alt(f"{title}{': ' + name if name else ''}", lines)
         return Figure(to_svg(figure, alt), name, alt)
 

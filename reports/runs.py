@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ddaudit.audits import collect
 from ddaudit.reports.build import build_report
 from ddaudit.reports.gallery import gallery
 from ddaudit.reports.schema import Report
-
-from ddaudit.audits import collect
 
 
 def report_of(urls: Sequence[str]) -> Report:

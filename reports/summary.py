@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ddaudit.findings import Finding, Metric
 from ddaudit.reports.compare import at_floor, difference, outcome
 from ddaudit.reports.labels import brief, full_name, number
 from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone
-
-from ddaudit.findings import Finding, Metric
 
 _MOST_CHANGES = 5
 
@@ -148,16 +147,14 @@ def _utility_kept(report: Report) -> list[Sentence]:
 
 def _floors(report: Report) -> list[Sentence]:
     names = _names(report)
-    groups: dict[MetricKey, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for finding, metric in _headlines(report):
         audited = not report.subject(finding.subject).baseline
         if audited and metric.direction == "lower" and at_floor(metric):
-            groups.setdefault(metric.key, []).append(finding.subject)
+            groups.setdefault(finding.subject, []).append(names[metric.key])
     return [
-        _say(
-            "neutral", f"{_capital(names[k])} of {_join(who)} cannot be told from the noise floor."
-        )
-        for k, who in groups.items()
+        _say("neutral", f"{_capital(_join(what))} of {who} cannot be told from the noise floor.")
+        for who, what in groups.items()
     ]
 
 
@@ -213,7 +210,7 @@ def _join(words: Sequence[str]) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text
 
 
 def _count(n: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ddaudit.findings import Finding, Metric
 from ddaudit.reports import labels
 from ddaudit.reports.compare import at_floor
 from ddaudit.reports.schema import (
@@ -18,8 +19,6 @@ from ddaudit.reports.schema import (
     SubjectInfo,
     Tone,
 )
-
-from ddaudit.findings import Finding, Metric
 
 MOST_COLUMNS = 8
 """Headline columns side by side before the verdict is continued in a second table."""
@@ -193,7 +192,10 @@ def _group(report: Report, auditor: AuditorInfo) -> Group:
     for finding in report.findings:
         if finding.auditor == auditor.name:
             for metric in finding.metrics:
-                if metric.headline and metric.value is not None:
+                said = (
+                    metric.name == "privacy.epsilon_claimed" and report.claims
+                )  # has its own column
+                if metric.headline and metric.value is not None and not said:
                     found.setdefault(metric.key, []).append(metric)
     return Group(auditor, tuple(_column(key, metrics) for key, metrics in found.items()))
 
@@ -271,7 +273,7 @@ def _headline_cell(report: Report, finding: Finding, column: Column) -> Cell:
         )
     if _breaks_claim(report, finding, metric):
         tags.append(Tag("✗", "claim violated", "bad", "above the claimed epsilon"))
-    if comparison is not None and not greyed:
+    if comparison is not None and not greyed and comparison.outcome != "no interval":
         tags.append(_comparison_tag(comparison, metric.unit))
     if at_floor(metric) and not greyed:
         tags.append(Tag("▁", "at floor", "neutral", "cannot be told from the noise floor"))
@@ -294,9 +296,6 @@ def _comparison_tag(comparison: Comparison, unit: str) -> Tag:
     if word == "not distinguishable":
         title = f"not distinguishable from {baseline}"
         return Tag("≈", "unclear", "neutral", title, delta)
-    if word == "no interval":
-        title = "without an interval the difference cannot be judged"
-        return Tag("?", "no interval", "neutral", title, delta)
     tone: Tone = {"better": "good", "worse": "bad"}.get(word, "neutral")  # type: ignore[assignment]
     glyph = "▲" if word in ("better", "higher") else "▼"
     return Tag(glyph, word, tone, f"{word} than {baseline}", delta)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ddaudit.errors import BadInput
 from ddaudit.reports._csv import to_csv
 from ddaudit.reports._html import to_html
 from ddaudit.reports._json import read_report, to_json
 from ddaudit.reports._latex import to_latex
 from ddaudit.reports._markdown import to_markdown
 from ddaudit.reports.schema import Report
-
-from ddaudit.errors import BadInput
 
 __all__ = ["FORMATS", "read_report", "write_report"]
 

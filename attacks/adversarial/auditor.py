@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
 from ddaudit.attacks._rates import rate, rate_metric
 from ddaudit.attacks.adversarial import instrument, masking
 from ddaudit.attacks.adversarial.torchattacks_adapter import (
@@ -17,9 +20,6 @@ from ddaudit.attacks.adversarial.torchattacks_adapter import (
     pgd,
     require_allowed,
 )
-from pydantic import Field, field_validator
-from torch import Tensor
-
 from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import DDAuditError

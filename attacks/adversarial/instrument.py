@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from ddaudit.attacks.adversarial.masking import AFFECTS, clip_only_changes
-from ddaudit.attacks.adversarial.torchattacks_adapter import Norm, autoattack, classify, pgd
 from torch import Tensor, nn
 
+from ddaudit.attacks.adversarial.masking import AFFECTS, clip_only_changes
+from ddaudit.attacks.adversarial.torchattacks_adapter import Norm, autoattack, classify, pgd
 from ddaudit.findings import Check
 
 

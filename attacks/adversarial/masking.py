@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
-from ddaudit.attacks.adversarial.torchattacks_adapter import AttackResult, classify, pgd
 from torch import Tensor, nn
 
+from ddaudit.attacks.adversarial.torchattacks_adapter import AttackResult, classify, pgd
 from ddaudit.findings import Check
 
 AFFECTS = ["adversarial."]

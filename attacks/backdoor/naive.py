@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from ddaudit.attacks._rates import rate, rate_metric
-from ddaudit.attacks.backdoor.trigger import Poisoned, SquareTrigger, poison
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from ddaudit.attacks._rates import rate, rate_metric
+from ddaudit.attacks.backdoor.trigger import Poisoned, SquareTrigger, poison
 from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput, Unsupported

@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
+from pydantic import Field
+from torch import Tensor
+
 from ddaudit.attacks.leakage.copies import (
     FALSE_ALARM,
     CopyTest,
@@ -19,9 +22,6 @@ from ddaudit.attacks.leakage.copies import (
 from ddaudit.attacks.leakage.pictures import closest_pairs
 from ddaudit.attacks.membership.heldout import held_out
 from ddaudit.attacks.membership.released import embed
-from pydantic import Field
-from torch import Tensor
-
 from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.distill.networks import fit

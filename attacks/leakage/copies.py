@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from ddaudit.attacks.membership.scores.nearest import neighbours
 from scipy import stats as scipy_stats
 from torch import Tensor
 
+from ddaudit.attacks.membership.scores.nearest import neighbours
 from ddaudit.errors import NotEnoughData
 
 FALSE_ALARM = 0.01

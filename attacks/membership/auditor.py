@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
+from torch import Tensor
+
 from ddaudit.attacks.membership import known_answers
 from ddaudit.attacks.membership.ceiling import ceiling_check, ceiling_curve, weakest_claim
 from ddaudit.attacks.membership.evidence import Evidence, Summary, summarise
@@ -13,9 +16,6 @@ from ddaudit.attacks.membership.holdout import holdout_evidence, split
 from ddaudit.attacks.membership.released import class_mean_scores, nearest_scores
 from ddaudit.attacks.membership.scores import lira, rmia
 from ddaudit.attacks.membership.shadows import Shadows, others, run_shadows
-from pydantic import Field
-from torch import Tensor
-
 from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Check, Finding
@@ -179,18 +179,19 @@ class Membership(Auditor[MembershipSettings]):
 def shadow_evidence(
     shadows: Shadows, ctx: Context, settings: MembershipSettings, seed: int
 ) -> tuple[list[Evidence], Tensor]:
-    """Leave-one-out scores of five attacks: each shadow is the target once, the others are
+    """Leave-one-out scores of six attacks: each shadow is the target once, the others are
     references.
 
     Returns:
         The evidence, and (K, N) bool: the shadow's set holds the record verbatim.
     """
     count, members = len(shadows.members), shadows.members
-    ratio, robust = [], []
+    ratio, one_sided, robust = [], [], []
     for k in range(count):
         rest = others(k, count)
         fitted = lira.fit(shadows.phi[rest], members[rest], pooled=count <= 64)
         ratio.append(lira.online(shadows.phi[k], fitted))
+        one_sided.append(lira.offline(shadows.phi[k], fitted))
         robust.append(
             rmia.score(
                 shadows.log_p[k],
@@ -216,6 +217,7 @@ def shadow_evidence(
     )
     return [
         Evidence("lira", torch.stack(ratio), members, references=True),
+        Evidence("lira-offline", torch.stack(one_sided), members, references=True),
         Evidence("rmia", torch.stack(robust), members, references=True),
         Evidence("loss", shadows.log_p, members),
         Evidence("class-mean", means, members),
@@ -258,7 +260,7 @@ def _shadow_caveats(shadows: Shadows, settings: MembershipSettings, *, claimed: 
         "record) under one threshold. Pairs share records and references, so the interval is the "
         "wider of Clopper-Pearson's and a bootstrap over records, and n counts distinct records. "
         "AUC is the mean over runs.",
-        f"LiRA was declared the verdict before looking; {count - 1} references and "
+        f"Online LiRA was declared the verdict before looking; {count - 1} references and "
         f"{settings.victims_per_shadow} victim(s) per run limit its power, so leakage may be "
         "larger.",
         AVERAGE,

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from ddaudit.attacks.membership.evidence import FPRS, Evidence
-from ddaudit.attacks.membership.pooling import break_ties, pooled_tpr
 from torch import Tensor
 
+from ddaudit.attacks.membership.evidence import FPRS, Evidence
+from ddaudit.attacks.membership.pooling import break_ties, pooled_tpr
 from ddaudit.errors import NotEnoughData
 from ddaudit.findings import Check, Curve
 from ddaudit.sets import DistilledSet, PrivacyClaim

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from ddaudit.attacks.membership.pooling import break_ties, mean_auc, pooled_roc, pooled_tpr
 from torch import Tensor
 
+from ddaudit.attacks.membership.pooling import break_ties, mean_auc, pooled_roc, pooled_tpr
 from ddaudit.errors import NotEnoughData
 from ddaudit.findings import Curve, Metric
 from ddaudit.stats import Interval, auc

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from ddaudit.attacks.membership.evidence import Evidence
 from ddaudit.attacks.membership.heldout import held_out, join
 from ddaudit.attacks.membership.released import class_mean_scores, nearest_scores
 from ddaudit.attacks.membership.scores import domias as density
 from ddaudit.attacks.membership.scores import label_only, quantile, signals
-from torch import Tensor
-
 from ddaudit.auditor import Context, Subject, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import NotEnoughData

@@ -5,10 +5,10 @@ formula.
 from __future__ import annotations
 
 import torch
-from ddaudit.attacks.membership.scores import lira
-from ddaudit.attacks.membership.scores.signals import negative_loss
 from torch import Tensor, nn
 
+from ddaudit.attacks.membership.scores import lira
+from ddaudit.attacks.membership.scores.signals import negative_loss
 from ddaudit.auditor import Context, stratified
 from ddaudit.data import ImageData
 from ddaudit.findings import Check

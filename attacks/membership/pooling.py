@@ -102,10 +102,12 @@ def pooled_tpr(
     """
     flat_scores, flat_members, record = _flatten(scores, members, keep)
     exact = tpr_at_fpr(flat_scores, flat_members, fpr, confidence=confidence)
-    clustered = tpr_at_fpr(flat_scores, flat_members, fpr, groups=record, n_boot=n_boot, seed=seed)
-    return Interval(
-        exact.value, min(exact.low, clustered.low), max(exact.high, clustered.high), exact.n
+    rates = _resampled_rates(
+        flat_scores, flat_members, record, fpr, records=scores.shape[1], n_boot=n_boot, seed=seed
     )
+    tail = (1 - confidence) / 2
+    low, high = (float(rates.quantile(q)) for q in (tail, 1 - tail))
+    return Interval(exact.value, min(exact.low, low), max(exact.high, high), exact.n)
 
 
 def pooled_roc(scores: Tensor, members: Tensor, *, keep: Tensor | None = None) -> Roc:
@@ -139,6 +141,41 @@ def _flatten(scores: Tensor, members: Tensor, keep: Tensor | None) -> tuple[Tens
     record = torch.arange(scores.shape[1]).expand_as(members)
     used = torch.ones_like(members) if keep is None else keep
     return scores[used], members[used], record[used]
+
+
+def _resampled_rates(
+    scores: Tensor,
+    members: Tensor,
+    record: Tensor,
+    fpr: float,
+    *,
+    records: int,
+    n_boot: int,
+    seed: int,
+) -> Tensor:
+    """(B,) rates at ``fpr`` in bootstrap resamples of records, the threshold chosen anew in each.
+
+    Only the head of the list can lie above a threshold: pairs beyond four times the rate (and 50
+    more) are not looked at.
+    """
+    # within ties non-members come first, so that ties never help
+    order = torch.argsort(members.long(), stable=True)
+    order = order[torch.argsort(scores[order], descending=True, stable=True)]
+    outside = (~members[order]).cumsum(0)
+    head = order[outside <= 4 * fpr * int(outside[-1]) + 50]
+    weights = _resample_weights(records, n_boot, torch.Generator().manual_seed(seed))[1:]
+    ones = torch.ones(len(record), dtype=weights.dtype)
+    per_record = torch.zeros(2, records, dtype=weights.dtype)
+    per_record[0].index_add_(0, record[~members], ones[~members])
+    per_record[1].index_add_(0, record[members], ones[members])
+    total = per_record @ weights.T  # (2, B) non-members and members in each resample
+    inside = members[head].to(weights.dtype)
+    rates = []
+    for w, negatives, positives in zip(weights, *total, strict=True):
+        w = w[record[head]]
+        allowed = (w * (1 - inside)).cumsum(0) <= fpr * negatives + 1e-9
+        rates.append((w * inside * allowed).sum() / positives.clamp(min=1))
+    return torch.stack(rates)
 
 
 def _half_width(per_target: Tensor, replicates: Tensor, *, references: bool) -> float:

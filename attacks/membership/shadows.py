@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from ddaudit.attacks.membership.heldout import held_out
-from ddaudit.attacks.membership.scores.signals import logit_margin, negative_loss
 from torch import Tensor
 
+from ddaudit.attacks.membership.heldout import held_out
+from ddaudit.attacks.membership.scores.signals import logit_margin, negative_loss
 from ddaudit.auditor import Context, Subject, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported

@@ -92,9 +92,9 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         name="quick",
         epochs=300,
         lr=0.05,
-        max_steps=1000,
+        max_steps=500,
         deviations=(
-            "300 instead of 1000 epochs with augmentation, and at most 1000 steps",
+            "300 instead of 1000 epochs with augmentation, and at most 500 steps",
             "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
         ),
     ),

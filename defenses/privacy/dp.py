@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-
 from ddaudit.distill import DEFENSES, Defense, Recipe, register
 from ddaudit.distill.objectives import MeanEmbedding
 from ddaudit.distill.recipes.dc import DC

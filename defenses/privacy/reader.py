@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
+
+from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import (
     all_accountants,
     calibrate,
@@ -14,9 +17,6 @@ from ddaudit.defenses.privacy.accounting import (
     epsilon,
 )
 from ddaudit.defenses.privacy.source import PrivateSource
-from torch import Tensor
-
-from ddaudit.data import ImageData
 from ddaudit.distill.parts import Layout, Query, TargetRule, Targets
 from ddaudit.distill.reading import load_batch
 from ddaudit.errors import BadInput

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ddaudit.reports import Report, build_report
-from ddaudit.reports.gallery import gallery
 
 from ddaudit.findings import Check, Curve, Finding, Metric, Picture
+from ddaudit.reports import Report, build_report
+from ddaudit.reports.gallery import gallery
 
 N = 10_000
 HOSTILE = "<script>alert('x')</script>"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ddaudit.reports import Report, write_report
 from PIL import Image
+
+from ddaudit.reports import Report, write_report
 
 pytestmark = pytest.mark.browser
 

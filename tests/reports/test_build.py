@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ddaudit.reports import Report, build_report
 
 from ddaudit.findings import Check, Finding, Metric
+from ddaudit.reports import Report, build_report
 
 
 class _Run:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ddaudit.reports.compare import Difference, at_floor, difference, failing_checks, outcome
 from scipy.stats import binomtest
 
 from ddaudit.findings import Check, Direction, Finding, Metric
+from ddaudit.reports.compare import Difference, at_floor, difference, failing_checks, outcome
 
 
 def _wilson(k: int, n: int) -> Metric:

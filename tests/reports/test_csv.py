@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+
 from ddaudit.reports import Report
 from ddaudit.reports._csv import COLUMNS, to_csv
 

@@ -7,10 +7,10 @@ import io
 
 import numpy as np
 import torch
-from ddaudit.reports import gallery
 from PIL import Image
 
 from ddaudit.findings import Picture
+from ddaudit.reports import gallery
 
 
 def _pixels(picture: Picture) -> np.ndarray:

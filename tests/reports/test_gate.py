@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ddaudit.reports import Policy, Report, Rule, apply, build_report, load_policy
 
 from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding, Metric
+from ddaudit.reports import Policy, Report, Rule, apply, build_report, load_policy
 
 
 class _Run:
@@ -150,7 +150,11 @@ def test_a_failing_instrument_check_violates_unless_waived() -> None:
 
 @pytest.mark.parametrize(
     ("bound", "holds", "words"),
-    [(1.4, False, "lower bound 1.4"), (0.7, True, "lower bound 0.7"), (None, True, "not tested")],
+    [
+        (1.4, False, "lower bound is 1.4"),
+        (0.7, True, "lower bound is 0.7"),
+        (None, True, "not tested"),
+    ],
 )
 def test_a_broken_privacy_claim_is_always_violated(
     bound: float | None, holds: bool, words: str
@@ -174,6 +178,14 @@ def test_lines_are_single_lines_that_start_with_the_outcome(report: Report) -> N
         for r in results
     )
     assert {r.holds for r in results} == {True, False}
+
+
+def test_the_line_names_number_interval_and_demand() -> None:
+    ((_, _, line),) = _apply({**LIRA, "max": 0.6})
+    assert (
+        line
+        == "VIOLATED dm: membership.auc (lira) = 0.580 [0.550, 0.620]; its upper end must be <= 0.6"
+    )
 
 
 def test_a_bound_in_percents_is_refused() -> None:
@@ -232,3 +244,10 @@ def test_a_bad_policy_gives_one_line_that_names_the_key(
         load_policy(path)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(path))
+
+
+def test_the_policy_in_the_documentation_is_valid(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    path = tmp_path / "policy.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert len(load_policy(path).rules) == 4

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+
 from ddaudit.reports import Report, build_report
 from ddaudit.reports._html import to_html
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from ddaudit.reports import Report, json_schema, read_report, write_report
-from ddaudit.reports import schema as schema_module
 
 from ddaudit.errors import BadInput
+from ddaudit.reports import Report, json_schema, read_report, write_report
+from ddaudit.reports import schema as schema_module
 
 COMMITTED = Path(schema_module.__file__).with_name("report.schema.json")
 

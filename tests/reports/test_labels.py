@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from ddaudit.reports import labels
 
 from ddaudit.findings import Metric
+from ddaudit.reports import labels
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,15 @@ def test_signed_numbers_carry_their_sign_and_zero_has_none() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(10.0, "10"), (1e-5, "1e-5"), (0.5, "0.5"), (1e12, "1e12"), (1.23456, "1.235")],
+    [
+        (10.0, "10"),
+        (1e-5, "1e-5"),
+        (0.00015, "1.5e-4"),
+        (1e7, "1e7"),
+        (0.5, "0.5"),
+        (1e12, "1e12"),
+        (1.23456, "1.235"),
+    ],
 )
 def test_constants_as_people_write_them(value: float, text: str) -> None:
     assert labels.brief(value) == text

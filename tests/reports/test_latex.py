@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from ddaudit.reports import Report
 from ddaudit.reports._latex import escape, to_latex
 

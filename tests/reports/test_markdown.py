@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ddaudit.reports import Report, build_report
-from ddaudit.reports._markdown import COMMENT_LIMIT, escape, to_markdown
 
 from ddaudit.findings import Metric
+from ddaudit.reports import Report, build_report
+from ddaudit.reports._markdown import COMMENT_LIMIT, escape, to_markdown
 
 
 def _tables(text: str) -> list[list[str]]:

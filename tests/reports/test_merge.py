@@ -6,6 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.reports.merge import (
     merge_checks,
     merge_curves,
@@ -13,10 +17,6 @@ from ddaudit.reports.merge import (
     merge_metric,
     plain,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from ddaudit.findings import Check, Curve, Finding, Metric
 
 T_2 = 4.302652729911275
 """97.5% point of Student's t with 2 degrees of freedom, from a printed table."""

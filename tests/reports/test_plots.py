@@ -6,11 +6,11 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+
+from ddaudit.findings import Curve, Finding
 from ddaudit.reports import Report
 from ddaudit.reports.plots import curve_plots, headline_plots, styles, swatch
 from ddaudit.reports.schema import AuditorInfo, SubjectInfo
-
-from ddaudit.findings import Curve, Finding
 
 
 def _auditor(report: Report, name: str) -> AuditorInfo:

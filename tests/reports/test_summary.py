@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ddaudit.reports import Report, build_report
 from ddaudit.reports.summary import base_of
 

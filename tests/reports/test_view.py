@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ddaudit.reports import Report
 from ddaudit.reports.view import Cell, Verdict, metric_tables, verdict
 

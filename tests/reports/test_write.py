@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ddaudit.reports import FORMATS, Report, write_report
 
 from ddaudit.errors import BadInput
+from ddaudit.reports import FORMATS, Report, write_report
 
 
 def test_every_format_gets_its_file_and_no_leftovers(report: Report, tmp_path: Path) -> None:

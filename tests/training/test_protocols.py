@@ -40,7 +40,7 @@ def test_large_sets_are_capped_and_the_cut_moves_along() -> None:
     schedule = PROTOCOLS["dc"].for_data(DSA).schedule(60_000)
     assert schedule.steps == 20_000
     assert schedule.decay_at == pytest.approx(20_000 * 502 / 1001, abs=1)
-    assert PROTOCOLS["quick"].for_data(DSA).schedule(60_000).steps == 1000
+    assert PROTOCOLS["quick"].for_data(DSA).schedule(60_000).steps == 500
     assert PROTOCOLS["quick"].for_data(DSA).schedule(100).steps == 301
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from torch import Tensor
 
+from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from ddaudit.data import ImageData
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
 from ddaudit.attacks.membership.audit import instrument
 from ddaudit.attacks.membership.audit.adversaries import (
     score_final_set,
@@ -17,9 +20,6 @@ from ddaudit.attacks.membership.audit.bound import Bound, Shares, bound, ceiling
 from ddaudit.attacks.membership.audit.canaries import Canaries, Kind, plant
 from ddaudit.attacks.membership.audit.claims import AFFECTS, check_claim, describe
 from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Watched
-from pydantic import Field, field_validator
-from torch import Tensor
-
 from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric

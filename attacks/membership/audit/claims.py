@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from ddaudit.defenses.privacy.accounting import all_accountants, check_delta
-
 from ddaudit.errors import BadInput
 from ddaudit.findings import Check
 from ddaudit.sets import PrivacyClaim

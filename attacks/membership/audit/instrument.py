@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from ddaudit.attacks.membership.audit.adversaries import score_final_set, score_nearest_copy
 from ddaudit.attacks.membership.audit.bound import Shares, bound, ceiling
 from ddaudit.attacks.membership.audit.canaries import Kind, plant, toss
 from ddaudit.attacks.membership.audit.claims import AFFECTS
 from ddaudit.attacks.membership.audit.evidence import LinearEvidence
-from ddaudit.defenses.privacy.accounting import all_accountants
-from torch import Tensor
-
 from ddaudit.data import ImageData
+from ddaudit.defenses.privacy.accounting import all_accountants
 from ddaudit.findings import Check
 from ddaudit.models import Network
 from ddaudit.sets import Card, DistilledSet, LedgerEntry

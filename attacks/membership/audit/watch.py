@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from torch import Tensor
 
+from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from ddaudit.data import ImageData
 from ddaudit.distill.objectives import clip_factor
 from ddaudit.distill.parts import Layout, Query, Reader, Source, TargetRule, Targets

@@ -127,7 +127,9 @@ def reference_log_distance(
 
 
 def _exact(a: Tensor, b: Tensor) -> Tensor:
-    return (a.double() - b.double()).norm(dim=1)
+    difference = a.double() - b.double()
+    length: Tensor = torch.linalg.vector_norm(difference, dim=1)
+    return length
 
 
 def _log(distance: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ddaudit.attacks.adversarial.auditor import Adversarial, AdversarialSettings, _drop
 
+from ddaudit.attacks.adversarial.auditor import Adversarial, AdversarialSettings, _drop
 from ddaudit.auditor import PRESETS, Context, Subject
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding

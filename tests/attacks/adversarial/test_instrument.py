@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+
 from ddaudit.attacks.adversarial import instrument
 from ddaudit.attacks.adversarial.torchattacks_adapter import autoattack, pgd
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from ddaudit.attacks.adversarial.masking import (
     Evidence,
     Probe,
@@ -16,7 +18,6 @@ from ddaudit.attacks.adversarial.masking import (
     standard_error,
 )
 from ddaudit.attacks.adversarial.torchattacks_adapter import classify
-from torch import Tensor, nn
 
 HEALTHY = Evidence(
     images=100, clean=0.8, changed_at_zero=0, changed_by_clip=0, by_eps={0.0: 0.8, 0.01: 0.5, 0.03: 0.2},

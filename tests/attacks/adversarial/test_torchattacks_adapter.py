@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from ddaudit.attacks.adversarial import torchattacks_adapter as adapter
 from ddaudit.attacks.adversarial.torchattacks_adapter import (
     autoattack,
@@ -12,8 +14,6 @@ from ddaudit.attacks.adversarial.torchattacks_adapter import (
     require_allowed,
     verify,
 )
-from torch import Tensor, nn
-
 from ddaudit.errors import BadInput, Unsupported
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from ddaudit.attacks.backdoor import naive
 from ddaudit.attacks.backdoor.naive import Backdoor, Outcome, controls, gain, outcome, stamp_check
 from ddaudit.attacks.backdoor.trigger import SquareTrigger
-
 from ddaudit.auditor import PRESETS, Context, Preset, Subject
 from ddaudit.distill import resolve
 from ddaudit.errors import BadInput, Unsupported

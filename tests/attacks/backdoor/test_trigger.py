@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ddaudit.attacks.backdoor.trigger import SquareTrigger, poison
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddaudit.attacks.backdoor.trigger import SquareTrigger, poison
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 
+from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 from ddaudit.distill import resolve
 from ddaudit.errors import BadInput
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from dp_accounting import get_sigma_gaussian
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ddaudit.defenses.privacy.accounting import (
     all_accountants,
     calibrate,
@@ -12,10 +16,6 @@ from ddaudit.defenses.privacy.accounting import (
     cross_check,
     epsilon,
 )
-from dp_accounting import get_sigma_gaussian
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from ddaudit.errors import BadInput
 from ddaudit.sets import LedgerEntry
 

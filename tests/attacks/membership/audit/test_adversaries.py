@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from ddaudit.attacks.membership.audit.adversaries import (
     score_final_set,
     score_nearest_copy,
     score_victims,
 )
 from ddaudit.attacks.membership.audit.canaries import Canaries, plant
-
 from ddaudit.data import Dataset, ImageData
 from ddaudit.models import Arch, Network, build
 from ddaudit.sets import Card, DistilledSet

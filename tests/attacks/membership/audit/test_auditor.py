@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from ddaudit.attacks.membership.audit.auditor import Privacy, PrivacySettings
 
+from ddaudit.attacks.membership.audit.auditor import Privacy, PrivacySettings
 from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset
 from ddaudit.distill import Recipe, resolve

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from ddaudit.attacks.membership.audit.bound import bound, ceiling, count
 from scipy.special import logit
 
+from ddaudit.attacks.membership.audit.bound import bound, ceiling, count
 from ddaudit.stats.gdp import mu_from_epsilon
 
 SHARES = ((0.4, 0.4), (0.1, 0.1), (0.05, 0.0))

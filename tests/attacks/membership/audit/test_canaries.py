@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from ddaudit.attacks.membership.audit.canaries import concatenate, plant, toss
 
+from ddaudit.attacks.membership.audit.canaries import concatenate, plant, toss
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput, NotEnoughData
 

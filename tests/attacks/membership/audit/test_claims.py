@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ddaudit.attacks.membership.audit.claims import check_claim, describe
 
+from ddaudit.attacks.membership.audit.claims import check_claim, describe
 from ddaudit.sets import LedgerEntry, PrivacyClaim
 
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from ddaudit.attacks.membership.audit.evidence import LinearEvidence
-from ddaudit.attacks.membership.audit.instrument import simulate_sums
 from scipy.stats import norm
 
+from ddaudit.attacks.membership.audit.evidence import LinearEvidence
+from ddaudit.attacks.membership.audit.instrument import simulate_sums
 from ddaudit.stats import auc
 
 

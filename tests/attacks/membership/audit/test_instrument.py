@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from ddaudit.attacks.membership.audit import instrument
 from ddaudit.attacks.membership.audit.bound import Bound
-
 from ddaudit.data import Dataset
 from ddaudit.models import Arch, Network, build
 

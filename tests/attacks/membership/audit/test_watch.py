@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from ddaudit.attacks.membership.audit.canaries import Canaries, plant
 from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Release, Watched
-
 from ddaudit.data import Dataset
 from ddaudit.distill import Recipe, distill, resolve
 from ddaudit.sets import DistilledSet

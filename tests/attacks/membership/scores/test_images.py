@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ddaudit.attacks.membership.scores import class_mean, domias, nearest
 from scipy.stats import gaussian_kde, norm
 from sklearn.neighbors import NearestNeighbors
 
+from ddaudit.attacks.membership.scores import class_mean, domias, nearest
 from ddaudit.stats import auc
 
 

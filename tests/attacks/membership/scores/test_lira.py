@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from ddaudit.attacks.membership.scores import lira
 from scipy.stats import norm
 
+from ddaudit.attacks.membership.scores import lira
 from ddaudit.stats import auc
 
 

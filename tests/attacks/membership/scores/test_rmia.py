@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from ddaudit.attacks.membership.scores import rmia
 
+from ddaudit.attacks.membership.scores import rmia
 from ddaudit.stats import auc
 
 

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from ddaudit.attacks.membership.scores import signals
 from scipy.special import softmax
+
+from ddaudit.attacks.membership.scores import signals
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ddaudit.attacks.membership.scores import label_only, quantile
 
+from ddaudit.attacks.membership.scores import label_only, quantile
 from ddaudit.stats import auc
 
 

@@ -1,0 +1,127 @@
+"""The nearest-copy test: exact rule, false alarms by simulation, disguises in their spaces."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+
+from ddaudit.attacks.leakage import copies
+from ddaudit.errors import NotEnoughData
+
+
+def images(n: int, seed: int) -> torch.Tensor:
+    """Smooth random 8x8 RGB images in [0, 1]: neighbouring pixels alike, as in photographs."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 4, 4, generator=g)
+    return torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    train, holdout = images(600, 0), images(300, 1)
+    return train, holdout, copies.stranger_ratios(train, holdout)
+
+
+World = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def test_copies_are_found_and_strangers_are_not(world: World) -> None:
+    train, holdout, strangers = world
+    near = copies.copy_test(train[:50], train, holdout, strangers)
+    assert bool(near.near.all())
+    assert near.ratio.tolist() == [0.0] * 50
+    assert near.train_index.tolist() == list(range(50))
+    fresh = copies.copy_test(images(400, 2), train, holdout, strangers)
+    # 1 % of strangers by construction; more than 12 of 400 happen once in 2000 tries
+    assert int(fresh.near.sum()) <= 12
+    own = copies.copy_test(holdout[:50], train, holdout, strangers)
+    assert not bool(own.near.any())
+    assert bool(torch.isinf(own.ratio).all())
+    assert own.p_value > 0.99
+
+
+def test_slightly_noised_copies_are_near_and_not_exact(world: World) -> None:
+    train, holdout, strangers = world
+    g = torch.Generator().manual_seed(3)
+    noised = train[:50] + 0.03 * torch.randn(50, 3, 8, 8, generator=g)
+    found = copies.copy_test(noised, train, holdout, strangers)
+    assert bool(found.near.all())
+    assert not bool(copies.exact_copies(found.to_train, pixels=192).any())
+    rounded = (train[:50] * 255).round() / 255
+    exact = copies.copy_test(rounded, train, holdout, strangers)
+    assert bool(copies.exact_copies(exact.to_train, pixels=192).all())
+
+
+def test_a_brightened_copy_hides_in_pixels_but_not_in_structure(world: World) -> None:
+    train, holdout, strangers = world
+    disguised = 0.35 * train[:50] + 0.6
+    assert float(copies.copy_test(disguised, train, holdout, strangers).near.double().mean()) < 0.1
+    rows = [copies.contrast_normalised(part) for part in (disguised, train, holdout)]
+    ratios = copies.stranger_ratios(rows[1], rows[2])
+    assert bool(copies.copy_test(*rows, ratios).near.all())
+
+
+def test_structure_distance_is_correlation() -> None:
+    a, b = images(2, 4)
+    rows = copies.contrast_normalised(torch.stack([a, b]))
+    flat = [(x - x.mean((1, 2), keepdim=True)).flatten() for x in (a, b)]
+    r = float(torch.corrcoef(torch.stack(flat))[0, 1])
+    distance = float((rows[0] - rows[1]).norm())
+    assert distance == pytest.approx((2 - 2 * r) ** 0.5, abs=1e-5)
+
+
+def test_stranger_ratio_skips_the_record_itself(world: World) -> None:
+    train, holdout, strangers = world
+    i = 7
+    others = torch.cat([holdout[:i], holdout[i + 1 :]]).flatten(1)
+    expected = float(torch.cdist(holdout[i][None].flatten(1), train.flatten(1)).min())
+    expected /= float(torch.cdist(holdout[i][None].flatten(1), others).min())
+    assert float(strangers[i]) == pytest.approx(expected, rel=1e-4)
+
+
+def _sign_p(released: torch.Tensor, train: torch.Tensor, holdout: torch.Tensor) -> float:
+    return copies.copy_test(released, train, holdout, torch.ones(20)).p_value
+
+
+def test_sign_test_keeps_its_level_when_released_images_share_neighbours() -> None:
+    """300 sets that know neither side, each with 5 near-duplicates of every image. At level 5 %
+    more than 27 alarms happen once in 1000; a binomial over images overshoots by far."""
+    ours = binomial = 0
+    for seed in range(300):
+        pooled = images(60, 1000 + seed).flatten(1)
+        order = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+        train, holdout = pooled[order[:40]], pooled[order[40:]]
+        released = images(8, 5000 + seed).flatten(1).repeat(5, 1)
+        ours += _sign_p(released, train, holdout) < 0.05
+        nearest = torch.cdist(released, torch.cat([train, holdout])).argmin(1)
+        hits = int((nearest < 40).sum())
+        binomial += stats.binomtest(hits, 40, 40 / 60, alternative="greater").pvalue < 0.05
+    assert ours <= 27
+    assert binomial > 40
+
+
+def test_sign_test_is_the_hypergeometric_tail() -> None:
+    """8 distinct nearest records, all of them training records, of 30 + 20 pooled."""
+    p = copies.sign_test(
+        torch.zeros(8), torch.arange(8), torch.ones(8), torch.zeros(8, dtype=torch.int64),
+        train=30, holdout=20,
+    )  # fmt: skip
+    by_hand = 1.0
+    for i in range(8):
+        by_hand *= (30 - i) / (50 - i)
+    assert p == pytest.approx(by_hand)
+
+
+def test_duplicates_between_splits_are_not_called_copies(world: World) -> None:
+    train, holdout, _ = world
+    both = torch.cat([holdout, train[:5]])
+    strangers = copies.stranger_ratios(train, both)
+    found = copies.copy_test(train[:5], train, both, strangers)
+    assert not bool(found.near.any())
+
+
+def test_too_few_held_out_records_are_refused(world: World) -> None:
+    train, holdout, strangers = world
+    with pytest.raises(NotEnoughData, match="20 held-out"):
+        copies.copy_test(train[:3], train, holdout[:10], strangers)

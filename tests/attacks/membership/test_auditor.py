@@ -1,0 +1,343 @@
+"""The membership auditor end to end, with victims whose memory is known.
+
+Victims here are made, not trained: ``Memory`` is certain of images it was given, ``Blind`` looks at
+nothing but a fixed noise. So every reading has a known answer, and a run takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddaudit.attacks.membership.auditor import Membership, MembershipSettings
+from ddaudit.attacks.membership.shadows import draw_members, run_shadows
+from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
+from ddaudit.data import Dataset
+from ddaudit.distill import resolve
+from ddaudit.errors import BadInput, Unsupported
+from ddaudit.findings import Finding
+from ddaudit.models import Arch
+from ddaudit.sets import Card, DistilledSet, PrivacyClaim
+
+ARCH = Arch.parse("ConvNetD2W32")
+
+
+class Victim(nn.Module):
+    """Base margin per image (its content hashed to noise), plus what the victim knows."""
+
+    def __init__(self, given: Tensor | None, classes: int, seed: int) -> None:
+        super().__init__()
+        self.given, self.classes, self.seed = given, classes, seed
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        flat = pixels.flatten(1).double()
+        g = torch.Generator().manual_seed(self.seed)
+        probe = torch.randn(flat.shape[1], generator=g, dtype=torch.float64)
+        logits = torch.zeros(len(flat), self.classes, dtype=torch.float64)
+        logits[:, 0] = (flat @ probe).sin() * 2
+        if self.given is not None:
+            near = torch.cdist(flat, self.given.flatten(1).double()).amin(1) < 1e-3
+            logits = logits + 6.0 * near[:, None] * torch.arange(self.classes)
+        return logits
+
+
+@dataclass(eq=False)
+class Made(Context):
+    """A context whose victims are made: they remember their set, or do not look at it."""
+
+    remember: bool = True
+
+    def train(
+        self, sets: Sequence[DistilledSet], *, seeds: Sequence[int], arch: Arch | None = None
+    ) -> list[Any]:
+        return [
+            Victim(s.images if self.remember else None, self.data.num_classes, seed + 31 * i)
+            for i, (s, seed) in enumerate(zip(sets, seeds, strict=True))
+        ]
+
+    def predict(self, network: Any, images: Tensor) -> Tensor:
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        return network(pixels)
+
+
+def top_class_only(data: Dataset) -> Dataset:
+    """All labels the last class, so that Memory's certainty is certainty of the right answer."""
+
+    def relabel(split: Any) -> Any:
+        return replace(split, labels=torch.full_like(split.labels, data.num_classes - 1))
+
+    return replace(data, train=relabel(data.train), validation=relabel(data.validation),
+                   test=relabel(data.test))  # fmt: skip
+
+
+def audit(
+    data: Dataset, recipe: str, *, remember: bool, seed: int = 0, shadows: int = 6
+) -> Finding:
+    ctx = Made(data=data, preset=PRESETS["quick"], arch=ARCH, ipc=2, remember=remember)
+    subject = Subject(id=recipe, kind="recipe", recipe=resolve(recipe), identity=recipe)
+    settings = MembershipSettings(
+        shadows=shadows, pool=240, victims_per_shadow=1, population=200, random_networks=1
+    )
+    return Membership().run(subject, ctx, settings, seed)
+
+
+def test_it_is_registered_with_presets() -> None:
+    got = AUDITORS.get("membership")
+    assert isinstance(got, Membership)
+    assert got.configure("quick").shadows == 8
+    with pytest.raises(BadInput, match="shadows"):
+        got.configure("quick", {"shadows": 1})
+
+
+def test_victims_that_remember_everything_are_found_out(tiny: Dataset) -> None:
+    found = audit(top_class_only(tiny), "full", remember=True)
+    for attack in ("lira", "lira-offline", "rmia", "nearest"):
+        assert found.metric("membership.auc", attack=attack).value == pytest.approx(1.0, abs=0.02)
+    headline = found.metric("membership.tpr_at_fpr", attack="lira", fpr=0.01)
+    assert headline.value is not None
+    assert headline.value > 0.95
+    assert headline.headline
+    assert headline.floor == 0.01
+
+
+def test_victims_that_know_nothing_read_one_half(tiny: Dataset) -> None:
+    """12 audits of blind victims: 95 % intervals; more than 3 misses happen once in 500."""
+    missed = 0
+    for seed in range(12):
+        found = audit(tiny, "random", remember=False, seed=seed)
+        lira = found.metric("membership.auc", attack="lira")
+        assert lira.low is not None
+        assert lira.high is not None
+        missed += not lira.low <= 0.5 <= lira.high
+    assert missed <= 3
+
+
+def test_released_records_are_a_group_of_their_own(tiny: Dataset) -> None:
+    found = audit(tiny, "random", remember=False)
+    released = found.metric("membership.auc", attack="nearest", group="released")
+    rest = found.metric("membership.auc", attack="nearest", group="other")
+    assert released.value == 1.0
+    assert rest.low is not None
+    assert rest.high is not None
+    assert rest.low < 0.5 < rest.high
+    # 8 of about 120 members a run are released: that share is exposed at 1 % FPR
+    copies = found.metric("membership.tpr_at_fpr", attack="nearest", fpr=0.01)
+    assert copies.value == pytest.approx(8 / 120 + 0.01, abs=0.03)
+    assert copies.headline
+
+
+def test_what_cannot_be_resolved_is_said(tiny: Dataset) -> None:
+    found = audit(tiny, "full", remember=False, shadows=3)
+    rare = found.metric("membership.tpr_at_fpr", attack="lira", fpr=0.001)
+    assert rare.value is None
+    assert any("1000 non-members" in c for c in found.caveats)
+    rest = found.metric("membership.auc", attack="lira", group="other")
+    assert rest.value is None
+    assert any("group 'other'" in c for c in found.caveats)
+    assert any("under one threshold" in c for c in found.caveats)
+
+
+def test_curves_are_drawable_on_log_axes(tiny: Dataset) -> None:
+    found = audit(tiny, "random", remember=False)
+    assert [c.label for c in found.curves] == [
+        "lira", "lira-offline", "rmia", "loss", "class-mean", "nearest",
+    ]  # fmt: skip
+    for curve in found.curves:
+        assert curve.log_x
+        assert curve.log_y
+        assert curve.diagonal
+        assert min(curve.x) > 0
+        assert min(curve.y) > 0
+        assert (curve.x[-1], curve.y[-1]) == (1.0, 1.0)
+    Finding.model_validate_json(found.model_dump_json())
+
+
+def test_a_run_repeats_exactly(tiny: Dataset) -> None:
+    first, second = (audit(tiny, "random", remember=True) for _ in range(2))
+    assert first.metrics == second.metrics
+
+
+def test_a_false_privacy_claim_is_falsified(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full release under a claim of epsilon 0.5; then the same claim on sets that leak nothing."""
+    claim = PrivacyClaim(epsilon=0.5, delta=1e-5)
+    honest = Made.redistill_many
+
+    def claiming(self: Made, *args: Any) -> list[DistilledSet]:
+        sets = honest(self, *args)
+        return [replace(s, card=s.card.model_copy(update={"privacy": claim})) for s in sets]
+
+    def empty(self: Made, *args: Any) -> list[DistilledSet]:
+        g = torch.Generator().manual_seed(0)
+        noise = torch.rand(8, 3, 8, 8, generator=g)
+        labels = torch.arange(8) % 4
+        return [DistilledSet(noise, labels, 4, Card(privacy=claim)) for _ in range(6)]
+
+    monkeypatch.setattr(Made, "redistill_many", claiming)
+    (broken,) = audit(tiny, "full", remember=True).checks
+    assert not broken.passed
+    assert broken.subject == "full"
+    monkeypatch.setattr(Made, "redistill_many", empty)
+    found = audit(tiny, "full", remember=False)
+    assert found.checks[0].passed
+    assert any(c.label.startswith("ceiling") for c in found.curves)
+
+
+# ---- files and checkpoints
+# -------------------------------------------------------------------------
+
+
+def _file(tiny: Dataset, **card: Any) -> Subject:
+    images = tiny.train.pixels(torch.arange(8))
+    made = DistilledSet(images, tiny.train.labels[:8], 4, Card(**card))
+    return Subject(id="file", kind="file", set=made, identity="file")
+
+
+def _settings(**changes: Any) -> MembershipSettings:
+    return MembershipSettings(pool=240, population=200, random_networks=1, noise_draws=1, **changes)
+
+
+def test_a_file_is_attacked_without_its_recipe(tiny: Dataset) -> None:
+    ctx = Made(data=top_class_only(tiny), preset=PRESETS["quick"], arch=ARCH, ipc=2)
+    found = Membership().run(_file(tiny), ctx, _settings(), 0)
+    assert found.status == "partial"
+    assert "re-distillation" in (found.reason or "")
+    attacks = {m.params["attack"] for m in found.metrics}
+    assert attacks == {
+        "class-mean", "nearest", "domias", "loss", "modified-entropy", "quantile", "label-only",
+    }  # fmt: skip
+    for attack in ("nearest", "loss"):
+        exposed = found.metric("membership.auc", attack=attack, group="released").value
+        assert exposed is not None
+        assert exposed > 0.95
+    assert any("does not say which data" in c for c in found.caveats)
+    assert any("distribution shift" in c for c in found.caveats)
+
+
+def test_a_set_of_other_data_is_pointed_out(tiny: Dataset) -> None:
+    ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=2)
+    other = Membership().run(_file(tiny, source_fingerprint="0" * 16), ctx, _settings(), 0)
+    same = _file(tiny, source_fingerprint=tiny.train.fingerprint)
+    ours = Membership().run(same, ctx, _settings(), 0)
+    assert any("made from other data" in c for c in other.caveats)
+    assert not any("made from other data" in c for c in ours.caveats)
+
+
+def test_a_checkpoint_is_attacked_through_its_outputs_only(tiny: Dataset) -> None:
+    ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH)
+    network: Any = Victim(None, 4, 0)
+    subject = Subject(id="ckpt", kind="checkpoint", network=network)
+    found = Membership().run(subject, ctx, _settings(), 0)
+    attacks = {m.params["attack"] for m in found.metrics}
+    assert attacks == {"loss", "modified-entropy", "quantile", "label-only"}
+    assert found.metric("membership.auc", attack="loss").headline
+    assert any("checkpoint" in c for c in found.caveats)
+
+
+def test_too_little_held_out_data_is_unsupported_not_a_crash(tiny: Dataset) -> None:
+    few = tiny.test.subset(torch.arange(10))
+    data = replace(tiny, test=few, validation=few)
+    ctx = Made(data=data, preset=PRESETS["quick"], arch=ARCH)
+    with pytest.raises(Unsupported, match="20 members"):
+        Membership().run(_file(tiny), ctx, _settings(), 0)
+
+
+# ---- shadows
+# ---------------------------------------------------------------------------------------
+
+
+def test_memberships_are_independent_halves() -> None:
+    labels = torch.arange(4000) % 4
+    g = torch.Generator().manual_seed(0)
+    members = draw_members(labels, 40, num_classes=4, generator=g)
+    share = members.double().mean()
+    assert float(share) == pytest.approx(0.5, abs=0.004)  # 3 sd
+    per_record = members.double().sum(0)
+    # binomial(40, 1/2): variance 10, were every record in exactly half of the runs it would be 0
+    assert float(per_record.var()) == pytest.approx(10.0, rel=0.1)
+    correlation = torch.corrcoef(members.double())
+    assert float((correlation - torch.eye(40)).abs().max()) < 0.08
+
+
+def test_every_class_stays_populated_and_singletons_are_refused() -> None:
+    labels = torch.tensor([0] * 50 + [1, 1])
+    g = torch.Generator().manual_seed(0)
+    members = draw_members(labels, 200, num_classes=2, generator=g)
+    assert bool(members[:, 50:].any(1).all())
+    with pytest.raises(Unsupported, match="single training record"):
+        draw_members(torch.tensor([0, 0, 1]), 3, num_classes=2, generator=g)
+
+
+def test_shadow_sets_hold_members_only(tiny: Dataset) -> None:
+    ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=3)
+    subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
+    shadows = run_shadows(subject, ctx, shadows=4, pool=100, victims=2, population=50, seed=0)
+    assert len(shadows.pool) == 100  # 4 * 3 * 4 = 48 would do
+    assert shadows.phi.shape == shadows.log_p.shape == (4, 100)
+    assert shadows.stranger_log_p.shape == (4, 50)
+    for row, made in zip(shadows.members, shadows.sets, strict=True):
+        inside = shadows.pool.pixels(row).flatten(1).double()
+        assert (torch.cdist(made.images.flatten(1).double(), inside).amin(1) < 1e-4).all()
+
+
+def test_a_small_pool_grows_with_the_set(tiny: Dataset) -> None:
+    ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=10)
+    subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
+    shadows = run_shadows(subject, ctx, shadows=3, pool=60, victims=1, population=50, seed=0)
+    assert len(shadows.pool) == 160
+
+
+# ---- the instrument
+# --------------------------------------------------------------------------------
+
+
+def test_known_answers_pass_and_a_broken_score_fails_them(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddaudit.attacks.membership import known_answers
+
+    ctx = Context(data=tiny, preset=PRESETS["quick"], arch=ARCH)
+    settings = MembershipSettings()
+    good = Membership().checks(ctx, settings)
+    assert [c.passed for c in good] == [True, True, True], good
+    monkeypatch.setattr(known_answers, "negative_loss", lambda z, y: -z.logsumexp(1) * 0 + y)
+    monkeypatch.setattr(known_answers.lira, "online", lambda phi, fitted: phi)
+    memory, _, gauss = Membership().checks(ctx, settings)
+    assert not memory.passed
+    assert not gauss.passed
+
+
+def test_a_leaking_null_fails_the_strangers_check(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score that reads the order of records would call half of the strangers members."""
+    from ddaudit.attacks.membership import known_answers
+
+    ctx = Context(data=tiny, preset=PRESETS["quick"], arch=ARCH)
+    truth = {}
+
+    def spy(scores: Tensor, members: Tensor, **options: Any) -> Any:
+        truth["auc"] = original(scores + 2.0 * scores.std() * members, members, **options)
+        return truth["auc"]
+
+    original = known_answers.auc
+    monkeypatch.setattr(known_answers, "auc", spy)
+    assert not known_answers.strangers_only(ctx).passed
+
+
+def test_trained_victims_work_end_to_end(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real training on a real recipe, as short as it goes: the pipeline fits together."""
+    from ddaudit.training import PROTOCOLS
+
+    monkeypatch.setitem(PROTOCOLS, "quick", replace(PROTOCOLS["quick"], epochs=15, epochs_plain=15))
+    ctx = Context(data=tiny, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W32"), ipc=2)
+    subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
+    settings = MembershipSettings(shadows=3, pool=120, victims_per_shadow=1, population=80)
+    found = Membership().run(subject, ctx, settings, 0)
+    assert found.status == "ok"
+    assert all(m.value is None or 0 <= m.value <= 1 for m in found.metrics)
+    assert sum(m.headline for m in found.metrics) == 3
