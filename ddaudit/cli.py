@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,10 @@ app = typer.Typer(
 
 # typer brings its own copy of click in recent versions; this is the base of whichever it uses.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+INTERRUPTED = 130
+
+Progress = Callable[[int, int], None]
 
 Data = Annotated[
     str,
@@ -67,12 +72,13 @@ def main() -> None:
         _say_error(str(error))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        _say_error("interrupted: finished cells are kept, the same command goes on from there")
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe (head, say) has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if code == INTERRUPTED:  # some versions of typer return it, others raise
+        _say_error("interrupted: finished cells are kept, the same command goes on from there")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -447,44 +453,32 @@ def _say_error(text: str) -> None:
     typer.echo(f"ddaudit: {text}", err=True)
 
 
-class _bar:
+@contextmanager
+def _bar(title: str) -> Iterator[Progress | None]:
     """A progress callback: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as rich
+    from rich.console import Console
 
-    def __init__(self, title: str) -> None:
-        self._title, self._bar = title, None
-
-    def __enter__(self) -> Any:
-        if not sys.stderr.isatty():
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._bar: Any = Progress(console=Console(stderr=True), transient=True)
-        self._bar.start()
-        task = self._bar.add_task(self._title)
-        return lambda done, total: self._bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    with rich.Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
 
 
-class _events(_bar):
+@contextmanager
+def _events() -> Iterator[Callable[[str, Any, int, int], None]]:
     """An audit's events: a bar on a terminal, a plain line per cell elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__("auditing")
-
-    def __enter__(self) -> Any:
-        update = super().__enter__()
+    with _bar("auditing") as update:
 
         def on_event(what: str, cell: Any, done: int, total: int) -> None:
             if update is not None:
-                update(done, max(total, 1))
+                update(done, total)
             elif cell is not None:
                 typer.echo(f"[{done}/{total}] {cell.label}: {what}", err=True)
 
-        return on_event
+        yield on_event
 
 
 if __name__ == "__main__":

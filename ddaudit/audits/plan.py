@@ -102,7 +102,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
         ):
             subject = replace(subject, id=str(Path(text)))
         subjects.setdefault(subject.id, subject)
-    shared = {
+    shared: dict[str, Any] = {
         "train": data.train.fingerprint,
         "validation": data.validation.fingerprint,
         "test": data.test.fingerprint,

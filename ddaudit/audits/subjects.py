@@ -105,8 +105,9 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
                 "Try --data digits-colored.",
             )
         return
-    _, target, _, networks, _ = recipe.matching_parts()
+    _, target, _, networks, reader = recipe.matching_parts()
     target.layout(data.train)
+    reader.check(data.train)
     networks.resolve()
 
 

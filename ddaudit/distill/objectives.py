@@ -23,7 +23,8 @@ class MeanEmbedding:
     def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
         """(B, D) embeddings."""
         with torch.no_grad():
-            return net.body.features(x)
+            features: Tensor = net.body.features(x)
+        return features
 
     def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """(K, R, D) weighted means of embeddings."""
@@ -34,7 +35,7 @@ class MeanEmbedding:
     ) -> Tensor:
         """(K, S, D) weighted means of synthetic embeddings, clipped as the private side was."""
         k, m = x.shape[:2]
-        z = net.body.features(x.flatten(0, 1))
+        z: Tensor = net.body.features(x.flatten(0, 1))
         if clip is not None:
             # The clip factor is a constant in the gradient, as in NDPDC's code.
             z = z * clip_factor(z.detach(), clip)
@@ -125,5 +126,5 @@ class GradientMatch:
 
 def clip_factor(signals: Tensor, clip: float) -> Tensor:
     """(B, 1) factors min(1, clip / norm) that bound each row's L2 norm by ``clip``; safe at norm 0."""
-    norm = signals.float().norm(dim=-1, keepdim=True)
+    norm: Tensor = signals.float().norm(dim=-1, keepdim=True)
     return (clip / norm.clamp_min(clip)).clamp(max=1.0)

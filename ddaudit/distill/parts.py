@@ -131,6 +131,13 @@ class Reader(Protocol):
     @property
     def private(self) -> bool: ...
 
+    def check(self, data: ImageData) -> None:
+        """Find out before any work whether these data can be read.
+
+        Raises:
+            BadInput: they cannot.
+        """
+
     def open(
         self,
         data: ImageData,

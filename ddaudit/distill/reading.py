@@ -24,6 +24,9 @@ class Minibatch:
         """Never: raw aggregates leave."""
         return False
 
+    def check(self, data: ImageData) -> None:
+        """Any data will do."""
+
     def open(
         self,
         data: ImageData,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,9 @@ Status = Literal["faithful", "simplified", "ours"]
 
 
 class Loop(Protocol):
-    """How parts are driven."""
+    """How parts are driven; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """True when K subsets can be distilled in one run."""

@@ -61,6 +61,14 @@ class PoissonGaussian:
         """Always."""
         return True
 
+    def check(self, data: ImageData) -> None:
+        """Refuse a delta that would allow publishing a record.
+
+        Raises:
+            BadInput: delta >= 1 / n.
+        """
+        check_delta(self.delta, len(data))
+
     def open(
         self,
         data: ImageData,

@@ -111,7 +111,8 @@ def test_every_image_is_seen_once_a_pass() -> None:
     seen: list[Tensor] = []
     from ddaudit.training._data import orders
 
-    for batch, _ in zip(orders([3], size=10, batch_size=4, device=torch.device("cpu")), range(6), strict=False):  # fmt: skip
+    batches = orders([3], size=10, batch_size=4, device=torch.device("cpu"))
+    for batch, _ in zip(batches, range(6), strict=False):
         seen.append(batch[0])
     assert [len(b) for b in seen] == [4, 4, 2, 4, 4, 2]
     for one_pass in (seen[:3], seen[3:]):
@@ -221,7 +222,7 @@ def test_a_network_does_not_depend_on_its_neighbours(strategy: str, tolerance: f
     sets = [random_set(0), random_set(1), random_set(2)]
     [alone] = train([sets[1]], [42], how, strategy)
     among = train(sets, [1, 42, 3], how, strategy)[1]
-    reordered = train(sets[::-1] + [sets[0]], [3, 42, 1, 9], how, strategy)[1]
+    reordered = train([*sets[::-1], sets[0]], [3, 42, 1, 9], how, strategy)[1]
     assert difference(alone, among) <= tolerance
     assert difference(alone, reordered) <= tolerance
 
