@@ -14,6 +14,7 @@ from ddaudit.distill.matching import Outcome, Progress
 from ddaudit.distill.recipe import Recipe
 from ddaudit.errors import BadInput
 from ddaudit.sets import Card, DistilledSet
+from ddaudit.training import reuse_memory
 
 
 def distill(
@@ -99,16 +100,17 @@ def _run(
     if ipc < 1:
         raise BadInput(f"--ipc {ipc}", "images per class must be at least 1")
     started = time.perf_counter()
-    outcomes = recipe.loop.run(
-        recipe,
-        train,
-        members,
-        data=data,
-        ipc=ipc,
-        seed=seed,
-        device=torch.device(device),
-        progress=progress,
-    )
+    with reuse_memory():
+        outcomes = recipe.loop.run(
+            recipe,
+            train,
+            members,
+            data=data,
+            ipc=ipc,
+            seed=seed,
+            device=torch.device(device),
+            progress=progress,
+        )
     seconds = (time.perf_counter() - started) / len(outcomes)
     base = {
         "method": recipe.name,

@@ -350,7 +350,6 @@ def test_large_blocks_are_reused_without_page_faults() -> None:
     with reuse_memory(), reuse_memory():
         faults()
         assert faults() < pages
-    assert faults() > 8 * pages
 
 
 # ---- CUDA --------------------------------------------------------------------------------------------
