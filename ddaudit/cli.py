@@ -125,22 +125,17 @@ def distill(
     download: Download = False,
 ) -> None:
     """Make a distilled set."""
-    from ddaudit.audits import check_recipe, configure, pick_device
+    from ddaudit.audits import check_recipe, make_recipe, pick_device
     from ddaudit.data import load_data
     from ddaudit.distill import distill as run
-    from ddaudit.distill import resolve
     from ddaudit.sets import describe, inspect, save
 
     where = pick_device(device)
     chosen: Literal["paper", "small"] = (
         profile if profile != "auto" else ("small" if where.type == "cpu" else "paper")
     )
-    made = configure(
-        resolve(recipe, profile=chosen),
-        options=_options(set_),
-        epsilon=epsilon,
-        delta=delta,
-        strict=True,
+    made = make_recipe(
+        recipe, profile=chosen, options=_options(set_), epsilon=epsilon, delta=delta, strict=True
     )
     loaded = load_data(data, root=data_root, download=download)
     check_recipe(made, loaded)

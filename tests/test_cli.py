@@ -118,6 +118,8 @@ def test_nasty_subjects_are_one_line_and_exit_2(run, tmp_path, case):
         (("audit", "dm+fair", "--data", "digits"), "protected attribute"),
         (("audit", "dm+dp", "--epsilon", "0"), "--epsilon 0: must be positive"),
         (("audit", "dm", "--ipc", "0"), "ipc"),
+        (("audit", "dm", "--set", "loop.itertions=3"), "loop.itertions"),
+        (("audit", "dm", "--epsilon", "1"), "none of the audited recipes is private"),
         (("audit",), "subjects"),
         (("audit", "dm", "--device", "tpu9"), "tpu9"),
         (("distill", "dm+dp", "--epsilon", "-1", "--out", "x.safetensors"), "must be positive"),

@@ -5,7 +5,7 @@ from ddaudit.audits.config import AuditConfig, make_config
 from ddaudit.audits.plan import Plan, make_plan, pick_device
 from ddaudit.audits.run import Outcome, run_audit
 from ddaudit.audits.store import RunStore
-from ddaudit.audits.subjects import check_recipe, configure, make_subject
+from ddaudit.audits.subjects import check_recipe, make_recipe, make_subject
 
 __all__ = [
     "AuditConfig",
@@ -15,9 +15,9 @@ __all__ = [
     "RunStore",
     "check_recipe",
     "collect",
-    "configure",
     "make_config",
     "make_plan",
+    "make_recipe",
     "make_subject",
     "pick_device",
     "run_audit",

@@ -12,7 +12,7 @@ import torch
 
 from ddaudit.auditor import AUDITORS, Artifacts, Auditor, Context, Settings, Subject
 from ddaudit.audits.config import AuditConfig
-from ddaudit.audits.subjects import make_subject
+from ddaudit.audits.subjects import has_option, make_subject
 from ddaudit.data import load_data
 from ddaudit.distill.networks import fit
 from ddaudit.distill.run import versions
@@ -102,6 +102,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
         ):
             subject = replace(subject, id=str(Path(text)))
         subjects.setdefault(subject.id, subject)
+    _check_options(config, list(subjects.values()))
     shared: dict[str, Any] = {
         "train": data.train.fingerprint,
         "validation": data.validation.fingerprint,
@@ -142,6 +143,19 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
         for name in names
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+
+
+def _check_options(config: AuditConfig, subjects: list[Subject]) -> None:
+    """An option that reaches no subject is a mistake, not a wish."""
+    recipes = [s.recipe for s in subjects if s.recipe is not None]
+    for option in config.options:
+        if not any(has_option(r, option) for r in recipes):
+            raise BadInput(f"--set {option}", "is an option of none of the audited recipes")
+    given = config.epsilon is not None or config.delta is not None
+    if given and not any(r.reader is not None and r.reader.private for r in recipes):
+        raise BadInput(
+            "--epsilon, --delta", "none of the audited recipes is private", "Add dm+dp, say."
+        )
 
 
 def pick_device(name: str) -> torch.device:

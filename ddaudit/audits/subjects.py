@@ -43,9 +43,7 @@ def make_subject(
     path = Path(text)
     if path.exists() or path.suffix in SUFFIXES or "/" in text:
         return _file(path, text, data=data, arch=arch, baseline=baseline)
-    recipe = configure(
-        resolve(text, profile=profile), options=options, epsilon=epsilon, delta=delta
-    )
+    recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)
     identity = _hash(json.dumps(recipe.describe(), sort_keys=True))
     return Subject(
@@ -53,27 +51,29 @@ def make_subject(
     )
 
 
-def configure(
-    recipe: Recipe,
+def make_recipe(
+    name: str,
     *,
+    profile: Literal["small", "paper"],
     options: dict[str, Any] | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
     strict: bool = False,
 ) -> Recipe:
-    """A recipe with --set options and the privacy target applied where it has such parts.
+    """The recipe called ``name`` with --set options and the privacy target applied where it has such parts.
 
     Args:
         strict: raise when an option or the privacy target does not apply (``ddaudit distill``); an audit of many
             recipes applies each option to the recipes that have it.
 
     Raises:
-        BadInput: see ``strict``; bad values always.
+        BadInput: unknown name; see ``strict``; bad values always.
     """
     if epsilon is not None and not epsilon > 0:
         raise BadInput(f"--epsilon {epsilon:g}", "must be positive")
     if delta is not None and not 0 < delta < 1:
         raise BadInput(f"--delta {delta:g}", "must lie strictly between 0 and 1")
+    recipe = resolve(name, profile=profile)
     private = bool(recipe.reader and recipe.reader.private)
     if strict and not private and (epsilon is not None or delta is not None):
         raise BadInput(
@@ -81,14 +81,10 @@ def configure(
             "has no privacy part, so --epsilon and --delta mean nothing",
             f"Use {recipe.name}+dp, ndpdc or psg.",
         )
-    wanted = dict(options or {})
-    if private:
-        wanted |= {
-            k: v for k, v in (("reader.epsilon", epsilon), ("reader.delta", delta)) if v is not None
-        }
-    if not strict:
-        wanted = {k: v for k, v in wanted.items() if _has(recipe, k)}
-    return recipe.options(wanted)
+    wanted = {k: v for k, v in (options or {}).items() if strict or has_option(recipe, k)}
+    target = {"reader.epsilon": epsilon, "reader.delta": delta} if private else {}
+    recipe = resolve(name, profile=profile, options=wanted)
+    return recipe.options({k: v for k, v in target.items() if v is not None})
 
 
 def check_recipe(recipe: Recipe, data: Dataset) -> None:
@@ -158,7 +154,8 @@ def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -
     )
 
 
-def _has(recipe: Recipe, path: str) -> bool:
+def has_option(recipe: Recipe, path: str) -> bool:
+    """True when a recipe has the dotted option."""
     part: Any = recipe
     for name in path.split("."):
         if not hasattr(part, name):

@@ -81,6 +81,10 @@ class Matching:
             raise ValueError(
                 "loop.iterations and loop.repeats must be at least 1 and loop.lr positive"
             )
+        if (self.outer is not None and self.outer < 1) or (
+            self.inner is not None and self.inner < 0
+        ):
+            raise ValueError("loop.outer must be at least 1 and loop.inner at least 0")
 
     def schedule(self, ipc: int) -> Schedule:
         """The (outer, inner) loops for this IPC."""
@@ -95,9 +99,12 @@ class Matching:
         return self.iterations * self.schedule(ipc).outer * self.repeats
 
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
-        """True when K runs can share networks and real-data signals: signals and networks never depend on S."""
+        """True when K runs can share networks and real-data signals: neither depends on S or on other records."""
         return (
-            bool(recipe.objective and recipe.objective.shareable) and self.schedule(ipc).inner == 0
+            bool(recipe.objective and recipe.objective.shareable)
+            # One round per network never trains it.
+            and (self.schedule(ipc).inner == 0 or self.schedule(ipc).outer == 1)
+            and not (recipe.networks and recipe.networks.couples_records())
         )
 
     def run(

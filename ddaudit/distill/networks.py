@@ -41,6 +41,10 @@ class Fresh:
         arch = Arch.parse(self.arch)
         return replace(arch, width=self.width) if self.width else arch
 
+    def couples_records(self) -> bool:
+        """True when the signal of one record depends on the rest of its batch (batch normalisation)."""
+        return self.resolve().norm == "batch"
+
 
 def fit(arch: Arch, shape: tuple[int, int, int]) -> Arch:
     """The architecture with ConvNet depth lowered to what the image size allows (8x8: depth 2).

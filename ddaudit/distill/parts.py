@@ -108,7 +108,10 @@ class TargetRule(Protocol):
         """
 
     def bounded(self) -> TargetRule:
-        """The rule to use under noise: same optimum, as few rows as possible (itself when nothing is gained)."""
+        """The rule to use under noise: as few rows as possible (itself when nothing is gained).
+
+        For squared distances it has the same optimum.
+        """
 
 
 class Source(Protocol):
@@ -213,7 +216,7 @@ def _parse(value: Any, old: Any, where: str) -> Any:
                 if not (kind is int and isinstance(old, float))
                 else float(value)
             )
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
     if isinstance(old, (int, float)):
         raise BadInput(where, f"'{value}' is not a number")

@@ -103,6 +103,12 @@ class Recipe:
                     "normalises by constants of the private data",
                     "Use --set normalise=public.",
                 )
+            if self.networks.couples_records():
+                raise BadInput(
+                    self.name,
+                    "clips per record, and batch normalisation makes a record's signal depend on the others",
+                    "Use a network with instance, group, layer or no normalisation.",
+                )
         return self.objective, self.target, self.synthesis, self.networks, self.reader
 
     def normalisation(self, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -119,15 +125,8 @@ class Recipe:
         return data.augment if self.augment == "data" else self.augment
 
     def at(self, profile: Literal["small", "paper"]) -> Recipe:
-        """This recipe at a profile; "small" applies its 2-core numbers and lists each as a deviation."""
-        if profile == "paper" or not self.small:
-            return self
-        changed = self.options(self.small)
-        notes = tuple(
-            f"small profile: {path} = {value} (source: {_value(self, path)})"
-            for path, value in self.small.items()
-        )
-        return replace(changed, deviations=self.deviations + notes)
+        """This recipe at a profile; "small" applies its 2-core numbers."""
+        return self if profile == "paper" else self.options(self.small)
 
     def options(self, values: Mapping[str, Any]) -> Recipe:
         """This recipe with dotted options replaced ("loop.lr" -> 0.5, strings parsed).
@@ -190,17 +189,30 @@ def resolve(
         BadInput: unknown method, defense or option, or a defense that cannot work on the method.
     """
     base, *names = name.split("+")
-    recipe = METHODS.get(base).at(profile)
-    for defense in sorted({DEFENSES.get(n) for n in names}, key=lambda d: (d.order, d.name)):
-        recipe = defense.apply(recipe)
-    canonical = "+".join([base, *sorted(set(names), key=lambda n: (DEFENSES.get(n).order, n))])
-    return replace(recipe, name=canonical).options(options or {})
+    published = METHODS.get(base)
+    defenses = sorted({DEFENSES.get(n) for n in names}, key=lambda d: (d.order, d.name))
+    recipe = published.at(profile)
+    for defense in defenses:
+        published, recipe = defense.apply(published), defense.apply(recipe)
+    recipe = recipe.options(options or {})
+    changed = dict.fromkeys([*(recipe.small if profile == "small" else ()), *(options or {})])
+    notes = [
+        f"{path} = {new} (source: {old})"
+        for path in changed
+        if (new := _value(recipe, path)) != (old := _value(published, path))
+    ]
+    return replace(
+        recipe,
+        name="+".join([base, *(d.name for d in defenses)]),
+        deviations=recipe.deviations + tuple(notes),
+    )
 
 
 def _value(recipe: Any, path: str) -> Any:
+    """The value of a dotted option; None where the recipe has no such part or leaves it to a default."""
     for part in path.split("."):
-        recipe = getattr(recipe, part)
-    return "the table by IPC" if recipe is None else recipe
+        recipe = getattr(recipe, part, None)
+    return recipe
 
 
 __all__ = [

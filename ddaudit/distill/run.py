@@ -141,7 +141,8 @@ def _card(
 ) -> Card:
     return Card(
         **base,
-        source_fingerprint=fingerprint,
+        # A hash of private records tells two neighbouring data sets apart: it stays off a private card.
+        source_fingerprint=None if outcome.claim else fingerprint,
         mean=list(mean),
         std=list(std),
         privacy=outcome.claim,

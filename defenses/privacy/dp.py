@@ -39,11 +39,19 @@ def dp(recipe: Recipe) -> Recipe:
     )
     # Sums of clipped embeddings have another scale than means of raw ones; the cosine of gradients has none.
     loop = replace(recipe.loop, lr=1.0) if embedding else recipe.loop
+    target = recipe.target.bounded()
+    notes = recipe.deviations
+    if not embedding and target != recipe.target:
+        notes += (
+            f"{type(target).__name__} stands for {type(recipe.target).__name__} under noise; "
+            "the two have one optimum for squared distances only, not for this method's",
+        )
     return replace(
         recipe,
         reader=reader,
         loop=loop,
-        target=recipe.target.bounded(),
+        deviations=notes,
+        target=target,
         synthesis=replace(recipe.synthesis, init="noise"),
         normalise="public",
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import (
     all_accountants,
-    calibrate,
+    calibrate_tight,
     check_delta,
     cross_check,
     epsilon,
@@ -86,12 +86,13 @@ class PoissonGaussian:
         Raises:
             BadInput: delta >= 1 / n, or a class without records.
         """
-        check_delta(self.delta, int(members.sum(1).min()))
+        for n in (int(members.sum(1).max()), int(members.sum(1).min())):
+            check_delta(self.delta, n)
         rates = self._rates(data, members)
         sigma = (
             self.sigma
             if self.sigma is not None
-            else calibrate(
+            else calibrate_tight(
                 epsilon=self.epsilon, delta=self.delta, q=float(rates.max()), count=queries
             )
         )
@@ -172,7 +173,10 @@ class PrivateTargets:
         if config.sigma is None:
             cross_check(config.epsilon, ledger, config.delta)
         public = [
-            "class counts" if config.sampling == "per-class" else "number of records",
+            # The expected mass of a class row needs the class's count, whatever the sampling.
+            "number of records"
+            if config.sampling == "uniform" and kind == "Joint"
+            else "class counts",
             "image size and class names",
             "normalisation constants 0.5 / 0.5",
             "initial images N(0, 1)",

@@ -130,7 +130,11 @@ def test_dc_loops_are_the_published_table():
 
 def test_small_profile_lists_every_deviation(tiny):
     made = distill(fast("dm", loop__iterations=1), tiny.train, data=tiny, ipc=1, seed=0)
-    assert any("loop.iterations = 300 (source: 20000)" in d for d in made.card.deviations)
+    assert "loop.iterations = 1 (source: 20000)" in made.card.deviations
+    assert "loop.lr = 5.0 (source: 1.0)" in made.card.deviations
+    private = resolve("dm+dp", profile="small")
+    # The defense brings its own reader and step, so those of the small profile are no deviations of it.
+    assert not [d for d in private.deviations if d.startswith(("loop.lr", "reader"))]
 
 
 def test_bad_options_are_one_line(tiny):

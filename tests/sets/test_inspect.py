@@ -137,7 +137,7 @@ def test_warns_of_real_records(tmp_path: Path, make_set: Make) -> None:
         ({"ledger": []}, "privacy claim without a ledger"),
         ({"noise_seed_published": True}, "the claim is void"),
         ({"epsilon": float("inf")}, "infinite"),
-        ({"cross_checks": {"rdp": 9.0}}, "accountant rdp gives epsilon 9, above the 8 claimed"),
+        ({"cross_checks": {"prv": 9.0}}, "accountant prv gives epsilon 9, above the 8 claimed"),
     ],
 )
 def test_warns_of_weak_claims(
