@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distill import Recipe, distill, distill_many
+from ddaudit.distill import Recipe, distill, distill_many, versions
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding
 from ddaudit.models import Arch, Network
@@ -101,8 +101,6 @@ class Context:
     arch: Arch
     ipc: int = 10
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Per-auditor settings from --config, on top of the preset."""
     artifacts: Artifacts | None = None
     _sets: dict[str, DistilledSet] = field(default_factory=dict, repr=False)
     _victims: dict[str, list[Network]] = field(default_factory=dict, repr=False)
@@ -114,7 +112,7 @@ class Context:
 
     @property
     def victim_key(self) -> str:
-        """Names everything victims depend on besides the set: architecture, protocol, count, data constants."""
+        """Names what victims depend on besides the set: architecture, protocol, count."""
         return f"{self.arch}-{self.protocol.key}-{self.preset.victims}"
 
     def seed_for(self, *parts: object) -> int:
@@ -135,6 +133,13 @@ class Context:
 
     # ---- sets and victims ------------------------------------------------------------------------
 
+    def set_key(self, subject: Subject, seed: int) -> str:
+        """Names everything a distilled set depends on: what, from which data and constants, by which release."""
+        data = self.data
+        constants = repr((data.mean, data.std, data.augment, versions().get("ddaudit")))
+        short = hashlib.sha256(constants.encode()).hexdigest()[:8]
+        return f"{subject.identity}-{data.train.fingerprint}-{short}-ipc{self.ipc}-seed{seed}"
+
     def distilled(self, subject: Subject, seed: int) -> DistilledSet:
         """The subject's distilled set for this seed (files have one set for every seed).
 
@@ -145,7 +150,7 @@ class Context:
             return subject.set
         if subject.recipe is None:
             raise Unsupported("a checkpoint comes without its distilled set")
-        key = f"{subject.identity}-{self.data.train.fingerprint}-ipc{self.ipc}-seed{seed}"
+        key = self.set_key(subject, seed)
         if key not in self._sets:
             stored = self.artifacts.load_set(key) if self.artifacts else None
             if stored is None:
@@ -158,8 +163,8 @@ class Context:
     def victims(self, subject: Subject, seed: int) -> list[Network]:
         """``preset.victims`` networks trained on the subject's set; a checkpoint is its own single victim."""
         if subject.network is not None:
-            return [subject.network]
-        key = f"{subject.identity}-{self.data.train.fingerprint}-ipc{self.ipc}-seed{seed}-{self.victim_key}"
+            return [subject.network.to(self.device)]
+        key = f"{self.set_key(subject, seed)}-{self.victim_key}"
         if key not in self._victims:
             nets = (
                 self.artifacts.load_networks(key, self.arch, self.data) if self.artifacts else None
@@ -169,7 +174,7 @@ class Context:
                 nets = self.train([self.distilled(subject, seed)] * len(seeds), seeds=seeds)
                 if self.artifacts:
                     self.artifacts.save_networks(key, nets)
-            self._victims[key] = nets
+            self._victims[key] = [net.to(self.device) for net in nets]
         return self._victims[key]
 
     def redistill(self, subject: Subject, train: ImageData, seed: int) -> DistilledSet:

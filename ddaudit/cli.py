@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ app = typer.Typer(
 # typer brings its own copy of click in recent versions; this is the base of whichever it uses.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
-INTERRUPTED = 130
+INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
 Progress = Callable[[int, int], None]
 
@@ -74,11 +75,20 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe (head, say) has seen enough; keep Python from complaining at exit.
+        # The reader of a pipe (head, say) has gone. What the command would have said is unknown, so it is not 0.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = BROKEN_PIPE
+    except Exception:
+        # A defect of ours, or out of memory. Python's own 1 would read as "gate violated".
+        traceback.print_exc()
+        code = INTERNAL_ERROR
     if code == INTERRUPTED:  # some versions of typer return it, others raise
-        _say_error("interrupted: finished cells are kept, the same command goes on from there")
+        kept = {"audit", "demo"} & set(sys.argv[1:2])
+        _say_error(
+            "interrupted: finished cells are kept, the same command goes on from there"
+            if kept
+            else "interrupted: nothing was written"
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

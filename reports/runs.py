@@ -33,7 +33,11 @@ def report_of(urls: Sequence[str]) -> Report:
             ]
         subjects.append(
             {
-                **{k: v for k, v in entry.items() if k not in ("set", "set_keys", "path")},
+                **{
+                    k: v
+                    for k, v in entry.items()
+                    if k not in ("set", "set_keys", "path", "identity")
+                },
                 "gallery": pictures,
             }
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,11 @@ class Collected:
 def collect(urls: list[str]) -> Collected:
     """Read runs back; several runs of one data set become one report.
 
+    A subject that another run knows by the same name, and that is something else (another ipc or epsilon), takes
+    its run's name along. An instrument check counts as failed if it failed in any of the runs.
+
     Raises:
-        BadInput: no run there, or runs on different data.
+        BadInput: no run there, or runs on different data or with different victims.
     """
     parts = [_one(url) for url in urls]
     first = parts[0]
@@ -46,7 +49,22 @@ def collect(urls: list[str]) -> Collected:
                 f"audits '{part.info['data']['name']}', but {urls[0]} audits '{first.info['data']['name']}'",
                 "One report compares subjects on one data set.",
             )
-        known = {s["id"] for s in first.subjects}
+        for what in ("arch", "protocol"):
+            if part.info.get(what) != first.info.get(what):
+                raise BadInput(
+                    url,
+                    f"was audited with another {what} than {urls[0]}",
+                    "One report compares subjects on the same kind of victims.",
+                )
+        known = {s["id"]: s.get("identity") for s in first.subjects}
+        clashes = {
+            s["id"]
+            for s in part.subjects
+            if known.get(s["id"], s.get("identity")) != s.get("identity")
+        }
+        names = {n: f"{n} ({url.rstrip('/').rsplit('/', 1)[-1]})" for n in clashes}
+        part = _renamed(part, names)
+        first.info["missing"] += part.info["missing"]
         first.subjects.extend(s for s in part.subjects if s["id"] not in known)
         first.auditors.extend(
             a for a in part.auditors if a["name"] not in {x["name"] for x in first.auditors}
@@ -54,8 +72,23 @@ def collect(urls: list[str]) -> Collected:
         seen = {(c.subject, c.auditor, c.seed) for c in first.cells}
         first.cells.extend(c for c in part.cells if (c.subject, c.auditor, c.seed) not in seen)
         for name, checks in part.checks.items():
-            first.checks.setdefault(name, checks)
+            mine = first.checks.setdefault(name, [])
+            failed = {c.name for c in mine if not c.passed}
+            kept = {c.name for c in mine} - {c.name for c in checks if not c.passed} | failed
+            mine[:] = [c for c in mine if c.name in kept] + [
+                c for c in checks if c.name not in kept
+            ]
     return first
+
+
+def _renamed(part: Collected, names: dict[str, str]) -> Collected:
+    return replace(
+        part,
+        subjects=[{**s, "id": names.get(s["id"], s["id"])} for s in part.subjects],
+        cells=[
+            c.model_copy(update={"subject": names.get(c.subject, c.subject)}) for c in part.cells
+        ],
+    )
 
 
 def _one(url: str) -> Collected:

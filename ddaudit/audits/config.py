@@ -73,8 +73,9 @@ def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditCon
     if file is not None:
         try:
             loaded = yaml.safe_load(file.read_text())
-        except OSError as error:
-            raise BadInput(file, f"cannot be read ({error.strerror})") from None
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise BadInput(file, f"cannot be read ({why})") from None
         except yaml.YAMLError as error:
             raise BadInput(file, f"is not valid YAML ({' '.join(str(error).split())})") from None
         if not isinstance(loaded, dict):
@@ -86,7 +87,7 @@ def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditCon
         base = loaded
     given = {k: v for k, v in values.items() if v is not None}
     try:
-        return AuditConfig(**{**base, **given})
+        return AuditConfig.model_validate({**base, **given})
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"])) or "configuration"

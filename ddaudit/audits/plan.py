@@ -57,7 +57,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
         BadInput: anything that would make a cell impossible for a reason the user can mend.
     """
     preset = config.resolved_preset()
-    names = config.auditors or AUDITORS.names()
+    names = list(dict.fromkeys(config.auditors or AUDITORS.names()))
     unknown = set(config.settings) - set(AUDITORS.names())
     if unknown:
         raise BadInput(
@@ -108,6 +108,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
         "validation": data.validation.fingerprint,
         "test": data.test.fingerprint,
         "preset": preset.model_dump(),
+        "constants": [data.mean, data.std, data.augment],
         "arch": str(arch),
         "ipc": config.ipc,
         "protocol": context.protocol.key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -39,6 +40,7 @@ class Outcome:
 class _Task:
     config: str
     cell: Cell
+    run: str
 
 
 def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome:
@@ -64,9 +66,10 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
     preparations = [p for p in plan.preparations if (p.subject, p.seed) in wanted]
     failed: list[tuple[str, str]] = []
     total, done = len(preparations) + len(missing), 0
+    run = uuid.uuid4().hex
     notify("start", None, 0, total)
     for tasks in (preparations, missing):
-        payload = [_Task(config.model_dump_json(), c) for c in tasks]
+        payload = [_Task(config.model_dump_json(), c, run) for c in tasks]
         for task, result in run_tasks(_execute, payload, jobs=jobs, ray=config.ray):
             done += 1
             reason = _reason(result) if isinstance(result, BaseException) else result
@@ -98,15 +101,15 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
 
 
 @lru_cache(maxsize=1)
-def _plan(config: str) -> Plan:
-    """A worker's plan, built once per process."""
+def _plan(config: str, run: str) -> Plan:
+    """A worker's plan, built once per process and ``run``: files may have changed since the last one."""
     parsed = AuditConfig.model_validate_json(config)
     return make_plan(parsed, RunStore(parsed.out))
 
 
 def _execute(task: _Task) -> str | None:
     """Run one cell in a worker. Returns None, or the reason a preparation failed (its cells will say it again)."""
-    plan, cell = _plan(task.config), task.cell
+    plan, cell = _plan(task.config, task.run), task.cell
     context = plan.context
     if cell.auditor is None:
         assert cell.subject is not None
@@ -171,14 +174,12 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
             {
                 "id": s.id,
                 "kind": s.kind,
+                "identity": f"{s.identity}-ipc{plan.context.ipc}" if s.recipe else s.identity,
                 "baseline": s.baseline,
                 "source": s.recipe.source if s.recipe else str(s.path),
                 "set_keys": []
                 if s.kind != "recipe"
-                else [
-                    f"{s.identity}-{data.train.fingerprint}-ipc{plan.context.ipc}-seed{seed}"
-                    for seed in range(preset.seeds)
-                ],
+                else [plan.context.set_key(s, seed) for seed in range(preset.seeds)],
                 "path": str(s.path) if s.path else None,
             }
             for s in plan.subjects.values()

@@ -211,13 +211,12 @@ def _parse(value: Any, old: Any, where: str) -> Any:
         raise BadInput(where, f"'{value}' is not true or false")
     for kind in (int, float) if isinstance(old, (int, float, type(None))) else ():
         try:
-            return (
-                kind(value.replace("_", ""))
-                if not (kind is int and isinstance(old, float))
-                else float(value)
-            )
+            number = float(value) if isinstance(old, float) else kind(value.replace("_", ""))
         except (ValueError, OverflowError):
             continue
+        if isinstance(old, int) and not float(number).is_integer():
+            raise BadInput(where, f"'{value}' is not a whole number")
+        return int(number) if isinstance(old, int) else number
     if isinstance(old, (int, float)):
         raise BadInput(where, f"'{value}' is not a number")
     return value

@@ -209,10 +209,10 @@ def resolve(
 
 
 def _value(recipe: Any, path: str) -> Any:
-    """The value of a dotted option; None where the recipe has no such part or leaves it to a default."""
+    """The value of a dotted option; "default" where the part decides (by IPC or architecture) or is missing."""
     for part in path.split("."):
         recipe = getattr(recipe, part, None)
-    return recipe
+    return "default" if recipe is None else recipe
 
 
 __all__ = [

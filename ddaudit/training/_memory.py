@@ -21,8 +21,8 @@ def reuse_memory() -> Iterator[None]:
 
     Every step of training allocates the same maps (100 MB and more). By default glibc maps and
     unmaps each of them, and the kernel clears every page again: a third of a ConvNet-3/128 step and
-    half of a prediction (benchmarks/training.md). Nests; on leaving, the allocator goes back to
-    returning memory. Does nothing on systems other than Linux with glibc, and changes no result.
+    half of a prediction (benchmarks/training.md). Nests; on leaving, large blocks go back to the
+    system again when they are freed. Does nothing on systems other than Linux with glibc, and changes no result.
     """
     global _depth
     mallopt = _mallopt()
@@ -39,9 +39,8 @@ def reuse_memory() -> Iterator[None]:
     finally:
         with _lock:
             _depth -= 1
-            if (
-                _depth == 0
-            ):  # where glibc's own adjustment would have arrived in a process like this
+            if _depth == 0:
+                # Where glibc's own adjustment would have arrived in a process like this.
                 mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
                 mallopt(_MMAP_THRESHOLD, 32 * _MIB)
                 mallopt(_TRIM_THRESHOLD, 64 * _MIB)

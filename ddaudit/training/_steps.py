@@ -37,7 +37,7 @@ class Compiled:
         self.batch = batch
         self._compiled: Forward = torch.compile(self.body, dynamic=False)
         probe = torch.zeros(batch, *like.shape, device=like.device)
-        self._compiled(probe).sum().backward()  # type: ignore[no-untyped-call]
+        self._compiled(probe).sum().backward()
 
     def __call__(self, x: Tensor) -> Tensor:
         # The smaller last batch of a pass would be compiled a second time for a fraction of the
@@ -130,7 +130,7 @@ def _descend(
     optimizer = fresh(protocol.lr)
     for step, index in enumerate(batches, start=1):
         optimizer.zero_grad(set_to_none=True)
-        loss_at(index).backward()  # type: ignore[no-untyped-call]
+        loss_at(index).backward()
         optimizer.step()
         if step == schedule.steps:
             return

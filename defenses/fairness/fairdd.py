@@ -124,7 +124,7 @@ def fair(recipe: Recipe) -> Recipe:
             "'fair' splits class targets, and this method has none",
             "Use it on dm, dc or dsa.",
         )
-    return replace(recipe, target=ByGroup())
+    return replace(recipe, target=ByGroup(), status="ours", source=f"{SOURCE}, on: {recipe.source}")
 
 
 SOURCE = "FairDD, NeurIPS 2025, arXiv 2411.19623, section 3"
@@ -137,4 +137,11 @@ DEFENSES.add(
 )
 
 for _base in (DM, DC, DSA):
-    register(replace(fair(_base), name=f"fairdd-{_base.name}", source=f"{SOURCE}, on {_base.name}"))
+    register(
+        replace(
+            fair(_base),
+            name=f"fairdd-{_base.name}",
+            status="faithful",
+            source=f"{SOURCE}, on {_base.name}",
+        )
+    )

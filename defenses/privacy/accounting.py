@@ -132,15 +132,20 @@ def calibrate_tight(*, epsilon: float, delta: float, q: float, count: int) -> fl
     PRV's upper bound is a little larger than PLD's (it adds its own error bound), so a claim that a reader
     checks with either one holds. Arguments and errors as in :func:`calibrate`.
     """
+    safe = sigma = calibrate(epsilon=epsilon, delta=delta, q=q, count=count)
     goal = epsilon
     for _ in range(8):
-        sigma = calibrate(epsilon=goal, delta=delta, q=q, count=count)
-        steps = ((sigma, q, count),)
-        found = _epsilon(steps, delta, "prv", "add-or-remove-one")
-        if found <= epsilon:
-            break
+        try:
+            found = _epsilon(((sigma, q, count),), delta, "prv", "add-or-remove-one")
+        except (RuntimeError, ValueError, OverflowError):  # out of PRV's numerical range
+            return safe
+        if not math.isfinite(found) or found <= epsilon:
+            return sigma
         # The two differ by an almost constant amount, so a step of that size lands within the target.
-        goal = max(goal - 1.05 * (found - epsilon), goal / 2)
+        goal = goal - 1.05 * (found - epsilon)
+        if goal < 0.9 * epsilon:  # no accountant of that width is tight: PLD alone decides
+            return safe
+        sigma = calibrate(epsilon=goal, delta=delta, q=q, count=count)
     return sigma
 
 

@@ -54,6 +54,8 @@ def dp(recipe: Recipe) -> Recipe:
         target=target,
         synthesis=replace(recipe.synthesis, init="noise"),
         normalise="public",
+        status="ours",
+        source=f"{NDPDC}, applied to: {recipe.source}",
     )
 
 
@@ -72,6 +74,7 @@ register(
     replace(
         dp(DM),
         name="ndpdc",
+        status="faithful",
         source=NDPDC,
         loop=replace(DM.loop, iterations=10_000, lr=1.0),
         small={"loop.iterations": 500, "networks.width": 32},
@@ -81,6 +84,7 @@ register(
     replace(
         dp(DC),
         name="psg",
+        status="faithful",
         source=PSG,
         target=Joint(),
         reader=PoissonGaussian(clip=0.1, batch=256, sampling="uniform", scale="mean"),

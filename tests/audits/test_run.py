@@ -11,8 +11,11 @@ import pytest
 
 from ddaudit.auditor import AUDITORS
 from ddaudit.audits import AuditConfig, RunStore, collect, make_config, make_plan, run_audit
+from ddaudit.data import load_data
+from ddaudit.distill import distill, resolve
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
+from ddaudit.sets import save
 
 
 def config(out, **changes):
@@ -139,6 +142,40 @@ def test_collect_says_what_is_missing(tmp_path):
     cell = collect([str(tmp_path)]).cells[0]
     assert cell.status == "failed"
     assert "run the audit again" in cell.reason
+
+
+def test_reports_of_several_runs_hide_nothing(tmp_path):
+    a, b, c = (str(tmp_path / x) for x in "abc")
+    run_audit(config(a, auditors=["utility", "utility"]))
+    run_audit(config(b, ipc=2))
+    run_audit(config(c, arch="ConvNetD2W16"))
+    store = RunStore(b)
+    key = next(x["key"] for x in store.read_info()["cells"] if x["subject"] is None)
+    checks = store.cell(key)
+    failing = [x.model_copy(update={"passed": False}) for x in checks.checks]
+    store.save_cell(key, checks.model_copy(update={"checks": failing}))
+    both = collect([a, b])
+    assert [s["id"] for s in both.subjects] == ["random", "random (b)"]
+    assert [x.subject for x in both.cells] == ["random", "random (b)"]
+    assert len(both.checks["utility"]) == len(failing)
+    assert not any(x.passed for x in both.checks["utility"])
+    with pytest.raises(BadInput, match="another arch"):
+        collect([a, c])
+
+
+def test_a_file_changed_between_two_runs_is_read_again(tmp_path):
+    data = load_data("digits")
+    path = tmp_path / "s.safetensors"
+    for ipc in (1, 5):
+        save(distill(resolve("random"), data.train, data=data, ipc=ipc, seed=0), path)
+        run_audit(config(tmp_path / "run", subjects=[str(path)]))
+    fresh = run_audit(config(tmp_path / "fresh", subjects=[str(path)]))
+    assert fresh.computed == 2
+    one, two = (
+        collect([str(tmp_path / x)]).cells[0].metric("utility.accuracy").value
+        for x in ("run", "fresh")
+    )
+    assert one == two
 
 
 def test_config_errors_are_one_line(tmp_path):

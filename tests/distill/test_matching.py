@@ -142,6 +142,11 @@ def test_bad_options_are_one_line(tiny):
         resolve("dm", options={"loop.itertions": 3})
     with pytest.raises(BadInput, match="is not a number"):
         resolve("dm", options={"loop.lr": "fast"})
+    with pytest.raises(BadInput, match="is not a whole number"):
+        resolve("dm", options={"loop.iterations": "2.5"})
+    assert resolve("dm", options={"loop.iterations": "1e3"}).loop.iterations == 1000
+    with pytest.raises(BadInput, match=r"loop\.outer"):
+        resolve("dc", options={"loop.outer": "0"})
     with pytest.raises(BadInput, match="at least 1"):
         distill(fast("dm"), tiny.train, data=tiny, ipc=0, seed=0)
     with pytest.raises(DDAuditError, match="diverged"):

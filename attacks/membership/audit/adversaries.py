@@ -20,7 +20,7 @@ def score_final_set(
     known: ImageData,
     *,
     networks: Sequence[Network],
-    ridge: float = 0.3,
+    ridge: float | None = None,
 ) -> Tensor:
     """The class-mean attack on a released set, over random networks that anybody can draw.
 

@@ -16,11 +16,13 @@ from ddaudit.attacks.membership.audit.adversaries import (
     score_nearest_copy,
     score_victims,
 )
-from ddaudit.attacks.membership.audit.bound import Bound, Shares, bound, ceiling
+from ddaudit.attacks.membership.audit.bound import Bound, Shares, bound, ceiling, joint
 from ddaudit.attacks.membership.audit.canaries import Canaries, Kind, plant
 from ddaudit.attacks.membership.audit.claims import AFFECTS, check_claim, describe
 from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Watched
 from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.data import ImageData
+from ddaudit.distill import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.models import Network, build
@@ -56,11 +58,11 @@ class PrivacySettings(Settings):
     networks: int = Field(default=32, ge=1)
     """Random networks of the final-set attack."""
     known: int = Field(default=2000, ge=20)
-    """Known pool records that the final-set attack compares with."""
-    releases: int | None = Field(default=None, ge=1)
-    """Noisy releases that the intermediate attack uses; None: all."""
-    release_known: int = Field(default=100, ge=10)
-    """Known pool records that the intermediate attack compares with, per release."""
+    """Known pool records that a set or a release is compared with; attacks are strongest with all."""
+    release_megapixels: float | None = Field(default=100.0, gt=0)
+    """Work of the intermediate attack: it stops after this many megapixels (of canaries and known
+    records, once per noisy release; gradients count four times). None: it uses every release.
+    """
 
     @field_validator("shares")
     @classmethod
@@ -114,9 +116,9 @@ class Privacy(Auditor[PrivacySettings]):
     )
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"canaries": 200, "networks": 12, "releases": 300, "release_known": 50},
+        "quick": {"canaries": 200, "networks": 12, "release_megapixels": 15.0},
         "standard": {},
-        "full": {"canaries": 1000, "networks": 100},
+        "full": {"canaries": 1000, "networks": 100, "release_megapixels": None},
     }
 
     def run(self, subject: Subject, ctx: Context, settings: PrivacySettings, seed: int) -> Finding:
@@ -131,22 +133,22 @@ class Privacy(Auditor[PrivacySettings]):
         audit = _audit(subject, ctx, settings, seed)
         tested = audit.released.card.privacy
         delta = tested.delta if tested else settings.delta
+        coins = audit.canaries.included
+        shares, confidence = settings.shares, settings.confidence
         bounds = {
-            name: _bound(scores, audit.canaries, settings, delta, parts=1)
+            name: bound(scores, coins, shares=shares, delta=delta, confidence=confidence)
             for name, scores in audit.scores.items()
         }
-        joint = max(
-            _bound(scores, audit.canaries, settings, delta, parts=len(audit.scores)).epsilon
-            for scores in audit.scores.values()
-        )
+        attacks = list(audit.scores.values())
+        best = joint(attacks, coins, shares=shares, delta=delta, confidence=confidence)
         finding = Finding(subject=subject.id, auditor=self.name)
         if claim:
             finding.metrics.append(_claimed(claim))
             finding.checks += check_claim(claim, subject=subject.id, records=len(ctx.data.train))
-        top = ceiling(len(audit.canaries), shares=settings.shares, delta=delta)
+        top = ceiling(len(coins), shares=shares, delta=delta)
         if tested:
-            finding.checks.append(_holds(joint, top, tested, subject.id))
-        finding.metrics += _metrics(bounds, joint)
+            finding.checks.append(_holds(best, top, tested, subject.id))
+        finding.metrics += _metrics(bounds, best)
         finding.curves += _curves(audit, tested)
         finding.caveats += _caveats(audit, settings, top, claim)
         return finding
@@ -207,13 +209,11 @@ def _audit(subject: Subject, ctx: Context, settings: PrivacySettings, seed: int)
         )
     except NotEnoughData as error:
         raise Unsupported(str(error)) from None
+    watched, recipe = subject, subject.recipe
+    known = stratified(canaries.base, settings.known)
     observer = IntermediateEvidence(
-        canaries.records,
-        stratified(canaries.base, settings.release_known),
-        most=settings.releases,
+        canaries.records, known, most=_affordable(settings, recipe, len(canaries) + len(known), ctx)
     )
-    watched = subject
-    recipe = subject.recipe
     reader = None if recipe is None else recipe.reader
     if recipe and reader and reader.private and "intermediate" in settings.adversaries:
         watched = replace(subject, recipe=replace(recipe, reader=Watched(reader, observer)))
@@ -225,7 +225,7 @@ def _audit(subject: Subject, ctx: Context, settings: PrivacySettings, seed: int)
             if found is not None:
                 scores[name] = found
         else:
-            scores[name] = _score(name, released, canaries, ctx, settings, seed)
+            scores[name] = _score(name, released, canaries, known, ctx, settings, seed)
     if not scores:
         raise Unsupported("the only adversary asked for needs a private recipe")
     return _Audit(canaries, released, scores, (observer.used, observer.seen))
@@ -235,11 +235,11 @@ def _score(
     name: Adversary,
     released: DistilledSet,
     canaries: Canaries,
+    known: ImageData,
     ctx: Context,
     settings: PrivacySettings,
     seed: int,
 ) -> Tensor:
-    known = stratified(canaries.base, settings.known)
     if name == "final-set":
         each = len(released) + len(known) + len(canaries)
         count = max(1, min(settings.networks, _MOST_EMBEDDED // each))
@@ -250,6 +250,20 @@ def _score(
     networks = ctx.train([released] * len(seeds), seeds=seeds)
     logits = [ctx.predict(net, canaries.records.images) for net in networks]
     return score_victims(logits, canaries.records.labels)
+
+
+def _affordable(
+    settings: PrivacySettings, recipe: Recipe | None, records: int, ctx: Context
+) -> int | None:
+    """Noisy releases that the intermediate attack has time for; None: all."""
+    if settings.release_megapixels is None:
+        return None
+    _, height, width = ctx.data.shape
+    gradients = (
+        recipe is not None and recipe.objective is not None and not recipe.objective.shareable
+    )
+    each = records * height * width * (4 if gradients else 1)
+    return max(1, int(1e6 * settings.release_megapixels / each))
 
 
 def _networks(ctx: Context, count: int) -> list[Network]:
@@ -269,16 +283,6 @@ def _networks(ctx: Context, count: int) -> list[Network]:
     ]
 
 
-def _bound(
-    scores: Tensor, canaries: Canaries, settings: PrivacySettings, delta: float, *, parts: int
-) -> Bound:
-    """One adversary's bound, with 1 / ``parts`` of the error allowed to it."""
-    confidence = 1 - (1 - settings.confidence) / parts
-    return bound(
-        scores, canaries.included, shares=settings.shares, delta=delta, confidence=confidence
-    )
-
-
 def _claimed(claim: PrivacyClaim) -> Metric:
     return Metric(
         name="privacy.epsilon_claimed",
@@ -289,9 +293,9 @@ def _claimed(claim: PrivacyClaim) -> Metric:
     )
 
 
-def _metrics(bounds: Mapping[Adversary, Bound], joint: float) -> list[Metric]:
+def _metrics(bounds: Mapping[Adversary, Bound], best: float) -> list[Metric]:
     count = next(iter(bounds.values())).canaries
-    found = [_lower("any", "one-run", joint, count, headline=True)]
+    found = [_lower("any", "one-run", best, count, headline=True)]
     for adversary, b in bounds.items():
         found += [
             _lower(adversary, "one-run", b.epsilon, count),
@@ -327,7 +331,7 @@ def _lower(
     )
 
 
-def _holds(joint: float, top: float, claim: PrivacyClaim, subject: str) -> Check:
+def _holds(best: float, top: float, claim: PrivacyClaim, subject: str) -> Check:
     detail = (
         "The best attack, at a confidence that counts every attack tried, against the claim of the "
         "set that was distilled with the canaries."
@@ -336,8 +340,8 @@ def _holds(joint: float, top: float, claim: PrivacyClaim, subject: str) -> Check
         detail += f" With so few canaries no attack could refute a claim above {top:.3g}."
     return Check(
         name="claim holds: lower bound <= claimed epsilon",
-        passed=joint <= claim.epsilon,
-        value=joint,
+        passed=best <= claim.epsilon,
+        value=best,
         expected=f"<= {claim.epsilon:.4g}",
         detail=detail,
         affects=AFFECTS,
@@ -381,6 +385,11 @@ def _caveats(
         "Bounds of single adversaries hold at the stated confidence each; 'any' holds for all of them "
         "together, and alone is compared with the claim.",
     ]
+    if len(audit.canaries.base) > settings.known:
+        notes.append(
+            f"Attacks compared with {settings.known} of {len(audit.canaries.base)} known records, "
+            "which blunts them."
+        )
     used, seen = audit.releases
     if seen and used < seen:
         notes.append(f"The intermediate attack used {used} of {seen} noisy releases.")

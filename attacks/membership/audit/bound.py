@@ -42,13 +42,13 @@ def bound(
     delta: float,
     confidence: float = 0.95,
 ) -> Bound:
-    """The best one-run bound over a few pairs of shares, each charged its part of the error.
+    """The best one-run bound over a few pairs of shares; the error is split evenly over them.
 
     Args:
         scores: (m,) higher means "more likely in the pool".
         included: (m,) bool, the coins.
         shares: pairs that were chosen before any score was seen; Bonferroni over them.
-        delta: in [0, 1).
+        delta: in (0, 1).
         confidence: of the result.
 
     Raises:
@@ -68,6 +68,27 @@ def bound(
         accuracy=clopper_pearson(correct, guesses),
         canaries=m,
         confidence=confidence,
+    )
+
+
+def joint(
+    attacks: Sequence[Tensor],
+    included: Tensor,
+    *,
+    shares: Sequence[Shares],
+    delta: float,
+    confidence: float = 0.95,
+) -> float:
+    """The best bound of several attacks on one run: it holds however many were tried.
+
+    Args:
+        attacks: one (m,) tensor of scores each; the error is split evenly over them.
+        included, shares, delta, confidence: as in :func:`bound`.
+    """
+    each = 1 - (1 - confidence) / len(attacks)
+    return max(
+        bound(scores, included, shares=shares, delta=delta, confidence=each).epsilon
+        for scores in attacks
     )
 
 

@@ -51,12 +51,13 @@ class LinearEvidence:
         self._right += right / scale
         self.releases += 1
 
-    def scores(self, *, ridge: float = 0.3) -> Tensor:
+    def scores(self, *, ridge: float | None = None) -> Tensor:
         """(m,) float32 standardised inclusion estimates; higher means "more likely in the pool".
 
         Args:
             ridge: regularisation, as a fraction of a canary's mean signal energy; large values give
-                the plain inner product back.
+                the plain inner product back. None picks the most likely ratio of noise to inclusion
+                variance from the releases themselves, coins unseen.
         """
         m = self._m
         if self.releases == 0:
@@ -65,9 +66,29 @@ class LinearEvidence:
         base = self._gram[m:, m:].diagonal().clamp_min(1e-12)
         among = among - (cross / base) @ cross.T
         right = self._right[:m] - (cross / base) @ self._right[m:]
-        penalty = ridge * among.diagonal().mean().clamp_min(1e-12)
-        inverse = torch.linalg.inv(among + penalty * torch.eye(m, dtype=torch.float64))
-        estimate = inverse @ right
-        spread = (inverse @ among @ inverse).diagonal().clamp_min(1e-18).sqrt()
+        unit = among.diagonal().mean().clamp_min(1e-12)
+        energy, axes = torch.linalg.eigh(among / unit)
+        energy, found = energy.clamp_min(0.0), axes.T @ (right / unit)
+        penalty = _most_likely_ridge(energy, found) if ridge is None else ridge
+        shrunk = energy + penalty
+        estimate = axes @ (found / shrunk)
+        spread = (axes.square() @ (energy / shrunk.square())).clamp_min(1e-18).sqrt()
         scores: Tensor = (estimate - estimate.median()) / spread
         return scores.float()
+
+
+def _most_likely_ridge(energy: Tensor, found: Tensor) -> float:
+    """The ratio of noise to inclusion variance under which the projections are most likely.
+
+    Along axis k, ``found_k`` is normal with variance ``t^2 energy_k (energy_k + ratio)``; t is profiled
+    out (marginal likelihood of a Gaussian linear model).
+    """
+    use = energy > 1e-6 * energy.max()
+    g, z = energy[use], found[use].square() / energy[use]
+    best, ratio = -torch.inf, 1.0
+    for candidate in torch.logspace(-4, 3, 57, dtype=torch.float64).tolist():
+        variance = g + candidate
+        likelihood = float(-len(g) * (z / variance).mean().log() - variance.log().sum())
+        if likelihood > best:
+            best, ratio = likelihood, candidate
+    return ratio

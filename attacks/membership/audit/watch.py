@@ -46,6 +46,10 @@ class Watched:
         """As the reader inside."""
         return self.reader.private
 
+    def check(self, data: ImageData) -> None:
+        """As the reader inside."""
+        self.reader.check(data)
+
     def open(
         self,
         data: ImageData,
@@ -104,7 +108,8 @@ class IntermediateEvidence:
 
     Args:
         canaries: the records in question.
-        known: records that are certainly in the pool (a sample of them is enough).
+        known: records that are certainly in the pool. A sample will do, but the mean of a small one
+            errs by more than a single canary adds.
         most: stop after this many releases; None: use them all.
     """
 

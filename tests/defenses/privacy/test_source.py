@@ -203,6 +203,14 @@ def test_private_recipes_refuse_leaks(tiny):
             ipc=1,
             seed=0,
         )
+    with pytest.raises(BadInput, match="batch normalisation"):
+        distill(
+            resolve("dm+dp", options={**FAST, "networks.arch": "ConvNetD2W8BN"}),
+            tiny.train,
+            data=tiny,
+            ipc=1,
+            seed=0,
+        )
     with pytest.raises(BadInput, match="releases real records"):
         resolve("random+dp")
     with pytest.raises(BadInput, match="epsilon must be positive"):
@@ -247,3 +255,12 @@ def test_uniform_sampling_does_not_need_class_counts(tiny):
         device=torch.device("cpu"),
     )
     assert opened.gate.ledger("q")[0].q == pytest.approx(0.1)
+    assert "class counts" in opened.claims()[0].public  # the mass of a class row still needs them
+
+
+def test_a_private_card_carries_no_hash_of_the_private_records(tiny):
+    made = distill(
+        resolve("dm+dp", profile="small", options=FAST), tiny.train, data=tiny, ipc=1, seed=0
+    )
+    assert made.card.source_fingerprint is None
+    assert tiny.train.fingerprint not in made.card.model_dump_json()

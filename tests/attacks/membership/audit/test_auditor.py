@@ -69,11 +69,10 @@ def test_the_whole_training_set_gives_every_canary_away(ctx: Context) -> None:
 
 
 def test_an_honest_private_recipe_keeps_its_claim(ctx: Context) -> None:
-    """Its noise is fresh in every run; the claim of 2 is refuted wrongly in at most 5 % of runs, and
-    in practice never, because four pairs of adversary and method share that error."""
-    recipe = _private(**{"reader.epsilon": 2.0})
+    """A claim is refuted wrongly in at most 5 % of runs; the noise of this one is fixed."""
+    recipe = _private(**{"reader.epsilon": 2.0, "reader.noise_seed": 1})
     found = PRIVACY.run(_subject(recipe, "honest"), ctx, _settings(), 0)
-    assert found.metric("privacy.epsilon_claimed").value == pytest.approx(2.0, rel=1e-3)
+    assert found.metric("privacy.epsilon_claimed").value == pytest.approx(2.0, rel=0.01)
     assert [c.name for c in found.checks if not c.passed] == []
     assert _any(found) <= 2.0
     adversaries = {m.params["adversary"] for m in found.metrics if m.name.endswith("lower_bound")}
@@ -100,6 +99,9 @@ class _Boastful:
     def private(self) -> bool:
         return True
 
+    def check(self, data: Any) -> None:
+        self.inner.check(data)
+
     def open(self, *args: Any, **kwargs: Any) -> Any:
         source, epsilon = self.inner.open(*args, **kwargs), self.epsilon
         honest = source.claims
@@ -109,7 +111,7 @@ class _Boastful:
 
 def test_noise_that_was_forgotten_is_noticed(ctx: Context) -> None:
     """The ledger gives it away on paper, the canaries give it away in the data."""
-    recipe = _private(**{"reader.sigma": 0.02})
+    recipe = _private(**{"reader.sigma": 0.02, "reader.noise_seed": 1})
     broken = replace(recipe, reader=_Boastful(recipe.reader, 0.5))
     found = PRIVACY.run(_subject(broken, "broken"), ctx, _settings(), 0)
     held = _check(found, "claim holds")
