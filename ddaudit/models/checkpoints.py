@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,7 +118,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             loaded: object = load_file(path, device="cpu")
         else:
             _refuse_compressed(path)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # torch warns of pickle protocols that it then reads, or refuses, anyway.
+                warnings.simplefilter("ignore")
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except BadInput:
         raise
     except pickle.UnpicklingError as error:

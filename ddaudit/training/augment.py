@@ -41,7 +41,7 @@ class AugmentParams:
         values: (1, k) shared by every image (Siamese), or (n, k) one row per image; float32 on the
             CPU. Columns: color (brightness shift, saturation factor, contrast factor), crop (rows,
             columns of shift, pixels), cutout (row, column of the centre, pixels), flip (0 or 1),
-            scale (x, y factor), rotate (radians).
+            scale (x, y factor), rotate (radians, anticlockwise).
     """
 
     op: str
