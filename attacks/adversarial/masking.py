@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -253,30 +254,29 @@ _ROUNDING = 1e-9  # accuracies are means of a few floats; equality must not fail
 
 
 def _monotone_eps(e: Evidence, subject: str) -> Check:
-    radii = sorted(e.by_eps)
-    rises = [
-        (e.by_eps[b] - e.by_eps[a], standard_error(e.by_eps[a], e.curve_images))
-        for a, b in pairwise(radii)
-    ]
-    worst = max((rise for rise, _ in rises), default=0.0)
-    return _check(
-        subject, "masking 2: accuracy does not rise with eps", all(r <= t + _ROUNDING for r, t in rises), worst,
-        f"largest rise <= 1 standard error ({max((t for _, t in rises), default=0.0):.3f})",
-        f"PGD at {len(radii)} radii",
-    )  # fmt: skip
+    name = "masking 2: accuracy does not rise with eps"
+    return _never_rises(e.by_eps, e.curve_images, subject, name, f"PGD at {len(e.by_eps)} radii")
 
 
 def _monotone_steps(e: Evidence, subject: str) -> Check:
-    counts = sorted(e.by_steps)
+    detail = f"PGD with {', '.join(map(str, sorted(e.by_steps)))} steps at eps {_grey(e.eps)}"
+    name = "masking 2: accuracy does not rise with steps"
+    return _never_rises(e.by_steps, e.images, subject, name, detail)
+
+
+def _never_rises(
+    accuracy: Mapping[Any, float], images: int, subject: str, name: str, detail: str
+) -> Check:
+    """No accuracy exceeds that of the next smaller key by more than one standard error."""
     rises = [
-        (e.by_steps[b] - e.by_steps[a], standard_error(e.by_steps[a], e.images))
-        for a, b in pairwise(counts)
+        (accuracy[b] - accuracy[a], standard_error(accuracy[a], images))
+        for a, b in pairwise(sorted(accuracy))
     ]
     worst = max((rise for rise, _ in rises), default=0.0)
     return _check(
-        subject, "masking 2: accuracy does not rise with steps", all(r <= t + _ROUNDING for r, t in rises), worst,
+        subject, name, all(r <= t + _ROUNDING for r, t in rises), worst,
         f"largest rise <= 1 standard error ({max((t for _, t in rises), default=0.0):.3f})",
-        f"PGD with {', '.join(map(str, counts))} steps at eps {_grey(e.eps)}",
+        detail,
     )  # fmt: skip
 
 
