@@ -93,18 +93,19 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
     Raises:
         BadInput: it cannot.
     """
-    if recipe.objective is None:
-        if getattr(recipe.loop, "by_group", False) and data.train.groups is None:
-            raise BadInput(
-                f"{recipe.name} on '{data.name}'",
-                "'fair' needs a protected attribute, and these data have none",
-                "Try --data digits-colored.",
-            )
-        return
-    _, target, _, networks, reader = recipe.matching_parts()
-    target.layout(data.train)
-    reader.check(data.train)
-    networks.resolve()
+    if getattr(recipe.loop, "by_group", False) and data.train.groups is None:
+        raise BadInput(
+            f"{recipe.name} on '{data.name}'",
+            "'fair' needs a protected attribute, and these data have none",
+            "Try --data digits-colored.",
+        )
+    recipe.check_private()
+    if recipe.target is not None:
+        recipe.target.layout(data.train)
+    if recipe.reader is not None:
+        recipe.reader.check(data.train)
+    if recipe.networks is not None:
+        recipe.networks.bind(data)
 
 
 def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -> Subject:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -94,7 +95,8 @@ class Dataset:
     ``mean`` and ``std`` are the normalisation constants of the field for this set (per channel, pixels in
     [0, 1]). ``augment`` is the DSA strategy string that published evaluations use on it. ``extra`` holds
     further test splits (``test_paired`` of the coloured sets: every image in every colour). ``notes`` are
-    sentences that a report must repeat (a documented defect of a published construction, say).
+    sentences that a report must repeat (a documented defect of a published construction, say). ``root`` is
+    the folder its files came from: where methods look for public auxiliary data.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Dataset:
     augment: str = "color_crop_cutout_flip_scale_rotate"
     extra: Mapping[str, ImageData] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    root: Path | None = None
 
     @property
     def num_classes(self) -> int:

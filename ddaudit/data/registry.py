@@ -130,8 +130,7 @@ def load_data(spec: str, *, root: Path | str | None = None, download: bool = Fal
         root=None if folder is None else Path(folder).expanduser(),
         download=download,
     )
-    made = source.load(request)
-    return made if made.name == request.name else replace(made, name=request.name)
+    return replace(source.load(request), name=request.name, root=request.root)
 
 
 def canonical_spec(spec: str) -> str:

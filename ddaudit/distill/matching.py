@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distill.parts import Query
+from ddaudit.distill.parts import Canvas, NetworkSource, Opening, Query, Signal
 from ddaudit.distill.reading import augment_by_class
-from ddaudit.distill.synthesis import labels_of
 from ddaudit.errors import DDAuditError
 from ddaudit.models import Network
 from ddaudit.sets import PrivacyClaim
-from ddaudit.training.augment import apply, draw
+from ddaudit.training.augment import AugmentParams, apply, draw
 
 if TYPE_CHECKING:
     from ddaudit.distill.recipe import Recipe
@@ -59,12 +60,17 @@ class Matching:
     """Move synthetic images until their aggregated signals match the targets.
 
     Attributes:
-        iterations: networks drawn.
-        lr, momentum: SGD on the synthetic images, in normalised space.
+        iterations: networks drawn; with a pool, optimisation steps.
+        lr, momentum: of the optimiser of the synthetic images, in normalised space.
         outer, inner: matching rounds per network, and epochs of training the network on S between rounds;
             None: DC's table by IPC (nearest entry).
         repeats: matching steps per round (PSG's batch_loop), each one query.
         net_lr, net_batch: SGD for the inner training.
+        pool: None asks a new question at every step. A number asks that many questions in all, and every step
+            matches one of the answers, picked at random: private answers are paid for once and used often
+            (Dosser's decoupled sampling).
+        optimiser: "sgd" with momentum, or "adam" (which ignores it).
+        ema: decay of the moving average of the images that is released; None releases the last images.
     """
 
     iterations: int
@@ -75,6 +81,9 @@ class Matching:
     repeats: int = 1
     net_lr: float = 0.01
     net_batch: int = 256
+    pool: int | None = None
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.lr <= 0 or self.repeats < 1:
@@ -85,6 +94,14 @@ class Matching:
             self.inner is not None and self.inner < 0
         ):
             raise ValueError("loop.outer must be at least 1 and loop.inner at least 0")
+        if self.optimiser not in ("sgd", "adam"):
+            raise ValueError(f"loop.optimiser is 'sgd' or 'adam', not '{self.optimiser}'")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"loop.ema must lie strictly between 0 and 1, got {self.ema}")
+        if self.pool is not None and (self.pool < 1 or self.outer != 1 or self.repeats != 1):
+            raise ValueError(
+                "loop.pool must be at least 1 and goes with loop.outer=1 and loop.repeats=1"
+            )
 
     def schedule(self, ipc: int) -> Schedule:
         """The (outer, inner) loops for this IPC."""
@@ -95,15 +112,22 @@ class Matching:
         )
 
     def queries(self, ipc: int) -> int:
-        """How often the real data are asked: what a private reader must budget for."""
+        """How many different questions the real data are asked: what a private reader must budget for."""
+        if self.pool is not None:
+            return self.pool
         return self.iterations * self.schedule(ipc).outer * self.repeats
+
+    def reusable(self, recipe: Recipe, ipc: int) -> bool:
+        """True when no question depends on the synthetic set: its answers serve any number of sets."""
+        # One round per network never trains it.
+        untrained = self.schedule(ipc).inner == 0 or self.schedule(ipc).outer == 1
+        return bool(recipe.objective and recipe.objective.shareable) and untrained
 
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """True when K runs can share networks and real-data signals: neither depends on S or on other records."""
         return (
-            bool(recipe.objective and recipe.objective.shareable)
-            # One round per network never trains it.
-            and (self.schedule(ipc).inner == 0 or self.schedule(ipc).outer == 1)
+            self.reusable(recipe, ipc)
+            and bool(recipe.synthesis and recipe.synthesis.parallel)
             and not (recipe.networks and recipe.networks.couples_records())
         )
 
@@ -129,69 +153,74 @@ class Matching:
             raise DDAuditError(
                 f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
             )
-        mean, std = (torch.tensor(v)[:, None, None] for v in recipe.normalisation(data))
+        mean, std = recipe.constants(data)
         generator = torch.Generator().manual_seed(seed)
-        schedule, total = self.schedule(ipc), self.queries(ipc)
-        source = reader.open(
+        schedule = self.schedule(ipc)
+        total = self.iterations * schedule.outer * self.repeats
+        opening = Opening(target, mean, std, self.queries(ipc), seed + 1, device)
+        source = reader.open(train, members, opening)
+        canvas = synthesis.start(
+            train, members, ipc=ipc, mean=mean, std=std, generator=generator, device=device
+        )
+        asker = _Asker(
+            recipe.augment_for(data),
+            networks.bind(data),
+            objective,
             train,
-            members,
-            rule=target,
-            mean=mean,
-            std=std,
-            queries=total,
-            seed=seed + 1,
+            seed=seed,
             device=device,
+            keep=0 if self.pool is None else _KEPT_PARAMETERS,
         )
-        start = synthesis.start(train, members, ipc=ipc, mean=mean, std=std, generator=generator)
-        x = start.to(device).requires_grad_(True)
-        y = labels_of(train.num_classes, ipc).to(device)
-        # Slots: one uniform row per class, then one over everything for rules that match the whole set (slot -1).
-        rows = torch.cat(
-            [F.one_hot(y, train.num_classes).T.float() / ipc, x.new_full((1, len(y)), 1 / len(y))]
-        )
-        used, slot_of_row = torch.unique(source.layout.slots % len(rows), return_inverse=True)
-        rows, slot_of_row = rows[used.to(device)], slot_of_row.to(device)
-        optimiser = torch.optim.SGD([x], lr=self.lr, momentum=self.momentum)
-        strategy = recipe.augment_for(data)
+        rows, slot_of_row = _slots(canvas.labels, source.layout.slots, train.num_classes)
+        optimiser = self._optimiser(canvas.parameters)
+        average = [p.detach().clone() for p in canvas.parameters]
         done = 0
         for iteration in range(self.iterations):
-            net_seed = int(torch.randint(2**31, (), generator=generator))
-            net = networks.make(
-                shape=train.shape, num_classes=train.num_classes, seed=net_seed, device=device
-            )
+            number = iteration
+            if self.pool is not None:
+                number = int(torch.randint(self.pool, (), generator=generator))
+            net = asker.network(number)
             for round_ in range(schedule.outer):
                 for repeat in range(self.repeats):
-                    augment = tuple(
-                        draw(strategy, generator, shape=train.shape) if strategy else None
-                        for _ in range(train.num_classes)
-                    )
-                    query = Query(f"{iteration}/{round_}/{repeat}", objective, net, augment)
+                    query = asker.query(f"{number}/{round_}/{repeat}", net)
                     targets = source.targets(query)
-                    flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), augment).view_as(x)
-                    aggregate = objective.synthetic(net, flat, y, rows, source.clip)
+                    x, y = canvas.decode(), canvas.labels
+                    flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
+                    aggregate = objective.synthetic(net, flat.view_as(x), y, rows, source.clip)
                     distance = objective.distance(net, targets.values, aggregate[:, slot_of_row])
                     loss = (distance * targets.weights).sum()
-                    optimiser.zero_grad(set_to_none=True)
-                    x.grad = torch.autograd.grad(loss, x)[0]
+                    for p, g in zip(
+                        canvas.parameters,
+                        torch.autograd.grad(loss, canvas.parameters),
+                        strict=True,
+                    ):
+                        p.grad = g
                     optimiser.step()
+                    if self.ema is not None:
+                        for kept, p in zip(average, canvas.parameters, strict=True):
+                            kept.lerp_(p.detach(), 1 - self.ema)
                     done += 1
                     if progress:
                         progress(done, total)
                 if round_ < schedule.outer - 1:
                     self._train(
                         net,
-                        x.detach()[0],
-                        y,
+                        canvas.decode().detach()[0],
+                        canvas.labels,
                         epochs=schedule.inner,
-                        strategy=strategy,
+                        strategy=recipe.augment_for(data),
                         generator=generator,
                     )
-            if not bool(torch.isfinite(x).all()):
+            if not all(bool(torch.isfinite(p).all()) for p in canvas.parameters):
                 raise DDAuditError(
                     f"{recipe.name}: diverged at iteration {iteration}. Lower --set loop.lr (now {self.lr})."
                 )
-        images = (x.detach().cpu() * std + mean).contiguous()
-        return [Outcome(images[k], y.cpu(), claim) for k, claim in enumerate(source.claims())]
+        return finish(canvas, average if self.ema is not None else None, source.claims(), mean, std)
+
+    def _optimiser(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        if self.optimiser == "adam":
+            return torch.optim.Adam(parameters, lr=self.lr)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
 
     def _train(
         self,
@@ -218,3 +247,99 @@ class Matching:
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
+
+
+def finish(
+    canvas: Canvas,
+    average: list[Tensor] | None,
+    claims: list[PrivacyClaim | None],
+    mean: Tensor,
+    std: Tensor,
+) -> list[Outcome]:
+    """The canvas (or its moving average) as pixel-space images, one outcome per run."""
+    with torch.no_grad():
+        if average is not None:
+            for p, kept in zip(canvas.parameters, average, strict=True):
+                p.copy_(kept)
+        images = (canvas.decode().cpu() * std + mean).contiguous()
+    return [Outcome(images[k], canvas.labels.cpu(), claim) for k, claim in enumerate(claims)]
+
+
+def _slots(labels: Tensor, slots: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Rows (S, M) over synthetic images, and for each target row (R,) which of them it is matched to.
+
+    One uniform row per class, then one over everything for rules that match the whole set (slot -1).
+    """
+    one_hot = F.one_hot(labels, num_classes).T.float()
+    rows = torch.cat(
+        [
+            one_hot / one_hot.sum(1, keepdim=True),
+            one_hot.new_full((1, len(labels)), 1 / len(labels)),
+        ]
+    )
+    used, slot_of_row = torch.unique(slots % len(rows), return_inverse=True)
+    return rows[used.to(labels.device)], slot_of_row.to(labels.device)
+
+
+_KEPT_PARAMETERS = 2**28
+"""Network parameters kept for questions that may be asked again (1 GiB); the rest are made again by seed."""
+
+
+class _Asker:
+    """Makes the questions of one run. A question depends on its number and the public seed alone, so that runs
+    of other sizes ask the same ones."""
+
+    def __init__(
+        self,
+        strategy: str,
+        networks: NetworkSource,
+        objective: Signal,
+        train: ImageData,
+        *,
+        seed: int,
+        device: torch.device,
+        keep: int,
+    ) -> None:
+        self._strategy, self._networks, self._objective = strategy, networks, objective
+        self._shape, self._classes = train.shape, train.num_classes
+        self._seed, self._device = seed, device
+        self._kept: OrderedDict[int, Network] = OrderedDict()
+        self._held, self._keep = 0, keep
+
+    def network(self, number: int) -> Network:
+        """Network ``number``; the most recent ones are kept."""
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        net = self._networks.make(
+            shape=self._shape,
+            num_classes=self._classes,
+            seed=stable_seed(self._seed, "network", number),
+            device=self._device,
+        )
+        self._kept[number] = net
+        self._held += _size(net)
+        while self._held > self._keep and len(self._kept) > 1:
+            self._held -= _size(self._kept.popitem(last=False)[1])
+        return net
+
+    def query(self, name: str, net: Network) -> Query:
+        """The question called ``name`` on ``net``, with its own augmentation per class."""
+        augment: tuple[AugmentParams | None, ...] = (None,) * self._classes
+        if self._strategy:
+            generator = torch.Generator().manual_seed(stable_seed(self._seed, "augment", name))
+            augment = tuple(
+                draw(self._strategy, generator, shape=self._shape) for _ in range(self._classes)
+            )
+        return Query(name, self._objective, net, augment)
+
+
+def _size(net: Network) -> int:
+    return sum(t.numel() for t in [*net.parameters(), *net.buffers()])
+
+
+def stable_seed(*parts: object) -> int:
+    """A 31-bit seed derived from names and numbers, the same on every machine."""
+    return (
+        int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ddaudit.data import Dataset
 from ddaudit.models import Arch, Network, build
 
 
@@ -15,6 +16,15 @@ class Fresh:
 
     arch: str = "ConvNet"
     width: int | None = None
+
+    def bind(self, data: Dataset) -> Fresh:
+        """Needs nothing of the data.
+
+        Raises:
+            BadInput: unknown architecture.
+        """
+        self.resolve()
+        return self
 
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device

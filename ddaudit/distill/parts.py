@@ -9,13 +9,14 @@ synthetic images until their aggregate matches.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ddaudit.data import ImageData
+from ddaudit.data import Dataset, ImageData
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
 from ddaudit.sets import PrivacyClaim
@@ -55,28 +56,54 @@ class Targets:
 class Query:
     """One question to the real data: the signals of this objective, on this network, under these augmentations.
 
-    ``id`` names the query in the ledger; asking the same id again returns the stored release.
+    ``id`` names the query in the ledger; asking the same id again returns the stored release. Everything else
+    in it is public: a reader may depend on the id alone.
     """
 
     id: str
-    objective: Objective
-    net: Network
+    objective: Signal
+    net: Network | None
+    """None for objectives that need no network (pixels, kernels)."""
     augment: tuple[AugmentParams | None, ...]
     """One (siamese) parameter set per class."""
 
 
-class Objective(Protocol):
-    """Per-example signals and a distance between their aggregates."""
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """What a reader is opened for.
+
+    Attributes:
+        rule: the rows that signals are summed by.
+        mean, std: (C, 1, 1) normalisation that signals are taken under.
+        queries: how many different queries will be asked at most.
+        seed: public seed of whatever is not secret.
+        device: where signals are computed.
+    """
+
+    rule: TargetRule
+    mean: Tensor
+    std: Tensor
+    queries: int
+    seed: int
+    device: torch.device
+
+
+class Signal(Protocol):
+    """Per-example signals of real data: all that a reader needs to know of an objective."""
 
     @property
     def shareable(self) -> bool:
         """True when signals do not depend on the synthetic set, so K distillations can share them."""
 
-    def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
+    def signals(self, net: Any, x: Tensor, y: Tensor) -> Tensor:
         """(B, D) detached per-example signals of normalised images x (B, C, H, W), labels y (B,)."""
 
-    def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+    def real(self, net: Any, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """(K, R, D) detached ``rows @ signals`` for rows (K, R, B), computed the cheapest way."""
+
+
+class Objective(Signal, Protocol):
+    """Per-example signals and a distance between their aggregates."""
 
     def synthetic(
         self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None
@@ -141,19 +168,89 @@ class Reader(Protocol):
             BadInput: they cannot.
         """
 
-    def open(
+    def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
+        """Open ``data``; ``members`` is (K, N) bool, the records each run may see."""
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """The synthetic images of K runs while they are optimised.
+
+    Attributes:
+        parameters: what the optimiser moves; each with K as first dimension, or all of one run's.
+        labels: (M,) int64, one per decoded image.
+        decode: () -> (K, M, C, H, W) normalised images, differentiable in ``parameters``.
+    """
+
+    parameters: list[Tensor]
+    labels: Tensor
+    decode: Callable[[], Tensor]
+
+
+class Synthesis(Protocol):
+    """The free parameters behind synthetic images; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def init(self) -> str:
+        """ "real" when it starts from real records, which private recipes refuse."""
+
+    @property
+    def parallel(self) -> bool:
+        """True when K runs can be optimised at once."""
+
+    def start(
         self,
         data: ImageData,
         members: Tensor,
         *,
-        rule: TargetRule,
+        ipc: int,
         mean: Tensor,
         std: Tensor,
-        queries: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Canvas:
+        """Fresh parameters for K runs with a budget of ``ipc`` images per class each.
+
+        Raises:
+            BadInput: data it cannot start from.
+        """
+
+
+class NetworkSource(Protocol):
+    """Which networks signals are measured on; a frozen dataclass."""
+
+    def bind(self, data: Dataset) -> NetworkSource:
+        """This source with whatever public material it needs for ``data`` at hand.
+
+        Raises:
+            BadInput: the material is missing, or is not public with respect to ``data``.
+        """
+
+    def make(
+        self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
+    ) -> Network:
+        """The network of this seed, on ``device``, in training mode, with identity normalisation."""
+
+    def couples_records(self) -> bool:
+        """True when the signal of one record depends on the rest of its batch (batch normalisation)."""
+
+
+class LabelModel(Protocol):
+    """Writes labels for images that are already made; a frozen dataclass."""
+
+    def relabel(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        train: ImageData,
+        data: Dataset,
         seed: int,
         device: torch.device,
-    ) -> Source:
-        """Open ``data`` for ``queries`` queries; ``members`` is (K, N) bool, the records each run may see."""
+    ) -> Tensor:
+        """(M, num_classes) float32 soft labels of pixel images (M, C, H, W); may read ``train`` freely."""
 
 
 def describe(part: Any) -> Any:

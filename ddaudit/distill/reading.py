@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distill.parts import Layout, Query, TargetRule, Targets
+from ddaudit.distill.parts import Layout, Opening, Query, Targets
 from ddaudit.sets import PrivacyClaim
 from ddaudit.training.augment import AugmentParams, apply
 
@@ -27,29 +27,9 @@ class Minibatch:
     def check(self, data: ImageData) -> None:
         """Any data will do."""
 
-    def open(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        rule: TargetRule,
-        mean: Tensor,
-        std: Tensor,
-        queries: int,
-        seed: int,
-        device: torch.device,
-    ) -> MinibatchSource:
+    def open(self, data: ImageData, members: Tensor, opening: Opening) -> MinibatchSource:
         """Open ``data`` for any number of queries."""
-        return MinibatchSource(
-            data,
-            members,
-            rule,
-            mean,
-            std,
-            self.per_class,
-            torch.Generator().manual_seed(seed),
-            device,
-        )
+        return MinibatchSource(data, members, opening, self.per_class)
 
 
 class MinibatchSource:
@@ -61,20 +41,10 @@ class MinibatchSource:
 
     clip: float | None = None
 
-    def __init__(
-        self,
-        data: ImageData,
-        members: Tensor,
-        rule: TargetRule,
-        mean: Tensor,
-        std: Tensor,
-        per_class: int,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        self.layout: Layout = rule.layout(data)
-        self._data, self._rule, self._generator, self._device = data, rule, generator, device
-        self._mean, self._std = mean, std
+    def __init__(self, data: ImageData, members: Tensor, opening: Opening, per_class: int) -> None:
+        self.layout: Layout = opening.rule.layout(data)
+        self._data, self._opening = data, opening
+        self._generator = torch.Generator().manual_seed(opening.seed)
         self._members = members
         reachable = members.any(0)
         share = float(members[:, reachable].float().mean()) if bool(reachable.any()) else 1.0
@@ -94,12 +64,13 @@ class MinibatchSource:
                     pool[torch.randperm(len(pool), generator=self._generator)[: self._draw]]
                 )
         index = torch.cat(picks)
-        x, y = load_batch(self._data, index, self._mean, self._std, query.augment, self._device)
-        rows = self._rule.rows(self._data, index)[None] * self._members[:, index][:, None].float()
+        opening = self._opening
+        x, y = load_batch(self._data, index, opening, query.augment)
+        rows = opening.rule.rows(self._data, index)[None] * self._members[:, index][:, None].float()
         mass = rows.sum(-1)
         rows = rows / mass.clamp_min(1e-12)[..., None]
-        values = query.objective.real(query.net, x, y, rows.to(self._device))
-        return Targets(values, (mass > 0).float().to(self._device))
+        values = query.objective.real(query.net, x, y, rows.to(opening.device))
+        return Targets(values, (mass > 0).float().to(opening.device))
 
     def claims(self) -> list[PrivacyClaim | None]:
         """No guarantee for any run."""
@@ -107,15 +78,11 @@ class MinibatchSource:
 
 
 def load_batch(
-    data: ImageData,
-    index: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    augment: tuple[AugmentParams | None, ...],
-    device: torch.device,
+    data: ImageData, index: Tensor, opening: Opening, augment: tuple[AugmentParams | None, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Normalised, augmented images (B, C, H, W) and labels (B,) of the records at ``index``, on ``device``."""
-    x = (data.pixels(index).to(device) - mean.to(device)) / std.to(device)
+    """Normalised, augmented images (B, C, H, W) and labels (B,) of the records at ``index``, on the device."""
+    device = opening.device
+    x = (data.pixels(index).to(device) - opening.mean.to(device)) / opening.std.to(device)
     y = data.labels[index].to(device)
     return augment_by_class(x, y, augment), y
 

@@ -12,7 +12,16 @@ from torch import Tensor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distill.matching import Outcome, Progress
 from ddaudit.distill.networks import Fresh
-from ddaudit.distill.parts import Objective, Reader, TargetRule, describe, replace_option
+from ddaudit.distill.parts import (
+    LabelModel,
+    NetworkSource,
+    Objective,
+    Reader,
+    Synthesis,
+    TargetRule,
+    describe,
+    replace_option,
+)
 from ddaudit.distill.reading import Minibatch
 from ddaudit.distill.synthesis import Pixels
 from ddaudit.errors import BadInput
@@ -29,6 +38,12 @@ class Loop(Protocol):
 
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """True when K subsets can be distilled in one run."""
+
+    def reusable(self, recipe: Recipe, ipc: int) -> bool:
+        """True when no question to the data depends on the synthetic set: one budget serves several sizes."""
+
+    def queries(self, ipc: int) -> int:
+        """How many different questions the data are asked."""
 
     def run(
         self,
@@ -56,6 +71,7 @@ class Recipe:
         source: where it is published.
         loop: drives the parts.
         objective, target, synthesis, networks, reader: the parts of matching methods; None in selections.
+        labels: writes the labels after the images are made; None keeps their hard labels.
         augment: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         normalise: "data" (the data set's constants) or "public" (0.5, 0.5; constants that depend on no record).
         small: dotted option -> value, the 2-core profile.
@@ -69,15 +85,16 @@ class Recipe:
     status: Status = "faithful"
     objective: Objective | None = None
     target: TargetRule | None = None
-    synthesis: Pixels | None = None
-    networks: Fresh | None = None
+    synthesis: Synthesis | None = None
+    networks: NetworkSource | None = None
     reader: Reader | None = None
+    labels: LabelModel | None = None
     augment: str = "data"
     normalise: Literal["data", "public"] = "data"
     small: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
 
-    def matching_parts(self) -> tuple[Objective, TargetRule, Pixels, Fresh, Reader]:
+    def matching_parts(self) -> tuple[Objective, TargetRule, Synthesis, NetworkSource, Reader]:
         """The five parts of a matching recipe.
 
         Raises:
@@ -90,26 +107,46 @@ class Recipe:
                 self.name,
                 "is no matching recipe: it lacks an objective, target, synthesis, networks or reader",
             )
-        if self.reader.private:
-            if self.synthesis.init != "noise":
-                raise BadInput(
-                    self.name,
-                    "starts from real images under a privacy claim, which releases them",
-                    "Use --set synthesis.init=noise.",
-                )
-            if self.normalise != "public":
-                raise BadInput(
-                    self.name,
-                    "normalises by constants of the private data",
-                    "Use --set normalise=public.",
-                )
-            if self.networks.couples_records():
-                raise BadInput(
-                    self.name,
-                    "clips per record, and batch normalisation makes a record's signal depend on the others",
-                    "Use a network with instance, group, layer or no normalisation.",
-                )
+        self.check_private()
         return self.objective, self.target, self.synthesis, self.networks, self.reader
+
+    def check_private(self) -> None:
+        """Refuse what would let a private recipe learn of records outside its ledger.
+
+        Raises:
+            BadInput: real initialisation, private constants, networks that couple records, a teacher's labels.
+        """
+        if self.reader is None or not self.reader.private:
+            return
+        if self.synthesis is not None and self.synthesis.init != "noise":
+            raise BadInput(
+                self.name,
+                "starts from real images under a privacy claim, which releases them",
+                "Use --set synthesis.init=noise.",
+            )
+        if self.normalise != "public":
+            raise BadInput(
+                self.name,
+                "normalises by constants of the private data",
+                "Use --set normalise=public.",
+            )
+        if self.networks is not None and self.networks.couples_records():
+            raise BadInput(
+                self.name,
+                "clips per record, and batch normalisation makes a record's signal depend on the others",
+                "Use a network with instance, group, layer or no normalisation.",
+            )
+        if self.labels is not None:
+            raise BadInput(
+                self.name,
+                "lets a teacher read private records outside the ledger to write soft labels",
+                "Leave 'soft' out, or use dp-teacher.",
+            )
+
+    def constants(self, data: Dataset) -> tuple[Tensor, Tensor]:
+        """(mean, std) of :meth:`normalisation`, each (C, 1, 1) float32."""
+        mean, std = (torch.tensor(v)[:, None, None] for v in self.normalisation(data))
+        return mean, std
 
     def normalisation(self, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) per channel that matching works under."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -111,6 +112,12 @@ def _run(
             device=torch.device(device),
             progress=progress,
         )
+        outcomes = [
+            _relabelled(
+                recipe, o, train.subset(m), data=data, seed=seed, device=torch.device(device)
+            )
+            for o, m in zip(outcomes, members, strict=True)
+        ]
     seconds = (time.perf_counter() - started) / len(outcomes)
     base = {
         "method": recipe.name,
@@ -130,6 +137,25 @@ def _run(
         ).check(recipe.name)
         for o in outcomes
     ]
+
+
+def _relabelled(
+    recipe: Recipe,
+    made: Outcome,
+    train: ImageData,
+    *,
+    data: Dataset,
+    seed: int,
+    device: torch.device,
+) -> Outcome:
+    """The outcome with its recipe's label model applied; ``train`` holds the records this run may see."""
+    if recipe.labels is None:
+        return made
+    recipe.check_private()
+    labels = recipe.labels.relabel(
+        made.images, made.labels, train=train, data=data, seed=seed, device=device
+    )
+    return replace(made, labels=labels)
 
 
 def _card(

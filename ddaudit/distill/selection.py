@@ -95,6 +95,14 @@ class Selection:
         """Selections that look at no feature can serve K runs in one call."""
         return self.strategy in ("full", "random")
 
+    def reusable(self, recipe: Recipe, ipc: int) -> bool:
+        """Nothing is asked, and nothing private can be made this way."""
+        return False
+
+    def queries(self, ipc: int) -> int:
+        """Selections ask no questions."""
+        return 0
+
     def run(
         self,
         recipe: Recipe,

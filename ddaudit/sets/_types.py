@@ -48,6 +48,9 @@ class PrivacyClaim(_Model):
     """epsilon by every other accountant and relation, by name."""
     public: list[str] = Field(default_factory=list)
     """What was treated as public knowledge (class counts, normalisation constants, ...)."""
+    release: str | None = None
+    """Names one spending of the budget. Sets of one release were made from the same noisy answers:
+    publishing all of them costs the claim once. Sets of different releases compose."""
     noise_seed_published: bool = False
     """True when the noise generator was seeded (tests, reproducible demos): the claim is then void
     for outsiders."""

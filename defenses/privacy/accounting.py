@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from ddaudit.errors import BadInput
-from ddaudit.sets import LedgerEntry
+from ddaudit.sets import LedgerEntry, PrivacyClaim
 from ddaudit.stats.gdp import check_delta_range, mu_from_epsilon
 
 Accountant = Literal["pld", "prv", "rdp"]
@@ -74,12 +74,7 @@ def epsilon(
         Lee & Wutschitz, NeurIPS 2021 (PRV); Mironov, Talwar & Zhang, arXiv 1908.10530 (RDP).
     """
     check_delta_range(delta)
-    if accountant not in ACCOUNTANTS:
-        raise BadInput(accountant, "unknown accountant", f"Known: {', '.join(ACCOUNTANTS)}.")
-    if relation not in RELATIONS:
-        raise BadInput(relation, "unknown neighbouring relation", f"Known: {', '.join(RELATIONS)}.")
-    if relation == "replace-one" and accountant != "pld":
-        raise BadInput(accountant, "does not know replace-one", "Use the 'pld' accountant.")
+    _check_names(accountant, relation)
     steps = _steps(ledger)
     if not steps:
         return 0.0
@@ -96,6 +91,7 @@ def calibrate(
     count: int,
     accountant: Accountant = "pld",
     relation: Relation = "add-or-remove-one",
+    spent: Sequence[LedgerEntry] = (),
 ) -> float:
     """The smallest noise multiplier for which ``count`` queries stay within (epsilon, delta).
 
@@ -109,6 +105,7 @@ def calibrate(
         count: number of queries, >= 1.
         accountant: whose epsilon is meant.
         relation: neighbouring relation.
+        spent: queries that the same budget has already paid for.
 
     Returns:
         sigma > 0 (noise std divided by sensitivity).
@@ -123,20 +120,25 @@ def calibrate(
         raise BadInput("q", f"sampling rate must lie in (0, 1], got {q}")
     if count < 1 or int(count) != count:
         raise BadInput("count", f"must be a whole number >= 1, got {count}")
-    return _calibrate(float(epsilon), float(delta), float(q), int(count), accountant, relation)
+    _check_names(accountant, relation)
+    return _calibrate(
+        float(epsilon), float(delta), float(q), int(count), accountant, relation, _steps(spent)
+    )
 
 
-def calibrate_tight(*, epsilon: float, delta: float, q: float, count: int) -> float:
+def calibrate_tight(
+    *, epsilon: float, delta: float, q: float, count: int, spent: Sequence[LedgerEntry] = ()
+) -> float:
     """The smallest noise multiplier that both tight accountants, PLD and PRV, accept for (epsilon, delta).
 
     PRV's upper bound is a little larger than PLD's (it adds its own error bound), so a claim that a reader
     checks with either one holds. Arguments and errors as in :func:`calibrate`.
     """
-    safe = sigma = calibrate(epsilon=epsilon, delta=delta, q=q, count=count)
-    goal = epsilon
+    safe = sigma = calibrate(epsilon=epsilon, delta=delta, q=q, count=count, spent=spent)
+    goal, before = epsilon, _steps(spent)
     for _ in range(8):
         try:
-            found = _epsilon(((sigma, q, count),), delta, "prv", "add-or-remove-one")
+            found = _epsilon((*before, (sigma, q, count)), delta, "prv", "add-or-remove-one")
         except (RuntimeError, ValueError, OverflowError):  # out of PRV's numerical range
             return safe
         if not math.isfinite(found) or found <= epsilon:
@@ -145,7 +147,7 @@ def calibrate_tight(*, epsilon: float, delta: float, q: float, count: int) -> fl
         goal = goal - 1.05 * (found - epsilon)
         if goal < 0.9 * epsilon:  # no accountant of that width is tight: PLD alone decides
             return safe
-        sigma = calibrate(epsilon=goal, delta=delta, q=q, count=count)
+        sigma = calibrate(epsilon=goal, delta=delta, q=q, count=count, spent=spent)
     return sigma
 
 
@@ -201,6 +203,36 @@ def cross_check(
     return found
 
 
+def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float:
+    """What publishing all sets that carry these claims costs together.
+
+    Sets of one release were made from the same noisy answers and count once; different releases compose.
+
+    Args:
+        claims: one per set, about one and the same private data set, add-or-remove-one.
+        delta: of the joint statement; default: the largest delta of the claims.
+
+    Returns:
+        epsilon by PLD; infinity where a claim has no ledger to re-derive it from.
+
+    Raises:
+        BadInput: claims under another neighbouring relation.
+    """
+    fullest: dict[str, PrivacyClaim] = {}
+    for i, claim in enumerate(claims):
+        if claim.relation != "add-or-remove-one":
+            raise BadInput(f"claim under {claim.relation}", "cannot be composed with the others")
+        key = claim.release or f"unnamed {i}"
+        kept = fullest.get(key)
+        # Of one release, the set that was made last saw the most answers.
+        if kept is None or claim.epsilon > kept.epsilon:
+            fullest[key] = claim
+    if any(not c.ledger for c in fullest.values()):
+        return math.inf
+    joint = [entry for c in fullest.values() for entry in c.ledger]
+    return epsilon(joint, delta or max((c.delta for c in claims), default=1e-5))
+
+
 def check_delta(delta: float, n: int) -> None:
     """Refuse a delta that a mechanism could meet by publishing a random record.
 
@@ -219,6 +251,15 @@ def check_delta(delta: float, n: int) -> None:
 
 
 # ---- helpers -------------------------------------------------------------------------------------
+
+
+def _check_names(accountant: Accountant, relation: Relation) -> None:
+    if accountant not in ACCOUNTANTS:
+        raise BadInput(accountant, "unknown accountant", f"Known: {', '.join(ACCOUNTANTS)}.")
+    if relation not in RELATIONS:
+        raise BadInput(relation, "unknown neighbouring relation", f"Known: {', '.join(RELATIONS)}.")
+    if relation == "replace-one" and accountant != "pld":
+        raise BadInput(accountant, "does not know replace-one", "Use the 'pld' accountant.")
 
 
 def _steps(ledger: Sequence[LedgerEntry]) -> _Steps:
@@ -304,15 +345,24 @@ def _interval(steps: _Steps, delta: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _calibrate(
-    target: float, delta: float, q: float, count: int, accountant: Accountant, relation: Relation
+    target: float,
+    delta: float,
+    q: float,
+    count: int,
+    accountant: Accountant,
+    relation: Relation,
+    spent: _Steps = (),
 ) -> float:
+    if spent and _epsilon(spent, delta, accountant, relation) >= target:
+        raise BadInput(f"epsilon {target:g}", "is already spent by earlier queries")
+
     def excess(log_sigma: float) -> float:
-        ledger = [LedgerEntry(query="calibration", sigma=math.exp(log_sigma), q=q, count=count)]
-        found = epsilon(ledger, delta, accountant=accountant, relation=relation)
+        steps = (*spent, (math.exp(log_sigma), q, count))
+        found = _epsilon(steps, delta, accountant, relation)
         return min(50.0, math.log(max(found, 1e-12) / target))
 
     def rough(log_sigma: float) -> float:
-        found = _rdp(((math.exp(log_sigma), q, count),), delta, _FEW_ORDERS)
+        found = _rdp((*spent, (math.exp(log_sigma), q, count)), delta, _FEW_ORDERS)
         return min(50.0, math.log(max(found, 1e-12) / target))
 
     def bracket(f: Callable[[float], float], start: float, width: float) -> tuple[float, float]:

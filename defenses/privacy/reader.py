@@ -11,14 +11,16 @@ from torch import Tensor
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import (
     all_accountants,
+    calibrate,
     calibrate_tight,
     check_delta,
     cross_check,
     epsilon,
 )
-from ddaudit.defenses.privacy.source import PrivateSource
-from ddaudit.distill.parts import Layout, Query, TargetRule, Targets
+from ddaudit.defenses.privacy.source import Plan, PrivateSource
+from ddaudit.distill.parts import Layout, Opening, Query, TargetRule, Targets
 from ddaudit.distill.reading import load_batch
+from ddaudit.distill.targets import ByClass, Joint
 from ddaudit.errors import BadInput
 from ddaudit.sets import PrivacyClaim
 
@@ -32,8 +34,11 @@ class PoissonGaussian:
         sigma: noise multiplier; None calibrates it, a number overrides ``epsilon`` (the claim is then computed).
         clip: L2 bound on each record's signal.
         batch: expected records per query, of each class ("per-class") or in all ("uniform").
-        sampling: "per-class" takes each record of class c with probability batch / n_c; "uniform" with batch / n.
+        sampling: "per-class" takes each record of class c with probability batch / n_c; "uniform" with batch / n;
+            "full" takes every record.
         scale: "sum" weighs each row's loss by its expected mass squared (NDPDC matches sums), "mean" by 1.
+        counts: "public" treats class counts as known; "noisy" pays for them with ``count_share`` of epsilon.
+        count_share: that share, when counts are noisy.
         noise_seed: for tests only; see :class:`PrivateSource`.
     """
 
@@ -42,8 +47,10 @@ class PoissonGaussian:
     sigma: float | None = None
     clip: float = 1.0
     batch: int = 50
-    sampling: Literal["per-class", "uniform"] = "per-class"
+    sampling: Literal["per-class", "uniform", "full"] = "per-class"
     scale: Literal["sum", "mean"] = "sum"
+    counts: Literal["public", "noisy"] = "public"
+    count_share: float = 0.1
     noise_seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -53,8 +60,15 @@ class PoissonGaussian:
             raise ValueError(f"delta must lie in (0, 1), got {self.delta}")
         if not self.clip > 0 or self.batch < 1 or (self.sigma is not None and not self.sigma > 0):
             raise ValueError("clip and sigma must be positive and batch at least 1")
-        if self.sampling not in ("per-class", "uniform") or self.scale not in ("sum", "mean"):
-            raise ValueError("sampling is 'per-class' or 'uniform', scale is 'sum' or 'mean'")
+        for value, options in (
+            (self.sampling, ("per-class", "uniform", "full")),
+            (self.scale, ("sum", "mean")),
+            (self.counts, ("public", "noisy")),
+        ):
+            if value not in options:
+                raise ValueError(f"'{value}' is none of {', '.join(options)}")
+        if not 0 < self.count_share < 1:
+            raise ValueError(f"count_share must lie in (0, 1), got {self.count_share}")
 
     @property
     def private(self) -> bool:
@@ -69,59 +83,80 @@ class PoissonGaussian:
         """
         check_delta(self.delta, len(data))
 
-    def open(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        rule: TargetRule,
-        mean: Tensor,
-        std: Tensor,
-        queries: int,
-        seed: int,
-        device: torch.device,
-    ) -> PrivateTargets:
-        """Calibrate the noise for ``queries`` queries and open the gate. The public ``seed`` does not reach it.
+    def open(self, data: ImageData, members: Tensor, opening: Opening) -> PrivateTargets:
+        """Calibrate the noise for the opening's queries. Its public seed does not reach the gate.
 
         Raises:
-            BadInput: delta >= 1 / n, or a class without records.
+            BadInput: delta >= 1 / n, a class without records under public counts, or noisy counts with a rule
+                that needs exact ones.
         """
         for n in (int(members.sum(1).max()), int(members.sum(1).min())):
             check_delta(self.delta, n)
-        rates = self._rates(data, members)
-        sigma = (
-            self.sigma
-            if self.sigma is not None
-            else calibrate_tight(
-                epsilon=self.epsilon, delta=self.delta, q=float(rates.max()), count=queries
+        gate = PrivateSource(data, members, noise_seed=self.noise_seed)
+        counts = self._counts(data, members, opening.rule, gate)
+        rates = self._rates(data, counts)
+        sigma = self.sigma
+        if sigma is None:
+            sigma = calibrate_tight(
+                epsilon=self.epsilon,
+                delta=self.delta,
+                q=float(rates.max()),
+                count=opening.queries,
+                spent=gate.ledger(""),
             )
-        )
-        gate = PrivateSource(
-            data,
-            members,
-            rates=rates,
-            clip=self.clip,
-            sigma=sigma,
-            budget=queries,
-            noise_seed=self.noise_seed,
-        )
-        return PrivateTargets(self, gate, data, rule, mean, std, device)
+        gate.plan(Plan(rates, self.clip, sigma, opening.queries))
+        return PrivateTargets(self, gate, data, opening, self._mass(data, counts, opening, gate))
 
-    def _rates(self, data: ImageData, members: Tensor) -> Tensor:
+    def _counts(
+        self, data: ImageData, members: Tensor, rule: TargetRule, gate: PrivateSource
+    ) -> Tensor:
+        """(K, num_classes) records per class of each run: exact where they are public, else a noisy release."""
+        if self.counts == "public":
+            return torch.stack(
+                [torch.bincount(data.labels[m], minlength=data.num_classes) for m in members]
+            ).float()
+        if not isinstance(rule, (ByClass, Joint)):
+            raise BadInput(
+                "reader.counts=noisy",
+                f"{type(rule).__name__} weighs records by exact counts",
+                "Use counts=public, which declares them on the card, or leave 'fair' out.",
+            )
+        share = self.epsilon * self.count_share
+        sigma = self.sigma or calibrate(epsilon=share, delta=self.delta, q=1.0, count=1)
+        return gate.noisy_count(
+            "class counts", lambda index: ByClass().rows(data, index), sigma=sigma
+        ).round()
+
+    def _rates(self, data: ImageData, counts: Tensor) -> Tensor:
         """(N,) inclusion probabilities; the smallest class of any of K runs sets the rate, so one sigma serves all."""
+        if self.sampling == "full":
+            return torch.ones(len(data))
         if self.sampling == "uniform":
-            return torch.full((len(data),), min(1.0, self.batch / int(members.sum(1).min())))
-        counts = torch.stack(
-            [torch.bincount(data.labels[m], minlength=data.num_classes) for m in members]
-        ).amin(0)
-        if bool((counts == 0).any()):
-            empty = data.class_names[int(counts.argmin())]
+            total = float(counts.sum(1).min())
+            return torch.full((len(data),), min(1.0, self.batch / max(total, 1.0)))
+        smallest = counts.amin(0)
+        if self.counts == "public" and bool((smallest == 0).any()):
+            empty = data.class_names[int(smallest.argmin())]
             raise BadInput(
                 f"class '{empty}'",
                 "has no training record, and per-class sampling needs one",
-                "Use --set reader.sampling=uniform.",
+                "Use --set reader.sampling=uniform or --set reader.counts=noisy.",
             )
-        return (self.batch / counts[data.labels].float()).clamp(max=1.0)
+        return (self.batch / smallest.clamp_min(1.0))[data.labels].clamp(max=1.0)
+
+    def _mass(
+        self, data: ImageData, counts: Tensor, opening: Opening, gate: PrivateSource
+    ) -> Tensor:
+        """(K, R) expected weight of each row in a query, from what is public or released."""
+        if self.counts == "public":
+            return gate.expected_mass(lambda index: opening.rule.rows(data, index))
+        rates = torch.stack([self.batch / counts.amin(0).clamp_min(1.0)]).clamp(max=1.0)
+        if self.sampling == "uniform":
+            rates = torch.full_like(rates, min(1.0, self.batch / float(counts.sum(1).min())))
+        if self.sampling == "full":
+            rates = torch.ones_like(rates)
+        mass = rates * counts.clamp_min(1.0)
+        return mass.sum(1, keepdim=True) if isinstance(opening.rule, Joint) else mass
 
 
 class PrivateTargets:
@@ -132,27 +167,25 @@ class PrivateTargets:
         config: PoissonGaussian,
         gate: PrivateSource,
         data: ImageData,
-        rule: TargetRule,
-        mean: Tensor,
-        std: Tensor,
-        device: torch.device,
+        opening: Opening,
+        mass: Tensor,
     ) -> None:
-        self.layout: Layout = rule.layout(data)
+        self.layout: Layout = opening.rule.layout(data)
         self.clip: float | None = config.clip
         self.gate = gate
-        self._config, self._data, self._rule = config, data, rule
-        self._mean, self._std, self._device = mean, std, device
-        self._mass = gate.expected_mass(lambda index: rule.rows(data, index)).to(device)
+        self._config, self._data, self._opening = config, data, opening
+        self._runs = len(mass)
+        self._mass = mass.to(opening.device)
 
     def targets(self, query: Query) -> Targets:
         """Noisy sums divided by their expected (never the sampled) mass."""
 
         def signals(index: Tensor) -> Tensor:
-            x, y = load_batch(self._data, index, self._mean, self._std, query.augment, self._device)
+            x, y = load_batch(self._data, index, self._opening, query.augment)
             return query.objective.signals(query.net, x, y)
 
         sums = self.gate.noisy_sum(
-            query.id, signals, lambda index: self._rule.rows(self._data, index)
+            query.id, signals, lambda index: self._opening.rule.rows(self._data, index)
         )
         values = sums / self._mass.clamp_min(1e-6)[..., None]
         weights = (
@@ -167,34 +200,40 @@ class PrivateTargets:
             BadInput: an accountant proves more than the claimed epsilon.
         """
         config = self._config
-        kind = type(self._rule).__name__
+        kind = type(self._opening.rule).__name__
         ledger = self.gate.ledger(f"clipped {kind} sums")
         spent = epsilon(ledger, config.delta)
         if config.sigma is None:
             cross_check(config.epsilon, ledger, config.delta)
-        public = [
-            # The expected mass of a class row needs the class's count, whatever the sampling.
-            "number of records"
-            if config.sampling == "uniform" and kind == "Joint"
-            else "class counts",
-            "image size and class names",
-            "normalisation constants 0.5 / 0.5",
-            "initial images N(0, 1)",
-            "networks, augmentations and their seeds",
-        ]
-        if kind == "Barycentre" or kind == "ByGroup":
-            public.append("(class, group) counts")
         claim = PrivacyClaim(
             epsilon=spent,
             delta=config.delta,
             relation="add-or-remove-one",
             accountant="pld",
-            sampling=f"poisson, {config.sampling}",
+            sampling="full batch" if config.sampling == "full" else f"poisson, {config.sampling}",
             clip=config.clip,
             mechanism="subsampled Gaussian on clipped sums, noise drawn once per query",
             ledger=ledger,
             cross_checks=all_accountants(ledger, config.delta),
-            public=public,
+            public=self._public(kind),
+            release=self.gate.release,
             noise_seed_published=config.noise_seed is not None,
         )
-        return [claim] * len(self.gate._members)
+        return [claim] * self._runs
+
+    def _public(self, kind: str) -> list[str]:
+        """What the claim treats as known to everybody."""
+        config = self._config
+        public = [
+            "image size and class names",
+            "normalisation constants 0.5 / 0.5",
+            "initial images N(0, 1)",
+            "networks, augmentations and their seeds",
+        ]
+        if config.counts == "public":
+            # The expected mass of a class row needs the class's count, whatever the sampling.
+            joint = config.sampling != "per-class" and kind == "Joint"
+            public.insert(0, "number of records" if joint else "class counts")
+        if kind in ("Barycentre", "ByGroup"):
+            public.append("(class, group) counts")
+        return public

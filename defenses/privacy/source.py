@@ -1,15 +1,16 @@
-"""The gate to private records: noisy sums, each in the ledger, each drawn once.
+"""The gate to private records: noisy sums and counts, each in the ledger, each drawn once.
 
 A :class:`PrivateSource` wraps the private training set. Whatever a private method learns of a record passes
-through :meth:`PrivateSource.noisy_sum`, so the ledger sees all of it. Releases are stored: asking a query again
-returns the same noisy value instead of drawing new noise, because k draws on one clean statistic are one release
-at sigma / sqrt(k).
+through :meth:`PrivateSource.noisy_sum` or :meth:`PrivateSource.noisy_count`, so the ledger sees all of it.
+Releases are stored: asking a query again returns the same noisy value instead of drawing new noise, because k
+draws on one clean statistic are one release at sigma / sqrt(k).
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +27,23 @@ Rows = Callable[[Tensor], Tensor]
 KEEP_FLOATS = 64 * 2**20
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What the noise of a source's sums was calibrated for.
+
+    Attributes:
+        rates: (N,) inclusion probability of each record in a query, in (0, 1].
+        clip: bound C on every signal's L2 norm.
+        sigma: noise multiplier; the noise has standard deviation sigma * C per coordinate.
+        count: how many different sums may be asked.
+    """
+
+    rates: Tensor
+    clip: float
+    sigma: float
+    count: int
+
+
 class BudgetSpent(DDAuditError):
     """More queries were asked than the noise was calibrated for; nothing was released."""
 
@@ -33,13 +51,11 @@ class BudgetSpent(DDAuditError):
 class PrivateSource:
     """Private records behind Poisson-subsampled, clipped, noisy sums, for K runs on K subsets at once.
 
+    :meth:`noisy_count` and :meth:`noisy_sum` are the only ways out. Sums need a plan first: see :meth:`plan`.
+
     Args:
         data: the records.
         members: (K, N) bool, the records of each run. Runs have independent samples, noise and ledgers.
-        rates: (N,) inclusion probability of each record in a query, in (0, 1].
-        clip: bound C on every signal's L2 norm.
-        sigma: noise multiplier; the noise has standard deviation sigma * C per coordinate.
-        budget: how many queries sigma was calibrated for.
         noise_seed: None draws the noise from an operating-system seed, as a real release must. A number makes
             runs repeatable for tests and voids the claim for whoever knows it.
 
@@ -48,26 +64,54 @@ class PrivateSource:
     empty batches release noise alone.
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        rates: Tensor,
-        clip: float,
-        sigma: float,
-        budget: int,
-        noise_seed: int | None = None,
-    ) -> None:
-        self._data, self._members, self._rates = data, members, rates
-        self.clip, self.sigma, self.budget = clip, sigma, budget
+    def __init__(self, data: ImageData, members: Tensor, *, noise_seed: int | None = None) -> None:
+        self._data, self._members = data, members
+        self._plan: Plan | None = None
         # Sampling and noise are both secret: neither may be derived from the public seed.
         self._secret = torch.Generator().manual_seed(
             secrets.randbits(63) if noise_seed is None else noise_seed
         )
         self._releases: dict[str, Tensor | None] = {}
         self._stored = 0
+        self._counts: list[LedgerEntry] = []
         self.count = 0
+        # Drawn by the system, so that it says nothing of the data or of the seeds.
+        self.release = secrets.token_hex(8) if noise_seed is None else f"seed {noise_seed}"
+
+    def plan(self, plan: Plan) -> PrivateSource:
+        """Fix sampling rates, clip, noise and number of the sums to come. Once only: the noise of a plan was
+        calibrated for it, and a second one would spend the budget again.
+
+        Raises:
+            DDAuditError: there is a plan already.
+        """
+        if self._plan is not None:
+            raise DDAuditError("the private source already has a plan, and its budget is one")
+        self._plan = plan
+        return self
+
+    def noisy_count(self, query_id: str, rows: Rows, *, sigma: float) -> Tensor:
+        """(K, R) sums of weights plus Gaussian noise of standard deviation ``sigma``; may be negative.
+
+        Args:
+            query_id: names the query. A known id returns its stored release and costs nothing.
+            rows: (N,) record positions -> (R, N) weights, every column of L2 norm <= 1 (class indicators, say):
+                the sensitivity is 1 when a record is added or removed.
+            sigma: noise multiplier.
+
+        Raises:
+            DDAuditError: a row weight breaks the sensitivity bound.
+        """
+        stored = self._releases.get(query_id)
+        if stored is not None:
+            return stored
+        weights = rows(torch.arange(len(self._data)))
+        self._bounded(query_id, weights)
+        sums = self._members.float() @ weights.T
+        release = sums + sigma * torch.randn(sums.shape, generator=self._secret)
+        self._counts.append(LedgerEntry(query=query_id, sigma=sigma, q=1.0, count=1))
+        self._releases[query_id] = release
+        return release
 
     def noisy_sum(self, query_id: str, signals: Signals, rows: Rows) -> Tensor:
         """(K, R, D) sums of clipped signals plus Gaussian noise.
@@ -88,24 +132,22 @@ class PrivateSource:
                     f"query {query_id}: its release was too large to keep, and asking again would draw new noise"
                 )
             return stored
-        if self.count >= self.budget:
+        plan = self._planned()
+        if self.count >= plan.count:
             raise BudgetSpent(
-                f"query {query_id}: the privacy budget covers {self.budget} queries and all are spent"
+                f"query {query_id}: the privacy budget covers {plan.count} queries and all are spent"
             )
         sampled = (
-            torch.rand(self._members.shape, generator=self._secret) < self._rates
+            torch.rand(self._members.shape, generator=self._secret) < plan.rates
         ) & self._members
         index = sampled.any(0).nonzero().squeeze(1)
-        clipped = self._clipped(signals(index))
+        clipped = clip_rows(signals(index), plan.clip)
         weights = rows(index)
-        if len(index) and float(weights.norm(dim=0).max()) > 1 + 1e-5:
-            raise DDAuditError(
-                f"query {query_id}: a record's weights exceed L2 norm 1, so its sensitivity is not bounded by the clip"
-            )
+        self._bounded(query_id, weights)
         masked = weights[None] * sampled[:, index][:, None].float()
         sums = masked.to(clipped.device) @ clipped
         noise = torch.randn(sums.shape, generator=self._secret).to(sums.device)
-        release = sums + self.sigma * self.clip * noise
+        release = sums + plan.sigma * plan.clip * noise
         self.count += 1
         keep = self._stored + release.numel() <= KEEP_FLOATS
         self._stored += release.numel() if keep else 0
@@ -114,27 +156,51 @@ class PrivateSource:
 
     def expected_mass(self, rows: Rows) -> Tensor:
         """(K, R) expected sum of weights per query: from counts and rates alone, which the claim lists as public."""
-        everyone = torch.arange(len(self._data))
-        return torch.stack(
-            [(rows(everyone) * (self._rates * m.float())).sum(1) for m in self._members]
-        )
+        rates = self._planned().rates
+        weights = rows(torch.arange(len(self._data)))
+        return (rates * self._members.float()) @ weights.T
 
     def ledger(self, name: str) -> list[LedgerEntry]:
-        """What has been released so far. The rate is the largest of any record: an upper bound for the others."""
+        """What has been released so far; ``name`` is what the sums are called.
+
+        The rate is the largest of any record: an upper bound for the others.
+        """
+        if self._plan is None:
+            return [*self._counts]
+        plan = self._plan
+        q = float(plan.rates.max())
         return [
-            LedgerEntry(query=name, sigma=self.sigma, q=float(self._rates.max()), count=self.count)
+            *self._counts,
+            LedgerEntry(query=name, sigma=plan.sigma, q=q, count=self.count),
         ]
 
     def releases(self) -> dict[str, Tensor]:
         """The stored releases by query id: what the intermediate-release adversary sees."""
         return {k: v for k, v in self._releases.items() if v is not None}
 
-    def _clipped(self, signals: Tensor) -> Tensor:
-        """Rows with L2 norm at most C, in float32 whatever the signals' type."""
-        signals = signals.float()
-        clipped = signals * clip_factor(signals, self.clip)
-        if len(clipped) and not float(clipped.norm(dim=1).max()) <= self.clip * (1 + 1e-4):
+    def _planned(self) -> Plan:
+        if self._plan is None:
+            raise DDAuditError("a noisy sum was asked before the noise was planned")
+        return self._plan
+
+    @staticmethod
+    def _bounded(query_id: str, weights: Tensor) -> None:
+        if weights.shape[1] and float(weights.norm(dim=0).max()) > 1 + 1e-5:
             raise DDAuditError(
-                "a clipped signal exceeds its bound: the signals contain NaN or infinity"
+                f"query {query_id}: a record's weights exceed L2 norm 1, so its sensitivity is not bounded by the clip"
             )
-        return clipped
+
+
+def clip_rows(signals: Tensor, clip: float) -> Tensor:
+    """Rows with L2 norm at most ``clip``, in float32 whatever the signals' type.
+
+    Raises:
+        DDAuditError: a signal is NaN or infinite.
+    """
+    signals = signals.float()
+    clipped = signals * clip_factor(signals, clip)
+    if len(clipped) and not float(clipped.norm(dim=1).max()) <= clip * (1 + 1e-4):
+        raise DDAuditError(
+            "a clipped signal exceeds its bound: the signals contain NaN or infinity"
+        )
+    return clipped

@@ -7,6 +7,8 @@ import torch
 
 from ddaudit.distill import distill, distill_many, resolve
 from ddaudit.distill.matching import DC_LOOPS, Matching
+from ddaudit.distill.parts import Canvas
+from ddaudit.distill.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError
 
 FAST = {"loop.iterations": 8, "networks.arch": "ConvNetD2W8", "networks.width": None}
@@ -168,5 +170,8 @@ class _FixedStart:
     def __init__(self, start):
         self._start = start
 
-    def start(self, data, members, **_):
-        return self._start.clone()
+    parallel = True
+
+    def start(self, data, members, *, ipc, **_):
+        x = self._start.clone().requires_grad_(True)
+        return Canvas([x], labels_of(data.num_classes, ipc), lambda: x)

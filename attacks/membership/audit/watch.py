@@ -11,7 +11,7 @@ from torch import Tensor
 from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from ddaudit.data import ImageData
 from ddaudit.distill.objectives import clip_factor
-from ddaudit.distill.parts import Layout, Query, Reader, Source, TargetRule, Targets
+from ddaudit.distill.parts import Layout, Opening, Query, Reader, Source, Targets
 from ddaudit.distill.reading import load_batch
 from ddaudit.sets import PrivacyClaim
 
@@ -50,51 +50,34 @@ class Watched:
         """As the reader inside."""
         self.reader.check(data)
 
-    def open(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        rule: TargetRule,
-        mean: Tensor,
-        std: Tensor,
-        queries: int,
-        seed: int,
-        device: torch.device,
-    ) -> Source:
+    def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
         """Open the reader inside, with every answer passing by the observer."""
-        source = self.reader.open(
-            data, members, rule=rule, mean=mean, std=std, queries=queries, seed=seed, device=device
-        )
-        return _WatchedSource(source, self.observer, rule, mean, std, device)
+        return _WatchedSource(self.reader.open(data, members, opening), self.observer, opening)
 
 
 class _WatchedSource:
-    def __init__(
-        self,
-        source: Source,
-        observer: Observer,
-        rule: TargetRule,
-        mean: Tensor,
-        std: Tensor,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, source: Source, observer: Observer, opening: Opening) -> None:
         self.layout: Layout = source.layout
         self.clip: float | None = source.clip
-        self._source, self._observer, self._rule = source, observer, rule
-        self._mean, self._std, self._device = mean, std, device
+        self._source, self._observer, self._opening = source, observer, opening
+        self._shown: set[tuple[str, float]] = set()
 
     def targets(self, query: Query) -> Targets:
         found = self._source.targets(query)
+        # A stored release that is asked again shows nothing new; noise drawn again would.
+        shown = (query.id, float(found.values.double().sum()))
+        if shown in self._shown:
+            return found
+        self._shown.add(shown)
 
         def signals(records: ImageData) -> Tensor:
             every = torch.arange(len(records))
-            x, y = load_batch(records, every, self._mean, self._std, query.augment, self._device)
+            x, y = load_batch(records, every, self._opening, query.augment)
             out = query.objective.signals(query.net, x, y).float()
             return out if self.clip is None else out * clip_factor(out, self.clip)
 
         def rows(records: ImageData) -> Tensor:
-            return self._rule.rows(records, torch.arange(len(records)))
+            return self._opening.rule.rows(records, torch.arange(len(records)))
 
         self._observer(Release(found.values[0], signals, rows))
         return found

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.defenses.privacy.source import BudgetSpent, PrivateSource
+from ddaudit.defenses.privacy.source import BudgetSpent, Plan, PrivateSource
 from ddaudit.distill import distill, distill_many, resolve
+from ddaudit.distill.parts import Opening
 from ddaudit.distill.targets import ByClass
 from ddaudit.errors import BadInput, DDAuditError
 
@@ -22,15 +23,8 @@ FAST = {
 
 def gate(data, members=None, *, rate=1.0, clip=1.0, sigma=1.0, budget=10_000, seed=0):
     members = torch.ones(1, len(data), dtype=torch.bool) if members is None else members
-    return PrivateSource(
-        data,
-        members,
-        rates=torch.full((len(data),), rate),
-        clip=clip,
-        sigma=sigma,
-        budget=budget,
-        noise_seed=seed,
-    )
+    rates = torch.full((len(data),), rate)
+    return PrivateSource(data, members, noise_seed=seed).plan(Plan(rates, clip, sigma, budget))
 
 
 def signals_of(data, scale=10.0):
@@ -232,12 +226,7 @@ def test_no_class_may_be_empty_under_per_class_sampling(tiny):
         PoissonGaussian(delta=1e-3).open(
             data,
             torch.ones(1, len(data), dtype=torch.bool),
-            rule=ByClass(),
-            mean=torch.zeros(3, 1, 1),
-            std=torch.ones(3, 1, 1),
-            queries=1,
-            seed=0,
-            device=torch.device("cpu"),
+            _opening(),
         )
 
 
@@ -247,12 +236,7 @@ def test_uniform_sampling_does_not_need_class_counts(tiny):
     opened = reader.open(
         data,
         torch.ones(1, len(data), dtype=torch.bool),
-        rule=ByClass(),
-        mean=torch.zeros(3, 1, 1),
-        std=torch.ones(3, 1, 1),
-        queries=1,
-        seed=0,
-        device=torch.device("cpu"),
+        _opening(),
     )
     assert opened.gate.ledger("q")[0].q == pytest.approx(0.1)
     assert "class counts" in opened.claims()[0].public  # the mass of a class row still needs them
@@ -264,3 +248,8 @@ def test_a_private_card_carries_no_hash_of_the_private_records(tiny):
     )
     assert made.card.source_fingerprint is None
     assert tiny.train.fingerprint not in made.card.model_dump_json()
+
+
+def _opening(queries=1):
+    mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    return Opening(ByClass(), mean, std, queries, 0, torch.device("cpu"))
