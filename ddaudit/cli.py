@@ -7,14 +7,17 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ddaudit.errors import BadInput, DDAuditError
+
+if TYPE_CHECKING:
+    from ddaudit.sets import Card
 
 app = typer.Typer(
     name="ddaudit",
@@ -117,7 +120,13 @@ def distill(
     ],
     out: Annotated[Path, typer.Option("--out", help="The set file to write (.safetensors).")],
     data: Data = "digits",
-    ipc: Annotated[int, typer.Option("--ipc", help="Images per class.")] = 10,
+    ipc: Annotated[
+        str,
+        typer.Option(
+            "--ipc",
+            help="Images per class; 1,10,50 makes three sets, private ones from one budget.",
+        ),
+    ] = "10",
     epsilon: Annotated[
         float | None, typer.Option("--epsilon", help="Privacy target (private methods).")
     ] = None,
@@ -137,9 +146,10 @@ def distill(
     """Make a distilled set."""
     from ddaudit.audits import check_recipe, make_recipe, pick_device
     from ddaudit.data import load_data
-    from ddaudit.distill import distill as run
+    from ddaudit.distill import distill_sizes
     from ddaudit.sets import describe, inspect, save
 
+    sizes = _sizes(ipc)
     where = pick_device(device)
     chosen: Literal["paper", "small"] = (
         profile if profile != "auto" else ("small" if where.type == "cpu" else "paper")
@@ -152,12 +162,14 @@ def distill(
     if profile == "auto":
         typer.echo(f"profile: {chosen} (device {where.type}); --profile says otherwise", err=True)
     with _bar(f"distilling {made.name}") as progress:
-        result = run(
-            made, loaded.train, data=loaded, ipc=ipc, seed=seed, device=where, progress=progress
+        results = distill_sizes(
+            made, loaded.train, sizes, data=loaded, seed=seed, device=where, progress=progress
         )
-    save(result, out)
-    for line in describe(inspect(out)):
-        typer.echo(line)
+    for size, result in zip(sizes, results, strict=True):
+        file = out if len(sizes) == 1 else out.with_name(f"{out.stem}-ipc{size}{out.suffix}")
+        save(result, file)
+        for line in describe(inspect(file)):
+            typer.echo(line)
 
 
 @app.command()
@@ -290,17 +302,27 @@ def gate(
 
 
 @app.command()
-def inspect(file: Annotated[Path, typer.Argument(help="A set file.")], json_: Json = False) -> None:
+def inspect(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Set files; of several, also what publishing all of them costs."),
+    ],
+    json_: Json = False,
+) -> None:
     """Show a set's card, shapes and warnings. Never executes anything in the file."""
     from ddaudit.sets import describe
     from ddaudit.sets import inspect as look
 
-    found = look(file)
+    found = [look(file) for file in files]
     if json_:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        facts = [f.to_json() for f in found]
+        typer.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=1))
         return
-    for line in describe(found):
-        typer.echo(line)
+    for one in found:
+        for line in describe(one):
+            typer.echo(line)
+    if len(found) > 1:
+        typer.echo(_joint_cost([f.card for f in found]))
 
 
 @app.command("import")
@@ -448,6 +470,37 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
             )
         found[key] = value
     return found
+
+
+def _sizes(text: str) -> list[int]:
+    """ "1,10,50" as numbers.
+
+    Raises:
+        BadInput: not positive whole numbers, or one of them twice.
+    """
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"--ipc {text}", "is not a whole number or a list like 1,10,50") from None
+    if min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        raise BadInput(f"--ipc {text}", "images per class must be at least 1, each size once")
+    return sizes
+
+
+def _joint_cost(cards: Sequence[Card]) -> str:
+    """One line: the privacy cost of publishing all these sets, made from one private data set."""
+    from ddaudit.defenses.privacy.accounting import compose
+
+    claims = [card.privacy for card in cards if card.privacy]
+    if len(claims) < len(cards):
+        without = len(cards) - len(claims)
+        return f"publishing all: no guarantee, {without} of these sets carry no privacy claim"
+    delta = max(claim.delta for claim in claims)
+    releases = len({claim.release or id(claim) for claim in claims})
+    return (
+        f"publishing all: epsilon {compose(claims):.4g} at delta {delta:g} "
+        f"({releases} release(s), if all were made from the same records)"
+    )
 
 
 def _names(text: str | None) -> list[str] | None:

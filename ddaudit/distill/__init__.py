@@ -1,7 +1,7 @@
 """Base distillation: signals, distances, syntheses, network sources, loops, recipes."""
 
 from ddaudit.distill.recipe import DEFENSES, METHODS, Defense, Recipe, register, resolve
-from ddaudit.distill.run import distill, distill_many, versions
+from ddaudit.distill.run import distill, distill_many, distill_sizes, versions
 
 __all__ = [
     "DEFENSES",
@@ -10,6 +10,7 @@ __all__ = [
     "Recipe",
     "distill",
     "distill_many",
+    "distill_sizes",
     "register",
     "resolve",
     "versions",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distill.parts import Layout, Opening, Query, Targets
+from ddaudit.distill.parts import Layout, Opening, Query, Reader, Source, Targets
 from ddaudit.sets import PrivacyClaim
 from ddaudit.training.augment import AugmentParams, apply
 
@@ -75,6 +75,39 @@ class MinibatchSource:
     def claims(self) -> list[PrivacyClaim | None]:
         """No guarantee for any run."""
         return [None] * len(self._members)
+
+
+@dataclass
+class OpenedOnce:
+    """A reader whose source is opened once and serves every later opening: one budget, several sets.
+
+    Attributes:
+        reader: the reader inside.
+        queries: how many different questions all the openings together will ask.
+    """
+
+    reader: Reader
+    queries: int
+    source: Source | None = field(default=None, repr=False)
+
+    @property
+    def private(self) -> bool:
+        """As the reader inside."""
+        return self.reader.private
+
+    def check(self, data: ImageData) -> None:
+        """As the reader inside."""
+        self.reader.check(data)
+
+    def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
+        """The source of the first opening; later ones must be for the same data."""
+        if self.source is None:
+            self.source = self.reader.open(data, members, replace(opening, queries=self.queries))
+        return self.source
+
+    def claims(self) -> list[PrivacyClaim | None]:
+        """What everything asked so far costs."""
+        return [] if self.source is None else self.source.claims()
 
 
 def load_batch(

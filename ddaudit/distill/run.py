@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distill.matching import Outcome, Progress
+from ddaudit.distill.reading import OpenedOnce
 from ddaudit.distill.recipe import Recipe
 from ddaudit.errors import BadInput
 from ddaudit.sets import Card, DistilledSet
@@ -50,6 +52,59 @@ def distill(
     return _run(
         recipe, train, everyone, data=data, ipc=ipc, seed=seed, device=device, progress=progress
     )[0]
+
+
+def distill_sizes(
+    recipe: Recipe,
+    train: ImageData,
+    sizes: Sequence[int],
+    *,
+    data: Dataset,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> list[DistilledSet]:
+    """Distil sets of several sizes; private recipes make all of them from one budget.
+
+    The private data answer each question once, with noise, and every size works on the same stored answers. All
+    cards carry the one claim and the one release name: publishing all the sets costs it once.
+
+    Args:
+        sizes: images per class, each at least 1.
+        recipe, train, data, seed, device, progress: see :func:`distill`.
+
+    Returns:
+        One set per size, in the given order.
+
+    Raises:
+        BadInput: a private recipe whose questions depend on the synthetic set, so that sizes cannot share them.
+    """
+    chosen = recipe
+    if recipe.reader is not None and recipe.reader.private and len(sizes) > 1:
+        if not all(recipe.loop.reusable(recipe, ipc) for ipc in sizes):
+            raise BadInput(
+                f"{recipe.name} with several sizes",
+                "its questions depend on the synthetic set, so one budget cannot serve them",
+                "Distil one size at a time (the budgets add up), or use ndpdc, dosser, dp-merf or ldpdc.",
+            )
+        queries = max(recipe.loop.queries(ipc) for ipc in sizes)
+        chosen = replace(recipe, reader=OpenedOnce(recipe.reader, queries))
+    everyone = torch.ones(1, len(train), dtype=torch.bool)
+    sets = [
+        _run(
+            chosen, train, everyone, data=data, ipc=ipc, seed=seed, device=device, progress=progress
+        )[0]
+        for ipc in sizes
+    ]
+    if isinstance(chosen.reader, OpenedOnce):
+        # Later sizes may have asked more: every card states what all of them together cost.
+        (claim,) = chosen.reader.claims()
+        described = recipe.describe()
+        sets = [
+            replace(s, card=s.card.model_copy(update={"privacy": claim, "recipe": described}))
+            for s in sets
+        ]
+    return sets
 
 
 def distill_many(

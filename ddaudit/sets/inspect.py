@@ -125,6 +125,7 @@ def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
         ("sampling", claim.sampling),
         ("clip", "" if claim.clip is None else f"{claim.clip:g}"),
         ("public", ", ".join(claim.public)),
+        ("release", claim.release or ""),
     ]
     lines += [f"  {name:<9}  {value}" for name, value in details if value]
     if claim.ledger:

@@ -23,8 +23,8 @@ from ddaudit.sets import LedgerEntry
 Signals = Callable[[Tensor], Tensor]
 Rows = Callable[[Tensor], Tensor]
 
-# Floats of stored releases kept in memory (256 MiB); beyond it a query can be asked once only.
-KEEP_FLOATS = 64 * 2**20
+# Floats of stored releases kept in memory (1 GiB); beyond it a query can be asked once only.
+KEEP_FLOATS = 2**28
 
 
 @dataclass(frozen=True, eq=False)
