@@ -39,7 +39,7 @@ class MeanEmbedding:
         if clip is not None:
             # The clip factor is a constant in the gradient, as in NDPDC's code.
             z = z * clip_factor(z.detach(), clip)
-        return rows @ z.view(k, m, -1)
+        return torch.bmm(rows.expand(k, -1, -1), z.view(k, m, -1))
 
     def distance(self, net: Network, target: Tensor, synthetic: Tensor) -> Tensor:
         """(K, R) squared norms."""
