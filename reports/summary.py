@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ddaudit.defenses.privacy.accounting import compose
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports.compare import at_floor, difference, outcome
 from ddaudit.reports.labels import brief, full_name, number
 from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone
+from ddaudit.sets import PrivacyClaim
 
 _MOST_CHANGES = 5
 
@@ -19,6 +21,7 @@ def summarise(report: Report) -> list[Sentence]:
     reference, and what is missing."""
     return [
         *_claims(report),
+        *_together(report),
         *_checks(report),
         *_against_base(report),
         *_against_reference(report),
@@ -57,6 +60,31 @@ def _claims(report: Report) -> list[Sentence]:
         else:
             out.append(_say("warning", f"{stated}; the claim was not tested: {claim.reason}."))
     return out
+
+
+def _together(report: Report) -> list[Sentence]:
+    """What publishing every private set of the report costs: releases of the same records add up."""
+    claims = []
+    for subject in report.subjects:
+        stated = (subject.card or {}).get("privacy")
+        if not stated:
+            continue
+        claim = PrivacyClaim.model_validate(stated)
+        # The card is the first seed's; every further seed was a release of its own.
+        seeds = max(1, len(report.run.seeds)) if subject.kind == "recipe" else 1
+        claims += [claim] + [
+            claim.model_copy(update={"release": f"{claim.release}/{k}"}) for k in range(1, seeds)
+        ]
+    releases = {claim.release or str(i) for i, claim in enumerate(claims)}
+    if len(releases) < 2 or len({claim.relation for claim in claims}) > 1:
+        return []
+    delta = max(claim.delta for claim in claims)
+    cost = compose(claims)
+    text = (
+        f"This report rests on {len(releases)} private releases of the same records. Publishing all "
+        f"of these sets would cost ε = {brief(cost)} at δ = {brief(delta)}, not the ε of one."
+    )
+    return [_say("warning", text)]
 
 
 def _checks(report: Report) -> list[Sentence]:

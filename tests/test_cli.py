@@ -204,6 +204,38 @@ def test_distill_inspect_and_audit_of_the_file(run, tmp_path):
     assert report["subjects"][0]["card"]["privacy"]["epsilon"] == privacy["epsilon"]
 
 
+def test_several_sizes_and_what_publishing_them_costs(run, tmp_path):
+    quick = ["--data", "digits", "--epsilon", 4, "--delta", 1e-4, "--set", "loop.iterations=10"]
+    quick += ["--set", "networks.width=8"]
+    code, _, err = run(
+        "distill", "ndpdc", *quick, "--ipc", "1,2", "--out", tmp_path / "s.safetensors"
+    )
+    assert code == 0, err
+    made = sorted(tmp_path.iterdir())
+    assert [f.name for f in made] == ["s-ipc1.safetensors", "s-ipc2.safetensors"]
+    code, out, _ = run("inspect", *made)
+    assert code == 0
+    one_budget = float(out.split("publishing all: epsilon ")[1].split()[0])
+    assert one_budget <= 4
+    assert "(1 release" in out
+    other = tmp_path / "other.safetensors"
+    assert run("distill", "ndpdc", *quick, "--ipc", 1, "--out", other)[0] == 0
+    code, out, _ = run("inspect", *made, other)
+    assert float(out.split("publishing all: epsilon ")[1].split()[0]) > 1.2 * one_budget
+    assert "(2 release" in out
+    code, out, _ = run("inspect", *made, "--json")
+    assert [c["ipc"] for c in json.loads(out)] == [1, 2]
+    code, out, err = run("inspect", made[0], set_file(tmp_path / "open.safetensors"))
+    assert "publishing all: no guarantee, 1 of these sets" in out
+
+
+@pytest.mark.parametrize("ipc", ["0", "1,1", "ten", "1,,2"])
+def test_bad_sizes_are_one_line(run, tmp_path, ipc):
+    code, _, err = run("distill", "dm", "--ipc", ipc, "--out", tmp_path / "s.safetensors")
+    assert (code, len(err)) == (2, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_gate_exit_codes(run, tmp_path):
     run(
         "audit",

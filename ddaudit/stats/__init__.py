@@ -5,7 +5,6 @@ from ddaudit.stats.crossed import (
     crossed_mean,
     crossed_rate,
     hierarchical_bootstrap,
-    merge_seeds,
 )
 from ddaudit.stats.floors import Floor, GapFloor, fair_gap_floor, max_min_gap
 from ddaudit.stats.intervals import (
@@ -34,7 +33,6 @@ __all__ = [
     "max_min_gap",
     "mcnemar",
     "mean_t",
-    "merge_seeds",
     "paired_difference",
     "roc_curve",
     "tpr_at_fpr",

@@ -1,14 +1,13 @@
-"""Intervals over two kinds of sample at once: victims x images, and merging over seeds.
+"""Intervals over two kinds of sample at once: victims x images.
 
-A published number rests on a few victims (networks) that all answered the same test images, for a
-few seeds (distillations). An interval over images alone is too narrow, and so is one over victims
-alone.
+A published number rests on a few victims (networks) that all answered the same test images. An
+interval over images alone is too narrow, and so is one over victims alone. Seeds are merged where
+the report is made (``ddaudit.reports.merge``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -165,29 +164,3 @@ def hierarchical_bootstrap(
     drawn = resamples(x.shape[1], n_boot, g, width=len(x))
     replicates = torch.cat([of(x[:, i].transpose(0, 1)).mean(1) for i in drawn])
     return crossed(per_victim, replicates, n=x.shape[1], shift=shift, confidence=confidence)
-
-
-def merge_seeds(intervals: Sequence[Interval], confidence: float = 0.95) -> Interval:
-    """One interval for the mean over seeds, from the interval of each seed.
-
-    ``half^2 = (t_{S-1} s / sqrt(S))^2 + (mean half-width within a seed)^2``, for the lower and the
-    upper side apart. The first term is the spread between seeds (a fresh distillation each). The
-    second does not shrink with the number of seeds: all seeds are scored on the same test images,
-    so they share its sampling error and repeating the distillation cannot average it away. Part of
-    the within-seed width (the victims) does shrink and is kept, so the interval errs on the wide
-    side.
-
-    Raises:
-        NotEnoughData: no intervals.
-    """
-    if not intervals:
-        raise NotEnoughData("a merge of no seeds")
-    count = len(intervals)
-    values = torch.tensor([i.value for i in intervals], dtype=torch.float64)
-    value = float(values.mean())
-    between = 0.0
-    if count > 1:
-        between = student(count - 1, confidence) * float(values.std()) / math.sqrt(count)
-    down = math.hypot(between, sum(i.value - i.low for i in intervals) / count)
-    up = math.hypot(between, sum(i.high - i.value for i in intervals) / count)
-    return Interval(value, value - down, value + up, min(i.n for i in intervals))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,14 +10,12 @@ from scipy import stats as scipy_stats
 
 from ddaudit.errors import NotEnoughData
 from ddaudit.stats import (
-    Interval,
     bootstrap,
     clopper_pearson,
     crossed,
     crossed_mean,
     crossed_rate,
     hierarchical_bootstrap,
-    merge_seeds,
     wilson,
 )
 
@@ -89,24 +85,6 @@ def test_shift_keeps_the_value_inside_where_the_percentile_interval_excludes_it(
     assert shifted.low < low
 
 
-def test_merge_seeds_is_the_documented_formula() -> None:
-    sides = [(0.70, 100), (0.74, 100), (0.72, 90)]
-    seeds = [Interval(v, v - 0.02, v + 0.03, n) for v, n in sides]
-    got = merge_seeds(seeds)
-    t = scipy_stats.t.ppf(0.975, 2)
-    between = t * 0.02 / math.sqrt(3)
-    assert got.value == pytest.approx(0.72)
-    assert got.value - got.low == pytest.approx(math.hypot(between, 0.02))
-    assert got.high - got.value == pytest.approx(math.hypot(between, 0.03))
-    assert got.n == 90
-
-
-def test_merging_seeds_never_shrinks_the_shared_test_set_error() -> None:
-    one = Interval(0.7, 0.65, 0.75, 300)
-    assert merge_seeds([one]) == one
-    assert merge_seeds([one] * 20).half_width == pytest.approx(0.05)
-
-
 def test_rates_of_one_victim_are_exact_and_extremes_keep_a_width() -> None:
     one = torch.tensor([1.0] * 90 + [0.0] * 10)
     assert crossed_rate(one) == clopper_pearson(90, 100)
@@ -118,8 +96,6 @@ def test_rates_of_one_victim_are_exact_and_extremes_keep_a_width() -> None:
 
 
 def test_nothing_to_merge_or_average_is_refused() -> None:
-    with pytest.raises(NotEnoughData):
-        merge_seeds([])
     with pytest.raises(NotEnoughData):
         crossed_mean(torch.ones(3, 1))
     with pytest.raises(NotEnoughData):
