@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ddaudit.defenses.privacy.accounting import epsilon
 from ddaudit.reports import Report, build_report
+from ddaudit.reports.labels import brief
 from ddaudit.reports.summary import base_of
+from ddaudit.sets import LedgerEntry, PrivacyClaim
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,29 @@ def test_an_empty_report_says_nothing() -> None:
         checks: dict[str, list[object]] = {}  # noqa: RUF012
 
     assert build_report(Empty()).summary == []  # type: ignore[arg-type]
+
+
+def test_releases_of_the_same_records_add_up() -> None:
+    """Two full-batch Gaussian releases of sigma are one of sigma / sqrt(2): an outside answer."""
+
+    def claim(release: str, sigma: float) -> dict[str, object]:
+        entry = LedgerEntry(query="q", sigma=sigma, q=1.0, count=1)
+        stated = PrivacyClaim(
+            epsilon=epsilon([entry], 1e-5), delta=1e-5, ledger=[entry], release=release
+        )
+        return {"privacy": stated.model_dump(mode="json")}
+
+    class Two:
+        info = {"data": "digits"}  # noqa: RUF012
+        subjects = (
+            {"id": "a", "kind": "file", "card": claim("x", 5.0)},
+            {"id": "b", "kind": "file", "card": claim("y", 5.0)},
+            {"id": "same as a", "kind": "file", "card": claim("x", 5.0)},
+        )
+        auditors = cells = ()
+        checks: dict[str, list[object]] = {}  # noqa: RUF012
+
+    joint = epsilon([LedgerEntry(query="q", sigma=5.0 / 2**0.5, q=1.0, count=1)], 1e-5)
+    (line,) = [t for t in _texts(build_report(Two())) if "private releases" in t]  # type: ignore[arg-type]
+    assert "2 private releases" in line
+    assert f"ε = {brief(joint)} " in line
