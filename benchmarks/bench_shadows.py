@@ -39,7 +39,9 @@ def main() -> None:
     many = torch.rand(args.runs, n, generator=torch.Generator().manual_seed(0)) < 0.5
     one = torch.ones(1, n, dtype=torch.bool)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.iterations} steps")
-    print(f"| method | IPC | one run, CPU s | {args.runs} runs, CPU s | ratio |\n|---|---|---|---|---|")
+    print(
+        f"| method | IPC | one run, CPU s | {args.runs} runs, CPU s | ratio |\n|---|---|---|---|---|"
+    )
     for method in args.methods:
         options = {"loop.iterations": args.iterations} if method != "random" else {}
         recipe = resolve(method, profile="small", options=options)

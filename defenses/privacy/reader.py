@@ -92,7 +92,7 @@ class PoissonGaussian:
         """
         for n in (int(members.sum(1).max()), int(members.sum(1).min())):
             check_delta(self.delta, n)
-        gate = PrivateSource(data, members, noise_seed=self.noise_seed)
+        gate = self.gate(data, members)
         counts = self._counts(data, members, opening.rule, gate)
         rates = self._rates(data, counts)
         sigma = self.sigma
@@ -106,6 +106,10 @@ class PoissonGaussian:
             )
         gate.plan(Plan(rates, self.clip, sigma, opening.queries))
         return PrivateTargets(self, gate, data, opening, self._mass(data, counts, opening, gate))
+
+    def gate(self, data: ImageData, members: Tensor) -> PrivateSource:
+        """The gate that this reader reads through, without a plan yet."""
+        return PrivateSource(data, members, noise_seed=self.noise_seed)
 
     def _counts(
         self, data: ImageData, members: Tensor, rule: TargetRule, gate: PrivateSource

@@ -19,6 +19,7 @@ from ddaudit.attacks.membership.audit.adversaries import (
 from ddaudit.attacks.membership.audit.bound import Bound, Shares, bound, ceiling, joint
 from ddaudit.attacks.membership.audit.canaries import Canaries, Kind, plant
 from ddaudit.attacks.membership.audit.claims import AFFECTS, check_claim, describe
+from ddaudit.attacks.membership.audit.probe import check_reader, check_seen, check_start
 from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Watched
 from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
@@ -114,6 +115,7 @@ class Privacy(Auditor[PrivacySettings]):
         "Nasr et al., S&P 2021, arXiv 2101.04535 (mislabelled canaries)",
         "Mironov, Talwar & Zhang, arXiv 1908.10530; Gopi et al., NeurIPS 2021 (accountants)",
     )
+    version = 2
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"canaries": 200, "networks": 12, "release_megapixels": 15.0},
@@ -148,6 +150,7 @@ class Privacy(Auditor[PrivacySettings]):
         top = ceiling(len(coins), shares=shares, delta=delta)
         if tested:
             finding.checks.append(_holds(best, top, tested, subject.id))
+        finding.checks += _probed(subject, ctx, audit, seed)
         finding.metrics += _metrics(bounds, best)
         finding.curves += _curves(audit, tested)
         finding.caveats += _caveats(audit, settings, top, claim)
@@ -229,6 +232,27 @@ def _audit(subject: Subject, ctx: Context, settings: PrivacySettings, seed: int)
     if not scores:
         raise Unsupported("the only adversary asked for needs a private recipe")
     return _Audit(canaries, released, scores, (observer.used, observer.seen))
+
+
+def _probed(subject: Subject, ctx: Context, audit: _Audit, seed: int) -> list[Check]:
+    """What a private recipe's parts do when they are asked directly, and what the audited run was shown."""
+    recipe = subject.recipe
+    if recipe is None or recipe.reader is None or not recipe.reader.private:
+        return []
+    found = check_start(recipe, ctx.data, ipc=ctx.ipc, subject=subject.id)
+    claim, seen = audit.released.card.privacy, audit.releases[1]
+    if claim and seen:
+        found.append(check_seen(seen, claim, subject=subject.id))
+    if recipe.target is not None:
+        found += check_reader(
+            recipe.reader,
+            recipe.target,
+            ctx.data.train,
+            subject=subject.id,
+            seed=ctx.seed_for("privacy", "probe", seed),
+            device=ctx.device,
+        )
+    return found
 
 
 def _score(

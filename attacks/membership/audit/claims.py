@@ -35,8 +35,8 @@ def check_claim(claim: PrivacyClaim, *, subject: str, records: int) -> list[Chec
         _delta(claim, subject, records),
         Check(
             name="claim: sampling is what the accountants assume",
-            passed=claim.sampling.lower().startswith("poisson"),
-            expected="poisson",
+            passed=_covered(claim),
+            expected="poisson, or full batch at rate 1",
             detail=f"The card says '{claim.sampling}'. Shuffled or fixed-size batches are not covered.",
             affects=AFFECTS,
             subject=subject,
@@ -55,6 +55,12 @@ def describe(claim: PrivacyClaim) -> str:
     if claim.noise_seed_published:
         text += " The noise was drawn from a known seed: for anyone who knows it the claim is void."
     return text
+
+
+def _covered(claim: PrivacyClaim) -> bool:
+    sampling = claim.sampling.lower()
+    whole = sampling.startswith("full batch") and all(e.q == 1 for e in claim.ledger)
+    return whole or sampling.startswith("poisson")
 
 
 def _ledger(claim: PrivacyClaim, subject: str) -> Check:

@@ -21,11 +21,13 @@ class Release:
     """What one private query made public, and how to compute any record's part in it.
 
     Attributes:
+        question: the query's id; a release shown twice under one id had its noise drawn again.
         values: (R, D) noisy sums, up to a public factor per row.
         signals: records -> (N, D) their clipped signals under the query's public network.
         rows: records -> (R, N) their weights in the sums.
     """
 
+    question: str
     values: Tensor
     signals: Callable[[ImageData], Tensor]
     rows: Callable[[ImageData], Tensor]
@@ -79,7 +81,7 @@ class _WatchedSource:
         def rows(records: ImageData) -> Tensor:
             return self._opening.rule.rows(records, torch.arange(len(records)))
 
-        self._observer(Release(found.values[0], signals, rows))
+        self._observer(Release(query.id, found.values[0], signals, rows))
         return found
 
     def claims(self) -> list[PrivacyClaim | None]:

@@ -1,0 +1,1 @@
+"""Label models put on a recipe by name: ``+soft``."""
