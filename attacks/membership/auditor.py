@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
-import torch
-from pydantic import Field
-from torch import Tensor
-
-from ddaudit.attacks.membership import known_answers
+from ddaudit.attacks.membership import comparison, control, known_answers
+from ddaudit.attacks.membership.battery import shadow_evidence
+from ddaudit.attacks.membership.caveats import holdout_caveats, shadow_caveats
 from ddaudit.attacks.membership.ceiling import ceiling_check, ceiling_curve, weakest_claim
-from ddaudit.attacks.membership.evidence import Evidence, Summary, summarise
+from ddaudit.attacks.membership.evidence import Summary, summarise
 from ddaudit.attacks.membership.holdout import holdout_evidence, split
-from ddaudit.attacks.membership.released import class_mean_scores, nearest_scores
-from ddaudit.attacks.membership.scores import lira, rmia
-from ddaudit.attacks.membership.shadows import Shadows, others, run_shadows
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
-from ddaudit.errors import NotEnoughData, Unsupported
+from ddaudit.attacks.membership.settings import PRESETS, MembershipSettings
+from ddaudit.attacks.membership.shadows import Halves, Shadows, draw_halves, run_shadows
+from ddaudit.auditor import Auditor, Context, Subject, auditor
+from ddaudit.distill import resolve
+from ddaudit.distill.selection import Selection
+from ddaudit.errors import BadInput, NotEnoughData, Unsupported
 from ddaudit.findings import Check, Finding
-
-NO_FREE_LUNCH = (
-    "A low reading is not privacy by itself: a random subset leaks nothing about the records it "
-    "leaves out and everything about those it holds. Compare with the 'random' and 'full' rows "
-    "at equal accuracy, and see the privacy auditor for planted worst-case records."
-)
-AVERAGE = (
-    "Rates are averages over natural records; outliers and mislabelled records can be far more "
-    "exposed."
-)
-
-
-class MembershipSettings(Settings):
-    """How many shadows, and on how many records."""
-
-    shadows: int = Field(default=16, ge=3)
-    """Re-distillations of a recipe, each on a random half of the pool."""
-    pool: int = Field(default=4000, ge=40)
-    """Training records that shadows are drawn from (recipe), or members under attack (file,
-    checkpoint).
-    """
-    victims_per_shadow: int = Field(default=2, ge=1)
-    population: int = Field(default=2000, ge=20)
-    """Records from validation and test: strangers of RMIA (recipe); at most as many non-members
-    (file).
-    """
-    random_networks: int = Field(default=4, ge=1)
-    """Public random networks of the class-mean attack."""
-    noise_draws: int = Field(default=4, ge=0)
-    """Noisy copies per level of the label-only attack on files and checkpoints; 0 leaves it out."""
-    rmia_gamma: float = Field(default=1.0, gt=0)
-    rmia_a: float = Field(default=0.3, ge=0, le=1)
+from ddaudit.sets import PrivacyClaim
+from ddaudit.stats import crossed_rate
 
 
 @auditor
@@ -60,24 +31,31 @@ class Membership(Auditor[MembershipSettings]):
     name = "membership"
     title = "Membership inference"
     question = (
-        "Could somebody who holds the distilled set find out whether a particular record (a "
-        "patient's scan, a person's photo) was in the data it was made from?"
+        "Somebody has the distilled set and a particular record in hand (a patient's scan, a person's "
+        "photo). Can they find out whether that record was in the data the set was made from?"
     )
     threat_model = (
         "The attacker has the released set, knows the recipe and its public random numbers, owns "
         "similar data, and holds the exact record in question. For a recipe the attacker "
-        "re-runs it many times with and without the record (shadows) and trains networks on each "
-        "result. For a file without a recipe, or a checkpoint, the attacker can only look at "
+        "re-runs it many times with and without the record (shadows), trains networks on each "
+        "result, and learns how they behave when they have seen the record and when they have not. "
+        "For a file without a recipe, or a checkpoint, the attacker can only look at "
         "the images or at how a network trained on them treats the record."
     )
     how_to_read = (
-        "Think of a guard who must call 'member' or 'not a member' for many records. The AUC "
-        "says how often a true member gets a higher suspicion score than a non-member: 0.5 is "
-        "coin flipping (good), 1.0 is certainty (bad). The rate 'TPR at 1% FPR' is stricter and "
-        "matters more: the share of members exposed when only one in a hundred innocent records "
-        "may be accused; 0.01 is chance, 0.10 means that one member in ten can be pointed at "
-        "with some confidence. In the plot, a curve along the dashed diagonal is guessing; the "
-        "more it rises above it at the left edge, the more individual members are exposed."
+        "Think of a game: we show the attacker two records, one that was used (a member) and one that was "
+        "not, and ask which is which. The AUC is how often the answer is right: 0.5 is a coin toss (good), "
+        "1.0 is always right (bad); 0.55 is little, but not nothing if its interval stays above 0.5. "
+        "An average hides what hurts most, which is to be sure about a few people. 'TPR at 1% FPR' measures "
+        "that: the attacker may wrongly accuse one in a hundred of the records that were not used; what share "
+        "of the members is then named? 0.01 is luck; 0.10 means that one member in ten can be pointed at. The "
+        "plot (a ROC curve) shows this for every number of allowed mistakes: mistakes to the right, members "
+        "found upwards. Along the dashed diagonal the attacker is guessing; the further a curve rises above it "
+        "at the left edge, the worse. No such number means much alone, because networks that have learnt "
+        "nothing betray nobody. So look at how accurate the attacked networks are, and at the controls: the "
+        "same attack on networks trained by DP-SGD (a way of training with proven privacy), and on networks "
+        "trained on a few real records picked at random. A set has bought privacy only if it beats DP-SGD: "
+        "less is found at the same accuracy, or no more at a higher one."
     )
     sources = (
         "Carlini et al., Membership Inference Attacks From First Principles, S&P 2022",
@@ -88,18 +66,16 @@ class Membership(Auditor[MembershipSettings]):
         "Bertran et al., Membership Inference via Quantile Regression, NeurIPS 2023",
         "Choquette-Choo et al., Label-Only Membership Inference Attacks, ICML 2021",
         "Dong, Zhao and Lyu, Privacy for Free, ICML 2022, and the critique No Free Lunch, arXiv "
-        "2209.14987",
+        "2209.14987 (why DP-SGD and a random subset have to stand beside every reading)",
+        "Abadi et al., Deep Learning with Differential Privacy, CCS 2016 (DP-SGD)",
     )
-    version = 1
+    version = 2
     settings = MembershipSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"shadows": 8, "pool": 1200, "victims_per_shadow": 1, "population": 600,
-                  "random_networks": 4, "noise_draws": 1},
-        "standard": {"shadows": 16, "pool": 4000, "victims_per_shadow": 2, "population": 4000,
-                     "random_networks": 8, "noise_draws": 4},
-        "full": {"shadows": 64, "pool": 10_000, "victims_per_shadow": 4, "population": 10_000,
-                 "random_networks": 16, "noise_draws": 8},
-    }  # fmt: skip
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+
+    def __init__(self) -> None:
+        # Halves and controls are the same for every subject of an audit.
+        self._shared = control.Shared()
 
     def run(
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
@@ -110,26 +86,36 @@ class Membership(Auditor[MembershipSettings]):
         return self._from_holdout(subject, ctx, settings, seed)
 
     def checks(self, ctx: Context, settings: MembershipSettings) -> list[Check]:
-        """A victim that memorised, one that cannot know, and a closed form."""
-        return [
+        """A victim that memorised, one that cannot know, a closed form, and what DP-SGD should hide."""
+        checks = [
             known_answers.memorised_victim(ctx),
             known_answers.strangers_only(ctx),
             known_answers.gaussian_lira(ctx),
         ]
+        if settings.control_runs:
+            try:
+                halves = self._halves(ctx, settings, seed=0)
+                found = self._dp_sgd(ctx, settings, halves, claim=None, seed=0)
+            except (Unsupported, NotEnoughData, BadInput):
+                return checks  # the subjects' findings say why there is no control
+            runs = min(settings.control_runs, settings.shadows)
+            checks.append(control.overfitted(ctx, halves, found.reading, runs=runs, seed=0))
+        return checks
 
     def _from_shadows(
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
     ) -> Finding:
-        shadows = run_shadows(
-            subject,
+        shadows = self._shadows(subject, ctx, settings, seed)
+        evidence, verbatim = shadow_evidence(
+            shadows,
             ctx,
-            shadows=settings.shadows,
-            pool=settings.pool,
-            victims=settings.victims_per_shadow,
-            population=settings.population,
+            attacks=settings.attacks,
+            random_networks=settings.random_networks,
+            rmia_gamma=settings.rmia_gamma,
+            rmia_a=settings.rmia_a,
+            rmia_references=settings.rmia_references,
             seed=seed,
         )
-        evidence, verbatim = shadow_evidence(shadows, ctx, settings, seed)
         generator = ctx.generator("membership", "ties", seed)
         summary = summarise(
             evidence,
@@ -144,8 +130,133 @@ class Membership(Auditor[MembershipSettings]):
                 ceiling_check(evidence, claim, subject=subject.id, generator=generator)
             )
             finding.curves.append(ceiling_curve(claim))
-        finding.caveats += _shadow_caveats(shadows, settings, claimed=claim is not None)
+        finding.metrics.append(comparison.victim_accuracy(crossed_rate(shadows.answers.correct)))
+        self._compare(finding, subject, shadows, ctx, settings, claim, seed)
+        finding.caveats += shadow_caveats(shadows, settings, claimed=claim is not None)
         return finding
+
+    def _compare(
+        self,
+        finding: Finding,
+        subject: Subject,
+        shadows: Shadows,
+        ctx: Context,
+        settings: MembershipSettings,
+        claim: PrivacyClaim | None,
+        seed: int,
+    ) -> None:
+        """Put the controls beside a finding, and the comparison first among its caveats."""
+        if not settings.control_runs:
+            return
+        runs = min(settings.control_runs, settings.shadows)
+        ours = control.read(shadows.answers, shadows.halves, {}, runs=runs)
+        said = []
+        generator = ctx.generator("membership", "control ties", seed)
+        try:
+            private = self._dp_sgd(ctx, settings, shadows.halves, claim=claim, seed=seed)
+        except BadInput as error:
+            said.append(f"No DP-SGD control: {error}")
+        else:
+            reading = private.reading
+            finding.metrics += comparison.control_metrics(reading, generator=generator)
+            finding.curves += comparison.control_curve(reading, generator=generator)
+            said.append(
+                comparison.against_dp_sgd(
+                    ours, reading, delta=private.delta, runs=runs, claim=claim
+                )
+            )
+        if not _is_random(subject):
+            subsets = self._random(ctx, settings, shadows.halves, seed)
+            for reading in subsets:
+                finding.metrics += comparison.control_metrics(reading, generator=generator)
+            if subsets:
+                said.append(comparison.against_random(ours, subsets, runs=runs))
+        if ctx.preset.seeds > 1:
+            said = [f"Seed {seed}. {text}" for text in said]
+        finding.caveats[:0] = said
+
+    # ---- what subjects share ---------------------------------------------------------------------
+
+    def _halves(self, ctx: Context, settings: MembershipSettings, seed: int) -> Halves:
+        return self._shared.once(
+            ctx,
+            ("halves", settings, seed),
+            lambda: draw_halves(
+                ctx,
+                shadows=settings.shadows,
+                pool=settings.pool,
+                population=settings.population,
+                seed=seed,
+            ),
+        )
+
+    def _shadows(
+        self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
+    ) -> Shadows:
+        def make() -> Shadows:
+            return run_shadows(
+                subject,
+                ctx,
+                self._halves(ctx, settings, seed),
+                victims=settings.victims_per_shadow,
+                attacks={"loss", *settings.attacks},
+                noise_draws=settings.noise_draws,
+                seed=seed,
+            )
+
+        # Random records are a subject of nearly every audit, and a control of all the others.
+        if _is_random(subject):
+            return self._shared.once(ctx, ("random", settings, seed), make)
+        return make()
+
+    def _dp_sgd(
+        self,
+        ctx: Context,
+        settings: MembershipSettings,
+        halves: Halves,
+        *,
+        claim: PrivacyClaim | None,
+        seed: int,
+    ) -> _Private:
+        epsilon, delta = control.target_of(
+            claim, epsilon=settings.control_epsilon, delta=settings.control_delta
+        )
+        reading = self._shared.once(
+            ctx,
+            ("dp-sgd", settings, seed, epsilon, delta),
+            lambda: control.dp_sgd(
+                ctx,
+                halves,
+                runs=min(settings.control_runs, settings.shadows),
+                steps=settings.control_steps,
+                epsilon=epsilon,
+                delta=delta,
+                seed=seed,
+            ),
+        )
+        return _Private(reading, delta)
+
+    def _random(
+        self, ctx: Context, settings: MembershipSettings, halves: Halves, seed: int
+    ) -> list[control.Reading]:
+        runs = min(settings.control_runs, settings.shadows)
+
+        def make(ipc: int) -> control.Reading:
+            if ipc == ctx.ipc:
+                recipe = resolve("random", profile=ctx.preset.profile)
+                same = Subject(id="random", kind="recipe", recipe=recipe)
+                answers = self._shadows(same, ctx, settings, seed).answers
+                return control.read(answers, halves, {"control": "random", "ipc": ipc}, runs=runs)
+            return control.random_records(
+                ctx, halves, ipc=ipc, runs=runs, victims=settings.victims_per_shadow, seed=seed
+            )
+
+        return [
+            self._shared.once(ctx, ("subset", settings, seed, n), partial(make, n))
+            for n in control.sizes_tried(settings.control_sizes, ctx, halves)
+        ]
+
+    # ---- files and checkpoints -------------------------------------------------------------------
 
     def _from_holdout(
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
@@ -158,8 +269,12 @@ class Membership(Auditor[MembershipSettings]):
             subject,
             ctx,
             sides,
+            attacks=settings.file_attacks,
             random_networks=settings.random_networks,
             noise_draws=settings.noise_draws,
+            rmia_gamma=settings.rmia_gamma,
+            rmia_a=settings.rmia_a,
+            rmia_references=settings.rmia_references,
             seed=seed,
         )
         headline = "class-mean" if subject.set is not None else "loss"
@@ -171,58 +286,27 @@ class Membership(Auditor[MembershipSettings]):
         )
         finding = _finding(self.name, subject, summary)
         finding.status = "partial"
-        finding.reason = "no recipe: LiRA and RMIA need re-distillation"
-        finding.caveats += [*sides.caveats, *_holdout_caveats(subject, ctx, headline)]
+        finding.reason = "no recipe: LiRA, online RMIA and the controls need re-distillation"
+        finding.caveats += [*sides.caveats, *holdout_caveats(subject, ctx, headline)]
         return finding
 
 
-def shadow_evidence(
-    shadows: Shadows, ctx: Context, settings: MembershipSettings, seed: int
-) -> tuple[list[Evidence], Tensor]:
-    """Leave-one-out scores of six attacks: each shadow is the target once, the others are
-    references.
+@dataclass(frozen=True, eq=False)
+class _Private:
+    reading: control.Reading
+    delta: float
 
-    Returns:
-        The evidence, and (K, N) bool: the shadow's set holds the record verbatim.
-    """
-    count, members = len(shadows.members), shadows.members
-    ratio, one_sided, robust = [], [], []
-    for k in range(count):
-        rest = others(k, count)
-        fitted = lira.fit(shadows.phi[rest], members[rest], pooled=count <= 64)
-        ratio.append(lira.online(shadows.phi[k], fitted))
-        one_sided.append(lira.offline(shadows.phi[k], fitted))
-        robust.append(
-            rmia.score(
-                shadows.log_p[k],
-                rmia.online_reference(shadows.log_p[rest], members[rest], a=settings.rmia_a),
-                shadows.stranger_log_p[k],
-                rmia.offline_reference(shadows.stranger_log_p[rest], a=settings.rmia_a),
-                gamma=settings.rmia_gamma,
-            )
-        )
-    generator = ctx.generator("membership", "reference", seed)
-    near, verbatim = nearest_scores(
-        shadows.pool, shadows.sets, shadows.strangers, generator=generator
+
+def _is_random(subject: Subject) -> bool:
+    """Random real records without any condition: the control itself."""
+    recipe = subject.recipe
+    return (
+        recipe is not None
+        and recipe.labels is None
+        and isinstance(recipe.loop, Selection)
+        and recipe.loop.strategy == "random"
+        and not recipe.loop.by_group
     )
-    claim = shadows.sets[0].card.privacy
-    means = class_mean_scores(
-        shadows.pool,
-        shadows.sets,
-        shadows.strangers,
-        ctx,
-        networks=settings.random_networks,
-        clip=claim.clip if claim is not None else None,
-        seed=seed,
-    )
-    return [
-        Evidence("lira", torch.stack(ratio), members, references=True),
-        Evidence("lira-offline", torch.stack(one_sided), members, references=True),
-        Evidence("rmia", torch.stack(robust), members, references=True),
-        Evidence("loss", shadows.log_p, members),
-        Evidence("class-mean", means, members),
-        Evidence("nearest", near, members),
-    ], verbatim
 
 
 def _verdicts(attack: str) -> frozenset[tuple[str, str]]:
@@ -246,57 +330,3 @@ def _finding(name: str, subject: Subject, summary: Summary) -> Finding:
         curves=summary.curves,
         caveats=summary.caveats,
     )
-
-
-def _shadow_caveats(shadows: Shadows, settings: MembershipSettings, *, claimed: bool) -> list[str]:
-    count, records = shadows.members.shape
-    inside = int(shadows.members.sum())
-    caveats = [
-        *shadows.caveats,
-        f"Measured on {count} re-distillations of random halves of {records} training records, "
-        f"about {inside // count} a run: one record weighs more in them than in a set made from "
-        "all of the data.",
-        f"TPR and ROC pool {inside} member and {count * records - inside} non-member pairs (run, "
-        "record) under one threshold. Pairs share records and references, so the interval is the "
-        "wider of Clopper-Pearson's and a bootstrap over records, and n counts distinct records. "
-        "AUC is the mean over runs.",
-        f"Online LiRA was declared the verdict before looking; {count - 1} references and "
-        f"{settings.victims_per_shadow} victim(s) per run limit its power, so leakage may be "
-        "larger.",
-        AVERAGE,
-        NO_FREE_LUNCH,
-    ]
-    if claimed:
-        caveats.append(
-            "Shadows carry their own privacy claim, calibrated to their own number of records."
-        )
-    return caveats
-
-
-def _holdout_caveats(subject: Subject, ctx: Context, headline: str) -> list[str]:
-    caveats = [
-        "Members are training records, non-members validation and test records: a distribution "
-        "shift between the splits would look like membership.",
-        "LiRA and RMIA, the strongest attacks, need re-distillation, hence the recipe; this "
-        "reading is a lower bound on what an attacker with the recipe can do.",
-        f"The {headline} attack was declared the verdict before looking; the others are shown, "
-        "not selected.",
-        AVERAGE,
-        NO_FREE_LUNCH,
-    ]
-    if subject.set is not None:
-        source = subject.set.card.source_fingerprint
-        if source is None:
-            caveats.append(
-                "The set's card does not say which data it was made from; members are assumed to "
-                "be ours."
-            )
-        elif source != ctx.data.train.fingerprint:
-            caveats.append(
-                f"The set says it was made from other data (fingerprint {source}, ours is "
-                f"{ctx.data.train.fingerprint}): our training records need not be its members, "
-                "and readings near 0.5 then mean nothing."
-            )
-    else:
-        caveats.append("A checkpoint comes without images: only the network's loss was attacked.")
-    return caveats

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ddaudit.attacks.membership.battery import FILE_ATTACKS, PRINCIPAL, features
 from ddaudit.attacks.membership.evidence import Evidence
 from ddaudit.attacks.membership.heldout import held_out, join
-from ddaudit.attacks.membership.released import class_mean_scores, nearest_scores
+from ddaudit.attacks.membership.released import (
+    class_mean_scores,
+    feature_closeness,
+    nearest_scores,
+)
 from ddaudit.attacks.membership.scores import domias as density
-from ddaudit.attacks.membership.scores import label_only, quantile, signals
+from ddaudit.attacks.membership.scores import quantile, rmia, signals
+from ddaudit.attacks.membership.shadows import label_scores, log_mean, mean_of, network_scores
 from ddaudit.auditor import Context, Subject, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import NotEnoughData
 from ddaudit.models import Network
+from ddaudit.sets import Card, DistilledSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,104 +76,143 @@ def holdout_evidence(
     ctx: Context,
     sides: Sides,
     *,
+    attacks: Collection[str],
     random_networks: int,
     noise_draws: int,
+    rmia_gamma: float,
+    rmia_a: float,
+    rmia_references: int,
     seed: int,
 ) -> tuple[list[Evidence], Tensor | None]:
-    """Scores of every attack that works without re-distillation.
+    """Scores of the attacks that work without re-distillation.
 
     Args:
         subject: a set file or a checkpoint.
         sides: from :func:`split`.
+        attacks: names; those that need images are passed over for a checkpoint.
         random_networks: of the class-mean attack.
         noise_draws: noisy copies per level of the label-only attack; 0 leaves it out.
+        rmia_gamma, rmia_a: see :mod:`scores.rmia`.
+        rmia_references: networks that are trained on real strangers to serve as references.
         seed: of networks, noise and regressors.
 
     Returns:
         The evidence, with K = 1, and (1, N) bool: the set holds the member verbatim (None without a
         set).
     """
-    evidence, verbatim = [], None
+    found: dict[str, Tensor] = {}
+    verbatim = None
     if subject.set is not None:
-        scores, verbatim = _image_scores(
-            subject, ctx, sides, random_networks=random_networks, seed=seed
+        found, verbatim = _image_scores(
+            subject.set, ctx, sides, attacks=attacks, random_networks=random_networks, seed=seed
         )
-        evidence += [(name, score) for name, score in scores.items()]
         verbatim = verbatim & sides.members
     networks = ctx.victims(subject, seed)
-    victim = _victim_scores(networks, ctx, sides, noise_draws=noise_draws, seed=seed)
-    evidence += [(name, score) for name, score in victim.items()]
+    logits = [ctx.predict(net, sides.records.images) for net in networks]
+    labels = sides.records.labels
+    found |= network_scores(logits, labels, attacks={"loss", *attacks})
+    found |= label_scores(
+        networks, ctx, sides.records, attacks=attacks, noise_draws=noise_draws, seed=seed
+    )
+    if "quantile" in attacks:
+        found["quantile"] = _quantile(networks, logits, ctx, sides, seed)
+    if "rmia-offline" in attacks:
+        found["rmia-offline"] = _rmia(
+            networks, logits, ctx, sides,
+            gamma=rmia_gamma, a=rmia_a, references=rmia_references, seed=seed,
+        )  # fmt: skip
     members = sides.members[None]
-    return [Evidence(name, score[None], members) for name, score in evidence], verbatim
+    return [
+        Evidence(name, found[name][None], members) for name in FILE_ATTACKS if name in found
+    ], verbatim
 
 
 def _image_scores(
-    subject: Subject, ctx: Context, sides: Sides, *, random_networks: int, seed: int
+    released: DistilledSet,
+    ctx: Context,
+    sides: Sides,
+    *,
+    attacks: Collection[str],
+    random_networks: int,
+    seed: int,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    assert subject.set is not None
-    claim = subject.set.card.privacy
+    """The class-mean and nearest-copy attacks always (the verdicts); the others when asked for."""
     means = class_mean_scores(
         sides.records,
-        [subject.set],
+        [released],
         sides.reference,
         ctx,
         networks=random_networks,
-        clip=claim.clip if claim is not None else None,
+        clip=released.card.privacy.clip if released.card.privacy is not None else None,
         seed=seed,
     )
     near, verbatim = nearest_scores(
         sides.records,
-        [subject.set],
+        [released],
         sides.reference,
         generator=ctx.generator("membership", "reference", seed),
     )
-    ratio = density.domias(
-        sides.records.pixels(), subject.set.images, sides.reference.pixels(), dims=10
-    )
-    return {"class-mean": means[0], "nearest": near[0], "domias": ratio}, verbatim
+    found = {"class-mean": means[0], "nearest": near[0]}
+    if "domias" in attacks:
+        found["domias"] = density.domias(
+            sides.records.pixels(), released.images, sides.reference.pixels(), dims=PRINCIPAL
+        )
+    if "nearest-features" in attacks:
+        found["nearest-features"] = feature_closeness(
+            sides.records,
+            [released],
+            sides.reference,
+            ctx,
+            generator=ctx.generator("membership", "reference", seed),
+        )[0]
+    return found, verbatim
 
 
-def _victim_scores(
-    networks: list[Network], ctx: Context, sides: Sides, *, noise_draws: int, seed: int
-) -> dict[str, Tensor]:
-    """Averages over victims; the quantile regressor learns on reference records only."""
-    labels = sides.records.labels
-    logits = [ctx.predict(net, sides.records.images) for net in networks]
-    reference = [ctx.predict(net, sides.reference.images) for net in networks]
-    phi = _mean([signals.logit_margin(z, labels) for z in logits])
-    reference_phi = _mean([signals.logit_margin(z, sides.reference.labels) for z in reference])
-    coordinates = density.whiten(sides.reference.pixels(), dims=20)
+def _quantile(
+    networks: list[Network], logits: list[Tensor], ctx: Context, sides: Sides, seed: int
+) -> Tensor:
+    """(N,) surprise of the margin; the regressor learns on reference records only."""
+    known = [ctx.predict(net, sides.reference.images) for net in networks]
+    coordinates = density.whiten(sides.reference.pixels(), dims=2 * PRINCIPAL)
     head = quantile.fit_gaussian(
-        _features(sides.reference, coordinates),
-        reference_phi,
+        features(sides.reference, coordinates),
+        mean_of([signals.logit_margin(z, sides.reference.labels) for z in known]),
         seed=ctx.seed_for("membership", "quantile", seed),
     )
-    scores = {
-        "loss": _mean([signals.negative_loss(z, labels) for z in logits]),
-        "modified-entropy": _mean([signals.negative_modified_entropy(z, labels) for z in logits]),
-        "quantile": head.score(_features(sides.records, coordinates), phi),
-    }
-    if noise_draws > 0:
-        scores["label-only"] = _mean(
-            [
-                label_only.stability_under_noise(
-                    lambda x, net=net: ctx.predict(net, x).argmax(1),  # type: ignore[misc]
-                    sides.records.pixels(),
-                    labels,
-                    draws=noise_draws,
-                    generator=ctx.generator("membership", "noise", seed),
-                )
-                for net in networks
-            ]
-        )
-    return scores
+    phi = mean_of([signals.logit_margin(z, sides.records.labels) for z in logits])
+    return head.score(features(sides.records, coordinates), phi)
 
 
-def _features(data: ImageData, coordinates: density.Whitener) -> Tensor:
-    """(N, d + K): whitened principal components of the pixels, and the class."""
-    classes = torch.nn.functional.one_hot(data.labels, data.num_classes).double()
-    return torch.cat([coordinates(data.pixels()), classes], 1)
+def _rmia(
+    networks: list[Network],
+    logits: list[Tensor],
+    ctx: Context,
+    sides: Sides,
+    *,
+    gamma: float,
+    a: float,
+    references: int,
+    seed: int,
+) -> Tensor:
+    """(N,) offline RMIA: references are trained on half of the reference records, the rest are its strangers."""
+    order = torch.randperm(
+        len(sides.reference), generator=ctx.generator("membership", "references", seed)
+    )
+    cut = len(order) // 2
+    own, strangers = sides.reference.subset(order[:cut]), sides.reference.subset(order[cut:])
+    material = DistilledSet(own.pixels(), own.labels, own.num_classes, Card())
+    seeds = [ctx.seed_for("membership", "reference network", seed, i) for i in range(references)]
+    trained = ctx.train([material] * references, seeds=seeds)
 
+    def log_p(nets: list[Network], data: ImageData) -> list[Tensor]:
+        return [signals.negative_loss(ctx.predict(net, data.images), data.labels) for net in nets]
 
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean(0)
+    known = torch.stack(log_p(trained, sides.records))
+    population = torch.stack(log_p(trained, strangers))
+    return rmia.score(
+        log_mean([signals.negative_loss(z, sides.records.labels) for z in logits]),
+        rmia.offline_reference(known, a=a),
+        log_mean(log_p(networks, strangers)),
+        rmia.offline_reference(population, a=a),
+        gamma=gamma,
+    )

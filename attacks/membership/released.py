@@ -9,7 +9,7 @@ from ddaudit.attacks.membership.scores.class_mean import clip_rows, inner_produc
 from ddaudit.attacks.membership.scores.nearest import neighbours, reference_log_distance
 from ddaudit.auditor import Context
 from ddaudit.data import ImageData
-from ddaudit.models import build
+from ddaudit.models import Network, build
 from ddaudit.sets import DistilledSet
 
 VERBATIM = 1.0 / 255.0
@@ -39,17 +39,31 @@ def nearest_scores(
         verbatim.
     """
     x, r = records.pixels(), reference.pixels()
-    tolerance = VERBATIM * x[0].numel() ** 0.5
-    shared: dict[int, Tensor] = {}
-    scores, verbatim = [], []
-    for released in sets:
-        size = min(len(released), len(r))
-        if size not in shared:
-            shared[size] = reference_log_distance(x, r, size=size, draws=draws, generator=generator)
-        distance = neighbours(x, released.images).distance
-        verbatim.append(distance <= tolerance)
-        scores.append(shared[size] - distance.clamp(min=1e-12).log())
-    return torch.stack(scores), torch.stack(verbatim)
+    rows = [released.images for released in sets]
+    scores, distances = _closeness(x, rows, r, generator=generator, draws=draws)
+    return scores, distances <= VERBATIM * x[0].numel() ** 0.5
+
+
+def feature_closeness(
+    records: ImageData,
+    sets: list[DistilledSet],
+    reference: ImageData,
+    ctx: Context,
+    *,
+    generator: torch.Generator,
+    draws: int = 8,
+) -> Tensor:
+    """Calibrated closeness as in :func:`nearest_scores`, between embeddings of one public random network.
+
+    Distances in features survive small shifts and changes of contrast that pixels do not.
+
+    Returns:
+        (K, N) float64.
+    """
+    net = _random_network(ctx, "nearest features")
+    x, r = embed(net, records.pixels()), embed(net, reference.pixels())
+    rows = [embed(net, released.images) for released in sets]
+    return _closeness(x, rows, r, generator=generator, draws=draws)[0]
 
 
 def class_mean_scores(
@@ -76,15 +90,7 @@ def class_mean_scores(
     x, r = records.pixels(), reference.pixels()
     total = torch.zeros(len(sets), len(x), dtype=torch.float64)
     for t in range(networks):
-        net = build(
-            ctx.arch,
-            shape=ctx.data.shape,
-            num_classes=ctx.data.num_classes,
-            seed=ctx.seed_for("membership", "random network", seed, t),
-            mean=ctx.data.mean,
-            std=ctx.data.std,
-        ).to(ctx.device)
-        net.eval()
+        net = _random_network(ctx, "random network", seed, t)
         zx, zr = (clip_rows(embed(net, part), clip) for part in (x, r))
         for k, released in enumerate(sets):
             total[k] += inner_product(
@@ -108,3 +114,34 @@ def embed(network: torch.nn.Module, pixels: Tensor, *, batch_size: int = 512) ->
             for i in range(0, len(pixels), batch_size)
         ]
     return torch.cat(parts)
+
+
+def _random_network(ctx: Context, *name: object) -> Network:
+    """A public random network of the audit's architecture, in eval mode."""
+    net = build(
+        ctx.arch,
+        shape=ctx.data.shape,
+        num_classes=ctx.data.num_classes,
+        seed=ctx.seed_for("membership", *name),
+        mean=ctx.data.mean,
+        std=ctx.data.std,
+    )
+    return net.to(ctx.device).eval()
+
+
+def _closeness(
+    x: Tensor, sets: list[Tensor], reference: Tensor, *, generator: torch.Generator, draws: int
+) -> tuple[Tensor, Tensor]:
+    """(K, N) float64 calibrated closeness of N rows to K sets of rows, and (K, N) distances."""
+    shared: dict[int, Tensor] = {}
+    scores, distances = [], []
+    for rows in sets:
+        size = min(len(rows), len(reference))
+        if size not in shared:
+            shared[size] = reference_log_distance(
+                x, reference, size=size, draws=draws, generator=generator
+            )
+        distance = neighbours(x, rows).distance
+        distances.append(distance)
+        scores.append(shared[size] - distance.clamp(min=1e-12).log())
+    return torch.stack(scores), torch.stack(distances)

@@ -6,6 +6,8 @@ reader, noisy where it is private. Nothing else of the real data is used.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,8 +112,9 @@ class KernelInducing:
             train, members, ipc=ipc, mean=mean, std=std, generator=generator, device=device
         )
         strategy = recipe.augment_for(data)
-        # Features of augmented records would never be seen twice.
-        records = _Remembered(self.kernel) if not strategy else None
+        # Augmented records are never seen twice.
+        worth = self.kernel.costly and not strategy
+        embed = _Remembered(self.kernel) if worth else self.kernel.embed
         optimiser = torch.optim.Adam(canvas.parameters, lr=self.lr)
         for step in range(self.steps):
             support = canvas.decode()
@@ -122,7 +125,7 @@ class KernelInducing:
                 canvas.labels,
                 train.num_classes,
                 space=self.clip_in if recipe.reader.private else "features",
-                embed=records or self.kernel.embed,
+                embed=embed,
             )
             query = self._query(step, question, strategy, train, seed)
             self._descend(canvas, support, question, _mean_row(source.targets(query)))
@@ -183,7 +186,7 @@ class RidgeGradient:
         num_classes: int,
         *,
         space: Literal["pixels", "features"],
-        embed: Any = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.space = space
         self._kernel, self._reg, self._support = kernel, reg, support
@@ -209,20 +212,17 @@ class RidgeGradient:
                 centred_targets(y, self._classes).double(),
                 reg=self._reg,
             )
-            blocks = []
-            for index in torch.arange(len(x), device=x.device).split(self._block(support)):
-                moved = self._kernel.pulls(z[index], support, pull.of(index, z.dtype))
-                if self.space == "pixels":
-                    moved = self._kernel.to_pixels(images, moved)
-                blocks.append(moved.flatten(1))
-            return torch.cat(blocks) if blocks else x.new_zeros(0, self._size(images, support))
+            pull = pull.to(z.dtype)
+            if self.space == "features":
+                return self._kernel.pulls(z, support, pull).flatten(1)
+            return self._kernel.pixel_pulls(images, z, support, pull).flatten(1)
 
     def real(self, net: Any, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """(K, R, D) gradients of the row-weighted losses, without one gradient per record."""
         k, m = self._support.shape[:2]
         with torch.no_grad():
             z = self._embed(x)
-            support = self._kernel.embed(self._support.flatten(0, 1)).view(k, m, -1)
+            support = self._kernel.embed(self._support.flatten(0, 1)).view(k, m, -1).detach()
         with torch.enable_grad():
             support.requires_grad_(True)
             coefficients = solve(self._kernel.gram(support, support).double(), self._y, self._reg)
@@ -245,14 +245,7 @@ class RidgeGradient:
             ]
         return torch.stack(pixels, 1).flatten(2)
 
-    def _block(self, support: Tensor) -> int:
-        return max(1, _BLOCK_FLOATS // support.numel())
 
-    def _size(self, images: Tensor, support: Tensor) -> int:
-        return images.numel() if self.space == "pixels" else support.numel()
-
-
-_BLOCK_FLOATS = 2**26
 _REMEMBERED_FLOATS = 2**28
 
 
@@ -269,10 +262,11 @@ class _Remembered:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, F) embeddings of x (B, C, H, W)."""
-        keys = [row.tobytes() for row in x.detach().flatten(1).cpu().numpy()]
-        new = [i for i, key in enumerate(keys) if key not in self._known]
-        if self._held > _REMEMBERED_FLOATS or len(keys) == 0:
+        if self._held > _REMEMBERED_FLOATS or len(x) == 0:
             return self._kernel.embed(x)
+        rows = x.detach().flatten(1).cpu().numpy()
+        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        new = [i for i, key in enumerate(keys) if key not in self._known]
         if new:
             for i, z in zip(new, self._kernel.embed(x[new]), strict=True):
                 self._known[keys[i]] = z

@@ -209,6 +209,6 @@ register(
             "a baseline of ours: DP-SGD and images from a teacher, put together",
             "no batch-norm statistics to match: networks with batch normalisation cannot be trained privately",
         ),
-        small={"loop.steps": 100, "loop.iterations": 200, "reader.batch": 240},
+        small={"loop.steps": 80, "loop.iterations": 150, "reader.batch": 200},
     )
 )

@@ -109,7 +109,7 @@ def test_record_gradients_in_pixels_are_those_of_autograd(kernel, shape):
     want = torch.autograd.functional.jacobian(losses, support).flatten(2)
     s, z = kernel.embed(support), kernel.embed(x)
     pull = record_pulls(kernel.gram(z, s), kernel.gram(s, s), y_support, y, reg=1e-3)
-    got = kernel.to_pixels(support, kernel.pulls(z, s, pull))
+    got = kernel.pixel_pulls(support, z, s, pull)
     assert torch.allclose(got, want, atol=1e-9 * float(want.abs().max()))
     # And one of them by finite differences, which knows no derivative rule at all.
     step = torch.zeros_like(support)

@@ -184,17 +184,17 @@ def test_bad_options_are_one_line(tiny):
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_accuracy_is_that_of_the_authors_notebook(data_root):
-    """300 steps, 100 images, fully connected kernel: 46.7 % on CIFAR-10 in the stored output of KIP's notebook,
-    from 24.3 % at the start. Ours are the re-encoded images, worth a point or two."""
+    """100 images, fully connected kernel, CIFAR-10: 24.3 % at the start and 43.9 % after 60 steps in the stored
+    output of KIP's notebook. Ours are the re-encoded images, worth a point or two."""
     data = load_data("cifar10-jpeg:validation=0", root=data_root)
-    recipe = resolve("kip", profile="paper", options={"loop.steps": 300})
     start = resolve("kip", options={"loop.steps": 1, "loop.lr": 1e-9})
+    recipe = resolve("kip", options={"loop.steps": 60})
     before, after = (
         accuracy(distill(r, data.train, data=data, ipc=10, seed=0), data, r.loop)
         for r in (start, recipe)
     )
     assert before == pytest.approx(0.243, abs=0.03)
-    assert after == pytest.approx(0.467, abs=0.02)
+    assert after == pytest.approx(0.439, abs=0.02)
 
 
 class _From:

@@ -21,6 +21,10 @@ class Kernel(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
+    @property
+    def costly(self) -> bool:
+        """True when embeddings are worth remembering."""
+
     def embed(self, x: Tensor) -> Tensor:
         """(N, F) what the kernel sees of images x (N, C, H, W), differentiable."""
 
@@ -36,8 +40,8 @@ class Kernel(Protocol):
             pull: how each record's loss depends on the kernel values.
         """
 
-    def to_pixels(self, x: Tensor, pulls: Tensor) -> Tensor:
-        """(B, M, P) the same gradients in the pixels of the support images x (M, C, H, W)."""
+    def pixel_pulls(self, images: Tensor, z: Tensor, support: Tensor, pull: Pull) -> Tensor:
+        """(B, M, P) the same gradients in the pixels of the support images (M, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class DenseNTK:
         if self.depth < 1 or not self.w_std > 0 or not self.b_std > 0:
             # Without biases a blank image has no angle to others, and no derivative.
             raise ValueError("depth must be at least 1, w_std and b_std positive")
+
+    @property
+    def costly(self) -> bool:
+        """Pixels are at hand."""
+        return False
 
     def embed(self, x: Tensor) -> Tensor:
         """Flattened pixels."""
@@ -84,9 +93,9 @@ class DenseNTK:
             out[:, part] -= _system(slopes, part, pull)
         return out / f
 
-    def to_pixels(self, x: Tensor, pulls: Tensor) -> Tensor:
+    def pixel_pulls(self, images: Tensor, z: Tensor, support: Tensor, pull: Pull) -> Tensor:
         """The embedding is the pixels."""
-        return pulls
+        return self.pulls(z, support, pull)
 
     def _of(self, inner: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return dense_ntk(inner, left, right, depth=self.depth, w_std=self.w_std, b_std=self.b_std)
@@ -129,6 +138,11 @@ class Scattering:
                 f"standardise is 'grey', 'always' or 'never', not '{self.standardise}'"
             )
 
+    @property
+    def costly(self) -> bool:
+        """A hundred Fourier transforms per image."""
+        return True
+
     def embed(self, x: Tensor) -> Tensor:
         """(N, F) scattering features."""
         z = scatter(x, scales=self.scales, angles=self.angles)
@@ -144,17 +158,19 @@ class Scattering:
     def pulls(self, z: Tensor, support: Tensor, pull: Pull) -> Tensor:
         """(B, M, F): of low rank, because the slope of <s_m, s_n> in s_m does not depend on s_m."""
         a, b = pull.a, pull.b
-        ridge = 2 * pull.reg / len(support) * (a * b).sum(1)
         out = torch.einsum("bm,bf->bmf", a, z - b @ support)
         out -= torch.einsum("bm,bf->bmf", b, a @ support)
-        out -= ridge[:, None, None] * support
+        out -= _ridge(pull)[:, None, None] * support
         return out
 
-    def to_pixels(self, x: Tensor, pulls: Tensor) -> Tensor:
+    def pixel_pulls(self, images: Tensor, z: Tensor, support: Tensor, pull: Pull) -> Tensor:
         """(B, M, P): every support image's pulls times its own Jacobian, one image after the other."""
-        out = pulls.new_empty(len(pulls), len(x), x[0].numel())
-        for m, image in enumerate(x):
-            out[:, m] = pulls[:, m] @ self.jacobian(image)
+        a, b, ridge = pull.a, pull.b, _ridge(pull)[:, None]
+        out = z.new_empty(len(z), len(images), images[0].numel())
+        for m, image in enumerate(images):
+            jacobian = self.jacobian(image)
+            zj, sj = z @ jacobian, support @ jacobian
+            out[:, m] = a[:, m, None] * (zj - b @ sj) - b[:, m, None] * (a @ sj) - ridge * sj[m]
         return out
 
     def jacobian(self, image: Tensor) -> Tensor:
@@ -182,6 +198,11 @@ _FLOATS = 2**24
 """Slopes held at once (64 MiB)."""
 
 
+def _ridge(pull: Pull) -> Tensor:
+    """(B,) weight of the trace in every record's pull: twice, because both arguments of k(s_m, s_m) move."""
+    return 2 * pull.reg / pull.a.shape[1] * (pull.a * pull.b).sum(1)
+
+
 def _system(slopes: Tensor, part: Tensor, pull: Pull) -> Tensor:
     """(B, P, F) gradient of sum_mn a_m b_n Kr_mn in the support images at ``part`` (P,).
 
@@ -193,7 +214,7 @@ def _system(slopes: Tensor, part: Tensor, pull: Pull) -> Tensor:
     wide = slopes.permute(1, 0, 2).reshape(m, p * f)
     by_b, by_a = (b @ wide).view(-1, p, f), (a @ wide).view(-1, p, f)
     own = slopes[torch.arange(p), part]
-    ridge = 2 * pull.reg / m * (a * b).sum(1)
+    ridge = _ridge(pull)
     return a[:, part, None] * by_b + b[:, part, None] * by_a + ridge[:, None, None] * own
 
 

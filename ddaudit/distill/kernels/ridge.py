@@ -72,9 +72,9 @@ class Pull:
     b: Tensor
     reg: float
 
-    def of(self, index: Tensor, dtype: torch.dtype) -> Pull:
-        """The pulls of the records at ``index`` in precision ``dtype``."""
-        return Pull(self.a[index].to(dtype), self.b[index].to(dtype), self.reg)
+    def to(self, dtype: torch.dtype) -> Pull:
+        """The same in precision ``dtype``."""
+        return Pull(self.a.to(dtype), self.b.to(dtype), self.reg)
 
 
 def record_pulls(

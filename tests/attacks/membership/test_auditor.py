@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddaudit.attacks.membership.auditor import Membership, MembershipSettings
-from ddaudit.attacks.membership.shadows import draw_members, run_shadows
+from ddaudit.attacks.membership.auditor import Membership
+from ddaudit.attacks.membership.battery import ATTACKS, FILE_ATTACKS, out_references
+from ddaudit.attacks.membership.settings import MembershipSettings
+from ddaudit.attacks.membership.shadows import Shadows, draw_halves, draw_members, run_shadows
 from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset
 from ddaudit.distill import resolve
@@ -76,14 +78,16 @@ def top_class_only(data: Dataset) -> Dataset:
 
 
 def audit(
-    data: Dataset, recipe: str, *, remember: bool, seed: int = 0, shadows: int = 6
+    data: Dataset, recipe: str, *, remember: bool, seed: int = 0, shadows: int = 6, **settings: Any
 ) -> Finding:
+    """An audit without controls, unless asked for: those train networks (see test_control)."""
     ctx = Made(data=data, preset=PRESETS["quick"], arch=ARCH, ipc=2, remember=remember)
     subject = Subject(id=recipe, kind="recipe", recipe=resolve(recipe), identity=recipe)
-    settings = MembershipSettings(
-        shadows=shadows, pool=240, victims_per_shadow=1, population=200, random_networks=1
-    )
-    return Membership().run(subject, ctx, settings, seed)
+    chosen = MembershipSettings(
+        **{"shadows": shadows, "pool": 240, "victims_per_shadow": 1, "population": 200, "random_networks": 1,
+           "control_runs": 0, **settings}
+    )  # fmt: skip
+    return Membership().run(subject, ctx, chosen, seed)
 
 
 def test_it_is_registered_with_presets() -> None:
@@ -187,6 +191,66 @@ def test_a_false_privacy_claim_is_falsified(tiny: Dataset, monkeypatch: pytest.M
     assert any(c.label.startswith("ceiling") for c in found.curves)
 
 
+# ---- every attack is wired
+# -----------------------------------------------------------------------
+
+
+def test_every_attack_is_reachable_from_a_preset() -> None:
+    for preset in ("standard", "full"):
+        settings = Membership().configure(preset)
+        assert settings.attacks == ATTACKS
+        assert settings.file_attacks == FILE_ATTACKS
+    # what a configuration file of the command line holds: plain lists of names
+    chosen = Membership().configure("quick", {"attacks": ["entropy"], "file_attacks": ["domias"]})
+    assert chosen.attacks == ("entropy",)
+    with pytest.raises(BadInput, match="attacks"):
+        Membership().configure("quick", {"attacks": ["telepathy"]})
+
+
+def test_every_attack_on_a_recipe_runs_and_those_that_should_find_everything(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Victims that remember all of their members; LiRA's own spread is switched on at 5 shadows."""
+    from ddaudit.attacks.membership import battery
+
+    monkeypatch.setattr(battery, "OWN_SPREAD", 5)
+    found = audit(
+        top_class_only(tiny), "full", remember=True, shadows=5, attacks=ATTACKS, noise_draws=1
+    )
+    read = {
+        m.params["attack"]: m.value
+        for m in found.metrics
+        if m.name == "membership.auc" and "group" not in m.params
+    }
+    assert tuple(read) == ATTACKS
+    blind = {"class-mean", "domias", "label-only", "label-only-shifts"}
+    assert all(v is not None and v > 0.9 for name, v in read.items() if name not in blind), read
+    # a made victim recognises only the untouched record: one answer in four, or in nine, helps
+    assert all((read[name] or 0) > 0.6 for name in ("label-only", "label-only-shifts")), read
+
+
+def test_a_shared_spread_is_not_reported_twice(tiny: Dataset) -> None:
+    """Below 64 shadows LiRA is the fixed-variance attack."""
+    found = audit(tiny, "random", remember=False, attacks=("lira", "lira-fixed"))
+    assert {m.params["attack"] for m in found.metrics if "attack" in m.params} == {
+        "lira",
+        "nearest",
+    }
+    assert any("one spread for all records" in c for c in found.caveats)
+
+
+def test_offline_references_never_saw_the_record() -> None:
+    p = torch.tensor([[0.1, 0.9, 0.5], [0.2, 0.8, 0.5], [0.4, 0.6, 0.5], [0.8, 0.4, 0.7]])
+    members = torch.tensor(
+        [[True, False, True], [False, True, True], [False, False, True], [False, True, True]]
+    )
+    two = out_references(p.log(), members, 2).exp()
+    # record 0: runs 1 and 2; record 1: runs 0 and 2; record 2 was in all: all four
+    assert two.tolist() == pytest.approx([0.3, 0.75, 0.55])
+    one = out_references(p.log(), members, 1).exp()
+    assert one.tolist() == pytest.approx([0.2, 0.9, 0.55])
+
+
 # ---- files and checkpoints
 # -------------------------------------------------------------------------
 
@@ -210,12 +274,30 @@ def test_a_file_is_attacked_without_its_recipe(tiny: Dataset) -> None:
     assert attacks == {
         "class-mean", "nearest", "domias", "loss", "modified-entropy", "quantile", "label-only",
     }  # fmt: skip
+    assert "label-only-shifts" not in attacks
     for attack in ("nearest", "loss"):
         exposed = found.metric("membership.auc", attack=attack, group="released").value
         assert exposed is not None
         assert exposed > 0.95
     assert any("does not say which data" in c for c in found.caveats)
     assert any("distribution shift" in c for c in found.caveats)
+
+
+def test_every_attack_on_files_and_checkpoints_runs(tiny: Dataset) -> None:
+    ctx = Made(data=top_class_only(tiny), preset=PRESETS["quick"], arch=ARCH, ipc=2)
+    settings = _settings(file_attacks=FILE_ATTACKS, rmia_references=2)
+    found = Membership().run(_file(tiny), ctx, settings, 0)
+    assert tuple(dict.fromkeys(m.params["attack"] for m in found.metrics)) == FILE_ATTACKS
+    # the eight released records are certain to a victim that remembers them, and to no reference
+    for attack in ("rmia-offline", "confidence", "nearest-features"):
+        exposed = found.metric("membership.auc", attack=attack, group="released").value
+        assert exposed is not None
+        assert exposed > 0.95
+    network: Any = Victim(None, 4, 0)
+    checkpoint = Subject(id="ckpt", kind="checkpoint", network=network)
+    found = Membership().run(checkpoint, ctx, settings, 0)
+    images_only = {"class-mean", "domias", "nearest", "nearest-features"}
+    assert {m.params["attack"] for m in found.metrics} == set(FILE_ATTACKS) - images_only
 
 
 def test_a_set_of_other_data_is_pointed_out(tiny: Dataset) -> None:
@@ -272,23 +354,32 @@ def test_every_class_stays_populated_and_singletons_are_refused() -> None:
         draw_members(torch.tensor([0, 0, 1]), 3, num_classes=2, generator=g)
 
 
+def run(
+    subject: Subject, ctx: Context, *, shadows: int, pool: int, victims: int, population: int
+) -> Shadows:
+    halves = draw_halves(ctx, shadows=shadows, pool=pool, population=population, seed=0)
+    return run_shadows(subject, ctx, halves, victims=victims, seed=0)
+
+
 def test_shadow_sets_hold_members_only(tiny: Dataset) -> None:
     ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=3)
     subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
-    shadows = run_shadows(subject, ctx, shadows=4, pool=100, victims=2, population=50, seed=0)
-    assert len(shadows.pool) == 100  # 4 * 3 * 4 = 48 would do
-    assert shadows.phi.shape == shadows.log_p.shape == (4, 100)
-    assert shadows.stranger_log_p.shape == (4, 50)
+    shadows = run(subject, ctx, shadows=4, pool=100, victims=2, population=50)
+    answers, pool = shadows.answers, shadows.halves.pool
+    assert len(pool) == 100  # 4 * 3 * 4 = 48 would do
+    assert answers.phi.shape == answers.log_p.shape == (4, 100)
+    assert answers.stranger_log_p.shape == answers.stranger_phi.shape == (4, 50)
+    assert answers.correct.shape == (8, len(tiny.test))
     for row, made in zip(shadows.members, shadows.sets, strict=True):
-        inside = shadows.pool.pixels(row).flatten(1).double()
+        inside = pool.pixels(row).flatten(1).double()
         assert (torch.cdist(made.images.flatten(1).double(), inside).amin(1) < 1e-4).all()
 
 
 def test_a_small_pool_grows_with_the_set(tiny: Dataset) -> None:
     ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=10)
     subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
-    shadows = run_shadows(subject, ctx, shadows=3, pool=60, victims=1, population=50, seed=0)
-    assert len(shadows.pool) == 160
+    shadows = run(subject, ctx, shadows=3, pool=60, victims=1, population=50)
+    assert len(shadows.halves.pool) == 160
 
 
 # ---- the instrument
@@ -301,7 +392,7 @@ def test_known_answers_pass_and_a_broken_score_fails_them(
     from ddaudit.attacks.membership import known_answers
 
     ctx = Context(data=tiny, preset=PRESETS["quick"], arch=ARCH)
-    settings = MembershipSettings()
+    settings = MembershipSettings(control_runs=0)
     good = Membership().checks(ctx, settings)
     assert [c.passed for c in good] == [True, True, True], good
     monkeypatch.setattr(known_answers, "negative_loss", lambda z, y: -z.logsumexp(1) * 0 + y)
@@ -336,7 +427,9 @@ def test_trained_victims_work_end_to_end(tiny: Dataset, monkeypatch: pytest.Monk
     monkeypatch.setitem(PROTOCOLS, "quick", replace(PROTOCOLS["quick"], epochs=15, epochs_plain=15))
     ctx = Context(data=tiny, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W32"), ipc=2)
     subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
-    settings = MembershipSettings(shadows=3, pool=120, victims_per_shadow=1, population=80)
+    settings = MembershipSettings(
+        shadows=3, pool=120, victims_per_shadow=1, population=80, control_runs=0
+    )
     found = Membership().run(subject, ctx, settings, 0)
     assert found.status == "ok"
     assert all(m.value is None or 0 <= m.value <= 1 for m in found.metrics)

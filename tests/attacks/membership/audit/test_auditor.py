@@ -111,7 +111,7 @@ class _Boastful:
 
 def test_noise_that_was_forgotten_is_noticed(ctx: Context) -> None:
     """The ledger gives it away on paper, the canaries give it away in the data."""
-    recipe = _private(**{"reader.sigma": 0.02, "reader.noise_seed": 1})
+    recipe = _private(**{"reader.sigma": 0.2, "reader.noise_seed": 1})
     broken = replace(recipe, reader=_Boastful(recipe.reader, 0.5))
     found = PRIVACY.run(_subject(broken, "broken"), ctx, _settings(), 0)
     held = _check(found, "claim holds")

@@ -1,0 +1,1 @@
+"""What soft labels betray about records that a teacher memorised."""

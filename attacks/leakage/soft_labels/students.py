@@ -1,0 +1,105 @@
+"""Students of a set under several versions of its labels: as released, flattened, cut, rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ddaudit.auditor import Context
+from ddaudit.distill.labels import harden, keep_top, temper
+from ddaudit.models import Network
+from ddaudit.sets import DistilledSet
+
+RELEASED = "as released"
+HARD = "hard"
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """One version of a set's labels.
+
+    Attributes:
+        name: as a report prints it.
+        labels: (M, K) float32 distributions.
+        temperature: the teacher's logits were divided by this; 0 for hard labels, None where unknown or where the
+            labels were cut.
+    """
+
+    name: str
+    labels: Tensor
+    temperature: float | None
+
+
+def versions(
+    labels: Tensor,
+    *,
+    temperature: float | None = None,
+    temperatures: Sequence[float] = (),
+    top: Sequence[int] = (),
+    shuffled: torch.Generator | None = None,
+) -> list[Version]:
+    """The labels as released, at other temperatures, cut to their top classes, and hard.
+
+    Args:
+        labels: (M, K) distributions as released.
+        temperature: theirs, or None where unknown: then no other temperature can be named.
+        temperatures: others to try; one equal to the given is skipped.
+        top: numbers of classes to cut to; cuts that would change nothing are skipped.
+        shuffled: draws how labels are dealt out anew within each class; None leaves that version out.
+    """
+    found = [Version(RELEASED, labels, temperature)]
+    if temperature is not None:
+        found += [
+            Version(f"temperature {t:g}", temper(labels, t / temperature), t)
+            for t in temperatures
+            if t != temperature
+        ]
+    width = int((labels > 0).sum(1).max())
+    found += [Version(f"top {k}", keep_top(labels, k), None) for k in top if 1 < k < width]
+    if shuffled is not None:
+        found.append(Version("shuffled in class", shuffle_in_class(labels, shuffled), None))
+    return [*found, Version(HARD, harden(labels), 0.0)]
+
+
+def shuffle_in_class(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """The labels dealt out anew among images of the same top class: their statistics stay, their ties are cut.
+
+    Source: Behrens & Zdeborova, ICLR 2026, arXiv 2506.14457, the control of figures 3 and 4.
+    """
+    top = labels.argmax(1)
+    dealt = labels.clone()
+    for c in torch.unique(top):
+        own = (top == c).nonzero().squeeze(1)
+        dealt[own] = labels[own[torch.randperm(len(own), generator=generator).to(own.device)]]
+    return dealt
+
+
+def students(
+    made: DistilledSet, tried: Sequence[Version], ctx: Context, *, seed: int, others: int
+) -> dict[str, list[Network]]:
+    """Networks trained under the audit's protocol: ``preset.victims`` on labels as released, ``others`` on each rest.
+
+    Student i of every version has the same seed, so that versions differ in their labels only.
+    """
+    sets: list[DistilledSet] = []
+    seeds: list[int] = []
+    owners: list[str] = []
+    for version in tried:
+        count = ctx.preset.victims if version.name == RELEASED else others
+        relabelled = replace(made, labels=version.labels)
+        sets += [relabelled] * count
+        seeds += [ctx.seed_for("soft-labels", "student", seed, i) for i in range(count)]
+        owners += [version.name] * count
+    trained: dict[str, list[Network]] = {version.name: [] for version in tried}
+    for owner, network in zip(owners, ctx.train(sets, seeds=seeds), strict=True):
+        trained[owner].append(network)
+    return trained
+
+
+def answers(networks: Sequence[Network], images: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+    """Per group of images (N_g, C, H, W): (V, N_g, K) logits of all networks."""
+    logits = torch.stack([ctx.predict(net, torch.cat(list(images))) for net in networks])
+    return list(logits.split([len(x) for x in images], dim=1))

@@ -1,0 +1,155 @@
+"""A subject beside its controls: the metrics, and in words what the two numbers and their intervals allow to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from ddaudit.attacks.membership.control import SAME_CLAIM, Reading
+from ddaudit.attacks.membership.evidence import summarise
+from ddaudit.findings import Curve, Metric
+from ddaudit.sets import PrivacyClaim
+from ddaudit.stats import Interval
+
+Relation = Literal["below", "alike", "above"]
+
+_VERDICTS: dict[tuple[Relation, Relation], str] = {
+    # (accuracy of the set's networks, what the attack finds in them), each against the control's
+    (
+        "below",
+        "above",
+    ): "{other} is both more accurate and less exposed: distillation bought no privacy here, "
+    "and cost accuracy",
+    (
+        "below",
+        "alike",
+    ): "{other} is more accurate, and this attack cannot tell the exposures apart: distillation "
+    "bought no privacy here that the attack could see, and cost accuracy",
+    (
+        "below",
+        "below",
+    ): "the set is less exposed and less accurate than {other}: what it hides from this attack "
+    "is paid for with accuracy",
+    (
+        "alike",
+        "above",
+    ): "at accuracies that cannot be told apart, the set is more exposed than {other}: "
+    "distillation bought no privacy here",
+    (
+        "alike",
+        "alike",
+    ): "neither the accuracies nor the exposures can be told apart: nothing here speaks for the "
+    "set being more private than {other}",
+    (
+        "alike",
+        "below",
+    ): "at accuracies that cannot be told apart, the set is less exposed to this attack than "
+    "{other}",
+    (
+        "above",
+        "above",
+    ): "the set is more accurate than {other} and more exposed: the accuracy is paid for with "
+    "privacy",
+    (
+        "above",
+        "alike",
+    ): "the set is more accurate than {other}, and this attack cannot tell the exposures apart",
+    (
+        "above",
+        "below",
+    ): "the set is both more accurate and less exposed to this attack than {other}",
+}
+
+
+def relation(a: Interval, b: Interval) -> Relation:
+    """Where ``a`` lies against ``b``; "alike" whenever the intervals overlap: then nothing is claimed."""
+    if a.high < b.low:
+        return "below"
+    return "above" if a.low > b.high else "alike"
+
+
+def against_dp_sgd(
+    subject: Reading, control: Reading, *, delta: float, runs: int, claim: PrivacyClaim | None
+) -> str:
+    """The sentence that compares a subject with DP-SGD.
+
+    Args:
+        subject, control: readings over the same runs.
+        delta: of DP-SGD.
+        runs: how many halves both were read on.
+        claim: the subject's own privacy claim, if it makes one.
+    """
+    epsilon = control.params["epsilon"]
+    if claim is None:
+        proof = (
+            "Only DP-SGD comes with a proof of what no attack can exceed; this set's reading is what one attack "
+            "happened to find."
+        )
+    elif abs(claim.epsilon / epsilon - 1) <= SAME_CLAIM:
+        proof = "Both claim the same bound on what any attack can find."
+    else:
+        proof = (
+            f"The set's own claim is epsilon {claim.epsilon:.4g}, which bounds next to nothing; DP-SGD was trained "
+            "for less."
+        )
+    return (
+        f"Control, DP-SGD: networks trained directly on the same {runs} random halves with differential privacy "
+        f"(epsilon {epsilon:g}, delta {delta:g}) reach accuracy {_of(control.accuracy)}, and the same LiRA attack "
+        f"has an AUC of {_of(control.auc)} on them. Networks trained on this set: accuracy "
+        f"{_of(subject.accuracy)}, AUC {_of(subject.auc)}. So {_verdict(subject, control, 'DP-SGD')}. {proof}"
+    )
+
+
+def against_random(subject: Reading, controls: Sequence[Reading], *, runs: int) -> str:
+    """The sentence that compares a subject with real records at random, as near to its accuracy as was tried."""
+    nearest = min(controls, key=lambda c: abs(c.accuracy.value - subject.accuracy.value))
+    matched = relation(subject.accuracy, nearest.accuracy) == "alike"
+    size = f"{nearest.params['ipc']} real records per class"
+    tried = "" if matched else " (the nearest in accuracy that was tried)"
+    verdict = _verdict(subject, nearest, "the random subset")
+    return (
+        f"Control, random subset: networks trained on {size} drawn at random from the same {runs} halves{tried} "
+        f"reach accuracy {_of(nearest.accuracy)}, and LiRA has an AUC of {_of(nearest.auc)} on them; this set: "
+        f"{_of(subject.accuracy)} and {_of(subject.auc)}. So, as far as networks tell, {verdict}. The subset is "
+        "no safe choice for all that: it shows the records that it holds to everybody (see the attack 'nearest')."
+    )
+
+
+def control_metrics(control: Reading, *, generator: torch.Generator) -> list[Metric]:
+    """Accuracy, AUC and TPR of a control; neither end is better, because nobody judges the control."""
+    accuracy = control.accuracy
+    out = [_metric("membership.control_accuracy", accuracy, control.params)]
+    summary = summarise(control.evidence, headlines=(), generator=generator)
+    for metric in summary.metrics:
+        name = metric.name.replace("membership.", "membership.control_")
+        params = {**control.params, **metric.params}
+        out.append(metric.model_copy(update={"name": name, "direction": "none", "params": params}))
+    return out
+
+
+def victim_accuracy(accuracy: Interval) -> Metric:
+    """How good the attacked networks are: a reading at unknown accuracy cannot be compared."""
+    metric = _metric("membership.victim_accuracy", accuracy, {})
+    return metric.model_copy(update={"direction": "higher"})
+
+
+def control_curve(control: Reading, *, generator: torch.Generator) -> list[Curve]:
+    """The ROC of LiRA on DP-SGD's networks, to be drawn beside the subject's."""
+    summary = summarise(control.evidence[:1], headlines=(), generator=generator)
+    label = f"lira on DP-SGD (epsilon {control.params['epsilon']:g})"
+    return [curve.model_copy(update={"label": label}) for curve in summary.curves]
+
+
+def _verdict(subject: Reading, control: Reading, other: str) -> str:
+    key = (relation(subject.accuracy, control.accuracy), relation(subject.auc, control.auc))
+    return _VERDICTS[key].format(other=other)
+
+
+def _of(x: Interval) -> str:
+    return f"{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]"
+
+
+def _metric(name: str, x: Interval, params: dict[str, Any]) -> Metric:
+    return Metric(name=name, value=x.value, low=x.low, high=x.high, n=x.n, params=params)
