@@ -20,7 +20,7 @@ from ddaudit.findings import Check
 from ddaudit.models import Arch, Network, build
 from ddaudit.sets import Card, DistilledSet
 
-_STEPS, _BATCH, _NETWORKS = 200, 8, 24
+_STEPS, _BATCH, _NETWORKS = 150, 8, 24
 
 
 def simulate_sums(
@@ -98,7 +98,7 @@ def exact_sums(case: Case) -> Check:
 
 def drowned_sums(case: Case) -> Check:
     """The same sums under noise a thousand times the largest signal: no better than the blind guess."""
-    found = attack_sums(case, sigma=1000.0)
+    found = attack_sums(case, sigma=1000.0, steps=50, batch=4)
     value = float(found.success.double().mean())
     return Check(
         name="sums drowned in noise",
@@ -129,7 +129,7 @@ def whole_pool(case: Case, networks: Sequence[Network]) -> list[Check]:
         generator = torch.Generator().manual_seed(2)
         clues = set_clues(released, here, ByClass(), networks)
         found = invert(
-            clues, prior, independent=False, steps=_STEPS, batch=_BATCH, starts=1, generator=generator
+            clues, prior, independent=False, steps=80, batch=4, starts=1, generator=generator
         )  # fmt: skip
         value = float(score(found, here, prior).success.double().mean())
         odd = sum(v is not None for v in unexplained(released, here))
@@ -147,7 +147,7 @@ def whole_pool(case: Case, networks: Sequence[Network]) -> list[Check]:
     return checks
 
 
-def memorised_weights(train: ImageData, *, records: int = 10, width: int = 256, steps: int = 400) -> Check:  # fmt: skip
+def memorised_weights(train: ImageData, *, records: int = 10, width: int = 256, steps: int = 300) -> Check:  # fmt: skip
     """Loo's attack on a small network that has memorised a few records: members must be rebuilt closer.
 
     The network's weights before training are known. 1 in 1000 networks without any memory would pass.

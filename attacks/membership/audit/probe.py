@@ -357,7 +357,7 @@ def _noise(seen: _Answers, subject: str) -> Check:
     unit, error = seen.response(0, loud=False)
     most = spread * (1 + _DEVIATIONS / math.sqrt(2 * seen.draws * _SILENT))
     least = sigma * seen.bound * (unit - _DEVIATIONS * error) * (1 - _SLACK)
-    measured = float(spread.sum() / (seen.bound * unit.sum()).clamp_min(1e-300))
+    total = float(seen.bound * unit.sum())
     return _check(
         NOISE,
         bool((most >= least).all()),
@@ -365,7 +365,7 @@ def _noise(seen: _Answers, subject: str) -> Check:
         f"Noise multiplier from {len(seen.values)} answers, resolved to "
         f"{100 * _DEVIATIONS * float((error / unit.abs().clamp_min(1e-300)).max()):.2g} %.",
         subject,
-        value=measured if math.isfinite(measured) else None,
+        value=float(spread.sum()) / total if total > 0 else None,
     )
 
 

@@ -118,7 +118,7 @@ def test_the_likelihood_of_a_noisy_sum_is_the_textbook_mixture(rate: float) -> N
 def test_exact_sums_give_the_record_back_and_sums_without_it_do_not(digits: ImageData) -> None:
     inside = attack_sums(_case(digits), sigma=0.0, **QUICK)
     assert bool(inside.success.all())
-    assert float(inside.ratio.max()) < 0.05
+    assert float(inside.ratio.max()) < 0.2
     outside = attack_sums(_case(digits, inside=False), sigma=0.0, **QUICK)
     assert float(outside.success.double().mean()) <= 0.3
     assert float(outside.ratio.median()) > 0.9

@@ -73,7 +73,7 @@ def test_a_network_that_memorised_its_records_gives_them_back() -> None:
             count=20,
             low=-mean,
             high=1 - mean,
-            steps=250,
+            steps=200,
             generator=torch.Generator().manual_seed(1),
         )
         members, strangers = nearest(x[:10], found), nearest(x[10:], found)

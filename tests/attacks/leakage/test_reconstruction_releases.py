@@ -163,7 +163,7 @@ def test_releases_without_noise_give_the_record_back(
         clues = [sum_clue(seen, case) for seen in log.of(own)]
         prior = class_prior(case, device=CPU)
         g = torch.Generator().manual_seed(0)
-        found = invert(clues, prior, independent=True, steps=120, batch=3, starts=1, generator=g)
+        found = invert(clues, prior, independent=True, steps=80, batch=2, starts=1, generator=g)
         result = score(found, case, prior)
         assert (float(result.ratio.median()) < 0.3) == found_it
         assert (int(result.success.sum()) >= 3) == found_it

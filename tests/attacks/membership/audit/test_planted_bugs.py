@@ -414,7 +414,7 @@ def test_a_correct_recipe_is_not_accused(ctx: Context, epsilon: float) -> None:
 def test_half_the_noise(ctx: Context) -> None:
     """Named by the reader check. One run of 299 canaries cannot prove an epsilon of 4 from it by the bound that
     assumes nothing (an ideal attacker gets 2.8 on average); the Gaussian bound, exact for full batches, does in
-    9 of 10 runs of an ideal attacker: 3 of 6 are asked for (missed once in 800)."""
+    9 of 10 runs of an ideal attacker: 3 of 6 are asked for (missed once in 500)."""
     proven = 0
     for seed in range(6):
         found = _audit(_recipe(HalfNoise, {}, noise_seed=seed), ctx)
@@ -550,7 +550,7 @@ def test_no_registered_private_method_is_accused(digits: Dataset) -> None:
 
 @pytest.mark.slow
 def test_false_alarms_are_rare(tmp_path: Path) -> None:
-    """Six audits each of the benchmark, with noise of known seeds; 40 are in docs/results."""
+    """Six audits each of the benchmark, with noise of known seeds; benchmarks/false_alarms.md has 40."""
     script = Path(__file__).parents[4] / "benchmarks" / "false_alarms.py"
     out = tmp_path / "audits.json"
     knobs = ["--repeats", "6", "--noise-seed", "0", "--json", str(out)]
