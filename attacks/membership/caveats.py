@@ -43,7 +43,7 @@ def shadow_caveats(shadows: Shadows, settings: MembershipSettings, *, claimed: b
     if settings.control_runs:
         caveats.append(
             f"The DP-SGD control takes {settings.control_steps} steps with the same rate, clip and step size on all "
-            "data; a tuned DP-SGD would be more accurate. Subject and control are compared over the same runs, "
+            "data; tuned to them it could be more accurate. Subject and control are compared over the same runs, "
             "and one is called better only where 95 % intervals do not overlap."
         )
     if claimed:

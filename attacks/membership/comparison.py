@@ -15,52 +15,25 @@ from ddaudit.stats import Interval
 
 Relation = Literal["below", "alike", "above"]
 
+# (accuracy of the set's networks, what the attack finds in them), each against DP-SGD's
 _VERDICTS: dict[tuple[Relation, Relation], str] = {
-    # (accuracy of the set's networks, what the attack finds in them), each against the control's
-    (
-        "below",
-        "above",
-    ): "{other} is both more accurate and less exposed: distillation bought no privacy here, "
-    "and cost accuracy",
-    (
-        "below",
-        "alike",
-    ): "{other} is more accurate, and this attack cannot tell the exposures apart: distillation "
+    ("below", "above"): "DP-SGD is both more accurate and less exposed: distillation bought no privacy here, and "
+    "cost accuracy",
+    ("below", "alike"): "DP-SGD is more accurate, and this attack cannot tell the exposures apart: distillation "
     "bought no privacy here that the attack could see, and cost accuracy",
-    (
-        "below",
-        "below",
-    ): "the set is less exposed and less accurate than {other}: what it hides from this attack "
-    "is paid for with accuracy",
-    (
-        "alike",
-        "above",
-    ): "at accuracies that cannot be told apart, the set is more exposed than {other}: "
+    ("below", "below"): "the set is less exposed than DP-SGD and less accurate: what it hides from this attack is "
+    "paid for with accuracy",
+    ("alike", "above"): "at accuracies that cannot be told apart, the set is more exposed than DP-SGD: "
     "distillation bought no privacy here",
-    (
-        "alike",
-        "alike",
-    ): "neither the accuracies nor the exposures can be told apart: nothing here speaks for the "
-    "set being more private than {other}",
-    (
-        "alike",
-        "below",
-    ): "at accuracies that cannot be told apart, the set is less exposed to this attack than "
-    "{other}",
-    (
-        "above",
-        "above",
-    ): "the set is more accurate than {other} and more exposed: the accuracy is paid for with "
+    ("alike", "alike"): "neither the accuracies nor the exposures can be told apart: nothing here speaks for the "
+    "set being more private than DP-SGD",
+    ("alike", "below"): "at accuracies that cannot be told apart, the set is less exposed to this attack than "
+    "DP-SGD",
+    ("above", "above"): "the set is more accurate than DP-SGD and more exposed: the accuracy is paid for with "
     "privacy",
-    (
-        "above",
-        "alike",
-    ): "the set is more accurate than {other}, and this attack cannot tell the exposures apart",
-    (
-        "above",
-        "below",
-    ): "the set is both more accurate and less exposed to this attack than {other}",
-}
+    ("above", "alike"): "the set is more accurate than DP-SGD, and this attack cannot tell the exposures apart",
+    ("above", "below"): "the set is both more accurate and less exposed to this attack than DP-SGD",
+}  # fmt: skip
 
 
 def relation(a: Interval, b: Interval) -> Relation:
@@ -82,6 +55,9 @@ def against_dp_sgd(
         claim: the subject's own privacy claim, if it makes one.
     """
     epsilon = control.params["epsilon"]
+    verdict = _VERDICTS[
+        relation(subject.accuracy, control.accuracy), relation(subject.auc, control.auc)
+    ]
     if claim is None:
         proof = (
             "Only DP-SGD comes with a proof of what no attack can exceed; this set's reading is what one attack "
@@ -96,9 +72,9 @@ def against_dp_sgd(
         )
     return (
         f"Control, DP-SGD: networks trained directly on the same {runs} random halves with differential privacy "
-        f"(epsilon {epsilon:g}, delta {delta:g}) reach accuracy {_of(control.accuracy)}, and the same LiRA attack "
+        f"(epsilon {epsilon:g}, delta {_small(delta)}) reach accuracy {_of(control.accuracy)}, and the same LiRA attack "
         f"has an AUC of {_of(control.auc)} on them. Networks trained on this set: accuracy "
-        f"{_of(subject.accuracy)}, AUC {_of(subject.auc)}. So {_verdict(subject, control, 'DP-SGD')}. {proof}"
+        f"{_of(subject.accuracy)}, AUC {_of(subject.auc)}. So {verdict}. {proof}"
     )
 
 
@@ -108,21 +84,32 @@ def against_random(subject: Reading, controls: Sequence[Reading], *, runs: int) 
     matched = relation(subject.accuracy, nearest.accuracy) == "alike"
     size = f"{nearest.params['ipc']} real records per class"
     tried = "" if matched else " (the nearest in accuracy that was tried)"
-    verdict = _verdict(subject, nearest, "the random subset")
+    better = {
+        "below": "the set is less accurate",
+        "alike": "the accuracies cannot be told apart",
+        "above": "the set is more accurate",
+    }[relation(subject.accuracy, nearest.accuracy)]
+    found = {
+        "below": "the records behind it are harder to find",
+        "alike": "the exposures cannot be told apart",
+        "above": "the records behind it are easier to find",
+    }[relation(subject.auc, nearest.auc)]
     return (
         f"Control, random subset: networks trained on {size} drawn at random from the same {runs} halves{tried} "
         f"reach accuracy {_of(nearest.accuracy)}, and LiRA has an AUC of {_of(nearest.auc)} on them; this set: "
-        f"{_of(subject.accuracy)} and {_of(subject.auc)}. So, as far as networks tell, {verdict}. The subset is "
-        "no safe choice for all that: it shows the records that it holds to everybody (see the attack 'nearest')."
+        f"{_of(subject.accuracy)} and {_of(subject.auc)}. So {better}, and by way of networks {found}. That does "
+        "not make the subset safe: everybody can see the records that it holds (attack 'nearest')."
     )
 
 
 def control_metrics(control: Reading, *, generator: torch.Generator) -> list[Metric]:
-    """Accuracy, AUC and TPR of a control; neither end is better, because nobody judges the control."""
+    """Accuracy, AUC and LiRA's TPR of a control; neither end is better, because nobody judges the control."""
     accuracy = control.accuracy
     out = [_metric("membership.control_accuracy", accuracy, control.params)]
     summary = summarise(control.evidence, headlines=(), generator=generator)
     for metric in summary.metrics:
+        if metric.name == "membership.tpr_at_fpr" and metric.params["attack"] != "lira":
+            continue
         name = metric.name.replace("membership.", "membership.control_")
         params = {**control.params, **metric.params}
         out.append(metric.model_copy(update={"name": name, "direction": "none", "params": params}))
@@ -142,14 +129,14 @@ def control_curve(control: Reading, *, generator: torch.Generator) -> list[Curve
     return [curve.model_copy(update={"label": label}) for curve in summary.curves]
 
 
-def _verdict(subject: Reading, control: Reading, other: str) -> str:
-    key = (relation(subject.accuracy, control.accuracy), relation(subject.auc, control.auc))
-    return _VERDICTS[key].format(other=other)
-
-
 def _of(x: Interval) -> str:
     return f"{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]"
 
 
 def _metric(name: str, x: Interval, params: dict[str, Any]) -> Metric:
     return Metric(name=name, value=x.value, low=x.low, high=x.high, n=x.n, params=params)
+
+
+def _small(x: float) -> str:
+    """1e-5, as people write it."""
+    return f"{x:g}".replace("e-0", "e-")

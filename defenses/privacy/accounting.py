@@ -42,6 +42,8 @@ Opacus' binomials overflow above 1029, so a larger order would never win.
 _FEW_ORDERS = (2, 3, 4, 5, 6, 8, 11, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Enough for a bound that is right within some 30 %; whole orders are a hundred times cheaper."""
 
+_BEYOND_PRV = 1000.0
+"""PRV's grid grows with epsilon; beyond this it would not fit into memory."""
 _LARGEST_LOG_SIGMA = 25.0
 
 _Steps = tuple[tuple[float, float, int], ...]
@@ -281,11 +283,14 @@ def _steps(ledger: Sequence[LedgerEntry]) -> _Steps:
 
 @lru_cache(maxsize=4096)
 def _epsilon(steps: _Steps, delta: float, accountant: Accountant, relation: Relation) -> float:
-    if accountant == "rdp":
-        return _rdp(steps, delta)
-    if accountant == "prv":
-        return _prv(steps, delta)
-    return _pld(steps, delta, relation)
+    try:
+        if accountant == "rdp":
+            return _rdp(steps, delta)
+        if accountant == "prv":
+            return _prv(steps, delta)
+        return _pld(steps, delta, relation)
+    except OverflowError:  # noise so small that exp(1 / sigma^2) is no number
+        return math.inf
 
 
 def _rdp(steps: _Steps, delta: float, orders: tuple[float, ...] = _ORDERS) -> float:
@@ -304,7 +309,10 @@ def _prv(steps: _Steps, delta: float) -> float:
     accountant = PRVAccountant()
     accountant.history = list(steps)
     # The bound contains eps_error; Opacus' fixed 0.01 would be 1 % of an epsilon of 1.
-    error = min(1.0, max(1e-4, 4e-3 * _rdp(steps, delta, _FEW_ORDERS)))
+    rough = _rdp(steps, delta, _FEW_ORDERS)
+    if rough > _BEYOND_PRV:
+        raise ValueError(f"epsilon near {rough:.3g} is out of PRV's range")
+    error = min(1.0, max(1e-4, 4e-3 * rough))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # log(0) at q = 1
         return max(0.0, float(accountant.get_epsilon(delta, eps_error=error)))

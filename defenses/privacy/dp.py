@@ -23,8 +23,14 @@ def dp(recipe: Recipe) -> Recipe:
     Embeddings are clipped at 1 and matched as sums with step 1 (NDPDC's values), gradients clipped at 0.1 (PSG's).
 
     Raises:
-        BadInput: coresets release real records and cannot be made private this way.
+        BadInput: the method is private already, or releases real records and cannot be made private this way.
     """
+    if recipe.reader is not None and recipe.reader.private:
+        raise BadInput(
+            f"{recipe.name}+dp",
+            f"'{recipe.name}' is private already",
+            f"Use {recipe.name} with --epsilon and --delta.",
+        )
     if isinstance(recipe.loop, Selection) or recipe.target is None or recipe.synthesis is None:
         raise BadInput(
             f"{recipe.name}+dp",

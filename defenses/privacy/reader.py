@@ -231,8 +231,7 @@ class PrivateTargets:
         public = [
             "image size and class names",
             "normalisation constants 0.5 / 0.5",
-            "initial images N(0, 1)",
-            "networks, augmentations and their seeds",
+            "starting values, networks, augmentations and their seeds, all drawn without the records",
         ]
         if config.counts == "public":
             # The expected mass of a class row needs the class's count, whatever the sampling.

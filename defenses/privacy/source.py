@@ -27,6 +27,10 @@ Rows = Callable[[Tensor], Tensor]
 KEEP_FLOATS = 2**28
 
 
+_AT_ONCE = 4096
+"""Records whose signals are held at the same time."""
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What the noise of a source's sums was calibrated for.
@@ -141,11 +145,16 @@ class PrivateSource:
             torch.rand(self._members.shape, generator=self._secret) < plan.rates
         ) & self._members
         index = sampled.any(0).nonzero().squeeze(1)
-        clipped = clip_rows(signals(index), plan.clip)
         weights = rows(index)
         self._bounded(query_id, weights)
         masked = weights[None] * sampled[:, index][:, None].float()
-        sums = masked.to(clipped.device) @ clipped
+        # A few thousand at a time: full batches of wide signals would not fit into memory.
+        sums: Tensor | None = None
+        for part, share in zip(index.split(_AT_ONCE), masked.split(_AT_ONCE, dim=2), strict=True):
+            clipped = clip_rows(signals(part), plan.clip)
+            added = share.to(clipped.device) @ clipped
+            sums = added if sums is None else sums + added
+        assert sums is not None  # an empty batch is one empty part
         noise = torch.randn(sums.shape, generator=self._secret).to(sums.device)
         release = sums + plan.sigma * plan.clip * noise
         self.count += 1

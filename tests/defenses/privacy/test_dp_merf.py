@@ -209,14 +209,18 @@ def test_what_it_refuses(tiny):
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_fashion_mnist_at_epsilon_1(data_root: Path):
+@pytest.mark.parametrize(
+    ("name", "floor"),
+    # Measured 0.741 and 0.634 (two networks each, ConvNetW32, quick protocol).
+    [("dp-merf-generator", 0.69), ("dp-merf", 0.58)],
+)
+def test_fashion_mnist_at_epsilon_1(data_root: Path, name, floor):
     """Dosser's table 1: DP-MERF, IPC 50, (1, 1e-5), ConvNet-3: 71.3 +- 1.7."""
     data = load_data("fashion-mnist:validation=0", root=data_root)
-    made = distill(
-        resolve("dp-merf", options={"reader.epsilon": 1.0}), data.train, data=data, ipc=50, seed=0
-    )
+    recipe = resolve(name, options={"reader.epsilon": 1.0})
+    made = distill(recipe, data.train, data=data, ipc=50, seed=0)
     assert made.card.privacy.ledger[0].sigma == pytest.approx(3.731, rel=0.01)
-    assert accuracy(made, data, arch="ConvNetW32", split=data.test) > 0.58
+    assert accuracy(made, data, arch="ConvNetW32", split=data.test) > floor
 
 
 def accuracy(made, data, *, arch, split=None):
