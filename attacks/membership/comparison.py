@@ -72,8 +72,8 @@ def against_dp_sgd(
         )
     return (
         f"Control, DP-SGD: networks trained directly on the same {runs} random halves with differential privacy "
-        f"(epsilon {epsilon:g}, delta {_small(delta)}) reach accuracy {_of(control.accuracy)}, and the same LiRA attack "
-        f"has an AUC of {_of(control.auc)} on them. Networks trained on this set: accuracy "
+        f"(epsilon {epsilon:g}, delta {_small(delta)}) reach accuracy {_of(control.accuracy)}, and the same attack "
+        f"(LiRA) has an AUC of {_of(control.auc)} on them. Networks trained on this set: accuracy "
         f"{_of(subject.accuracy)}, AUC {_of(subject.auc)}. So {verdict}. {proof}"
     )
 

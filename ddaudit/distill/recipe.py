@@ -27,7 +27,7 @@ from ddaudit.distill.synthesis import Pixels
 from ddaudit.errors import BadInput
 from ddaudit.registry import Registry
 
-Family = Literal["selection", "distribution", "gradient"]
+Family = Literal["selection", "distribution", "gradient", "kernel"]
 Status = Literal["faithful", "simplified", "ours"]
 
 
@@ -231,6 +231,10 @@ def resolve(
     recipe = published.at(profile)
     for defense in defenses:
         published, recipe = defense.apply(published), defense.apply(recipe)
+    if profile == "small":
+        # Defenses bring small numbers for the parts they add; the method's own are applied already.
+        own = METHODS.get(base).small
+        recipe = recipe.options({k: v for k, v in recipe.small.items() if k not in own})
     recipe = recipe.options(options or {})
     changed = dict.fromkeys([*(recipe.small if profile == "small" else ()), *(options or {})])
     notes = [

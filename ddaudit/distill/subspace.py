@@ -119,11 +119,13 @@ def principal_directions(z: Tensor, dims: int) -> Tensor:
     count = min(dims, z.shape[1], len(z) - 1)
     if len(z) > z.shape[1]:
         _, axes = torch.linalg.eigh(centred.T @ centred)
-        return axes.flip(1)[:, :count].to(z.dtype)
+        basis: Tensor = axes.flip(1)[:, :count]
+        return basis.to(z.dtype)
     # Fewer images than coordinates: the small Gram matrix has the same spectrum.
     energy, axes = torch.linalg.eigh(centred @ centred.T)
     top, left = energy.flip(0)[:count], axes.flip(1)[:, :count]
-    return (centred.T @ left / top.clamp_min(1e-18).sqrt()).to(z.dtype)
+    basis = centred.T @ left / top.clamp_min(1e-18).sqrt()
+    return basis.to(z.dtype)
 
 
 def random_basis(width: int, dims: int, *, seed: int) -> Tensor:

@@ -37,6 +37,12 @@ def dp(recipe: Recipe) -> Recipe:
             f"'{recipe.name}' releases real records, and noise on sums cannot hide them",
             "Use dm+dp, dc+dp, ndpdc or psg.",
         )
+    if recipe.objective is None:
+        raise BadInput(
+            f"{recipe.name}+dp",
+            "has gradients of a scale of its own, for which no clip is known",
+            f"Use dp-{recipe.name} where it exists ('ddaudit list methods').",
+        )
     embedding = isinstance(recipe.objective, MeanEmbedding)
     reader = (
         PoissonGaussian(clip=1.0, scale="sum")

@@ -283,9 +283,7 @@ def _affordable(
     if settings.release_megapixels is None:
         return None
     _, height, width = ctx.data.shape
-    gradients = (
-        recipe is not None and recipe.objective is not None and not recipe.objective.shareable
-    )
+    gradients = recipe is not None and (recipe.objective is None or not recipe.objective.shareable)
     each = records * height * width * (4 if gradients else 1)
     return max(1, int(1e6 * settings.release_megapixels / each))
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddaudit.attacks.leakage.reconstruction import auditor as module
 from ddaudit.attacks.leakage.reconstruction import known_answers
+from ddaudit.attacks.leakage.reconstruction.adversaries import class_rule, pick_targets
 from ddaudit.attacks.leakage.reconstruction.auditor import Reconstruction
 from ddaudit.attacks.leakage.reconstruction.pictures import strip
+from ddaudit.attacks.leakage.reconstruction.settings import ReconstructionSettings
 from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject, stratified
 from ddaudit.data import Dataset, load_data
 from ddaudit.distill import resolve
@@ -33,7 +34,7 @@ def ctx(tiny: Dataset) -> Context:
     return Context(data=tiny, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W32"), ipc=4)
 
 
-def _settings(**change: Any) -> module.ReconstructionSettings:
+def _settings(**change: Any) -> ReconstructionSettings:
     small = {"targets": 8, "pool": 80, "networks": 6, "steps": 60, "releases": 20, "pairs": 0}
     return AUDIT.configure("quick", {**small, **change})
 
@@ -114,10 +115,10 @@ def test_a_private_recipe_is_attacked_where_its_proof_looks(ctx: Context) -> Non
 
 
 def test_fair_rows_are_the_ones_attacked(ctx: Context) -> None:
-    rule = module._class_rule(resolve("fairdd-dm").target, ctx.data.train)
+    rule = class_rule(resolve("fairdd-dm").target, ctx.data.train)
     assert type(rule).__name__ == "Barycentre"
-    assert type(module._class_rule(resolve("psg").target, ctx.data.train)).__name__ == "ByClass"
-    assert type(module._class_rule(None, ctx.data.train)).__name__ == "ByClass"
+    assert type(class_rule(resolve("psg").target, ctx.data.train)).__name__ == "ByClass"
+    assert type(class_rule(None, ctx.data.train)).__name__ == "ByClass"
 
 
 def _file(images: Tensor, labels: Tensor, classes: int, **card: Any) -> Subject:
@@ -162,10 +163,10 @@ def test_targets_are_spread_over_the_classes_that_can_spare_them(tiny: Dataset) 
     keep = (pool.labels != 3) | (torch.arange(len(pool)) < 8)  # two records of class 3
     pool = pool.subset(keep)
     everyone = torch.ones(len(pool), dtype=torch.bool)
-    picked = module._targets(pool, everyone, 9, torch.Generator().manual_seed(0))
+    picked = pick_targets(pool, everyone, 9, torch.Generator().manual_seed(0))
     assert torch.bincount(pool.labels[picked], minlength=4).tolist() == [3, 3, 3, 0]
     half = torch.arange(len(pool)) < 90
-    picked = module._targets(pool, half, 100, torch.Generator().manual_seed(0))
+    picked = pick_targets(pool, half, 100, torch.Generator().manual_seed(0))
     assert len(picked) == 9
     assert int(picked.max()) < 90
 
@@ -180,7 +181,7 @@ def test_checks_pass(ctx: Context) -> None:
 def _half(ctx: Context) -> Any:
     pool = stratified(ctx.data.train, 80)
     everyone = torch.ones(len(pool), dtype=torch.bool)
-    targets = module._targets(pool, everyone, 8, torch.Generator().manual_seed(0))
+    targets = pick_targets(pool, everyone, 8, torch.Generator().manual_seed(0))
     return known_answers.Case(pool, everyone, targets)
 
 
