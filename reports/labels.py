@@ -14,6 +14,7 @@ _NAMES = {
     "utility.balanced_accuracy": "balanced accuracy",
     "membership.auc": "membership AUC",
     "membership.tpr_at_fpr": "TPR",
+    "membership.control_tpr_at_fpr": "control TPR",
     "privacy.epsilon_claimed": "claimed ε",
     "privacy.epsilon_lower_bound": "ε lower bound",
     "backdoor.cta": "clean test accuracy",

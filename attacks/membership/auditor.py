@@ -155,14 +155,14 @@ class Membership(Auditor[MembershipSettings]):
         try:
             private = self._dp_sgd(ctx, settings, shadows.halves, claim=claim, seed=seed)
         except BadInput as error:
-            said.append(f"No DP-SGD control: {error}")
+            said.append(f"{subject.id} has no DP-SGD control: {error}")
         else:
             reading = private.reading
             finding.metrics += comparison.control_metrics(reading, generator=generator)
             finding.curves += comparison.control_curve(reading, generator=generator)
             said.append(
                 comparison.against_dp_sgd(
-                    ours, reading, delta=private.delta, runs=runs, claim=claim
+                    subject.id, ours, reading, delta=private.delta, runs=runs, claim=claim
                 )
             )
         if not _is_random(subject):
@@ -170,9 +170,9 @@ class Membership(Auditor[MembershipSettings]):
             for reading in subsets:
                 finding.metrics += comparison.control_metrics(reading, generator=generator)
             if subsets:
-                said.append(comparison.against_random(ours, subsets, runs=runs))
+                said.append(comparison.against_random(subject.id, ours, subsets, runs=runs))
         if ctx.preset.seeds > 1:
-            said = [f"Seed {seed}. {text}" for text in said]
+            said = [f"Seed {seed}: {text}" for text in said]
         finding.caveats[:0] = said
 
     # ---- what subjects share ---------------------------------------------------------------------

@@ -44,11 +44,18 @@ def relation(a: Interval, b: Interval) -> Relation:
 
 
 def against_dp_sgd(
-    subject: Reading, control: Reading, *, delta: float, runs: int, claim: PrivacyClaim | None
+    name: str,
+    subject: Reading,
+    control: Reading,
+    *,
+    delta: float,
+    runs: int,
+    claim: PrivacyClaim | None,
 ) -> str:
     """The sentence that compares a subject with DP-SGD.
 
     Args:
+        name: of the subject; a report lists the sentences of all subjects together.
         subject, control: readings over the same runs.
         delta: of DP-SGD.
         runs: how many halves both were read on.
@@ -60,25 +67,22 @@ def against_dp_sgd(
     ]
     if claim is None:
         proof = (
-            "Only DP-SGD comes with a proof of what no attack can exceed; this set's reading is what one attack "
+            "Only DP-SGD comes with a proof of what no attack can exceed; the set's reading is what one attack "
             "happened to find."
         )
     elif abs(claim.epsilon / epsilon - 1) <= SAME_CLAIM:
         proof = "Both claim the same bound on what any attack can find."
     else:
-        proof = (
-            f"The set's own claim is epsilon {claim.epsilon:.4g}, which bounds next to nothing; DP-SGD was trained "
-            "for less."
-        )
+        proof = f"The set's own claim is epsilon {claim.epsilon:.4g}; DP-SGD was trained for {epsilon:g}."
     return (
-        f"Control, DP-SGD: networks trained directly on the same {runs} random halves with differential privacy "
-        f"(epsilon {epsilon:g}, delta {_small(delta)}) reach accuracy {_of(control.accuracy)}, and the same attack "
-        f"(LiRA) has an AUC of {_of(control.auc)} on them. Networks trained on this set: accuracy "
+        f"{name} and the DP-SGD control: networks trained directly on the same {runs} random halves with "
+        f"differential privacy (epsilon {epsilon:g}, delta {_small(delta)}) reach accuracy {_of(control.accuracy)}, "
+        f"and the same attack (LiRA) has an AUC of {_of(control.auc)} on them. Networks trained on {name}: accuracy "
         f"{_of(subject.accuracy)}, AUC {_of(subject.auc)}. So {verdict}. {proof}"
     )
 
 
-def against_random(subject: Reading, controls: Sequence[Reading], *, runs: int) -> str:
+def against_random(name: str, subject: Reading, controls: Sequence[Reading], *, runs: int) -> str:
     """The sentence that compares a subject with real records at random, as near to its accuracy as was tried."""
     nearest = min(controls, key=lambda c: abs(c.accuracy.value - subject.accuracy.value))
     matched = relation(subject.accuracy, nearest.accuracy) == "alike"
@@ -95,8 +99,8 @@ def against_random(subject: Reading, controls: Sequence[Reading], *, runs: int) 
         "above": "the records behind it are easier to find",
     }[relation(subject.auc, nearest.auc)]
     return (
-        f"Control, random subset: networks trained on {size} drawn at random from the same {runs} halves{tried} "
-        f"reach accuracy {_of(nearest.accuracy)}, and LiRA has an AUC of {_of(nearest.auc)} on them; this set: "
+        f"{name} and the random control: networks trained on {size} drawn at random from the same {runs} halves{tried} "
+        f"reach accuracy {_of(nearest.accuracy)}, and LiRA has an AUC of {_of(nearest.auc)} on them; {name}: "
         f"{_of(subject.accuracy)} and {_of(subject.auc)}. So {better}, and by way of networks {found}. That does "
         "not make the subset safe: everybody can see the records that it holds (attack 'nearest')."
     )

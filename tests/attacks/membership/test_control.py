@@ -160,8 +160,8 @@ def test_controls_stand_beside_a_reading(ctx: Context) -> None:
     victims = found.metric("membership.victim_accuracy")
     assert victims.value is not None
     assert victims.n == len(ctx.test())
-    assert found.caveats[0].startswith("Control, DP-SGD: ")
-    assert found.caveats[1].startswith("Control, random subset: ")
+    assert found.caveats[0].startswith("full and the DP-SGD control: ")
+    assert found.caveats[1].startswith("full and the random control: ")
     assert any(c.label == "lira on DP-SGD (epsilon 10)" for c in found.curves)
     Finding.model_validate_json(found.model_dump_json())
 
@@ -169,7 +169,7 @@ def test_controls_stand_beside_a_reading(ctx: Context) -> None:
 def test_controls_can_be_left_out(ctx: Context) -> None:
     found = audit(Membership(), "full", ctx, control_runs=0)
     assert not any(m.name.startswith("membership.control") for m in found.metrics)
-    assert not any(c.startswith("Control") for c in found.caveats)
+    assert not any("control: " in c for c in found.caveats)
     assert found.metric("membership.victim_accuracy").value is not None
     with pytest.raises(BadInput, match="at least 3 runs"):
         Membership().configure("quick", {"control_runs": 2})
@@ -219,7 +219,7 @@ def test_the_random_row_is_its_own_control(ctx: Context) -> None:
 
 def test_an_impossible_control_is_a_caveat_not_a_crash(ctx: Context) -> None:
     found = audit(Membership(), "full", ctx, control_delta=0.5)
-    assert found.caveats[0].startswith("No DP-SGD control: ")
+    assert found.caveats[0].startswith("full has no DP-SGD control: ")
     assert "below 1 / n" in found.caveats[0]
     assert found.metric("membership.auc", attack="lira").value is not None
     settings = MembershipSettings(**{**SETTINGS, "control_delta": 0.5})
@@ -229,7 +229,7 @@ def test_an_impossible_control_is_a_caveat_not_a_crash(ctx: Context) -> None:
 def test_several_seeds_say_which_one_speaks(ctx: Context) -> None:
     several = replace(ctx, preset=PRESETS["quick"].model_copy(update={"seeds": 2}))
     found = audit(Membership(), "full", several, seed=1)
-    assert found.caveats[0].startswith("Seed 1. Control, DP-SGD: ")
+    assert found.caveats[0].startswith("Seed 1: full and the DP-SGD control: ")
 
 
 def test_sizes_follow_the_images_per_class(ctx: Context) -> None:
@@ -252,7 +252,7 @@ DP = {"control": "dp-sgd", "epsilon": 10.0}
 
 
 def said(subject: Reading, private: Reading, claim: PrivacyClaim | None = None) -> str:
-    return against_dp_sgd(subject, private, delta=1e-5, runs=6, claim=claim)
+    return against_dp_sgd("dm", subject, private, delta=1e-5, runs=6, claim=claim)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,10 @@ def said(subject: Reading, private: Reading, claim: PrivacyClaim | None = None) 
 def test_the_verdict_follows_from_the_intervals(accuracy: float, auc: float, words: str) -> None:
     text = said(reading(accuracy, auc), reading(0.8, 0.52, **DP))
     assert words in text
-    assert f"accuracy {accuracy:.3f} [{accuracy - 0.02:.3f}, {accuracy + 0.02:.3f}]" in text
+    assert (
+        f"trained on dm: accuracy {accuracy:.3f} [{accuracy - 0.02:.3f}, {accuracy + 0.02:.3f}]"
+        in text
+    )
     assert "AUC of 0.520 [0.500, 0.540]" in text
     assert "(epsilon 10, delta 1e-5)" in text
     assert "Only DP-SGD comes with a proof" in text
@@ -298,12 +301,12 @@ def test_what_is_proven_depends_on_the_claim() -> None:
     ours, theirs = reading(0.7, 0.6), reading(0.8, 0.52, **DP)
     assert "Both claim the same bound" in said(ours, theirs, PrivacyClaim(epsilon=9.95, delta=1e-5))
     weak = said(ours, theirs, PrivacyClaim(epsilon=5000.0, delta=1e-5))
-    assert "own claim is epsilon 5000, which bounds next to nothing" in weak
+    assert "own claim is epsilon 5000; DP-SGD was trained for 10." in weak
 
 
 def test_the_random_control_nearest_in_accuracy_is_chosen() -> None:
     sizes = [reading(a, 0.5, control="random", ipc=n) for n, a in ((1, 0.5), (5, 0.72), (10, 0.9))]
-    matched = against_random(reading(0.7, 0.6), sizes, runs=6)
+    matched = against_random("dm", reading(0.7, 0.6), sizes, runs=6)
     assert "trained on 5 real records per class" in matched
     assert (
         "the accuracies cannot be told apart, and by way of networks the records behind it are easier"
@@ -312,7 +315,7 @@ def test_the_random_control_nearest_in_accuracy_is_chosen() -> None:
     assert "everybody can see the records that it holds" in matched
     assert "nearest in accuracy" not in matched
     assert "nearest in accuracy that was tried" in against_random(
-        reading(0.62, 0.6), sizes[:1], runs=6
+        "dm", reading(0.62, 0.6), sizes[:1], runs=6
     )
 
 
