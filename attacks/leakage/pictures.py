@@ -44,9 +44,9 @@ def closest_pairs(
     for place, i in enumerate(order.tolist()):
         row, column = divmod(place, columns)
         top, left = row * (_TILE + _SPACE), column * (2 * _TILE + _GAP + _SPACE)
-        canvas[top : top + _TILE, left : left + _TILE] = _tile(released[i])
+        canvas[top : top + _TILE, left : left + _TILE] = tile(released[i])
         left += _TILE + _GAP
-        canvas[top : top + _TILE, left : left + _TILE] = _tile(nearest[i])
+        canvas[top : top + _TILE, left : left + _TILE] = tile(nearest[i])
     smallest = ", ".join(f"{float(ratio[i]):.2f}" for i in order[:4])
     return Picture(
         name="closest pairs",
@@ -55,11 +55,11 @@ def closest_pairs(
             f"most suspicious pairs first (ratios {smallest}, ...). The right images are real "
             "records: do not publish this picture if the training data are confidential."
         ),
-        png_base64=_png(canvas),
+        png_base64=png(canvas),
     )
 
 
-def _tile(image: Tensor) -> Tensor:
+def tile(image: Tensor) -> Tensor:
     """(C, H, W) -> (_TILE, _TILE, 3), pixels repeated, not smoothed."""
     shown = image.detach().float().cpu().clamp(0, 1)
     shown = shown.expand(3, -1, -1) if len(shown) == 1 else shown[:3]
@@ -67,7 +67,7 @@ def _tile(image: Tensor) -> Tensor:
     return scaled[0].permute(1, 2, 0)
 
 
-def _png(canvas: Tensor) -> str:
+def png(canvas: Tensor) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ddaudit.defenses.privacy.accounting import epsilon
+from ddaudit.findings import Finding, Metric
 from ddaudit.reports import Report, build_report
 from ddaudit.reports.labels import brief
 from ddaudit.reports.summary import base_of
@@ -89,3 +90,31 @@ def test_releases_of_the_same_records_add_up() -> None:
     (line,) = [t for t in _texts(build_report(Two())) if "private releases" in t]  # type: ignore[arg-type]
     assert "2 private releases" in line
     assert f"ε = {brief(joint)} " in line
+
+
+def test_membership_stands_beside_dp_sgd() -> None:
+    def metric(name: str, value: float, **params: object) -> Metric:
+        return Metric(name=f"membership.{name}", value=value, params=params)
+
+    control = {"control": "dp-sgd", "epsilon": 4.0}
+    found = [
+        metric("auc", 0.55, attack="lira"),
+        metric("victim_accuracy", 0.61),
+        metric("control_accuracy", 0.72, **control),
+        metric("control_auc", 0.52, attack="lira", **control),
+    ]
+
+    class Run:
+        info = {"data": "digits"}  # noqa: RUF012
+        subjects = ({"id": "dm", "kind": "recipe"},)
+        auditors = ({"name": "membership", "title": "Membership"},)
+        checks: dict[str, list[object]] = {}  # noqa: RUF012
+
+        def __init__(self, metrics: list[Metric]) -> None:
+            self.cells = [Finding(subject="dm", auditor="membership", metrics=metrics)]
+
+    (line,) = [t for t in _texts(build_report(Run(found))) if "DP-SGD" in t]  # type: ignore[arg-type]
+    assert "dm reach accuracy 0.61 at membership AUC 0.55" in line
+    assert "(ε = 4), which proves a bound, 0.72 at 0.52" in line
+    without = build_report(Run(found[:2]))  # type: ignore[arg-type]
+    assert not any("DP-SGD" in t for t in _texts(without))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.leakage.pictures import _png, _tile
+from ddaudit.attacks.leakage.pictures import png, tile
 from ddaudit.findings import Picture
 
 _GAP, _SPACE = 2, 14
@@ -30,7 +30,7 @@ def strip(
     distance = (rebuilt - target).flatten(1).norm(dim=1)
     order = torch.argsort(distance, stable=True)[:triples].tolist()
     columns = min(columns, len(order))
-    tiles = [[_tile(part[i]) for part in (target, rebuilt, blind)] for i in order]
+    tiles = [[tile(part[i]) for part in (target, rebuilt, blind)] for i in order]
     side = tiles[0][0].shape[0]
     wide = 3 * side + 2 * _GAP
     rows = -(-len(order) // columns)
@@ -51,5 +51,5 @@ def strip(
             "first. The left images are real records: do not publish this picture if the training data "
             "are confidential."
         ),
-        png_base64=_png(canvas),
+        png_base64=png(canvas),
     )
