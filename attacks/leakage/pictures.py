@@ -68,6 +68,7 @@ def tile(image: Tensor) -> Tensor:
 
 
 def png(canvas: Tensor) -> str:
+    """(H, W, 3) in [0, 1] as a base64 PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()

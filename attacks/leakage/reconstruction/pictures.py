@@ -40,8 +40,8 @@ def strip(
     for place, triple in enumerate(tiles):
         row, column = divmod(place, columns)
         top, left = row * (side + _SPACE), column * (wide + _SPACE)
-        for tile in triple:
-            canvas[top : top + side, left : left + side] = tile
+        for part in triple:
+            canvas[top : top + side, left : left + side] = part
             left += side + _GAP
     return Picture(
         name=f"reconstructions, {name}",
