@@ -20,7 +20,8 @@ from torch import Tensor
 from ddaudit.attacks.leakage.auditor import Leakage
 from ddaudit.attacks.membership.audit import probe
 from ddaudit.attacks.membership.audit.auditor import Privacy, PrivacySettings
-from ddaudit.attacks.membership.audit.probe import check_reader, check_start, coin_tests
+from ddaudit.attacks.membership.audit.coins import coin_tests
+from ddaudit.attacks.membership.audit.probe import check_reader, check_start
 from ddaudit.auditor import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.defenses.privacy.reader import PoissonGaussian
