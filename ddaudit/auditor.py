@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -22,8 +23,9 @@ from ddaudit.data import Dataset, ImageData
 from ddaudit.distill import Recipe, distill, distill_many, versions
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding
-from ddaudit.models import Arch, Network
+from ddaudit.models import Arch, Network, build
 from ddaudit.registry import Registry
+from ddaudit.seeds import stable_seed
 from ddaudit.sets import DistilledSet
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, predict, train_many
 
@@ -117,14 +119,28 @@ class Context:
 
     def seed_for(self, *parts: object) -> int:
         """A stable 31-bit seed derived from names, so that cells do not share randomness by accident."""
-        return (
-            int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
-            >> 1
-        )
+        return stable_seed(*parts)
 
     def generator(self, *parts: object) -> torch.Generator:
         """A CPU generator seeded by :meth:`seed_for`."""
         return torch.Generator().manual_seed(self.seed_for(*parts))
+
+    def random_network(self, *name: object, arch: Arch | None = None) -> Network:
+        """An untrained network that anybody can draw: in eval mode, of the audit's architecture unless given.
+
+        Args:
+            name: seeds it, see :meth:`seed_for`.
+            arch: another architecture.
+        """
+        net = build(
+            arch or self.arch,
+            shape=self.data.shape,
+            num_classes=self.data.num_classes,
+            seed=self.seed_for(*name),
+            mean=self.data.mean,
+            std=self.data.std,
+        )
+        return net.to(self.device).eval()
 
     def test(self, limit: int | None = None) -> ImageData:
         """The test split, or a fixed class-stratified sample of at most ``limit`` records of it."""
@@ -225,6 +241,24 @@ class Context:
                 f"needs the recipe to distil again, and a {subject.kind} is only its result"
             )
         return subject.recipe
+
+
+T = TypeVar("T")
+
+
+class Shared:
+    """What all subjects of an audit have in common, computed once per context."""
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Context, dict[Hashable, Any]] = WeakKeyDictionary()
+
+    def once(self, ctx: Context, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returned when this key was first asked for in this context."""
+        kept = self._kept.setdefault(ctx, {})
+        if key not in kept:
+            kept[key] = make()
+        found: T = kept[key]
+        return found
 
 
 S = TypeVar("S", bound=Settings)

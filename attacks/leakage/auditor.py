@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import Field
@@ -22,12 +21,12 @@ from ddaudit.attacks.leakage.copies import (
 from ddaudit.attacks.leakage.pictures import closest_pairs
 from ddaudit.attacks.membership.heldout import held_out
 from ddaudit.attacks.membership.released import embed
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditor import Auditor, Context, Settings, Shared, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.distill.networks import fit
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric
-from ddaudit.models import Arch, Network, build
+from ddaudit.models import Arch, Network
 from ddaudit.stats import bootstrap, clopper_pearson
 
 SPACES = ("pixels", "structure", "features")
@@ -84,9 +83,7 @@ class Leakage(Auditor[LeakageSettings]):
 
     def __init__(self) -> None:
         # Training and held-out records are the same for every subject of an audit.
-        self._benches: WeakKeyDictionary[Context, tuple[LeakageSettings, _Bench]] = (
-            WeakKeyDictionary()
-        )
+        self._shared = Shared()
 
     def run(self, subject: Subject, ctx: Context, settings: LeakageSettings, seed: int) -> Finding:
         """Compare the released images with training and held-out records."""
@@ -127,10 +124,7 @@ class Leakage(Auditor[LeakageSettings]):
         ]
 
     def _bench(self, ctx: Context, settings: LeakageSettings) -> _Bench:
-        stored = self._benches.get(ctx)
-        if stored is None or stored[0] != settings:
-            stored = self._benches[ctx] = (settings, _make_bench(ctx, settings))
-        return stored[1]
+        return self._shared.once(ctx, settings, lambda: _make_bench(ctx, settings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,24 +151,13 @@ def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
             f"needs 20 held-out records to know what is near by chance, there are "
             f"{len(held.records)}"
         )
-    network = _random_network(ctx)
+    # Narrow: all records must pass through it, and copies need no width.
+    narrow = fit(Arch("convnet", width=16), ctx.data.shape)
+    network = ctx.random_network("leakage", "random network", arch=narrow)
     train, holdout = ctx.data.train.pixels(), held.records.pixels()
     rows = {s: (_view(s, train, network), _view(s, holdout, network)) for s in SPACES}
     strangers = {s: stranger_ratios(*rows[s], limit=settings.strangers) for s in SPACES}
     return _Bench(ctx.data.train, held.records, network, rows, strangers, held.caveats())
-
-
-def _random_network(ctx: Context) -> Network:
-    """A narrow random ConvNet: all records must pass through it, and copies need no width."""
-    network = build(
-        fit(Arch("convnet", width=16), ctx.data.shape),
-        shape=ctx.data.shape,
-        num_classes=ctx.data.num_classes,
-        seed=ctx.seed_for("leakage", "random network"),
-        mean=ctx.data.mean,
-        std=ctx.data.std,
-    )
-    return network.to(ctx.device).eval()
 
 
 def _view(space: str, images: Tensor, network: Network) -> Tensor:

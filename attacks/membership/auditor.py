@@ -15,7 +15,7 @@ from ddaudit.attacks.membership.evidence import Summary, summarise
 from ddaudit.attacks.membership.holdout import holdout_evidence, split
 from ddaudit.attacks.membership.settings import PRESETS, MembershipSettings
 from ddaudit.attacks.membership.shadows import Halves, Shadows, draw_halves, run_shadows
-from ddaudit.auditor import Auditor, Context, Subject, auditor
+from ddaudit.auditor import Auditor, Context, Shared, Subject, auditor
 from ddaudit.distill import resolve
 from ddaudit.distill.selection import Selection
 from ddaudit.errors import BadInput, NotEnoughData, Unsupported
@@ -75,7 +75,7 @@ class Membership(Auditor[MembershipSettings]):
 
     def __init__(self) -> None:
         # Halves and controls are the same for every subject of an audit.
-        self._shared = control.Shared()
+        self._shared = Shared()
 
     def run(
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int

@@ -7,10 +7,9 @@ accuracy, does a reading speak for or against distillation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,23 +43,6 @@ SAME_CLAIM = 0.02
 """Claims this close (relative) to the fixed epsilon are compared with the fixed one."""
 LARGEST_EPSILON = 100.0
 """A larger claim promises next to nothing, and DP-SGD at such an epsilon is no control."""
-
-T = TypeVar("T")
-
-
-class Shared:
-    """What all subjects of an audit have in common, computed once per context."""
-
-    def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Context, dict[Hashable, Any]] = WeakKeyDictionary()
-
-    def once(self, ctx: Context, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` returned when this key was first asked for in this context."""
-        kept = self._kept.setdefault(ctx, {})
-        if key not in kept:
-            kept[key] = make()
-        found: T = kept[key]
-        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from ddaudit.attacks.membership.audit.canaries import concatenate
 from ddaudit.auditor import Context
 from ddaudit.data import ImageData
 
@@ -105,15 +106,10 @@ def matching_sample(train: Tensor, held: Tensor, *, generator: torch.Generator) 
 
 def join(first: ImageData, second: ImageData) -> ImageData:
     """The records of both; groups only if both have them."""
-    groups = None
-    if first.groups is not None and second.groups is not None:
-        groups = torch.cat([first.groups, second.groups])
-    return replace(
-        first,
-        images=torch.cat([first.images, second.images]),
-        labels=torch.cat([first.labels, second.labels]),
-        groups=groups,
-    )
+    parts = (first, second)
+    if any(part.groups is None for part in parts):
+        parts = (replace(first, groups=None), replace(second, groups=None))
+    return concatenate(parts)
 
 
 def _cells(train: ImageData, held: ImageData) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ from ddaudit.attacks.membership.scores.class_mean import clip_rows, inner_produc
 from ddaudit.attacks.membership.scores.nearest import neighbours, reference_log_distance
 from ddaudit.auditor import Context
 from ddaudit.data import ImageData
-from ddaudit.models import Network, build
 from ddaudit.sets import DistilledSet
 
 VERBATIM = 1.0 / 255.0
@@ -60,7 +59,7 @@ def feature_closeness(
     Returns:
         (K, N) float64.
     """
-    net = _random_network(ctx, "nearest features")
+    net = ctx.random_network("membership", "nearest features")
     x, r = embed(net, records.pixels()), embed(net, reference.pixels())
     rows = [embed(net, released.images) for released in sets]
     return _closeness(x, rows, r, generator=generator, draws=draws)[0]
@@ -90,7 +89,7 @@ def class_mean_scores(
     x, r = records.pixels(), reference.pixels()
     total = torch.zeros(len(sets), len(x), dtype=torch.float64)
     for t in range(networks):
-        net = _random_network(ctx, "random network", seed, t)
+        net = ctx.random_network("membership", "random network", seed, t)
         zx, zr = (clip_rows(embed(net, part), clip) for part in (x, r))
         for k, released in enumerate(sets):
             total[k] += inner_product(
@@ -114,19 +113,6 @@ def embed(network: torch.nn.Module, pixels: Tensor, *, batch_size: int = 512) ->
             for i in range(0, len(pixels), batch_size)
         ]
     return torch.cat(parts)
-
-
-def _random_network(ctx: Context, *name: object) -> Network:
-    """A public random network of the audit's architecture, in eval mode."""
-    net = build(
-        ctx.arch,
-        shape=ctx.data.shape,
-        num_classes=ctx.data.num_classes,
-        seed=ctx.seed_for("membership", *name),
-        mean=ctx.data.mean,
-        std=ctx.data.std,
-    )
-    return net.to(ctx.device).eval()
 
 
 def _closeness(

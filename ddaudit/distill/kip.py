@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ddaudit.data import Dataset, ImageData
 from ddaudit.distill.kernels import (
     DenseNTK,
     Kernel,
@@ -23,10 +22,10 @@ from ddaudit.distill.kernels import (
     record_pulls,
     solve,
 )
-from ddaudit.distill.matching import Outcome, Progress, finish, stable_seed
-from ddaudit.distill.parts import Canvas, Opening, Query, Targets
+from ddaudit.distill.matching import Job, Outcome, finish
+from ddaudit.distill.parts import Canvas, Query, Targets
+from ddaudit.distill.reading import draw_by_class
 from ddaudit.errors import BadInput, DDAuditError
-from ddaudit.training.augment import draw
 
 if TYPE_CHECKING:
     from ddaudit.distill.recipe import Recipe
@@ -81,19 +80,8 @@ class KernelInducing:
             recipe.synthesis and recipe.synthesis.parallel
         )
 
-    def run(
-        self,
-        recipe: Recipe,
-        train: ImageData,
-        members: Tensor,
-        *,
-        data: Dataset,
-        ipc: int,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> list[Outcome]:
-        """Distil K sets, one per row of ``members`` (K, N) bool.
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil K sets, one per row of ``job.members``.
 
         Raises:
             BadInput: parts are missing, or a private recipe would read records outside its ledger.
@@ -102,16 +90,11 @@ class KernelInducing:
         if not (recipe.target and recipe.synthesis and recipe.reader):
             raise BadInput(recipe.name, "lacks a target, a synthesis or a reader")
         recipe.check_private()
-        if len(members) > 1 and not self.shareable(recipe, ipc):
+        if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
             raise DDAuditError(f"{recipe.name}: a private reader serves one run at a time")
-        mean, std = recipe.constants(data)
-        generator = torch.Generator().manual_seed(seed)
-        opening = Opening(recipe.target, mean, std, self.steps, seed + 1, device)
-        source = recipe.reader.open(train, members, opening)
-        canvas = recipe.synthesis.start(
-            train, members, ipc=ipc, mean=mean, std=std, generator=generator, device=device
-        )
-        strategy = recipe.augment_for(data)
+        source = recipe.open(job)
+        canvas = recipe.start(job, torch.Generator().manual_seed(job.seed))
+        strategy = recipe.augment_for(job.data)
         # Augmented records are never seen twice.
         worth = self.kernel.costly and not strategy
         embed = _Remembered(self.kernel) if worth else self.kernel.embed
@@ -123,31 +106,21 @@ class KernelInducing:
                 self.reg,
                 support.detach(),
                 canvas.labels,
-                train.num_classes,
+                job.train.num_classes,
                 space=self.clip_in if recipe.reader.private else "features",
                 embed=embed,
             )
-            query = self._query(step, question, strategy, train, seed)
+            augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
+            query = Query(str(step), question, None, augment)
             self._descend(canvas, support, question, _mean_row(source.targets(query)))
             optimiser.step()
-            if not all(bool(torch.isfinite(p).all()) for p in canvas.parameters):
+            if not canvas.finite:
                 raise DDAuditError(
                     f"{recipe.name}: diverged at step {step}. Lower --set loop.lr (now {self.lr})."
                 )
-            if progress:
-                progress(step + 1, self.steps)
-        return finish(canvas, None, source.claims(), mean, std)
-
-    @staticmethod
-    def _query(
-        step: int, question: RidgeGradient, strategy: str, train: ImageData, seed: int
-    ) -> Query:
-        generator = torch.Generator().manual_seed(stable_seed(seed, "augment", step))
-        augment = tuple(
-            draw(strategy, generator, shape=train.shape) if strategy else None
-            for _ in range(train.num_classes)
-        )
-        return Query(str(step), question, None, augment)
+            if job.progress:
+                job.progress(step + 1, self.steps)
+        return finish(canvas, None, source.claims(), *recipe.constants(job.data))
 
     def _descend(
         self, canvas: Canvas, support: Tensor, question: RidgeGradient, gradient: Tensor
@@ -156,9 +129,7 @@ class KernelInducing:
         moved = support
         if question.space == "features":
             moved = self.kernel.embed(support.flatten(0, 1))
-        grads = torch.autograd.grad(moved, canvas.parameters, gradient.view_as(moved))
-        for p, g in zip(canvas.parameters, grads, strict=True):
-            p.grad = g
+        canvas.pull(moved, gradient.view_as(moved))
 
 
 class RidgeGradient:

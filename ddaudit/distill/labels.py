@@ -7,7 +7,6 @@ A teacher that has memorised a record writes a trace of it into the labels of ot
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distill.networks import fit
 from ddaudit.models import Arch, Network
+from ddaudit.seeds import stable_seed
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, predict, train_many
 from ddaudit.training.augment import operations
 
@@ -162,4 +162,4 @@ def harden(labels: Tensor) -> Tensor:
 
 def _teacher_seed(seed: int) -> int:
     """A seed of its own, so that the teacher does not start as the networks of the distillation do."""
-    return int.from_bytes(hashlib.sha256(f"teacher/{seed}".encode()).digest()[:4], "big") >> 1
+    return stable_seed("teacher", seed)

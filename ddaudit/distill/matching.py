@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distill.parts import Canvas, NetworkSource, Opening, Query, Signal
-from ddaudit.distill.reading import augment_by_class
+from ddaudit.distill.parts import Canvas, NetworkSource, Query, Signal
+from ddaudit.distill.reading import augment_by_class, draw_by_class
 from ddaudit.errors import DDAuditError
 from ddaudit.models import Network
+from ddaudit.seeds import stable_seed
 from ddaudit.sets import PrivacyClaim
-from ddaudit.training.augment import AugmentParams, apply, draw
+from ddaudit.training.augment import apply, draw
 
 if TYPE_CHECKING:
     from ddaudit.distill.recipe import Recipe
@@ -43,6 +43,29 @@ DC_LOOPS = {
     40: Schedule(40, 15),
     50: Schedule(50, 10),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a loop is asked to distil.
+
+    Attributes:
+        train: the real records.
+        members: (K, N) bool, the records that each of K runs may see.
+        data: names, constants and augmentation of the data set ``train`` belongs to.
+        ipc: images per class.
+        seed: seeds everything but privacy noise.
+        device: where to compute.
+        progress: called with (steps done, steps in all).
+    """
+
+    train: ImageData
+    members: Tensor
+    data: Dataset
+    ipc: int
+    seed: int
+    device: torch.device
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -131,47 +154,31 @@ class Matching:
             and not (recipe.networks and recipe.networks.couples_records())
         )
 
-    def run(
-        self,
-        recipe: Recipe,
-        train: ImageData,
-        members: Tensor,
-        *,
-        data: Dataset,
-        ipc: int,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> list[Outcome]:
-        """Distil K sets, one per row of ``members`` (K, N) bool.
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil K sets, one per row of ``job.members``.
 
         Raises:
             DDAuditError: the optimisation diverged (NaN), or K > 1 for a recipe that cannot share.
         """
-        objective, target, synthesis, networks, reader = recipe.matching_parts()
-        if len(members) > 1 and not self.shareable(recipe, ipc):
+        objective, networks = recipe.matching_parts()
+        if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
             raise DDAuditError(
                 f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
             )
-        mean, std = recipe.constants(data)
-        generator = torch.Generator().manual_seed(seed)
-        schedule = self.schedule(ipc)
+        generator = torch.Generator().manual_seed(job.seed)
+        schedule = self.schedule(job.ipc)
         total = self.iterations * schedule.outer * self.repeats
-        opening = Opening(target, mean, std, self.queries(ipc), seed + 1, device)
-        source = reader.open(train, members, opening)
-        canvas = synthesis.start(
-            train, members, ipc=ipc, mean=mean, std=std, generator=generator, device=device
-        )
+        strategy = recipe.augment_for(job.data)
+        source = recipe.open(job)
+        canvas = recipe.start(job, generator)
         asker = _Asker(
-            recipe.augment_for(data),
-            networks.bind(data),
+            strategy,
+            networks.bind(job.data),
             objective,
-            train,
-            seed=seed,
-            device=device,
+            job,
             keep=0 if self.pool is None else _KEPT_PARAMETERS,
         )
-        rows, slot_of_row = _slots(canvas.labels, source.layout.slots, train.num_classes)
+        rows, slot_of_row = _slots(canvas.labels, source.layout.slots, job.train.num_classes)
         optimiser = self._optimiser(canvas.parameters)
         average = [p.detach().clone() for p in canvas.parameters]
         done = 0
@@ -188,34 +195,28 @@ class Matching:
                     flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
                     aggregate = objective.synthetic(net, flat.view_as(x), y, rows, source.clip)
                     distance = objective.distance(net, targets.values, aggregate[:, slot_of_row])
-                    loss = (distance * targets.weights).sum()
-                    for p, g in zip(
-                        canvas.parameters,
-                        torch.autograd.grad(loss, canvas.parameters),
-                        strict=True,
-                    ):
-                        p.grad = g
+                    canvas.pull((distance * targets.weights).sum())
                     optimiser.step()
                     if self.ema is not None:
-                        for kept, p in zip(average, canvas.parameters, strict=True):
-                            kept.lerp_(p.detach(), 1 - self.ema)
+                        blend(average, canvas.parameters, self.ema)
                     done += 1
-                    if progress:
-                        progress(done, total)
+                    if job.progress:
+                        job.progress(done, total)
                 if round_ < schedule.outer - 1:
                     self._train(
                         net,
                         canvas.decode().detach()[0],
                         canvas.labels,
                         epochs=schedule.inner,
-                        strategy=recipe.augment_for(data),
+                        strategy=strategy,
                         generator=generator,
                     )
-            if not all(bool(torch.isfinite(p).all()) for p in canvas.parameters):
+            if not canvas.finite:
                 raise DDAuditError(
                     f"{recipe.name}: diverged at iteration {iteration}. Lower --set loop.lr (now {self.lr})."
                 )
-        return finish(canvas, average if self.ema is not None else None, source.claims(), mean, std)
+        constants = recipe.constants(job.data)
+        return finish(canvas, None if self.ema is None else average, source.claims(), *constants)
 
     def _optimiser(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self.optimiser == "adam":
@@ -247,6 +248,12 @@ class Matching:
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
+
+
+def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:
+    """Move an average towards the present values, in place: ``decay`` of it stays."""
+    for kept, p in zip(average, now, strict=True):
+        kept.lerp_(p.detach(), 1 - decay)
 
 
 def finish(
@@ -294,15 +301,12 @@ class _Asker:
         strategy: str,
         networks: NetworkSource,
         objective: Signal,
-        train: ImageData,
+        job: Job,
         *,
-        seed: int,
-        device: torch.device,
         keep: int,
     ) -> None:
         self._strategy, self._networks, self._objective = strategy, networks, objective
-        self._shape, self._classes = train.shape, train.num_classes
-        self._seed, self._device = seed, device
+        self._job = job
         self._kept: OrderedDict[int, Network] = OrderedDict()
         self._held, self._keep = 0, keep
 
@@ -311,11 +315,12 @@ class _Asker:
         if number in self._kept:
             self._kept.move_to_end(number)
             return self._kept[number]
+        job = self._job
         net = self._networks.make(
-            shape=self._shape,
-            num_classes=self._classes,
-            seed=stable_seed(self._seed, "network", number),
-            device=self._device,
+            shape=job.train.shape,
+            num_classes=job.train.num_classes,
+            seed=stable_seed(job.seed, "network", number),
+            device=job.device,
         )
         self._kept[number] = net
         self._held += _size(net)
@@ -325,21 +330,9 @@ class _Asker:
 
     def query(self, name: str, net: Network) -> Query:
         """The question called ``name`` on ``net``, with its own augmentation per class."""
-        augment: tuple[AugmentParams | None, ...] = (None,) * self._classes
-        if self._strategy:
-            generator = torch.Generator().manual_seed(stable_seed(self._seed, "augment", name))
-            augment = tuple(
-                draw(self._strategy, generator, shape=self._shape) for _ in range(self._classes)
-            )
+        augment = draw_by_class(self._strategy, self._job.train, self._job.seed, "augment", name)
         return Query(name, self._objective, net, augment)
 
 
 def _size(net: Network) -> int:
     return sum(t.numel() for t in [*net.parameters(), *net.buffers()])
-
-
-def stable_seed(*parts: object) -> int:
-    """A 31-bit seed derived from names and numbers, the same on every machine."""
-    return (
-        int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
-    )

@@ -186,6 +186,17 @@ class Canvas:
     labels: Tensor
     decode: Callable[[], Tensor]
 
+    def pull(self, output: Tensor, gradient: Tensor | None = None) -> None:
+        """Set the parameters' ``grad`` to that of ``output`` (a scalar, or weighted by ``gradient``)."""
+        grads = torch.autograd.grad(output, self.parameters, gradient)
+        for p, g in zip(self.parameters, grads, strict=True):
+            p.grad = g
+
+    @property
+    def finite(self) -> bool:
+        """False when a parameter is NaN or infinite: the optimisation diverged."""
+        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
+
 
 class Synthesis(Protocol):
     """The free parameters behind synthetic images; a frozen dataclass."""

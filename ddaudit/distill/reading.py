@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.distill.parts import Layout, Opening, Query, Reader, Source, Targets
+from ddaudit.seeds import stable_seed
 from ddaudit.sets import PrivacyClaim
-from ddaudit.training.augment import AugmentParams, apply
+from ddaudit.training.augment import AugmentParams, apply, draw
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,15 @@ class MinibatchSource:
         return [None] * len(self._members)
 
 
-@dataclass
-class OpenedOnce:
-    """A reader whose source is opened once and serves every later opening: one budget, several sets.
+@dataclass(frozen=True)
+class Around:
+    """A reader around another: what is not overridden is done by the reader inside.
 
     Attributes:
         reader: the reader inside.
-        queries: how many different questions all the openings together will ask.
     """
 
     reader: Reader
-    queries: int
-    source: Source | None = field(default=None, repr=False)
 
     @property
     def private(self) -> bool:
@@ -100,14 +98,33 @@ class OpenedOnce:
         self.reader.check(data)
 
     def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
+        """As the reader inside."""
+        return self.reader.open(data, members, opening)
+
+
+@dataclass(frozen=True)
+class OpenedOnce(Around):
+    """A reader whose source is opened once and serves every later opening: one budget, several sets.
+
+    Attributes:
+        queries: how many different questions all the openings together will ask.
+        opened: the source, once there is one.
+    """
+
+    queries: int
+    opened: list[Source] = field(default_factory=list, repr=False)
+
+    def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
         """The source of the first opening; later ones must be for the same data."""
-        if self.source is None:
-            self.source = self.reader.open(data, members, replace(opening, queries=self.queries))
-        return self.source
+        if not self.opened:
+            self.opened.append(
+                self.reader.open(data, members, replace(opening, queries=self.queries))
+            )
+        return self.opened[0]
 
     def claims(self) -> list[PrivacyClaim | None]:
         """What everything asked so far costs."""
-        return [] if self.source is None else self.source.claims()
+        return self.opened[0].claims() if self.opened else []
 
 
 def load_batch(
@@ -118,6 +135,16 @@ def load_batch(
     x = (data.pixels(index).to(device) - opening.mean.to(device)) / opening.std.to(device)
     y = data.labels[index].to(device)
     return augment_by_class(x, y, augment), y
+
+
+def draw_by_class(
+    strategy: str, data: ImageData, *seed: object
+) -> tuple[AugmentParams | None, ...]:
+    """One siamese augmentation per class, from a public seed; None for each where there is no strategy."""
+    if not strategy:
+        return (None,) * data.num_classes
+    generator = torch.Generator().manual_seed(stable_seed(*seed))
+    return tuple(draw(strategy, generator, shape=data.shape) for _ in range(data.num_classes))
 
 
 def augment_by_class(x: Tensor, y: Tensor, augment: tuple[AugmentParams | None, ...]) -> Tensor:

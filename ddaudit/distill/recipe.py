@@ -9,14 +9,17 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddaudit.data import Dataset, ImageData
-from ddaudit.distill.matching import Outcome, Progress
+from ddaudit.data import Dataset
+from ddaudit.distill.matching import Job, Outcome
 from ddaudit.distill.networks import Fresh
 from ddaudit.distill.parts import (
+    Canvas,
     LabelModel,
     NetworkSource,
     Objective,
+    Opening,
     Reader,
+    Source,
     Synthesis,
     TargetRule,
     describe,
@@ -45,19 +48,8 @@ class Loop(Protocol):
     def queries(self, ipc: int) -> int:
         """How many different questions the data are asked."""
 
-    def run(
-        self,
-        recipe: Recipe,
-        train: ImageData,
-        members: Tensor,
-        *,
-        data: Dataset,
-        ipc: int,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> list[Outcome]:
-        """Distil once per row of ``members`` (K, N) bool."""
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil once per row of ``job.members``."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +86,8 @@ class Recipe:
     small: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
 
-    def matching_parts(self) -> tuple[Objective, TargetRule, Synthesis, NetworkSource, Reader]:
-        """The five parts of a matching recipe.
+    def matching_parts(self) -> tuple[Objective, NetworkSource]:
+        """The objective and the networks of a matching recipe, all of whose parts are there.
 
         Raises:
             BadInput: private reading with real initialisation; parts missing.
@@ -108,7 +100,39 @@ class Recipe:
                 "is no matching recipe: it lacks an objective, target, synthesis, networks or reader",
             )
         self.check_private()
-        return self.objective, self.target, self.synthesis, self.networks, self.reader
+        return self.objective, self.networks
+
+    def open(self, job: Job) -> Source:
+        """The reader, opened on a job's records for the questions that the loop will ask.
+
+        Raises:
+            BadInput: the recipe has no reader or target, or the reader cannot read these data.
+        """
+        if self.reader is None or self.target is None:
+            raise BadInput(self.name, "lacks a target or a reader")
+        mean, std = self.constants(job.data)
+        queries = self.loop.queries(job.ipc)
+        opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device)
+        return self.reader.open(job.train, job.members, opening)
+
+    def start(self, job: Job, generator: torch.Generator) -> Canvas:
+        """The synthesis' fresh parameters for a job.
+
+        Raises:
+            BadInput: the recipe has no synthesis, or it cannot start from these data.
+        """
+        if self.synthesis is None:
+            raise BadInput(self.name, "lacks a synthesis")
+        mean, std = self.constants(job.data)
+        return self.synthesis.start(
+            job.train,
+            job.members,
+            ipc=job.ipc,
+            mean=mean,
+            std=std,
+            generator=generator,
+            device=job.device,
+        )
 
     def check_private(self) -> None:
         """Refuse what would let a private recipe learn of records outside its ledger.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distill.matching import Outcome, Progress
+from ddaudit.distill.matching import Job, Outcome, Progress
 from ddaudit.distill.reading import OpenedOnce
 from ddaudit.distill.recipe import Recipe
 from ddaudit.errors import BadInput
@@ -49,9 +49,8 @@ def distill(
         DDAuditError: the optimisation diverged.
     """
     everyone = torch.ones(1, len(train), dtype=torch.bool)
-    return _run(
-        recipe, train, everyone, data=data, ipc=ipc, seed=seed, device=device, progress=progress
-    )[0]
+    job = Job(train, everyone, data, ipc, seed, torch.device(device), progress)
+    return _run(recipe, job)[0]
 
 
 def distill_sizes(
@@ -90,11 +89,9 @@ def distill_sizes(
         queries = max(recipe.loop.queries(ipc) for ipc in sizes)
         chosen = replace(recipe, reader=OpenedOnce(recipe.reader, queries))
     everyone = torch.ones(1, len(train), dtype=torch.bool)
+    where = torch.device(device)
     sets = [
-        _run(
-            chosen, train, everyone, data=data, ipc=ipc, seed=seed, device=device, progress=progress
-        )[0]
-        for ipc in sizes
+        _run(chosen, Job(train, everyone, data, ipc, seed, where, progress))[0] for ipc in sizes
     ]
     if isinstance(chosen.reader, OpenedOnce):
         # Later sizes may have asked more: every card states what all of them together cost.
@@ -132,60 +129,39 @@ def distill_many(
         raise ValueError(
             f"members must be bool (K, {len(train)}), got {members.dtype} {tuple(members.shape)}"
         )
+    job = Job(train, members, data, ipc, seed, torch.device(device))
     if recipe.loop.shareable(recipe, ipc):
-        return _run(recipe, train, members, data=data, ipc=ipc, seed=seed, device=device)
-    sets = []
-    for k, row in enumerate(members):
-        sets += _run(
-            recipe, train, row[None], data=data, ipc=ipc, seed=seed + 7919 * k, device=device
-        )
-    return sets
+        return _run(recipe, job)
+    return [
+        made
+        for k, row in enumerate(members)
+        for made in _run(recipe, replace(job, members=row[None], seed=seed + 7919 * k))
+    ]
 
 
-def _run(
-    recipe: Recipe,
-    train: ImageData,
-    members: Tensor,
-    *,
-    data: Dataset,
-    ipc: int,
-    seed: int,
-    device: torch.device | str,
-    progress: Progress | None = None,
-) -> list[DistilledSet]:
-    if ipc < 1:
-        raise BadInput(f"--ipc {ipc}", "images per class must be at least 1")
+def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
+    if job.ipc < 1:
+        raise BadInput(f"--ipc {job.ipc}", "images per class must be at least 1")
     started = time.perf_counter()
+    train = job.train
     with reuse_memory():
-        outcomes = recipe.loop.run(
-            recipe,
-            train,
-            members,
-            data=data,
-            ipc=ipc,
-            seed=seed,
-            device=torch.device(device),
-            progress=progress,
-        )
         outcomes = [
-            _relabelled(
-                recipe, o, train.subset(m), data=data, seed=seed, device=torch.device(device)
-            )
-            for o, m in zip(outcomes, members, strict=True)
+            _relabelled(recipe, made, job, row)
+            for made, row in zip(recipe.loop.run(recipe, job), job.members, strict=True)
         ]
     seconds = (time.perf_counter() - started) / len(outcomes)
     base = {
         "method": recipe.name,
         "recipe": recipe.describe(),
         "deviations": list(recipe.deviations),
-        "ipc": ipc,
-        "data": data.name,
+        "ipc": job.ipc,
+        "data": job.data.name,
         "class_names": list(train.class_names),
-        "seed": seed,
+        "seed": job.seed,
         "versions": versions(),
         "seconds": round(seconds, 3),
     }
-    mean, std = recipe.normalisation(data)
+    mean, std = recipe.normalisation(job.data)
     return [
         DistilledSet(
             o.images, o.labels, train.num_classes, _card(base, o, train.fingerprint, mean, std)
@@ -194,21 +170,18 @@ def _run(
     ]
 
 
-def _relabelled(
-    recipe: Recipe,
-    made: Outcome,
-    train: ImageData,
-    *,
-    data: Dataset,
-    seed: int,
-    device: torch.device,
-) -> Outcome:
-    """The outcome with its recipe's label model applied; ``train`` holds the records this run may see."""
+def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome:
+    """The outcome with its recipe's label model applied; ``row`` (N,) bool marks the records this run may see."""
     if recipe.labels is None:
         return made
     recipe.check_private()
     labels = recipe.labels.relabel(
-        made.images, made.labels, train=train, data=data, seed=seed, device=device
+        made.images,
+        made.labels,
+        train=job.train.subset(row),
+        data=job.data,
+        seed=job.seed,
+        device=job.device,
     )
     return replace(made, labels=labels)
 

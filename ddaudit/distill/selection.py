@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distill.matching import Outcome, Progress
+from ddaudit.distill.matching import Job, Outcome
 from ddaudit.distill.networks import fit
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
@@ -103,22 +103,13 @@ class Selection:
         """Selections ask no questions."""
         return 0
 
-    def run(
-        self,
-        recipe: Recipe,
-        train: ImageData,
-        members: Tensor,
-        *,
-        data: Dataset,
-        ipc: int,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> list[Outcome]:
-        """Select once per row of ``members`` (K, N) bool."""
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Select once per row of ``job.members``."""
         return [
-            self._one(train, row, data=data, ipc=ipc, seed=seed + k, device=device)
-            for k, row in enumerate(members)
+            self._one(
+                job.train, row, data=job.data, ipc=job.ipc, seed=job.seed + k, device=job.device
+            )
+            for k, row in enumerate(job.members)
         ]
 
     def _one(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +62,7 @@ class Subspace:
                 self, material=torch.randn(self.images, *data.shape, generator=generator)
             )
         where = f"networks.public={self.public}"
-        aux = load_data(self.public, root=data.root)
+        aux = _public(self.public, data.root)
         if aux.name == data.name or _overlap(aux.train, data.train):
             raise BadInput(
                 where,
@@ -146,6 +148,12 @@ def fit_images(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
             pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True
         )
     return pixels.contiguous()
+
+
+@lru_cache(maxsize=2)
+def _public(spec: str, root: Path | None) -> Dataset:
+    """The public data set; kept, because every distillation of an audit binds its networks anew."""
+    return load_data(spec, root=root)
 
 
 def _overlap(a: ImageData, b: ImageData) -> bool:

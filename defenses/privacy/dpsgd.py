@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from ddaudit.data import ImageData
+from ddaudit.distill.matching import Progress, blend
 from ddaudit.distill.objectives import GradientMatch
 from ddaudit.distill.parts import Opening, Query, Reader, Source
 from ddaudit.distill.targets import Joint
@@ -19,8 +18,6 @@ SOURCE = "Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algor
 
 PUBLIC = 0.5
 """Mean and standard deviation per channel that inputs are normalised by: constants of no data set."""
-
-Progress = Callable[[int, int], None]
 
 
 def train_private(
@@ -88,7 +85,7 @@ def train_private(
                 p.grad = g.view_as(p)
             optimiser.step()
             if average is not None:
-                _average(kept, parameters, min(average, (1 + step) / (10 + step)))
+                blend(kept, parameters, min(average, (1 + step) / (10 + step)))
             if progress:
                 progress(step + 1, steps)
     if not all(bool(torch.isfinite(p).all()) for p in parameters):
@@ -131,8 +128,3 @@ def public_network(
     constant = (PUBLIC,) * shape[0]
     net = build(arch, shape=shape, num_classes=num_classes, seed=seed, mean=constant, std=constant)
     return net.to(device)
-
-
-def _average(kept: list[Tensor], now: list[nn.Parameter], decay: float) -> None:
-    for mean, p in zip(kept, now, strict=True):
-        mean.lerp_(p.detach(), 1 - decay)

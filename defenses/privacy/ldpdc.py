@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddaudit.data import Dataset, ImageData
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distill import Recipe, register
-from ddaudit.distill.matching import Outcome, Progress
-from ddaudit.distill.parts import Opening, Query, Targets
+from ddaudit.distill.matching import Job, Outcome
+from ddaudit.distill.parts import Query, Targets
 from ddaudit.distill.synthesis import labels_of
 from ddaudit.distill.targets import ByClass
 from ddaudit.errors import BadInput
@@ -63,19 +62,8 @@ class GroupMeans:
         """One per image of a class."""
         return ipc
 
-    def run(
-        self,
-        recipe: Recipe,
-        train: ImageData,
-        members: Tensor,
-        *,
-        data: Dataset,
-        ipc: int,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> list[Outcome]:
-        """Distil K sets, one per row of ``members`` (K, N) bool.
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil K sets, one per row of ``job.members``.
 
         Raises:
             BadInput: the recipe lacks a target or a reader, or its target is not made of class rows.
@@ -85,24 +73,23 @@ class GroupMeans:
                 recipe.name, "averages groups of records and needs a target and a reader"
             )
         recipe.check_private()
-        mean, std = recipe.constants(data)
-        opening = Opening(recipe.target, mean, std, self.queries(ipc), seed + 1, device)
-        source = recipe.reader.open(train, members, opening)
+        train, source = job.train, recipe.open(job)
         slots = source.layout.slots
         if set(slots.tolist()) != set(range(train.num_classes)):
             raise BadInput(recipe.name, "needs rows for every class", "Use a target per class.")
         signal, plain = UnitPixels(), (None,) * train.num_classes
         images = []
-        for j in range(ipc):
+        for j in range(job.ipc):
             targets = source.targets(Query(f"group {j}", signal, None, plain))
-            images.append(_by_class(targets, slots.to(device), train.num_classes))
-            if progress:
-                progress(j + 1, ipc)
+            images.append(_by_class(targets, slots.to(job.device), train.num_classes))
+            if job.progress:
+                job.progress(j + 1, job.ipc)
         size = images[0].shape[-1]
         # (K, classes, ipc, d), and back from unit norm to pixels.
         x = (torch.stack(images, 2) * math.sqrt(size)).cpu()
-        pixels = x.view(len(members), -1, *train.shape) * std + mean
-        labels = labels_of(train.num_classes, ipc)
+        mean, std = recipe.constants(job.data)
+        pixels = x.view(len(job.members), -1, *train.shape) * std + mean
+        labels = labels_of(train.num_classes, job.ipc)
         return [Outcome(p, labels, claim) for p, claim in zip(pixels, source.claims(), strict=True)]
 
 

@@ -94,7 +94,8 @@ class PoissonGaussian:
             check_delta(self.delta, n)
         gate = self.gate(data, members)
         counts = self._counts(data, members, opening.rule, gate)
-        rates = self._rates(data, counts)
+        by_class = self._rates(data, counts)
+        rates = by_class[data.labels]
         sigma = self.sigma
         if sigma is None:
             sigma = calibrate_tight(
@@ -105,7 +106,9 @@ class PoissonGaussian:
                 spent=gate.ledger(""),
             )
         gate.plan(Plan(rates, self.clip, sigma, opening.queries))
-        return PrivateTargets(self, gate, data, opening, self._mass(data, counts, opening, gate))
+        return PrivateTargets(
+            self, gate, data, opening, self._mass(data, counts * by_class, opening, gate)
+        )
 
     def gate(self, data: ImageData, members: Tensor) -> PrivateSource:
         """The gate that this reader reads through, without a plan yet."""
@@ -127,17 +130,22 @@ class PoissonGaussian:
             )
         share = self.epsilon * self.count_share
         sigma = self.sigma or calibrate(epsilon=share, delta=self.delta, q=1.0, count=1)
-        return gate.noisy_count(
-            "class counts", lambda index: ByClass().rows(data, index), sigma=sigma
-        ).round()
+        return (
+            gate.noisy_count("class counts", lambda index: ByClass().rows(data, index), sigma=sigma)
+            .round()
+            .clamp_min(1.0)
+        )
 
     def _rates(self, data: ImageData, counts: Tensor) -> Tensor:
-        """(N,) inclusion probabilities; the smallest class of any of K runs sets the rate, so one sigma serves all."""
+        """(num_classes,) inclusion probability of a record of each class.
+
+        The smallest class of any of K runs sets the rate, so one sigma serves all.
+        """
         if self.sampling == "full":
-            return torch.ones(len(data))
+            return torch.ones(data.num_classes)
         if self.sampling == "uniform":
             total = float(counts.sum(1).min())
-            return torch.full((len(data),), min(1.0, self.batch / max(total, 1.0)))
+            return torch.full((data.num_classes,), min(1.0, self.batch / max(total, 1.0)))
         smallest = counts.amin(0)
         if self.counts == "public" and bool((smallest == 0).any()):
             empty = data.class_names[int(smallest.argmin())]
@@ -146,21 +154,18 @@ class PoissonGaussian:
                 "has no training record, and per-class sampling needs one",
                 "Use --set reader.sampling=uniform or --set reader.counts=noisy.",
             )
-        return (self.batch / smallest.clamp_min(1.0))[data.labels].clamp(max=1.0)
+        return (self.batch / smallest.clamp_min(1.0)).clamp(max=1.0)
 
     def _mass(
-        self, data: ImageData, counts: Tensor, opening: Opening, gate: PrivateSource
+        self, data: ImageData, expected: Tensor, opening: Opening, gate: PrivateSource
     ) -> Tensor:
-        """(K, R) expected weight of each row in a query, from what is public or released."""
+        """(K, R) expected weight of each row in a query, from what is public or released.
+
+        ``expected`` is (K, num_classes), the records of each class that a query samples on average.
+        """
         if self.counts == "public":
             return gate.expected_mass(lambda index: opening.rule.rows(data, index))
-        rates = torch.stack([self.batch / counts.amin(0).clamp_min(1.0)]).clamp(max=1.0)
-        if self.sampling == "uniform":
-            rates = torch.full_like(rates, min(1.0, self.batch / float(counts.sum(1).min())))
-        if self.sampling == "full":
-            rates = torch.ones_like(rates)
-        mass = rates * counts.clamp_min(1.0)
-        return mass.sum(1, keepdim=True) if isinstance(opening.rule, Joint) else mass
+        return expected.sum(1, keepdim=True) if isinstance(opening.rule, Joint) else expected
 
 
 class PrivateTargets:

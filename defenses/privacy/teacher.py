@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.data import Dataset, ImageData
 from ddaudit.defenses.privacy.dpsgd import train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distill import Recipe, register
-from ddaudit.distill.matching import Outcome, Progress
+from ddaudit.distill.matching import Job, Outcome, Progress
 from ddaudit.distill.networks import Fresh
-from ddaudit.distill.parts import Canvas, Opening
+from ddaudit.distill.parts import Canvas
 from ddaudit.distill.synthesis import Pixels
 from ddaudit.distill.targets import Joint
 from ddaudit.errors import BadInput, DDAuditError
@@ -87,40 +86,29 @@ class FromTeacher:
         """One per DP-SGD step."""
         return self.steps
 
-    def run(
-        self,
-        recipe: Recipe,
-        train: ImageData,
-        members: Tensor,
-        *,
-        data: Dataset,
-        ipc: int,
-        seed: int,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> list[Outcome]:
-        """Distil one set from the records of ``members`` (1, N) bool.
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil one set from the records of ``job.members`` (1, N) bool.
 
         Raises:
             BadInput: a recipe without target, synthesis, networks or private reader; see ``check_private``.
             DDAuditError: several runs at once, or training or synthesis diverged.
         """
-        reader, target, networks = recipe.reader, recipe.target, recipe.networks
-        if reader is None or target is None or networks is None or recipe.synthesis is None:
+        networks = recipe.networks
+        if not (recipe.reader and recipe.target and networks and recipe.synthesis):
             raise BadInput(
                 recipe.name,
                 "trains a teacher and needs a reader, a target, networks and a synthesis",
             )
         recipe.check_private()
-        if len(members) != 1:
+        if len(job.members) != 1:
             raise DDAuditError(f"{recipe.name}: one run at a time, every run has its own teacher")
-        mean, std = recipe.constants(data)
-        total = self.steps + self.iterations
-        source = reader.open(
-            train, members, Opening(target, mean, std, self.steps, seed + 1, device)
-        )
-        teacher = networks.bind(data).make(
-            shape=train.shape, num_classes=train.num_classes, seed=seed, device=device
+        progress, total = job.progress, self.steps + self.iterations
+        source = recipe.open(job)
+        teacher = networks.bind(job.data).make(
+            shape=job.train.shape,
+            num_classes=job.train.num_classes,
+            seed=job.seed,
+            device=job.device,
         )
         train_private(
             source,
@@ -133,14 +121,12 @@ class FromTeacher:
         )
         # From here on no record is read.
         (claim,) = source.claims()
-        generator = torch.Generator().manual_seed(seed)
-        canvas = recipe.synthesis.start(
-            train, members, ipc=ipc, mean=mean, std=std, generator=generator, device=device
-        )
+        generator = torch.Generator().manual_seed(job.seed)
+        canvas = recipe.start(job, generator)
         images = self._dream(
             teacher.requires_grad_(False),
             canvas,
-            strategy=recipe.augment_for(data),
+            strategy=recipe.augment_for(job.data),
             generator=generator,
             progress=None
             if progress is None
@@ -154,6 +140,7 @@ class FromTeacher:
         if self.labels == "soft":
             with torch.no_grad():
                 labels = (teacher.body(images) / self.temperature).softmax(1)
+        mean, std = recipe.constants(job.data)
         return [Outcome((images.cpu() * std + mean).contiguous(), labels.cpu(), claim)]
 
     def _dream(
@@ -176,9 +163,7 @@ class FromTeacher:
                 seen = apply(x, drawn)
             loss = F.cross_entropy(teacher.body(seen), y)
             loss = loss + self.tv * total_variation(x) + self.l2 * x.square().mean()
-            grads = torch.autograd.grad(loss, canvas.parameters)
-            for p, g in zip(canvas.parameters, grads, strict=True):
-                p.grad = g
+            canvas.pull(loss)
             optimiser.step()
             if progress:
                 progress(step + 1, self.iterations)

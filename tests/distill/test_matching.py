@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddaudit.distill import distill, distill_many, resolve
-from ddaudit.distill.matching import DC_LOOPS, Matching
+from ddaudit.distill.matching import DC_LOOPS, Job, Matching
 from ddaudit.distill.parts import Canvas
 from ddaudit.distill.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError
@@ -118,9 +118,7 @@ def test_gradient_matching_falls_back_to_one_run_at_a_time(tiny):
     sets = distill_many(recipe, tiny.train, members, data=tiny, ipc=1, seed=0)
     assert len(sets) == 2
     with pytest.raises(DDAuditError, match="several runs at once"):
-        recipe.loop.run(
-            recipe, tiny.train, members, data=tiny, ipc=1, seed=0, device=torch.device("cpu")
-        )
+        recipe.loop.run(recipe, Job(tiny.train, members, tiny, 1, 0, torch.device("cpu")))
 
 
 def test_dc_loops_are_the_published_table():

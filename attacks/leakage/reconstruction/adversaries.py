@@ -20,7 +20,7 @@ from ddaudit.data import ImageData
 from ddaudit.distill.parts import TargetRule
 from ddaudit.distill.targets import ByClass
 from ddaudit.errors import Unsupported
-from ddaudit.models import Network, build
+from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
 
 Adversary = Literal["final-set", "intermediate"]
@@ -208,16 +208,4 @@ def class_rule(rule: TargetRule | None, pool: ImageData) -> TargetRule:
 
 def _networks(ctx: Context, count: int, seed: int) -> list[Network]:
     """Random networks from public seeds, of the audit's architecture."""
-    return [
-        build(
-            ctx.arch,
-            shape=ctx.data.shape,
-            num_classes=ctx.data.num_classes,
-            seed=ctx.seed_for("reconstruction", "network", seed, i),
-            mean=ctx.data.mean,
-            std=ctx.data.std,
-        )
-        .eval()
-        .to(ctx.device)
-        for i in range(count)
-    ]
+    return [ctx.random_network("reconstruction", "network", seed, i) for i in range(count)]

@@ -15,8 +15,8 @@ from ddaudit.attacks.leakage.reconstruction.inversion import Case
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.source import PrivateSource
 from ddaudit.distill.objectives import MeanEmbedding, clip_factor
-from ddaudit.distill.parts import Layout, Opening, Query, Reader, Source, Targets
-from ddaudit.distill.reading import augment_by_class
+from ddaudit.distill.parts import Layout, Opening, Query, Source, Targets
+from ddaudit.distill.reading import Around, augment_by_class
 from ddaudit.sets import PrivacyClaim
 
 Signal = Callable[[Tensor, Tensor], Tensor]
@@ -81,20 +81,10 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Observed:
+class Observed(Around):
     """A private recipe's reader that keeps its noisy sums in a log and changes nothing."""
 
-    reader: Reader
     log: Log = field(repr=False)
-
-    @property
-    def private(self) -> bool:
-        """As the reader inside."""
-        return self.reader.private
-
-    def check(self, data: ImageData) -> None:
-        """As the reader inside."""
-        self.reader.check(data)
 
     def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
         """Open the reader inside, with every answer copied to the log."""

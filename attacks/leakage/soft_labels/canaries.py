@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.membership.audit.canaries import concatenate
+from ddaudit.attacks.membership.audit.canaries import concatenate, mislabel
 from ddaudit.data import ImageData
 from ddaudit.errors import NotEnoughData
 
@@ -106,7 +106,4 @@ def plant(
 
 def mark(records: ImageData, generator: torch.Generator) -> Marked:
     """The records under labels drawn uniformly from the wrong classes."""
-    classes = records.num_classes
-    shift = torch.randint(1, classes, (len(records),), generator=generator)
-    planted = (records.labels + shift) % classes
-    return Marked(replace(records, labels=planted), records.labels)
+    return Marked(mislabel(records, generator), records.labels)

@@ -26,7 +26,7 @@ from ddaudit.data import ImageData
 from ddaudit.distill import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric
-from ddaudit.models import Network, build
+from ddaudit.models import Network
 from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import roc_curve
 from ddaudit.stats.gdp import tpr_ceiling
@@ -290,19 +290,7 @@ def _affordable(
 
 def _networks(ctx: Context, count: int) -> list[Network]:
     """Random networks from public seeds, of the audit's architecture."""
-    return [
-        build(
-            ctx.arch,
-            shape=ctx.data.shape,
-            num_classes=ctx.data.num_classes,
-            seed=ctx.seed_for("privacy", "network", i),
-            mean=ctx.data.mean,
-            std=ctx.data.std,
-        )
-        .eval()
-        .to(ctx.device)
-        for i in range(count)
-    ]
+    return [ctx.random_network("privacy", "network", i) for i in range(count)]
 
 
 def _claimed(claim: PrivacyClaim) -> Metric:

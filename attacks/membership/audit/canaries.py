@@ -87,6 +87,13 @@ def toss(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator) < 0.5
 
 
+def mislabel(records: ImageData, generator: torch.Generator) -> ImageData:
+    """The records under labels drawn uniformly from the classes they do not belong to."""
+    classes = records.num_classes
+    shift = torch.randint(1, classes, (len(records),), generator=generator)
+    return replace(records, labels=(records.labels + shift) % classes)
+
+
 def concatenate(parts: Sequence[ImageData]) -> ImageData:
     """One split holding the records of all parts, in order."""
     first = parts[0]
@@ -108,8 +115,7 @@ def _make(kind: Kind, records: ImageData, generator: torch.Generator) -> ImageDa
         return replace(records, images=_waves(len(records), records.shape), labels=labels)
     if classes < 2:
         raise BadInput("canaries", "cannot be mislabelled: the data have a single class")
-    shift = torch.randint(1, classes, (len(records),), generator=generator)
-    return replace(records, labels=(records.labels + shift) % classes)
+    return mislabel(records, generator)
 
 
 def _waves(count: int, shape: tuple[int, int, int]) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from ddaudit.data import ImageData
 from ddaudit.distill.objectives import clip_factor
-from ddaudit.distill.parts import Layout, Opening, Query, Reader, Source, Targets
-from ddaudit.distill.reading import load_batch
+from ddaudit.distill.parts import Layout, Opening, Query, Source, Targets
+from ddaudit.distill.reading import Around, load_batch
 from ddaudit.sets import PrivacyClaim
 
 
@@ -37,20 +37,10 @@ Observer = Callable[[Release], None]
 
 
 @dataclass(frozen=True)
-class Watched:
+class Watched(Around):
     """A recipe's reader that shows each release to an observer and changes nothing."""
 
-    reader: Reader
     observer: Observer = field(repr=False)
-
-    @property
-    def private(self) -> bool:
-        """As the reader inside."""
-        return self.reader.private
-
-    def check(self, data: ImageData) -> None:
-        """As the reader inside."""
-        self.reader.check(data)
 
     def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
         """Open the reader inside, with every answer passing by the observer."""

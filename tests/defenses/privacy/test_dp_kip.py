@@ -11,6 +11,7 @@ from ddaudit.defenses.privacy.source import Plan, PrivateSource
 from ddaudit.distill import distill, distill_many, resolve
 from ddaudit.distill.kernels import DenseNTK, Scattering, krr_accuracy
 from ddaudit.distill.kip import RidgeGradient
+from ddaudit.distill.matching import Job
 from ddaudit.distill.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.sets import LedgerEntry
@@ -136,9 +137,7 @@ def test_private_runs_come_one_after_the_other(tiny):
     sets = distill_many(recipe, tiny.train, members, data=tiny, ipc=1, seed=0)
     assert len(sets) == 2
     with pytest.raises(DDAuditError, match="one run at a time"):
-        recipe.loop.run(
-            recipe, tiny.train, members, data=tiny, ipc=1, seed=0, device=torch.device("cpu")
-        )
+        recipe.loop.run(recipe, Job(tiny.train, members, tiny, 1, 0, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(("name", "least"), [("dp-kip", 0.75), ("dp-kip-scatternet", 0.65)])

@@ -13,6 +13,7 @@ from ddaudit.defenses.privacy import teacher as module
 from ddaudit.defenses.privacy.source import PrivateSource
 from ddaudit.defenses.privacy.teacher import FromTeacher, total_variation
 from ddaudit.distill import distill, distill_many, distill_sizes, resolve
+from ddaudit.distill.matching import Job
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch
 from ddaudit.training import PROTOCOLS, predict, train_many
@@ -126,9 +127,7 @@ def test_shadows_have_teachers_of_their_own(tiny, teachers):
     assert not torch.equal(sets[0].images, sets[1].images)
     chosen = recipe()
     with pytest.raises(DDAuditError, match="one run at a time"):
-        chosen.loop.run(
-            chosen, tiny.train, members, data=tiny, ipc=1, seed=0, device=torch.device("cpu")
-        )
+        chosen.loop.run(chosen, Job(tiny.train, members, tiny, 1, 0, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(
