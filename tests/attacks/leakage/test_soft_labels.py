@@ -18,7 +18,7 @@ from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.distill import Recipe, distill, resolve
 from ddaudit.distill.labels import TeacherLabels, harden
-from ddaudit.distill.matching import Outcome
+from ddaudit.distill.matching import Job, Outcome
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch
@@ -66,8 +66,8 @@ class Fixed:
     def queries(self, ipc: int) -> int:
         return 0
 
-    def run(self, recipe: Recipe, train: ImageData, members: Tensor, **_: Any) -> list[Outcome]:
-        return [Outcome(self.images, self.labels(self.images, train))]
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        return [Outcome(self.images, self.labels(self.images, job.train))]
 
 
 @dataclass(frozen=True)
