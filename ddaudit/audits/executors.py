@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -69,11 +71,18 @@ def _in_processes(
 
 
 def _start_worker(threads: int) -> None:
-    import signal
-
     # The parent handles Ctrl-C and stops its workers; they should not print tracebacks of their own.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+
+
+def _leave_with_parent() -> None:
+    """End this worker when its parent is gone: one that was killed could not stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_ray(
