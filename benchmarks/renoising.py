@@ -50,8 +50,7 @@ class RedrawnGate(PrivateSource):
 
     def noisy_sum(self, query_id: str, signals: Any, rows: Any) -> Tensor:
         clean = super().noisy_sum(query_id, signals, rows)
-        draw = torch.randn(clean.shape, generator=self._secret).to(clean.device)
-        return clean + self.noise * self._planned().clip * draw
+        return self._noisy(clean, self.noise * self._planned().clip)
 
     def ledger(self, name: str) -> list[Any]:
         return [e.model_copy(update={"sigma": self.noise}) for e in super().ledger(name)]

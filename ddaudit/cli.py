@@ -495,6 +495,8 @@ def _joint_cost(cards: Sequence[Card]) -> str:
     if len(claims) < len(cards):
         without = len(cards) - len(claims)
         return f"publishing all: no guarantee, {without} of these sets carry no privacy claim"
+    if any(claim.noise_seed_published for claim in claims):
+        return "publishing all: no guarantee, the seed of some set's noise is published"
     delta = max(claim.delta for claim in claims)
     releases = len({claim.release or id(claim) for claim in claims})
     return (

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Direction = Literal["higher", "lower", "none"]
 Status = Literal["ok", "partial", "skipped", "failed"]
+Merge = Literal["mean", "bound", "p-value"]
+
+CLAIMED = "privacy.epsilon_claimed"
+"""The metric of a privacy claim; what may refute a claim says so in ``refutes``."""
 
 
 class _Model(BaseModel):
@@ -38,6 +42,27 @@ class Metric(_Model):
     params: dict[str, Any] = Field(default_factory=dict)
     headline: bool = False
     per_seed: list[float | None] | None = None
+    merge: Merge = "mean"
+    """How seeds become one number: their mean; the best of their one-sided bounds (see ``best_of``); or the
+    smallest p-value times their number. A metric that is called ``*.p_value`` is a p-value unless it says otherwise.
+    """
+    best_of: dict[int, float | None] = Field(default_factory=dict)
+    """For a bound: what is still proven at 95 % when this is the best of k seeds (error 5 % / k), by k."""
+    refutes: str | None = None
+    """For a bound: the metric that it refutes by lying above it. Set only where the bound holds without further
+    assumptions and is corrected for everything that was tried; a verdict on a claim reads no other bound.
+    """
+    two_sided: bool = False
+    """The floor can be missed on both sides (an AUC of 0.5): distance from it counts, not the side. An attack that
+    is worse than guessing is a good attack with its answer turned round.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_p_value_by_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and str(data.get("name")).endswith(".p_value"):
+            return {"merge": "p-value", **data}
+        return data
 
     @property
     def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -57,6 +82,13 @@ class Check(_Model):
     """Metric-name prefixes that a failure greys out; None: everything the auditor says."""
     subject: str | None = None
     """Set when the check concerns one subject's number (a gradient-masking test, say) rather than the auditor."""
+    p_value: float | None = None
+    """For a check that is a statistical test: the chance of a reading as bad as this one if all is well. Over several
+    seeds it then fails only where the smallest, times the number of seeds, is at most ``level``."""
+    level: float = 0.05
+    """The p-value at which one seed alone fails."""
+    refutes: str | None = None
+    """The metric that a failure proves wrong, rather than only unproven (see ``Metric.refutes``)."""
 
 
 class Curve(_Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ddaudit.findings import Check, Finding, Metric
+from ddaudit.findings import CLAIMED, Check, Finding, Metric
 from ddaudit.reports.compare import difference, failing_checks, outcome
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
 from ddaudit.reports.schema import (
@@ -188,44 +188,65 @@ def _comparison(
 
 
 def _claim(report: Report, subject: SubjectInfo) -> Claim | None:
+    """The one verdict on a claim that every format and the gate go by.
+
+    Auditors say what may refute it (``refutes`` of a bound or a check) and what it rests on
+    (``affects`` of a check); no auditor is known here by name.
+    """
     epsilon, delta = _claimed(report, subject)
     if epsilon is None:
         return None
-    found = [
-        (f, m)
-        for f in report.findings
-        if f.subject == subject.id
-        for m in f.metrics
-        if m.name == "privacy.epsilon_lower_bound"
-    ]
+    claim = Claim(subject=subject.id, epsilon=epsilon, delta=delta, state="not tested")
+    found = [f for f in report.findings if f.subject == subject.id]
+    bounds = [(f, m) for f in found for m in f.metrics if m.refutes == CLAIMED]
     usable = [
         m
-        for f, m in found
+        for f, m in bounds
         if m.value is not None and not report.failing_checks(f, m) and _comparable(m, delta)
     ]
     best = max(usable, key=lambda m: m.value or 0.0, default=None)
-    claim = Claim(subject=subject.id, epsilon=epsilon, delta=delta, state="not tested")
-    if best is None or best.value is None:
-        claim.reason = (
-            "a failing instrument check greys out the lower bound"
-            if found
-            else "no lower bound on epsilon was measured"
-        )
-    else:
+    failed = [(f, c) for f in found for c in f.checks if not c.passed and _about_claim(c, subject)]
+    refuting = [c for f, c in failed if c.refutes == CLAIMED and _instrument_works(f)]
+    void = [_failed(c) for _, c in failed if c.subject is not None]
+    privacy = subject.card.get("privacy")
+    if isinstance(privacy, dict) and privacy.get("noise_seed_published"):
+        void.insert(0, "the seed of the noise is published, so anyone can subtract the noise")
+    if best is not None and best.value is not None:
         claim.lower_bound = best.value
         claim.adversary = str(best.params["adversary"]) if "adversary" in best.params else None
-        claim.state = "violated" if best.value > epsilon else "not contradicted"
-    privacy = subject.card.get("privacy")
-    if (
-        claim.state != "violated"
-        and isinstance(privacy, dict)
-        and privacy.get("noise_seed_published")
-    ):
-        claim.state, claim.reason = (
-            "void",
-            "the seed of the noise is published, so anyone can subtract the noise",
+    if claim.lower_bound is not None and claim.lower_bound > epsilon:
+        claim.state, claim.reason = "violated", "a measured lower bound lies above it"
+    elif refuting:
+        claim.state, claim.reason = "violated", "; ".join(map(_failed, refuting))
+    elif void:
+        claim.state, claim.reason = "void", "; ".join(void)
+    elif failed:
+        claim.reason = "; ".join(_failed(c) for _, c in failed)
+    elif claim.lower_bound is None:
+        claim.reason = (
+            "a failing instrument check greys out the lower bound"
+            if any(report.failing_checks(f, m) for f, m in bounds)
+            else "no lower bound on epsilon was measured that could decide"
         )
+    else:
+        claim.state = "not contradicted"
     return claim
+
+
+def _about_claim(check: Check, subject: SubjectInfo) -> bool:
+    """Whether the claim rests on this check by name; one of a whole auditor greys its bounds instead."""
+    named = any(CLAIMED.startswith(prefix) for prefix in check.affects or ())
+    return named and check.subject in (None, subject.id)
+
+
+def _instrument_works(finding: Finding) -> bool:
+    """Whether the auditor passed its own known-answer tests: only then can it prove a claim wrong."""
+    own = [c for c in finding.checks if c.subject is None and c.affects != []]
+    return all(c.passed for c in own)
+
+
+def _failed(check: Check) -> str:
+    return f"the check “{check.name}” failed"
 
 
 def _claimed(report: Report, subject: SubjectInfo) -> tuple[float | None, float | None]:
@@ -236,7 +257,7 @@ def _claimed(report: Report, subject: SubjectInfo) -> tuple[float | None, float 
         for metric in finding.metrics:
             if (
                 finding.subject == subject.id
-                and metric.name == "privacy.epsilon_claimed"
+                and metric.name == CLAIMED
                 and metric.value is not None
             ):
                 return metric.value, _number(metric.params.get("delta"))

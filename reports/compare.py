@@ -25,8 +25,49 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+def mirrored(metric: Metric) -> Metric:
+    """The number as an attacker can use it: a two-sided one, mirrored to the bad side of its floor.
+
+    An attack with an AUC of 0.1 is an attack with an AUC of 0.9 that answers the wrong way round. An
+    interval across the floor starts at the floor. Every other metric passes through unchanged.
+    """
+    floor, value, low, high = metric.floor, metric.value, metric.low, metric.high
+    if not metric.two_sided or floor is None or value is None or metric.direction == "none":
+        return metric
+    turned = {
+        "value": 2 * floor - value,
+        "low": None if high is None else 2 * floor - high,
+        "high": None if low is None else 2 * floor - low,
+    }
+    update = turned if _on_good_side(value, metric) else {}
+    if low is not None and high is not None and low < floor < high:
+        reach = max(high - floor, floor - low)
+        update |= (
+            {"low": floor, "high": floor + reach}
+            if metric.direction == "lower"
+            else {"low": floor - reach, "high": floor}
+        )
+    return metric.model_copy(update=update)
+
+
+def inverted(metric: Metric) -> bool:
+    """Whether a two-sided number lies beyond its floor with its whole interval: "better" than
+    knowing nothing, which nothing can be."""
+    if not metric.two_sided or metric.value is None or metric.direction == "none":
+        return False
+    ends = (metric.value, metric.low, metric.high)
+    return all(_on_good_side(end, metric) for end in ends if end is not None)
+
+
+def _on_good_side(value: float, metric: Metric) -> bool:
+    if metric.floor is None:
+        return False
+    return value < metric.floor if metric.direction == "lower" else value > metric.floor
+
+
 def difference(a: Metric, b: Metric) -> Difference | None:
-    """``a - b`` with a square-and-add interval; None when either has no value.
+    """``a - b`` with a square-and-add interval; None when either has no value. Two-sided numbers
+    are compared by their distance from the floor, see :func:`mirrored`.
 
     Each side of the interval adds, in squares, the two half-widths that push the difference that
     way (their variances add). The two numbers are taken as independent. Subjects are measured on
@@ -36,6 +77,7 @@ def difference(a: Metric, b: Metric) -> Difference | None:
     Source: Newcombe, "Interval estimation for the difference between independent proportions:
     comparison of eleven methods", Statistics in Medicine 1998, method 10 (square-and-add).
     """
+    a, b = mirrored(a), mirrored(b)
     if a.value is None or b.value is None:
         return None
     value = a.value - b.value
@@ -61,9 +103,11 @@ def at_floor(metric: Metric) -> bool:
     """Whether the number cannot be told from its noise floor.
 
     True when the interval (without one, the value) reaches the floor or lies beyond it on the
-    good side.
+    good side. A two-sided floor has no good side: the interval must hold it.
     """
     if metric.floor is None or metric.value is None or metric.direction == "none":
+        return False
+    if inverted(metric):
         return False
     if metric.direction == "lower":
         return (metric.value if metric.low is None else metric.low) <= metric.floor

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports import labels
-from ddaudit.reports.compare import Difference, difference
+from ddaudit.reports.compare import Difference, difference, inverted, mirrored
 from ddaudit.reports.schema import Report
 
 Use = Literal["value", "low", "high", "conservative"]
@@ -116,8 +116,9 @@ def apply(policy: Policy, report: Report) -> list[RuleResult]:
     A rule without ``subject`` is for all subjects that are not baselines; a pattern with
     wildcards (``dm*``) never takes a baseline, a plain name may. One rule gives one result per
     subject and matching metric, so a rule without ``params`` holds only if all variants do. The
-    privacy rule needs no line in the policy: a claimed epsilon below a measured lower bound is
-    always a violation.
+    privacy rule needs no line in the policy: a claim that the report calls violated or void is
+    always a violation. A two-sided number (an AUC) is judged as far on the bad side of its floor as
+    it lies on the other.
 
     Raises:
         BadInput: a bound outside [-1, 1] for a fraction, or ``relative_to`` a subject that is not
@@ -186,7 +187,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: str) -> RuleResult:
     failing = report.failing_checks(finding, metric)
-    number: Metric | Difference = metric
+    number: Metric | Difference = mirrored(metric)
     if rule.relative_to is not None:
         base = report.finding(rule.relative_to, finding.auditor)
         other = next((m for m in base.metrics if m.key == metric.key), None) if base else None
@@ -203,6 +204,8 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
     name += f" minus {rule.relative_to}" if rule.relative_to else ""
     span = labels.interval(number.low, number.high, metric.unit)
     text = f"{name} = {labels.number(number.value, metric.unit)}{f' {span}' if span else ''}"
+    if inverted(metric) and rule.relative_to is None:
+        text += f" (measured {labels.number(metric.value, metric.unit)}: {labels.INVERTED})"
     if failing and rule.require_checks:
         checks = ", ".join(dict.fromkeys(failing))
         text = f"{text}, but the instrument check '{checks}' failed"
@@ -238,15 +241,17 @@ def _holds(rule: Rule, number: Metric | Difference) -> tuple[bool, str]:
 
 
 def _privacy(report: Report, subject: str) -> RuleResult:
+    """The report's verdict on a claim; every format shows the same one."""
     claim = next(c for c in report.claims if c.subject == subject)
-    rule = "claimed epsilon >= measured lower bound"
+    rule = "claimed epsilon is neither refuted nor void"
     text = f"claims epsilon = {labels.brief(claim.epsilon)}"
     text += "" if claim.delta is None else f" at delta = {labels.brief(claim.delta)}"
-    if claim.lower_bound is None:
-        return _result(rule, subject, True, f"{text}; not tested: {claim.reason}")
-    text += f"; the measured lower bound is {labels.brief(claim.lower_bound)}"
-    text += f"; void: {claim.reason}" if claim.state == "void" else ""
-    return _result(rule, subject, claim.state != "violated", text)
+    if claim.lower_bound is not None:
+        text += f"; the measured lower bound is {labels.brief(claim.lower_bound)}"
+    if claim.state != "not contradicted":
+        text += f"; {claim.state}"
+        text += f": {claim.reason}" if claim.reason else ""
+    return _result(rule, subject, claim.state not in ("violated", "void"), text)
 
 
 def _why_missing(rule: Rule, report: Report, subject: str) -> str:

@@ -45,6 +45,8 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 _GREEK = {"epsilon": "ε", "delta": "δ", "alpha": "α", "beta": "β", "sigma": "σ", "lambda": "λ"}
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MISSING = "–"
+INVERTED = "beyond its floor, so an attacker turns the answer round; look for a confound"
+"""What to think of a number that is better than knowing nothing."""
 
 
 def metric_name(name: str) -> str:

@@ -4,6 +4,10 @@ The value is the mean over seeds. Its interval covers both sources of doubt: the
 seeds (a Student t interval of the mean) and the sampling of test records within a seed. The
 within-seed part is *not* divided by the number of seeds, because every seed is measured on the
 same test records.
+
+That is the rule for measurements. Proofs and tests have their own, because the best of several
+seeds is a choice: a one-sided bound becomes the best one that each seed proves with its part of
+the error, a p-value the smallest times the number of seeds. ``Metric.merge`` says which it is.
 """
 
 from __future__ import annotations
@@ -11,10 +15,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from ddaudit.findings import Check, Curve, Finding, Metric, Picture, Status
+from ddaudit.stats.intervals import student
 
 _SEED_SUFFIX = re.compile(r" \(seed -?\d+\)$")
 
@@ -60,32 +64,39 @@ def merge_metric(metrics: Sequence[Metric]) -> Metric:
     Sides are kept apart because exact binomial intervals are lopsided. Fractions whose intervals
     all lie in [0, 1] stay in [0, 1]. Seeds without a finite value are left out and show up as
     ``None`` in ``per_seed``. One seed passes through unchanged.
+
+    A bound (``merge="bound"``) is the largest that a seed proves at an error of 5 % / S, without an
+    interval around it; S counts every seed that was tried. It is None where the seeds do not say
+    what they prove at that error. A p-value is the smallest times S, at most 1 (Bonferroni).
     """
     per_seed = [finite(m.value) for m in metrics]
     kept = [m for m, v in zip(metrics, per_seed, strict=True) if v is not None]
     values = [v for v in per_seed if v is not None]
     floors = [f for m in metrics if (f := finite(m.floor)) is not None]
     counts = [m.n for m in kept if m.n is not None]
-    value = math.fsum(values) / len(values) if values else None
     first = kept[0] if kept else metrics[0]
-    low, high = (None, None) if value is None else _interval(value, values, kept)
-    return Metric(
-        name=first.name,
-        value=value,
-        low=low,
-        high=high,
-        n=min(counts) if counts else None,
-        unit=first.unit,
-        direction=first.direction,
-        floor=math.fsum(floors) / len(floors) if floors else None,
-        params=plain(first.params),
-        headline=any(m.headline for m in metrics),
-        per_seed=per_seed if len(metrics) > 1 else None,
+    value, low, high = _merged_value(kept, values, tries=len(metrics))
+    return first.model_copy(
+        update={
+            "value": value,
+            "low": low,
+            "high": high,
+            "n": min(counts) if counts else None,
+            "floor": math.fsum(floors) / len(floors) if floors else None,
+            "params": plain(first.params),
+            "headline": any(m.headline for m in metrics),
+            "per_seed": per_seed if len(metrics) > 1 else None,
+            "best_of": first.best_of if len(metrics) == 1 else {},
+        }
     )
 
 
 def merge_checks(per_seed: Sequence[Sequence[Check]]) -> list[Check]:
-    """The same checks of several seeds: passed only if all passed; a failing reading is kept."""
+    """The same checks of several seeds: passed only if all passed; a failing reading is kept.
+
+    Checks that are statistical tests fail where the smallest p-value, times the number of seeds, is
+    at most their level: of enough seeds one fails by chance.
+    """
     by_name: dict[tuple[str, str | None], list[Check]] = {}
     for checks in per_seed:
         for check in checks:
@@ -160,6 +171,31 @@ def _merge_all_metrics(cells: Sequence[Finding]) -> list[Metric]:
     return merged
 
 
+def _merged_value(
+    metrics: Sequence[Metric], values: Sequence[float], *, tries: int
+) -> tuple[float | None, float | None, float | None]:
+    """(value, low, high) of ``tries`` seeds, of which ``metrics`` have a finite value."""
+    if not values:
+        return None, None, None
+    if tries == 1:
+        return values[0], finite(metrics[0].low), finite(metrics[0].high)
+    how = metrics[0].merge
+    if how == "p-value":
+        return min(1.0, len(values) * min(values)), None, None
+    if how == "bound":
+        found = [b for m in metrics if (b := _as_best_of(m, tries)) is not None]
+        best = max(found, default=None)
+        return best, best, None
+    value = math.fsum(values) / len(values)
+    return value, *_interval(value, values, metrics)
+
+
+def _as_best_of(metric: Metric, tries: int) -> float | None:
+    """What a bound proves as the best of ``tries`` seeds; a bound for more seeds is only weaker."""
+    enough = [k for k in metric.best_of if k >= tries]
+    return finite(metric.best_of[min(enough)]) if enough else None
+
+
 def _interval(
     value: float, values: Sequence[float], metrics: Sequence[Metric]
 ) -> tuple[float | None, float | None]:
@@ -181,28 +217,40 @@ def _half_width(values: Sequence[float], within: Sequence[float]) -> float:
     count = len(values)
     mean = math.fsum(values) / count
     variance = math.fsum((v - mean) ** 2 for v in values) / (count - 1)
-    between = _t(count - 1) * math.sqrt(variance / count)
+    between = student(count - 1, 0.95) * math.sqrt(variance / count)
     return math.sqrt(
         between**2 + (math.fsum(w * w for w in within) / len(within) if within else 0.0)
     )
 
 
-@lru_cache
-def _t(degrees: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, degrees))
-
-
 def _merge_check(checks: Sequence[Check]) -> Check:
     failed = [c for c in checks if not c.passed]
+    if len(checks) > 1 and all(c.p_value is not None for c in checks):
+        return _merge_test(checks, failed=len(failed))
     kept = failed[0] if failed else checks[0]
     detail = kept.detail
     if failed and len(checks) > 1:
-        detail = f"{detail + '; ' if detail else ''}failed in {len(failed)} of {len(checks)} seeds"
+        detail = _and(detail, f"failed in {len(failed)} of {len(checks)} seeds")
     return kept.model_copy(
         update={"passed": not failed, "value": finite(kept.value), "detail": detail}
     )
+
+
+def _merge_test(checks: Sequence[Check], *, failed: int) -> Check:
+    """The seed with the smallest p-value, judged as the smallest of all seeds."""
+    kept = min(checks, key=lambda c: c.p_value or 0.0)
+    p = min(1.0, len(checks) * (kept.p_value or 0.0))
+    passed = p > kept.level * (1 + 1e-9)
+    detail = kept.detail
+    if failed:
+        why = "; as the worst of several seeds, chance explains it" if passed else ""
+        detail = _and(detail, f"failed in {failed} of {len(checks)} seeds, each taken alone{why}")
+    update = {"passed": passed, "value": finite(kept.value), "detail": detail, "p_value": p}
+    return kept.model_copy(update=update)
+
+
+def _and(text: str, more: str) -> str:
+    return f"{text}; {more}" if text else more
 
 
 def _merge_curve(group: Sequence[tuple[int | None, Curve]]) -> Curve:

@@ -64,6 +64,8 @@ class RunInfo(_Open):
     command: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
     ddaudit_version: str = ""
+    notes: list[str] = Field(default_factory=list)
+    """What the runs of this report do not have in common."""
     cells_done: int = 0
     cells_failed: int = 0
     cells_skipped: int = 0
@@ -105,6 +107,7 @@ class Comparison(_Model):
     metric: str
     params: dict[str, Any] = Field(default_factory=dict)
     difference: float
+    """For two-sided metrics (an AUC) of the numbers mirrored to the bad side of their floor."""
     low: float | None = None
     high: float | None = None
     """Square-and-add 95% interval of the difference, the two numbers taken as independent."""
@@ -125,7 +128,12 @@ class Greyed(_Model):
 
 
 class Claim(_Model):
-    """A subject's (epsilon, delta) claim against the largest lower bound that was measured."""
+    """A subject's (epsilon, delta) claim against what the audit can prove about it.
+
+    ``violated``: a valid lower bound lies above it, or a check that refutes it failed. ``void``: a
+    check of the claim failed, so that nothing supports it. ``not tested``: no valid lower bound, or
+    an instrument that failed its own test. ``not contradicted``: tested, and nothing was found.
+    """
 
     subject: str
     epsilon: float

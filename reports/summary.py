@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ddaudit.defenses.privacy.accounting import compose
 from ddaudit.findings import Finding, Metric
-from ddaudit.reports.compare import at_floor, difference, outcome
-from ddaudit.reports.labels import brief, full_name, number
+from ddaudit.reports.compare import at_floor, difference, inverted, mirrored, outcome
+from ddaudit.reports.labels import INVERTED, brief, full_name, number
 from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone
 from ddaudit.sets import PrivacyClaim
 
@@ -16,13 +16,16 @@ _MOST_CHANGES = 5
 
 
 def summarise(report: Report) -> list[Sentence]:
-    """The sentences of a report, most urgent first: broken claims, failed instruments, what each
+    """The sentences of a report, most urgent first: broken claims, failed instruments, what the runs do
+    not have in common, numbers that are too good to be true, what each
     defense changed against the method it is built on, what each subject changed against the
     reference, and what is missing."""
     return [
         *_claims(report),
         *_together(report),
         *_checks(report),
+        *_runs(report),
+        *_inverted(report),
         *_against_base(report),
         *_against_reference(report),
         *_beside_dp_sgd(report),
@@ -51,8 +54,9 @@ def _claims(report: Report) -> list[Sentence]:
         bound = number(claim.lower_bound, "epsilon")
         by = f" ({claim.adversary} adversary)" if claim.adversary else ""
         if claim.state == "violated":
-            text = f"{stated}, but the audit measured a lower bound of {bound}{by}"
-            out.append(_say("bad", f"{text}: the claim is false."))
+            proven = claim.lower_bound is not None and claim.lower_bound > claim.epsilon
+            why = f"the audit measured a lower bound of {bound}{by}" if proven else claim.reason
+            out.append(_say("bad", f"{stated}, but {why}: the claim is false."))
         elif claim.state == "not contradicted":
             text = f"{stated}; the strongest lower bound measured is {bound}{by}"
             out.append(_say("neutral", f"{text}, which does not contradict it."))
@@ -106,6 +110,23 @@ def _checks(report: Report) -> list[Sentence]:
             )
         )
     return out
+
+
+def _runs(report: Report) -> list[Sentence]:
+    return [_say("warning", note) for note in report.run.notes]
+
+
+def _inverted(report: Report) -> list[Sentence]:
+    names = _names(report)
+    return [
+        _say(
+            "warning",
+            f"{_capital(names[metric.key])} of {finding.subject} is {_short(metric)}, {INVERTED}. It is "
+            f"compared as {_short(mirrored(metric))}.",
+        )
+        for finding, metric in _headlines(report)
+        if inverted(metric)
+    ]
 
 
 def _against_base(report: Report) -> list[Sentence]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ddaudit.findings import Finding, Metric
+from ddaudit.findings import CLAIMED, Finding, Metric
 from ddaudit.reports import labels
-from ddaudit.reports.compare import at_floor
+from ddaudit.reports.compare import at_floor, inverted
 from ddaudit.reports.schema import (
     AuditorInfo,
     Claim,
@@ -192,9 +192,7 @@ def _group(report: Report, auditor: AuditorInfo) -> Group:
     for finding in report.findings:
         if finding.auditor == auditor.name:
             for metric in finding.metrics:
-                said = (
-                    metric.name == "privacy.epsilon_claimed" and report.claims
-                )  # has its own column
+                said = metric.name == CLAIMED and report.claims  # has its own column
                 if metric.headline and metric.value is not None and not said:
                     found.setdefault(metric.key, []).append(metric)
     return Group(auditor, tuple(_column(key, metrics) for key, metrics in found.items()))
@@ -275,8 +273,7 @@ def _headline_cell(report: Report, finding: Finding, column: Column) -> Cell:
         tags.append(Tag("✗", "claim violated", "bad", "above the claimed epsilon"))
     if comparison is not None and not greyed and comparison.outcome != "no interval":
         tags.append(_comparison_tag(comparison, metric.unit))
-    if at_floor(metric) and not greyed:
-        tags.append(Tag("▁", "at floor", "neutral", "cannot be told from the noise floor"))
+    tags += [] if greyed else _floor_tags(metric)
     if finding.status == "partial":
         tags.append(Tag("◐", "partial", "warning", finding.reason or "some seeds are missing"))
     return Cell(
@@ -301,6 +298,14 @@ def _comparison_tag(comparison: Comparison, unit: str) -> Tag:
     return Tag(glyph, word, tone, f"{word} than {baseline}", delta)
 
 
+def _floor_tags(metric: Metric) -> list[Tag]:
+    if inverted(metric):
+        return [Tag("⇅", "inverted", "warning", labels.INVERTED)]
+    if at_floor(metric):
+        return [Tag("▁", "at floor", "neutral", "cannot be told from the noise floor")]
+    return []
+
+
 def _half_width(metric: Metric) -> str:
     if metric.value is None or metric.low is None or metric.high is None:
         return ""
@@ -316,7 +321,7 @@ def _half_width(metric: Metric) -> str:
 
 
 def _breaks_claim(report: Report, finding: Finding, metric: Metric) -> bool:
-    return metric.name == "privacy.epsilon_lower_bound" and any(
+    return metric.refutes == CLAIMED and any(
         c.subject == finding.subject and c.state == "violated" and (metric.value or 0.0) > c.epsilon
         for c in report.claims
     )
@@ -369,8 +374,7 @@ def _plain_cell(report: Report, finding: Finding, metric: Metric | None) -> Cell
         return Cell("absent", note="not measured for this subject")
     greyed = tuple(report.failing_checks(finding, metric))
     tags = [Tag("◌", "check failed", "warning", ", ".join(greyed))] if greyed else []
-    if at_floor(metric) and not greyed:
-        tags.append(Tag("▁", "at floor", "neutral", "cannot be told from the noise floor"))
+    tags += [] if greyed else _floor_tags(metric)
     return Cell(
         "value",
         text=labels.number(metric.value, metric.unit),

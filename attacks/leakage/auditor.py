@@ -73,7 +73,7 @@ class Leakage(Auditor[LeakageSettings]):
         "(near-copies by relative distance)",
         "Dong, Zhao and Lyu, Privacy for Free, ICML 2022 (real-image initialisation leaks)",
     )
-    version = 1
+    version = 2
     settings = LeakageSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 500, "strangers": 500},
@@ -156,7 +156,14 @@ def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
     network = ctx.random_network("leakage", "random network", arch=narrow)
     train, holdout = ctx.data.train.pixels(), held.records.pixels()
     rows = {s: (_view(s, train, network), _view(s, holdout, network)) for s in SPACES}
-    strangers = {s: stranger_ratios(*rows[s], limit=settings.strangers) for s in SPACES}
+    strangers = {
+        space: stranger_ratios(
+            *rows[space],
+            generator=ctx.generator("leakage", "strangers"),  # the same records in every space
+            limit=settings.strangers,
+        )
+        for space in SPACES
+    }
     return _Bench(ctx.data.train, held.records, network, rows, strangers, held.caveats())
 
 

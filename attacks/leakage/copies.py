@@ -80,7 +80,9 @@ def copy_test(released: Tensor, train: Tensor, holdout: Tensor, strangers: Tenso
     )  # fmt: skip
 
 
-def stranger_ratios(train: Tensor, holdout: Tensor, *, limit: int = 2000) -> Tensor:
+def stranger_ratios(
+    train: Tensor, holdout: Tensor, *, generator: torch.Generator, limit: int = 2000
+) -> Tensor:
     """The ratio of genuine strangers: each held-out record against train and the other held-out
     records.
 
@@ -89,12 +91,17 @@ def stranger_ratios(train: Tensor, holdout: Tensor, *, limit: int = 2000) -> Ten
 
     Args:
         train: (T, ...); ``holdout`` (H, ...).
-        limit: held-out records to use as strangers (the first ones).
+        generator: draws the strangers where there are more than ``limit``. The first ones would be
+            no sample: image folders are read class by class.
+        limit: held-out records to use as strangers.
 
     Returns:
         (min(H, limit),) float64.
     """
-    queries = holdout[:limit]
+    queries = holdout
+    if len(holdout) > limit:
+        order = torch.randperm(len(holdout), generator=generator)[:limit]
+        queries = holdout[torch.sort(order).values]
     itself = neighbours(
         queries, holdout
     )  # the nearest is the record itself, the second another one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -11,7 +12,8 @@ from ddaudit.attacks.membership import comparison, control, known_answers
 from ddaudit.attacks.membership.battery import shadow_evidence
 from ddaudit.attacks.membership.caveats import holdout_caveats, shadow_caveats
 from ddaudit.attacks.membership.ceiling import ceiling_check, ceiling_curve, weakest_claim
-from ddaudit.attacks.membership.evidence import Summary, summarise
+from ddaudit.attacks.membership.composition import composition_check
+from ddaudit.attacks.membership.evidence import Summary, direction_check, summarise
 from ddaudit.attacks.membership.holdout import holdout_evidence, split
 from ddaudit.attacks.membership.settings import PRESETS, MembershipSettings
 from ddaudit.attacks.membership.shadows import Halves, Shadows, draw_halves, run_shadows
@@ -69,7 +71,7 @@ class Membership(Auditor[MembershipSettings]):
         "2209.14987 (why DP-SGD and a random subset have to stand beside every reading)",
         "Abadi et al., Deep Learning with Differential Privacy, CCS 2016 (DP-SGD)",
     )
-    version = 2
+    version = 3
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
@@ -86,12 +88,18 @@ class Membership(Auditor[MembershipSettings]):
         return self._from_holdout(subject, ctx, settings, seed)
 
     def checks(self, ctx: Context, settings: MembershipSettings) -> list[Check]:
-        """A victim that memorised, one that cannot know, a closed form, and what DP-SGD should hide."""
+        """A victim that memorised, LiRA on known Gaussians, held-out records against held-out records, and what
+        DP-SGD should hide.
+        """
         checks = [
             known_answers.memorised_victim(ctx),
-            known_answers.strangers_only(ctx),
             known_answers.gaussian_lira(ctx),
+            known_answers.simulated_shadows(ctx, distance=1.0),
+            known_answers.simulated_shadows(ctx, distance=0.0),
         ]
+        # With so few held-out records, files and checkpoints are hardly attacked either.
+        with suppress(NotEnoughData):
+            checks.append(known_answers.strangers_only(ctx))
         if settings.control_runs:
             try:
                 halves = self._halves(ctx, settings, seed=0)
@@ -123,7 +131,7 @@ class Membership(Auditor[MembershipSettings]):
             released=verbatim & shadows.members,
             generator=generator,
         )
-        finding = _finding(self.name, subject, summary)
+        finding = _finding(self.name, subject, summary, headline="lira")
         claim = weakest_claim(shadows.sets)
         if claim is not None:
             finding.checks.append(
@@ -284,7 +292,10 @@ class Membership(Auditor[MembershipSettings]):
             released=verbatim,
             generator=ctx.generator("membership", "ties", seed),
         )
-        finding = _finding(self.name, subject, summary)
+        finding = _finding(self.name, subject, summary, headline=headline)
+        finding.checks.insert(
+            0, composition_check(sides.records, sides.members, subject=subject.id)
+        )
         finding.status = "partial"
         finding.reason = "no recipe: LiRA, online RMIA and the controls need re-distillation"
         finding.caveats += [*sides.caveats, *holdout_caveats(subject, ctx, headline)]
@@ -322,11 +333,12 @@ def _verdicts(attack: str) -> frozenset[tuple[str, str]]:
     )
 
 
-def _finding(name: str, subject: Subject, summary: Summary) -> Finding:
+def _finding(name: str, subject: Subject, summary: Summary, *, headline: str) -> Finding:
     return Finding(
         subject=subject.id,
         auditor=name,
         metrics=summary.metrics,
         curves=summary.curves,
+        checks=[direction_check(summary.metrics, headline=headline, subject=subject.id)],
         caveats=summary.caveats,
     )

@@ -31,9 +31,9 @@ def shadow_caveats(shadows: Shadows, settings: MembershipSettings, *, claimed: b
         f"about {inside // count} a run: one record weighs more in them than in a set made from "
         "all of the data.",
         f"TPR and ROC pool {inside} member and {count * records - inside} non-member pairs (run, "
-        "record) under one threshold. Pairs share records and references, so the interval is the "
-        "wider of Clopper-Pearson's and a bootstrap over records, and n counts distinct records. "
-        "AUC is the mean over runs.",
+        "record) under one threshold. Pairs share records and references, and runs need not leak "
+        "alike, so the interval adds a bootstrap over records to the spread between runs, and n "
+        "counts distinct records. AUC is the mean over runs.",
         f"Online LiRA ({spread}) was declared the verdict before looking; {count - 1} references and "
         f"{settings.victims_per_shadow} victim(s) per run limit its power, so leakage may be "
         "larger.",
@@ -56,8 +56,9 @@ def shadow_caveats(shadows: Shadows, settings: MembershipSettings, *, claimed: b
 def holdout_caveats(subject: Subject, ctx: Context, headline: str) -> list[str]:
     """Of a reading without a recipe; ``headline`` is the attack that carries the verdict."""
     caveats = [
-        "Members are training records, non-members validation and test records: a distribution "
-        "shift between the splits would look like membership.",
+        "Members are training records, non-members validation and test records, drawn with the same "
+        "class and group composition: any other distribution shift between the splits would look "
+        "like membership.",
         "LiRA and online RMIA, the strongest attacks, need re-distillation, hence the recipe; this "
         "reading is a lower bound on what an attacker with the recipe can do.",
         f"The {headline} attack was declared the verdict before looking; the others are shown, "

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddaudit.attacks.membership.audit.bound import TRIES
 from ddaudit.attacks.membership.evidence import FPRS, Evidence
 from ddaudit.attacks.membership.pooling import break_ties, pooled_tpr
 from ddaudit.errors import NotEnoughData
-from ddaudit.findings import Check, Curve
+from ddaudit.findings import CLAIMED, Check, Curve
 from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import clopper_pearson
 from ddaudit.stats.gdp import tpr_ceiling
@@ -52,17 +53,45 @@ def ceiling_check(
     Source: Kairouz, Oh and Viswanath, "The Composition Theorem for Differential Privacy", ICML
     2015.
     """
-    confidence = 1 - family_error / (len(evidence) * len(fprs))
-    worst, detail, compared = -math.inf, "no rate could be resolved", 0
-    for item in evidence:
-        ranked = break_ties(item.scores, generator=generator)
+    ranked = [(e, break_ties(e.scores, generator=generator)) for e in evidence]
+    worst, detail = _closest(ranked, claim, fprs=fprs, family_error=family_error)
+    passed = worst is None or worst <= 0
+    slack = tpr_ceiling(min(fprs), epsilon=claim.epsilon, delta=claim.delta)
+    if slack > 0.9:
+        detail += f"; epsilon {claim.epsilon:g} allows almost any attack, so this can hardly fail"
+    return Check(
+        name="TPR below the DP ceiling",
+        passed=passed,
+        value=worst,
+        expected=f"TPR bound minus ceiling of ({claim.epsilon:g}, {claim.delta:g})-DP <= 0",
+        detail=detail,
+        affects=[CLAIMED],
+        subject=subject,
+        p_value=1.0 if passed else _p_value(ranked, claim, fprs=fprs, family_error=family_error),
+        level=family_error,
+        refutes=CLAIMED,
+    )
+
+
+def _closest(
+    ranked: Sequence[tuple[Evidence, Tensor]],
+    claim: PrivacyClaim,
+    *,
+    fprs: tuple[float, ...],
+    family_error: float,
+) -> tuple[float | None, str]:
+    """The largest excess of a TPR's lower bound over its ceiling, and where; None: nothing to compare."""
+    confidence = 1 - family_error / (len(ranked) * len(fprs))
+    worst, detail = -math.inf, "no rate could be resolved"
+    for item, ranks in ranked:
         outside = int((~item.members).sum())
         for fpr in fprs:
             try:
-                rate = pooled_tpr(ranked, item.members, fpr, confidence=confidence)
+                rate = pooled_tpr(
+                    ranks, item.members, fpr, confidence=confidence, references=item.references
+                )
             except NotEnoughData:
                 continue
-            compared += 1
             false_alarms = clopper_pearson(math.floor(fpr * outside), outside, confidence)
             ceiling = tpr_ceiling(false_alarms.high, epsilon=claim.epsilon, delta=claim.delta)
             if rate.low - ceiling > worst:
@@ -71,18 +100,22 @@ def ceiling_check(
                     f"closest: {item.attack} at {fpr:.1%} FPR, TPR {rate.value:.4f} "
                     f"(at least {rate.low:.4f}) against a ceiling of {ceiling:.4f}"
                 )
-    slack = tpr_ceiling(min(fprs), epsilon=claim.epsilon, delta=claim.delta)
-    if slack > 0.9:
-        detail += f"; epsilon {claim.epsilon:g} allows almost any attack, so this can hardly fail"
-    return Check(
-        name="TPR below the DP ceiling",
-        passed=worst <= 0,
-        value=worst if compared else None,
-        expected=f"TPR bound minus ceiling of ({claim.epsilon:g}, {claim.delta:g})-DP <= 0",
-        detail=detail,
-        affects=[],
-        subject=subject,
-    )
+    return (worst if math.isfinite(worst) else None), detail
+
+
+def _p_value(
+    ranked: Sequence[tuple[Evidence, Tensor]],
+    claim: PrivacyClaim,
+    *,
+    fprs: tuple[float, ...],
+    family_error: float,
+) -> float:
+    """An upper bound on the p-value of a claim that failed: the smallest error tried at which it still fails."""
+    for tries in reversed(TRIES):
+        worst, _ = _closest(ranked, claim, fprs=fprs, family_error=family_error / tries)
+        if worst is not None and worst > 0:
+            return family_error / tries
+    return family_error
 
 
 def ceiling_curve(claim: PrivacyClaim) -> Curve:

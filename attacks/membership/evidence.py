@@ -6,14 +6,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from ddaudit.attacks.membership.pooling import break_ties, mean_auc, pooled_roc, pooled_tpr
 from ddaudit.errors import NotEnoughData
-from ddaudit.findings import Curve, Metric
+from ddaudit.findings import Check, Curve, Metric
 from ddaudit.stats import Interval, auc
+from ddaudit.stats.roc import null_tpr
 
 FPRS = (0.001, 0.01)
+FEW = 3
+"""False alarms that a threshold has to rest on, so that its rate is not mostly luck."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +83,49 @@ def summarise(
     return out
 
 
+def direction_check(
+    metrics: Sequence[Metric], *, headline: str, subject: str, family_error: float = 0.05
+) -> Check:
+    """No attack may read the wrong way round: its sign was fixed before looking.
+
+    An AUC below 0.5 beyond chance is not safety. Either the two sides differ in something that is not
+    membership, or the signal is there with its sign reversed, and an attacker may turn it around. The
+    readings are greyed where this happens to the attack that carries the verdict; elsewhere it is a
+    warning.
+
+    Args:
+        metrics: of :func:`summarise`; groups of records are not looked at (to leave some members out
+            is a selection).
+        headline: the attack that carries the verdict.
+        subject: id of the audited subject.
+        family_error: chance of a false alarm over all attacks together.
+    """
+    read = [
+        (str(m.params["attack"]), m.value, m.value if m.high is None else m.high)
+        for m in metrics
+        if m.name == "membership.auc" and "group" not in m.params and m.value is not None
+    ]
+    # from a 95 % interval to a one-sided bound that holds for all attacks at once
+    scale = float(special.ndtri(1 - family_error / max(1, len(read))) / special.ndtri(0.975))
+    bounds = {name: value + scale * (high - value) for name, value, high in read}
+    wrong = [name for name, bound in bounds.items() if bound < 0.5]
+    lowest = min(read, key=lambda item: item[1], default=None)
+    return Check(
+        name="no attack reads the wrong way round",
+        passed=not wrong,
+        value=None if lowest is None else lowest[1],
+        expected="no AUC below 0.5 beyond chance",
+        detail=(
+            f"below 0.5: {', '.join(wrong)}; the sides differ in something else than membership, or the "
+            "signal is reversed and an attacker can use it all the same"
+            if wrong
+            else f"{len(read)} attacks, the lowest AUC is shown"
+        ),
+        affects=["membership.auc", "membership.tpr_at_fpr"] if headline in wrong else [],
+        subject=subject,
+    )
+
+
 def _groups(released: Tensor | None) -> dict[str, Tensor]:
     """Members by whether the set contains them; non-members belong to both comparisons."""
     if released is None or not bool(released.any()):
@@ -100,6 +147,7 @@ def _auc_metric(
         value=None,
         direction="lower",
         floor=0.5,
+        two_sided=True,
         params=params,
         headline=headline,
     )
@@ -124,19 +172,26 @@ def _auc(item: Evidence, keep: Tensor | None) -> Interval:
 def _tpr_metric(
     item: Evidence, ranked: Tensor, fpr: float, caveats: list[str], *, headline: bool
 ) -> Metric:
+    outside = int((~item.members).sum())
+    floor = null_tpr(fpr, outside)
     metric = Metric(
         name="membership.tpr_at_fpr",
         value=None,
         direction="lower",
-        floor=fpr,
+        floor=floor,
         params={"attack": item.attack, "fpr": fpr},
         headline=headline,
     )
     try:
-        value = pooled_tpr(ranked, item.members, fpr)
+        value = pooled_tpr(ranked, item.members, fpr, references=item.references)
     except NotEnoughData as error:
         caveats.append(f"TPR at {fpr:.1%} FPR not available: {error}.")
         return metric
+    if outside < FEW / fpr:
+        caveats.append(
+            f"The threshold of TPR at {fpr:.1%} FPR rests on few of {outside} non-members: luck alone reads "
+            f"{floor:.4f} on average (the floor), and at least {round(FEW / fpr)} are wanted."
+        )
     return metric.model_copy(
         update={"value": value.value, "low": value.low, "high": value.high,
                 "n": item.scores.shape[1]}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks.membership.battery import FILE_ATTACKS, PRINCIPAL, features
+from ddaudit.attacks.membership.composition import cells, matched_samples
 from ddaudit.attacks.membership.evidence import Evidence
 from ddaudit.attacks.membership.heldout import held_out, join
 from ddaudit.attacks.membership.released import (
@@ -19,7 +20,7 @@ from ddaudit.attacks.membership.released import (
 from ddaudit.attacks.membership.scores import domias as density
 from ddaudit.attacks.membership.scores import quantile, rmia, signals
 from ddaudit.attacks.membership.shadows import label_scores, log_mean, mean_of, network_scores
-from ddaudit.auditor import Context, Subject, stratified
+from ddaudit.auditor import Context, Subject
 from ddaudit.data import ImageData
 from ddaudit.errors import NotEnoughData
 from ddaudit.models import Network
@@ -44,31 +45,42 @@ class Sides:
 
 
 def split(ctx: Context, *, members: int, strangers: int) -> Sides:
-    """Members from training; held-out records (composed like training) on the other side.
+    """Random training records, and held-out ones of exactly the same class and group composition.
 
-    A third of the held-out records calibrates, two thirds are the non-members.
+    A third of the held-out records calibrates, non-members are drawn from the other two thirds.
 
     Args:
-        members: at most this many training records (a fixed stratified sample).
+        members: at most this many training records.
         strangers: at most this many non-members, and half as many reference records.
 
     Raises:
         NotEnoughData: fewer than 20 records on a side.
     """
-    inside = stratified(ctx.data.train, members)
-    held = held_out(ctx)
+    train, held = ctx.data.train, held_out(ctx)
     order = torch.randperm(len(held.records), generator=ctx.generator("membership", "split"))
     cut = len(order) // 3
-    reference = stratified(held.records.subset(order[:cut]), max(20, strangers // 2))
-    outside = stratified(held.records.subset(order[cut:]), strangers)
+    reference = held.records.subset(torch.sort(order[:cut][: max(20, strangers // 2)]).values)
+    outside = held.records.subset(torch.sort(order[cut:]).values)
+    drawn = matched_samples(
+        *cells(train, outside),
+        most_inside=members,
+        most_outside=strangers,
+        generator=ctx.generator("membership", "sides"),
+    )
+    inside, outside = train.subset(drawn.inside), outside.subset(drawn.outside)
     if min(len(inside), len(reference), len(outside)) < 20:
         raise NotEnoughData(
             f"membership needs 20 members, non-members and reference records, there are "
             f"{len(inside)}, {len(outside)} and {len(reference)}"
         )
     records = join(inside, outside)
-    members_mask = torch.arange(len(records)) < len(inside)
-    return Sides(records, members_mask, reference, tuple(held.caveats()))
+    caveats = held.caveats()
+    if drawn.untested > 0:
+        caveats.append(
+            f"{drawn.untested:.1%} of the training records were not tested: they belong to classes or "
+            "groups with too few held-out records to compare with."
+        )
+    return Sides(records, torch.arange(len(records)) < len(inside), reference, tuple(caveats))
 
 
 def holdout_evidence(

@@ -1,18 +1,30 @@
-"""Known-answer tests of the membership instrument: a victim that memorised, one that cannot know, a
-formula.
+"""Known-answer tests of the membership instrument: a victim that memorised, simulated shadows with and
+without a signal, and held-out records that pose as members.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from ddaudit.attacks.membership.battery import lira_scores
+from ddaudit.attacks.membership.composition import TOLERANCE, cell_auc, cells
+from ddaudit.attacks.membership.heldout import held_out
+from ddaudit.attacks.membership.holdout import split
+from ddaudit.attacks.membership.pooling import break_ties, mean_auc, pooled_tpr
 from ddaudit.attacks.membership.scores import lira
 from ddaudit.attacks.membership.scores.signals import negative_loss
-from ddaudit.auditor import Context, stratified
+from ddaudit.auditor import Context
 from ddaudit.data import ImageData
 from ddaudit.findings import Check
 from ddaudit.stats import auc
+
+AREA_TOLERANCE = 0.017
+"""Four standard deviations of the AUC of simulated shadows without a signal; with one it varies less."""
+RATE_TOLERANCE = 0.55
+"""The same for TPR at 1 % FPR, as a share of the rate."""
 
 
 def memorised_victim(ctx: Context, *, records: int = 150) -> Check:
@@ -32,23 +44,91 @@ def memorised_victim(ctx: Context, *, records: int = 150) -> Check:
     )
 
 
-def strangers_only(ctx: Context, *, records: int = 150) -> Check:
-    """The same victim on records it never saw, split at random: nothing may be found.
+def strangers_only(ctx: Context, *, records: int = 400) -> Check:
+    """Held-out records that pose as members, by the way that files and checkpoints are attacked.
 
-    The interval is a 99.9 % one, so that a sound instrument fails once in 1000 audits.
+    Every other (class, group) cell gives 60 % of its held-out records to the "members" and the others
+    40 %, so that the two sides differ in composition until
+    :func:`~ddaudit.attacks.membership.holdout.split` has made them alike. The victim is a network
+    trained on real records that were drawn just as unevenly; it saw neither side, so its loss must
+    find nothing. The interval is a 99.9 % one: a sound instrument fails once in 1000 audits.
+
+    Args:
+        records: training records of the victim, at most.
+
+    Raises:
+        NotEnoughData: too few held-out records.
     """
-    _, _, network = _memorise(ctx, ctx.data.train, records)
-    outside = stratified(ctx.data.test, 1000)
+    train, held = ctx.data.train, held_out(ctx).records
     g = ctx.generator("membership", "check", "strangers")
-    labels = torch.randint(ctx.data.num_classes, (len(outside),), generator=g)
-    half = torch.rand(len(outside), generator=g) < 0.5
-    value = auc(negative_loss(network(outside.pixels()), labels), half, confidence=0.999)
+    of_train, of_held = cells(train, held)
+    known = torch.unique(torch.cat([of_train, of_held]))
+    chance = [
+        (2 + (torch.searchsorted(known, cell) % 2 == 0).double()) / 5
+        for cell in (of_train, of_held)
+    ]
+    seen, posing = (torch.rand(len(p), generator=g, dtype=torch.float64) < p for p in chance)
+    nobody = held.subset(torch.zeros(0, dtype=torch.int64))
+    data = replace(
+        ctx.data, train=held.subset(posing), validation=nobody, test=held.subset(~posing)
+    )
+    sides = split(
+        replace(ctx, data=data, artifacts=None),
+        members=max(20, int(posing.sum()) // 2),
+        strangers=1000,
+    )
+    pick = torch.randperm(len(train), generator=g)
+    own = train.subset(pick[seen[pick]][:records])
+    network = _fit(own.pixels(), own.labels, ctx.data.num_classes, g, steps=60)
+    scores = negative_loss(network(sides.records.pixels()), sides.records.labels)
+    value = auc(scores, sides.members, confidence=0.999)
+    composition = cell_auc(sides.records, sides.members)
     return Check(
         name="non-members against non-members",
-        passed=value.low <= 0.5 <= value.high,
+        passed=value.low <= 0.5 <= value.high and composition <= TOLERANCE,
         value=value.value,
-        expected="99.9 % interval of the AUC contains 0.5",
-        detail=f"[{value.low:.3f}, {value.high:.3f}] on {len(outside)} records",
+        expected=f"99.9 % interval of the AUC contains 0.5, class and group alone at most {TOLERANCE}",
+        detail=(
+            f"[{value.low:.3f}, {value.high:.3f}] on {len(sides.records)} held-out records, class and "
+            f"group alone {composition:.3f}"
+        ),
+        affects=["membership."],
+    )
+
+
+def simulated_shadows(
+    ctx: Context, *, distance: float, runs: int = 16, records: int = 3000
+) -> Check:
+    """Margins of simulated shadows, through the attack and the pooling that recipes are judged by.
+
+    Each run is attacked with the others as references. What that must read follows from the
+    distribution of LiRA's score with estimated means, drawn here record by record without any of
+    that code; with unlimited references it would be ``Phi(distance / sqrt 2)``, and without a signal
+    0.5.
+
+    Args:
+        distance: by how many standard deviations membership moves a margin.
+        runs, records: K and N of the simulation.
+    """
+    g = ctx.generator("membership", "check", "shadows", distance)
+    members = torch.rand(runs, records, generator=g) < 0.5
+    phi = 3 * torch.randn(records, generator=g, dtype=torch.float64)
+    phi = phi + torch.randn(runs, records, generator=g, dtype=torch.float64) + distance * members
+    scores = lira_scores(phi, members, pooled=True)
+    area = mean_auc(scores, members, n_boot=20).value
+    rate = pooled_tpr(break_ties(scores, generator=g), members, 0.01, n_boot=20).value
+    wanted_area, wanted_rate = _ideal_lira(distance, references=runs - 1, generator=g)
+    loose = RATE_TOLERANCE * wanted_rate
+    return Check(
+        name=f"LiRA on simulated shadows, {'a known' if distance else 'no'} signal",
+        passed=abs(area - wanted_area) < AREA_TOLERANCE and abs(rate - wanted_rate) < loose,
+        value=area,
+        expected=(
+            f"AUC {wanted_area:.3f} +- {AREA_TOLERANCE} and TPR at 1% FPR {wanted_rate:.4f} +- "
+            f"{loose:.4f}"
+        ),
+        detail=f"TPR at 1% FPR {rate:.4f}; {runs} runs, {records} records",
+        affects=["membership."],
     )
 
 
@@ -75,6 +155,30 @@ def gaussian_lira(ctx: Context, *, records: int = 20_000, distance: float = 1.0)
     )
 
 
+def _ideal_lira(
+    distance: float, *, references: int, generator: torch.Generator, draws: int = 200_000
+) -> tuple[float, float]:
+    """AUC and TPR at 1 % FPR of LiRA with known spread 1 and means estimated from references.
+
+    A record is in each reference with probability one half. Its difficulty cancels, so that the
+    score depends on three independent normal numbers: the margin and the errors of both means.
+    """
+
+    def draw(shift: float) -> Tensor:
+        coins = torch.rand(references, draws, generator=generator) < 0.5
+        inside = coins.sum(0).clamp(1, references - 1).double()
+        noise = torch.randn(3, draws, generator=generator, dtype=torch.float64)
+        x = shift + noise[0]
+        mean_in = distance + noise[1] / inside.sqrt()
+        mean_out = noise[2] / (references - inside).sqrt()
+        score: Tensor = (x - mean_out) ** 2 - (x - mean_in) ** 2
+        return score
+
+    member, other = draw(distance), draw(0.0)
+    threshold = torch.sort(other).values[round(0.99 * draws)]
+    return float((member > other).double().mean()), float((member > threshold).double().mean())
+
+
 def _memorise(ctx: Context, data: ImageData, records: int) -> tuple[Tensor, Tensor, nn.Module]:
     """2 x ``records`` training images, random labels, and a network fitted to the first half."""
     g = ctx.generator("membership", "check", "memorise")
@@ -82,16 +186,24 @@ def _memorise(ctx: Context, data: ImageData, records: int) -> tuple[Tensor, Tens
     images = data.pixels(pick)
     labels = torch.randint(ctx.data.num_classes, (len(pick),), generator=g)
     half = len(pick) // 2
-    network = _wide(images[0].numel(), ctx.data.num_classes, g)
-    x = (images[:half] - images[:half].mean()) / images[:half].std()
+    network = _fit(images[:half], labels[:half], ctx.data.num_classes, g, steps=150)
+    return images, labels, network
+
+
+def _fit(
+    images: Tensor, labels: Tensor, classes: int, generator: torch.Generator, *, steps: int
+) -> nn.Module:
+    """A small network fitted to all of the images at once."""
+    network = _wide(images[0].numel(), classes, generator)
+    shift, scale = images.mean(), images.std()
+    x = (images - shift) / scale
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
-    for _ in range(150):
-        loss = nn.functional.cross_entropy(network(x), labels[:half])
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(network(x), labels)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
-    shift, scale = images[:half].mean(), images[:half].std()
-    return images, labels, _Scaled(network, shift, scale)
+    return _Scaled(network, shift, scale)
 
 
 class _Scaled(nn.Module):

@@ -5,12 +5,13 @@ attacked on the same N records, and (less obviously) target k attacked with refe
 attacked with reference k are the same pair of runs: for an attack without signal the AUCs of two
 targets correlate by 1 / (K - 1), and an interval over targets alone covers 83 % instead of 95 %. So
 records are resampled jointly for all targets, and the spread between targets beyond that (some runs
-leak more than others) is added.
+leak more than others) is added, to areas and to rates.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from scipy import special
@@ -78,6 +79,7 @@ def pooled_tpr(
     fpr: float,
     *,
     keep: Tensor | None = None,
+    references: bool = True,
     n_boot: int = 200,
     seed: int = 0,
     confidence: float = 0.95,
@@ -85,28 +87,39 @@ def pooled_tpr(
     """True-positive rate at a fixed false-positive rate, one threshold for all (target, record)
     pairs.
 
-    The interval is the wider, on either side, of Clopper-Pearson's at the chosen threshold (pairs
-    as if independent) and of a bootstrap over records (which moves the threshold too).
+    The variance is that of a bootstrap over records (which moves the threshold too) and the spread
+    between targets, as in :func:`mean_auc`. It says how many independent pairs the rate is worth, at
+    most as many as there are; the interval is Clopper-Pearson's of that many, with Student's
+    quantiles for the few targets. So its tails are those of a beta distribution, and any confidence
+    can be asked for, whatever ``n_boot``.
 
     Args:
-        scores, members, keep: see :func:`mean_auc`.
+        scores, members, keep, references: see :func:`mean_auc`.
         fpr: in (0, 1); needs at least 1 / fpr non-member pairs.
         n_boot, seed: of the bootstrap.
-        confidence: of both intervals.
+        confidence: of the interval.
 
     Returns:
         The rate in [0, 1]; ``n`` counts member pairs.
 
     Raises:
         NotEnoughData: too few non-member pairs, or no members.
+
+    Source: Korn and Graubard, "Confidence intervals for proportions with small expected number of
+        positive counts estimated from survey data", Survey Methodology 24 (1998).
     """
-    flat_scores, flat_members, record = _flatten(scores, members, keep)
+    flat_scores, flat_members, record, target = _flatten(scores, members, keep)
     exact = tpr_at_fpr(flat_scores, flat_members, fpr, confidence=confidence)
-    rates = _resampled_rates(
-        flat_scores, flat_members, record, fpr, records=scores.shape[1], n_boot=n_boot, seed=seed
+    if exact.value in (0.0, 1.0):
+        # No resample can differ: as many all-or-nothing trials as there are distinct records.
+        trials = len(torch.unique(record[flat_members]))
+        ends = clopper_pearson(trials if exact.value == 1.0 else 0, trials, confidence)
+        return Interval(exact.value, ends.low, ends.high, exact.n)
+    rates, per_target = _resampled_rates(
+        flat_scores, flat_members, record, target, fpr, shape=scores.shape, n_boot=n_boot, seed=seed
     )
-    tail = (1 - confidence) / 2
-    low, high = (float(rates.quantile(q)) for q in (tail, 1 - tail))
+    variance = _Variance.of(rates[1:], per_target[:, 0], per_target[:, 1:], references=references)
+    low, high = _proportion(exact.value, exact.n, variance, confidence)
     return Interval(exact.value, min(exact.low, low), max(exact.high, high), exact.n)
 
 
@@ -116,7 +129,7 @@ def pooled_roc(scores: Tensor, members: Tensor, *, keep: Tensor | None = None) -
     Raises:
         NotEnoughData: no members or no non-members.
     """
-    flat_scores, flat_members, _ = _flatten(scores, members, keep)
+    flat_scores, flat_members, _, _ = _flatten(scores, members, keep)
     return roc_curve(flat_scores, flat_members)
 
 
@@ -137,67 +150,129 @@ def break_ties(scores: Tensor, *, generator: torch.Generator) -> Tensor:
     return ranks.view_as(scores)
 
 
-def _flatten(scores: Tensor, members: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _flatten(
+    scores: Tensor, members: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores, memberships, record and target of every pair that is used."""
     record = torch.arange(scores.shape[1]).expand_as(members)
+    target = torch.arange(scores.shape[0])[:, None].expand_as(members)
     used = torch.ones_like(members) if keep is None else keep
-    return scores[used], members[used], record[used]
+    return scores[used], members[used], record[used], target[used]
 
 
 def _resampled_rates(
     scores: Tensor,
     members: Tensor,
     record: Tensor,
+    target: Tensor,
     fpr: float,
     *,
-    records: int,
+    shape: torch.Size,
     n_boot: int,
     seed: int,
-) -> Tensor:
-    """(B,) rates at ``fpr`` in bootstrap resamples of records, the threshold chosen anew in each.
+) -> tuple[Tensor, Tensor]:
+    """Rates at ``fpr``, observed and in bootstrap resamples of records, the threshold chosen anew.
 
     Only the head of the list can lie above a threshold: pairs beyond four times the rate (and 50
     more) are not looked at.
+
+    Returns:
+        (1 + B,) pooled rates, and (T, 1 + B) what each target contributes: its own rate at the common
+        threshold, less what its own surplus of false alarms bought it (the slope of the pooled ROC
+        times that surplus), because that surplus moved the threshold. Targets without members or
+        without non-members are left out.
     """
     # within ties non-members come first, so that ties never help
     order = torch.argsort(members.long(), stable=True)
     order = order[torch.argsort(scores[order], descending=True, stable=True)]
     outside = (~members[order]).cumsum(0)
-    head = order[outside <= 4 * fpr * int(outside[-1]) + 50]
-    weights = _resample_weights(records, n_boot, torch.Generator().manual_seed(seed))[1:]
-    ones = torch.ones(len(record), dtype=weights.dtype)
-    per_record = torch.zeros(2, records, dtype=weights.dtype)
-    per_record[0].index_add_(0, record[~members], ones[~members])
-    per_record[1].index_add_(0, record[members], ones[members])
-    total = per_record @ weights.T  # (2, B) non-members and members in each resample
+    allowed = fpr * int(outside[-1])
+    head = order[outside <= 4 * allowed + 50]
+    weights = _resample_weights(shape[1], n_boot, torch.Generator().manual_seed(seed))
     inside = members[head].to(weights.dtype)
-    rates = []
-    for w, negatives, positives in zip(weights, *total, strict=True):
-        w = w[record[head]]
-        allowed = (w * (1 - inside)).cumsum(0) <= fpr * negatives + 1e-9
-        rates.append((w * inside * allowed).sum() / positives.clamp(min=1))
-    return torch.stack(rates)
+    at, by = record[head], target[head]
+    # members that are caught as false alarms go from half of the rate to twice the rate
+    caught = inside.cumsum(0)
+    ends = [
+        float(caught[outside[: len(head)] <= share * allowed + 1e-9][-1:].sum())
+        for share in (0.5, 2.0)
+    ]
+    slope = (ends[1] - ends[0]) / int(members.sum()) / (1.5 * fpr)
+    # (2, T, N) non-member and member pairs of each target and record, then totals per resample
+    pairs = torch.zeros(2, *shape, dtype=weights.dtype)
+    pairs.index_put_((members.long(), target, record), torch.ones((), dtype=weights.dtype))
+    negatives, positives = pairs @ weights.T  # each (T, 1 + B)
+    rates, parts = [], []
+    for b, row in enumerate(weights):
+        w = row[at]
+        alarms = w * (1 - inside)
+        above = alarms.cumsum(0) <= fpr * negatives[:, b].sum() + 1e-9
+        hits = torch.zeros(shape[0], dtype=w.dtype).index_add_(0, by, w * inside * above)
+        false = torch.zeros(shape[0], dtype=w.dtype).index_add_(0, by, alarms * above)
+        rates.append(hits.sum() / positives[:, b].sum().clamp(min=1))
+        surplus = false / negatives[:, b].clamp(min=1) - fpr
+        parts.append(hits / positives[:, b].clamp(min=1) - slope * surplus)
+    both = (negatives > 0).all(1) & (positives > 0).all(1)
+    return torch.stack(rates), torch.stack(parts, 1)[both]
+
+
+@dataclass(frozen=True)
+class _Variance:
+    """Of an average over targets: what the choice of records adds, and what the choice of runs adds."""
+
+    records: float
+    runs: float
+    count: int
+
+    @classmethod
+    def of(
+        cls, pooled: Tensor, per_target: Tensor, replicates: Tensor, *, references: bool
+    ) -> _Variance:
+        """From (B,) resampled averages, (T,) observed targets and their (T, B) resamples.
+
+        Resampling adds record noise a second time, so ``2 var(observed) - mean var(replicates)``
+        estimates the variance between targets without record noise. In a statistic of pairs of
+        runs, each run moves the average by twice what it moves its own target (Hoeffding
+        projection): factor 4 on the variance.
+        """
+        count, runs = len(per_target), 0.0
+        if count > 1:
+            between = max(0.0, 2 * float(per_target.var()) - float(replicates.var(0).mean()))
+            runs = (4.0 if references else 1.0) * between / count
+        return cls(float(pooled.var()), runs, count)
+
+    @property
+    def total(self) -> float:
+        return self.records + self.runs
+
+    @property
+    def freedom(self) -> float:
+        """Satterthwaite's; the records' share counts as large-sample."""
+        return (self.total / self.runs) ** 2 * (self.count - 1) if self.runs > 0 else math.inf
 
 
 def _half_width(per_target: Tensor, replicates: Tensor, *, references: bool) -> float:
-    """Half of a 95 % interval from (K,) areas and their (K, B) replicates over records.
+    """Half of a 95 % interval from (K,) areas and their (K, B) replicates over records."""
+    variance = _Variance.of(replicates.mean(0), per_target, replicates, references=references)
+    return _student(variance.freedom, 0.975) * math.sqrt(variance.total)
 
-    Resampling adds record noise a second time, so ``2 var(observed) - mean var(replicates)``
-    estimates the variance between targets without record noise. In a statistic of pairs of runs,
-    each run moves the average by twice what it moves its own target (Hoeffding projection): factor
-    4 on the variance.
-    """
-    count = len(per_target)
-    records = float(replicates.mean(0).var())
-    runs = 0.0
-    if count > 1:
-        between = max(0.0, 2 * float(per_target.var()) - float(replicates.var(0).mean()))
-        runs = (4.0 if references else 1.0) * between / count
-    total = records + runs
-    if runs == 0.0:
-        return 1.96 * math.sqrt(total)
-    # Satterthwaite; the records' share counts as large-sample
-    freedom = (total / runs) ** 2 * (count - 1)
-    return float(special.stdtrit(freedom, 0.975)) * math.sqrt(total)
+
+def _proportion(
+    value: float, pairs: int, variance: _Variance, confidence: float
+) -> tuple[float, float]:
+    """Clopper-Pearson ends of a rate in (0, 1) that is worth fewer trials than it has pairs."""
+    tail = (1 - confidence) / 2
+    worth = float(pairs)
+    if variance.total > 0:
+        ratio = _student(pairs - 1, 1 - tail) / _student(variance.freedom, 1 - tail)
+        worth = min(worth, value * (1 - value) / variance.total * ratio**2)
+    hits = value * worth
+    low = float(special.betaincinv(hits, worth - hits + 1, tail))
+    return low, float(special.betaincinv(hits + 1, worth - hits, 1 - tail))
+
+
+def _student(freedom: float, q: float) -> float:
+    return float(special.stdtrit(freedom, q) if math.isfinite(freedom) else special.ndtri(q))
 
 
 def _resample_weights(n: int, n_boot: int, generator: torch.Generator) -> Tensor:

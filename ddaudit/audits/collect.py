@@ -11,6 +11,8 @@ from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding
 from ddaudit.sets import Card, DistilledSet, load
 
+_Cell = tuple[str, str, int | None]
+
 
 @dataclass(frozen=True, eq=False)
 class Collected:
@@ -22,6 +24,7 @@ class Collected:
         auditors: per auditor its entry in run.json.
         cells: one Finding per (subject, auditor, seed).
         checks: instrument checks by auditor.
+        keys: where each cell is stored, by (subject, auditor, seed): equal keys are equal work.
     """
 
     info: dict[str, Any]
@@ -29,6 +32,7 @@ class Collected:
     auditors: list[dict[str, Any]]
     cells: list[Finding]
     checks: dict[str, list[Check]] = field(default_factory=dict)
+    keys: dict[_Cell, str] = field(default_factory=dict)
 
 
 def collect(urls: list[str]) -> Collected:
@@ -42,43 +46,131 @@ def collect(urls: list[str]) -> Collected:
     """
     parts = [_one(url) for url in urls]
     first = parts[0]
+    first.info["notes"] = []
+    measured = {a["name"]: (urls[0], _conditions(first.info, a)) for a in first.auditors}
     for url, part in zip(urls[1:], parts[1:], strict=True):
-        if part.info["data"]["fingerprint"] != first.info["data"]["fingerprint"]:
+        _same_world(first.info, part.info, urls[0], url)
+        known = {s["id"]: _identity(s) for s in first.subjects}
+        clashes = {
+            s["id"] for s in part.subjects if known.get(s["id"], _identity(s)) != _identity(s)
+        }
+        part = _renamed(part, {n: f"{n} ({_folder(url)})" for n in clashes})
+        new = [c for c in part.cells if _cell(c) not in first.keys]
+        twice = [
+            c
+            for c in part.cells
+            if first.keys.get(_cell(c), part.keys[_cell(c)]) != part.keys[_cell(c)]
+        ]
+        if twice:
+            shared = ", ".join(dict.fromkeys(f"{c.subject} × {c.auditor}" for c in twice))
+            first.info["notes"].append(
+                f"{urls[0]} and {url} measured the same cells under different conditions. Shown are those of "
+                f"{urls[0]}: {shared}."
+            )
+        caveats = _caveats(part, new, measured, url)
+        first.info["notes"] += list(dict.fromkeys(caveats.values()))
+        first.cells.extend(
+            c.model_copy(update={"caveats": [caveats[c.auditor], *c.caveats]})
+            if c.auditor in caveats
+            else c
+            for c in new
+        )
+        first.info["missing"] += part.info["missing"]
+        first.keys.update({k: v for k, v in part.keys.items() if k not in first.keys})
+        first.subjects.extend(s for s in part.subjects if s["id"] not in known)
+        for entry in part.auditors:
+            if entry["name"] not in measured:
+                measured[entry["name"]] = (url, _conditions(part.info, entry))
+                first.auditors.append(entry)
+        _add_checks(first.checks, part.checks)
+    return first
+
+
+def _same_world(one: dict[str, Any], other: dict[str, Any], one_url: str, url: str) -> None:
+    """Refuse runs whose numbers have nothing to do with each other."""
+    data, its = one["data"], other["data"]
+    for what, name in (("fingerprint", "training records"), ("test_fingerprint", "test records")):
+        if data.get(what) != its.get(what) and (
+            what == "fingerprint" or (what in data and what in its)
+        ):
             raise BadInput(
                 url,
-                f"audits '{part.info['data']['name']}', but {urls[0]} audits '{first.info['data']['name']}'",
+                f"audits '{its['name']}', but {one_url} audits '{data['name']}': not the same {name}",
                 "One report compares subjects on one data set.",
             )
-        for what in ("arch", "protocol"):
-            if part.info.get(what) != first.info.get(what):
-                raise BadInput(
-                    url,
-                    f"was audited with another {what} than {urls[0]}",
-                    "One report compares subjects on the same kind of victims.",
-                )
-        known = {s["id"]: s.get("identity") for s in first.subjects}
-        clashes = {
-            s["id"]
-            for s in part.subjects
-            if known.get(s["id"], s.get("identity")) != s.get("identity")
-        }
-        names = {n: f"{n} ({url.rstrip('/').rsplit('/', 1)[-1]})" for n in clashes}
-        part = _renamed(part, names)
-        first.info["missing"] += part.info["missing"]
-        first.subjects.extend(s for s in part.subjects if s["id"] not in known)
-        first.auditors.extend(
-            a for a in part.auditors if a["name"] not in {x["name"] for x in first.auditors}
+    for what in ("arch", "protocol"):
+        if other.get(what) != one.get(what):
+            raise BadInput(
+                url,
+                f"was audited with another {what} than {one_url}",
+                "One report compares subjects on the same kind of victims.",
+            )
+
+
+def _conditions(info: dict[str, Any], auditor: dict[str, Any]) -> dict[str, Any]:
+    """What an auditor's numbers depend on besides subject, data and victims' protocol."""
+    preset = info.get("preset") or {}
+    found = {f"{auditor['name']}.{k}": v for k, v in (auditor.get("settings") or {}).items()}
+    found |= {k: preset[k] for k in ("victims", "test_limit", "profile") if k in preset}
+    places = {
+        "images per class": (info.get("config") or {}).get("ipc"),
+        f"version of {auditor['name']}": auditor.get("version"),
+        "ddaudit": (info.get("versions") or {}).get("ddaudit"),
+    }
+    return found | {k: v for k, v in places.items() if v is not None}
+
+
+def _caveats(
+    part: Collected, new: list[Finding], measured: dict[str, tuple[str, dict[str, Any]]], url: str
+) -> dict[str, str]:
+    """By auditor, a sentence on what this run did otherwise than the first run with that auditor."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in part.auditors:
+        name = entry["name"]
+        other, theirs = measured.get(name, (url, None))
+        if theirs is None or not any(c.auditor == name for c in new):
+            continue
+        mine = _conditions(part.info, entry)
+        changed = [
+            f"{k} {mine.get(k)} instead of {theirs.get(k)}"
+            for k in dict.fromkeys([*theirs, *mine])
+            # Run folders of older releases do not say everything.
+            if mine.get(k) != theirs.get(k)
+            and (k.startswith(f"{name}.") or (k in mine and k in theirs))
+        ]
+        if changed:
+            groups.setdefault((other, ", ".join(changed)), []).append(name)
+    out: dict[str, str] = {}
+    for (other, what), names in groups.items():
+        who = ", ".join(dict.fromkeys(c.subject for c in new if c.auditor in names))
+        text = (
+            f"Not measured alike: {url} has {what} in {other}. It concerns {', '.join(names)} of {who}; a "
+            "difference to other subjects may come from that."
         )
-        seen = {(c.subject, c.auditor, c.seed) for c in first.cells}
-        first.cells.extend(c for c in part.cells if (c.subject, c.auditor, c.seed) not in seen)
-        for name, checks in part.checks.items():
-            mine = first.checks.setdefault(name, [])
-            failed = {c.name for c in mine if not c.passed}
-            kept = {c.name for c in mine} - {c.name for c in checks if not c.passed} | failed
-            mine[:] = [c for c in mine if c.name in kept] + [
-                c for c in checks if c.name not in kept
-            ]
-    return first
+        out.update(dict.fromkeys(names, text))
+    return out
+
+
+def _add_checks(mine: dict[str, list[Check]], theirs: dict[str, list[Check]]) -> None:
+    """Add the instrument checks of another run; of one name, the failed one stays."""
+    for name, checks in theirs.items():
+        held = mine.setdefault(name, [])
+        failed = {c.name for c in held if not c.passed}
+        kept = {c.name for c in held} - {c.name for c in checks if not c.passed} | failed
+        held[:] = [c for c in held if c.name in kept] + [c for c in checks if c.name not in kept]
+
+
+def _identity(subject: dict[str, Any]) -> tuple[Any, ...]:
+    """What a subject is. A file is also what its card says: the same images under another claim are not it."""
+    return subject.get("identity"), subject["card"] if subject["kind"] == "file" else None
+
+
+def _folder(url: str) -> str:
+    return url.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _cell(finding: Finding) -> _Cell:
+    return finding.subject, finding.auditor, finding.seed
 
 
 def _renamed(part: Collected, names: dict[str, str]) -> Collected:
@@ -88,6 +180,7 @@ def _renamed(part: Collected, names: dict[str, str]) -> Collected:
         cells=[
             c.model_copy(update={"subject": names.get(c.subject, c.subject)}) for c in part.cells
         ],
+        keys={(names.get(s, s), a, seed): key for (s, a, seed), key in part.keys.items()},
     )
 
 
@@ -100,6 +193,7 @@ def _one(url: str) -> Collected:
         )
     cells: list[Finding] = []
     checks: dict[str, list[Check]] = {}
+    keys: dict[_Cell, str] = {}
     missing = []
     for planned in info["cells"]:
         finding = store.cell(planned["key"])
@@ -122,14 +216,16 @@ def _one(url: str) -> Collected:
             checks[planned["auditor"]] = [failed] if finding.status == "failed" else finding.checks
         else:
             # A cell is addressed by content: two subjects with one identity share it, so the plan's name counts.
-            cells.append(finding.model_copy(update={"subject": planned["subject"]}))
+            update = {"subject": planned["subject"], "seed": planned["seed"]}
+            cells.append(finding.model_copy(update=update))
+            keys[_cell(cells[-1])] = planned["key"]
     info["missing"] = missing
     subjects = []
     for entry in info["subjects"]:
         value = _set(store, entry)
         card = value.card if value is not None else Card(method=entry["id"])
         subjects.append({**entry, "set": value, "card": card.model_dump(mode="json")})
-    return Collected(info, subjects, list(info["auditors"]), cells, checks)
+    return Collected(info, subjects, list(info["auditors"]), cells, checks, keys)
 
 
 def _set(store: RunStore, entry: dict[str, Any]) -> DistilledSet | None:

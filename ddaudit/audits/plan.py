@@ -138,12 +138,22 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
     ]
     cells = [Cell(None, name, 0, key(checks=True, **settings_of(name))) for name in names]
     cells += [
-        Cell(s.id, name, seed, key(subject=s.identity, kind=s.kind, seed=seed, **settings_of(name)))
+        Cell(s.id, name, seed, key(**_identity(s), seed=seed, **settings_of(name)))
         for seed in seeds
         for s in subjects.values()
         for name in names
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+
+
+def _identity(subject: Subject) -> dict[str, Any]:
+    """What tells the findings on one subject from those on another.
+
+    Victims see images and labels alone, but auditors also test what a file's card says, and findings name the
+    subject: copies under other names or with other cards share victims, not findings.
+    """
+    card = None if subject.set is None else subject.set.card.model_dump(mode="json")
+    return {"subject": subject.identity, "name": subject.id, "kind": subject.kind, "card": card}
 
 
 def _check_options(config: AuditConfig, subjects: list[Subject]) -> None:

@@ -162,6 +162,7 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
             "validation": len(data.validation),
             "test": len(plan.context.test()),
             "fingerprint": data.train.fingerprint,
+            "test_fingerprint": data.test.fingerprint,
         },
         "preset": preset.model_dump(mode="json"),
         "arch": str(plan.context.arch),
@@ -187,6 +188,7 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
         "auditors": [
             {
                 "name": a.name,
+                "version": a.version,
                 "title": a.title,
                 "question": a.question,
                 "threat_model": a.threat_model,

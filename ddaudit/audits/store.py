@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import fsspec
+import safetensors
 import safetensors.torch
 import torch
 
@@ -120,21 +121,30 @@ class RunStore:
     # ---- shared work (the Artifacts protocol) ----------------------------------------------------
 
     def load_set(self, key: str) -> DistilledSet | None:
-        """A stored distilled set."""
+        """A stored distilled set, or None; an unreadable file counts as missing and is made again."""
         raw = self.read(f"sets/{key}.safetensors")
-        return None if raw is None else from_bytes(raw)
+        try:
+            return None if raw is None else from_bytes(raw)
+        except BadInput:
+            return None
 
     def save_set(self, key: str, value: DistilledSet) -> None:
-        """Keep a distilled set, unless it is so large that making it again is cheaper."""
-        if value.images.numel() <= LARGEST_SET_FLOATS:
+        """Keep a distilled set, unless it is so large that making it again is cheaper.
+
+        A private set is always kept: made again it would be a second release, with noise of its own.
+        """
+        if value.card.privacy or value.images.numel() <= LARGEST_SET_FLOATS:
             self.write(f"sets/{key}.safetensors", to_bytes(value))
 
     def load_networks(self, key: str, arch: Arch, data: Dataset) -> list[Network] | None:
-        """Stored victims, rebuilt."""
+        """Stored victims, rebuilt, or None; an unreadable file counts as missing and they are trained again."""
         raw = self.read(f"victims/{key}.safetensors")
-        if raw is None:
+        try:
+            tensors = {} if raw is None else safetensors.torch.load(raw)
+        except safetensors.SafetensorError:
             return None
-        tensors = safetensors.torch.load(raw)
+        if not tensors:
+            return None
         count = 1 + max(int(name.split("/", 1)[0]) for name in tensors)
         networks = []
         for i in range(count):

@@ -96,7 +96,8 @@ class Dataset:
     [0, 1]). ``augment`` is the DSA strategy string that published evaluations use on it. ``extra`` holds
     further test splits (``test_paired`` of the coloured sets: every image in every colour). ``notes`` are
     sentences that a report must repeat (a documented defect of a published construction, say). ``root`` is
-    the folder its files came from: where methods look for public auxiliary data.
+    the folder its files came from: where methods look for public auxiliary data. ``origin`` names the data set
+    that its images were first part of: what was made from a data set (coloured, long-tailed, noisy) keeps it.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Dataset:
     extra: Mapping[str, ImageData] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     root: Path | None = None
+    origin: str = ""
 
     @property
     def num_classes(self) -> int:

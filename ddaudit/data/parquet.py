@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def cifar10_jpeg(request: Request) -> Dataset:
         get="put its train.parquet and test.parquet at ROOT/cifar10_jpeg/; there is no download.",
     )
     constants = BENCHMARKS["cifar10"]
-    return _load(
+    made = _load(
         request,
         folder,
         columns=_Columns(class_names=CIFAR10_CLASSES),
@@ -79,6 +79,7 @@ def cifar10_jpeg(request: Request) -> Dataset:
         std=constants.std,
         notes=(JPEG_NOTE,),
     )
+    return replace(made, origin="cifar10")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,10 @@ def load_data(spec: str, *, root: Path | str | None = None, download: bool = Fal
         root=None if folder is None else Path(folder).expanduser(),
         download=download,
     )
-    return replace(source.load(request), name=request.name, root=request.root)
+    made = source.load(request)
+    return replace(
+        made, name=request.name, root=request.root, origin=made.origin or _origin(request.name)
+    )
 
 
 def canonical_spec(spec: str) -> str:
@@ -162,3 +165,10 @@ def _resolve(spec: str) -> tuple[DataSource, dict[str, Value]]:
     if "base" in values:
         values["base"] = canonical_spec(str(values["base"]))
     return source, values
+
+
+def _origin(name: str) -> str:
+    """The canonical spec without the split: where a data set that is made from no other comes from."""
+    base, given = parse_spec(name)
+    where = [str(v) for k, v in given.items() if k in ("path", "file")]
+    return ":".join([base, *where])

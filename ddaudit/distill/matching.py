@@ -169,7 +169,7 @@ class Matching:
         schedule = self.schedule(job.ipc)
         total = self.iterations * schedule.outer * self.repeats
         strategy = recipe.augment_for(job.data)
-        source = recipe.open(job)
+        source = recipe.open(job, again=self.pool is not None)
         canvas = recipe.start(job, generator)
         asker = _Asker(
             strategy,

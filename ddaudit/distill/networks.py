@@ -55,6 +55,10 @@ class Fresh:
         """True when the signal of one record depends on the rest of its batch (batch normalisation)."""
         return self.resolve().norm == "batch"
 
+    def assumed(self, data: Dataset) -> tuple[str, ...]:
+        """Nothing: architecture and seed are no data."""
+        return ()
+
 
 def fit(arch: Arch, shape: tuple[int, int, int]) -> Arch:
     """The architecture with ConvNet depth lowered to what the image size allows (8x8: depth 2).

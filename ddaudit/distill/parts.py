@@ -78,6 +78,8 @@ class Opening:
         queries: how many different queries will be asked at most.
         seed: public seed of whatever is not secret.
         device: where signals are computed.
+        again: True when questions will be asked again, so that answers must be kept.
+        assumed: what else a privacy claim takes as public, in words.
     """
 
     rule: TargetRule
@@ -86,6 +88,8 @@ class Opening:
     queries: int
     seed: int
     device: torch.device
+    again: bool = False
+    assumed: tuple[str, ...] = ()
 
 
 class Signal(Protocol):
@@ -246,6 +250,9 @@ class NetworkSource(Protocol):
 
     def couples_records(self) -> bool:
         """True when the signal of one record depends on the rest of its batch (batch normalisation)."""
+
+    def assumed(self, data: Dataset) -> tuple[str, ...]:
+        """What the networks for ``data`` rest on that a privacy claim must list as public, in words."""
 
 
 class LabelModel(Protocol):

@@ -117,9 +117,8 @@ class OpenedOnce(Around):
     def open(self, data: ImageData, members: Tensor, opening: Opening) -> Source:
         """The source of the first opening; later ones must be for the same data."""
         if not self.opened:
-            self.opened.append(
-                self.reader.open(data, members, replace(opening, queries=self.queries))
-            )
+            shared = replace(opening, queries=self.queries, again=True)
+            self.opened.append(self.reader.open(data, members, shared))
         return self.opened[0]
 
     def claims(self) -> list[PrivacyClaim | None]:

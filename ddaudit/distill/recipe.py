@@ -102,8 +102,12 @@ class Recipe:
         self.check_private()
         return self.objective, self.networks
 
-    def open(self, job: Job) -> Source:
+    def open(self, job: Job, *, again: bool = False) -> Source:
         """The reader, opened on a job's records for the questions that the loop will ask.
+
+        Args:
+            job: whose records.
+            again: True when the loop asks questions more than once.
 
         Raises:
             BadInput: the recipe has no reader or target, or the reader cannot read these data.
@@ -112,7 +116,8 @@ class Recipe:
             raise BadInput(self.name, "lacks a target or a reader")
         mean, std = self.constants(job.data)
         queries = self.loop.queries(job.ipc)
-        opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device)
+        assumed = self.networks.assumed(job.data) if self.networks else ()
+        opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device, again, assumed)
         return self.reader.open(job.train, job.members, opening)
 
     def start(self, job: Job, generator: torch.Generator) -> Canvas:

@@ -53,7 +53,9 @@ class Subspace:
         """Load the public images.
 
         Raises:
-            BadInput: they cannot be loaded, are the private data themselves, or share an image with them.
+            BadInput: they cannot be loaded, come from the same data set as the private data, or share an image
+                with them. Copies that were edited in other ways are not recognised: that the images are public
+                remains the caller's word, and the claim lists it.
         """
         self._fresh().resolve()
         if self.public == RANDOM:
@@ -63,10 +65,10 @@ class Subspace:
             )
         where = f"networks.public={self.public}"
         aux = _public(self.public, data.root)
-        if aux.name == data.name or _overlap(aux.train, data.train):
+        if _kin(aux, data) or _overlap(aux.train, data.train):
             raise BadInput(
                 where,
-                f"shares records with the private data '{data.name}', so it is not public",
+                f"is made of the same records as the private data '{data.name}', so it is not public",
                 "Name another data set, or use networks.public=random.",
             )
         order = torch.randperm(len(aux.train), generator=torch.Generator().manual_seed(0))
@@ -97,6 +99,12 @@ class Subspace:
     def couples_records(self) -> bool:
         """As the networks inside."""
         return self._fresh().couples_records()
+
+    def assumed(self, data: Dataset) -> tuple[str, ...]:
+        """The public images, where there are any."""
+        if self.public == RANDOM:
+            return ()
+        return (f"{self.images} images of '{self.public}', which embeddings are projected by",)
 
     def _fresh(self) -> Fresh:
         return Fresh(self.arch, self.width)
@@ -156,9 +164,16 @@ def _public(spec: str, root: Path | None) -> Dataset:
     return load_data(spec, root=root)
 
 
+def _kin(a: Dataset, b: Dataset) -> bool:
+    """True when one is the other or both were made from one data set (coloured, long-tailed, noisy versions)."""
+    return a.name == b.name or bool(a.origin and a.origin == b.origin)
+
+
 def _overlap(a: ImageData, b: ImageData) -> bool:
-    """True when some image occurs in both, byte for byte."""
+    """True when some image of ``a``, brought to the size and colour of ``b``, occurs in ``b`` byte for byte."""
+    images = a.images
     if a.shape != b.shape:
-        return False
-    seen = {x.numpy().tobytes() for x in a.images}
+        fitted = [fit_images(part.float(), b.shape) for part in images.split(2000)]
+        images = torch.cat([part.round().to(torch.uint8) for part in fitted])
+    seen = {x.numpy().tobytes() for x in images}
     return any(x.numpy().tobytes() in seen for x in b.images)

@@ -185,6 +185,20 @@ def tpr_at_fpr(
     return clopper_pearson(hits, len(positives), confidence)
 
 
+def null_tpr(fpr: float, negatives: int) -> float:
+    """What :func:`tpr_at_fpr` reads on average for a score that knows nothing.
+
+    The threshold is the (allowed + 1)-th largest of n non-members, with ``allowed = floor(fpr n)``;
+    one more score of the same distribution lies above it with chance ``(allowed + 1) / (n + 1)``. With
+    few non-members that is well above ``fpr``: 0.0198 instead of 0.01 with 100.
+
+    Args:
+        fpr: in (0, 1).
+        negatives: n, at least 1.
+    """
+    return (math.floor(fpr * negatives + 1e-9) + 1) / (negatives + 1)
+
+
 def _validated(scores: Values, members: Values) -> tuple[Tensor, Tensor]:
     s = as_float(scores)
     m = torch.as_tensor(members).detach().cpu().bool()

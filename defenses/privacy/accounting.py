@@ -215,7 +215,8 @@ def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float
         delta: of the joint statement; default: the largest delta of the claims.
 
     Returns:
-        epsilon by PLD; infinity where a claim has no ledger to re-derive it from.
+        epsilon by PLD; infinity where a claim has no ledger to re-derive it from, or noise from a published
+        seed (two mechanisms on the same noise subtract to the exact sums).
 
     Raises:
         BadInput: claims under another neighbouring relation.
@@ -229,7 +230,7 @@ def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float
         # Of one release, the set that was made last saw the most answers.
         if kept is None or claim.epsilon > kept.epsilon:
             fullest[key] = claim
-    if any(not c.ledger for c in fullest.values()):
+    if any(c.noise_seed_published or not c.ledger for c in fullest.values()):
         return math.inf
     joint = [entry for c in fullest.values() for entry in c.ledger]
     return epsilon(joint, delta or max((c.delta for c in claims), default=1e-5))

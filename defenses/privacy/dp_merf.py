@@ -97,6 +97,10 @@ class FourierFeatures:
         """Never: a record's features depend on its pixels alone."""
         return False
 
+    def assumed(self, data: Dataset) -> tuple[str, ...]:
+        """The length scale: the published ones were chosen with the data at hand."""
+        return (f"squared length scale {self.bind(data).bound:g} of the kernel",)
+
 
 class _Fourier(nn.Module):
     """(N, C, H, W) images in [-1, 1] -> (N, D) cosines and sines of their pixels in [0, 1]."""

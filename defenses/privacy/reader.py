@@ -95,17 +95,18 @@ class PoissonGaussian:
         gate = self.gate(data, members)
         counts = self._counts(data, members, opening.rule, gate)
         by_class = self._rates(data, counts)
-        rates = by_class[data.labels]
+        q = float(by_class.max())
         sigma = self.sigma
         if sigma is None:
             sigma = calibrate_tight(
                 epsilon=self.epsilon,
                 delta=self.delta,
-                q=float(rates.max()),
+                q=q,
                 count=opening.queries,
                 spent=gate.ledger(""),
             )
-        gate.plan(Plan(rates, self.clip, sigma, opening.queries))
+        rates = by_class[data.labels]
+        gate.plan(Plan(rates, self.clip, sigma, opening.queries, q, opening.again))
         return PrivateTargets(
             self, gate, data, opening, self._mass(data, counts * by_class, opening, gate)
         )
@@ -221,14 +222,19 @@ class PrivateTargets:
             accountant="pld",
             sampling="full batch" if config.sampling == "full" else f"poisson, {config.sampling}",
             clip=config.clip,
-            mechanism="subsampled Gaussian on clipped sums, noise drawn once per query",
+            mechanism="subsampled Gaussian on clipped sums, noise drawn once per query, coins and noise from "
+            + self.gate.origin,
             ledger=ledger,
             cross_checks=all_accountants(ledger, config.delta),
             public=self._public(kind),
             release=self.gate.release,
             noise_seed_published=config.noise_seed is not None,
         )
-        return [claim] * self._runs
+        if self._runs == 1:
+            return [claim]
+        # Every run has coins and noise of its own: publishing several is several releases.
+        names = [f"{self.gate.release}/run {k}" for k in range(self._runs)]
+        return [claim.model_copy(update={"release": name}) for name in names]
 
     def _public(self, kind: str) -> list[str]:
         """What the claim treats as known to everybody."""
@@ -242,6 +248,8 @@ class PrivateTargets:
             # The expected mass of a class row needs the class's count, whatever the sampling.
             joint = config.sampling != "per-class" and kind == "Joint"
             public.insert(0, "number of records" if joint else "class counts")
+        else:
+            public.insert(0, f"that there are fewer than {1 / config.delta:.3g} records")
         if kind in ("Barycentre", "ByGroup"):
             public.append("(class, group) counts")
-        return public
+        return [*public, *self._opening.assumed]

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distill.objectives import clip_factor
+from ddaudit.defenses.privacy.randomness import randomness
+from ddaudit.distill.objectives import clip_factor, row_norms
 from ddaudit.errors import DDAuditError
 from ddaudit.sets import LedgerEntry
 
 Signals = Callable[[Tensor], Tensor]
 Rows = Callable[[Tensor], Tensor]
 
-# Floats of stored releases kept in memory (1 GiB); beyond it a query can be asked once only.
 KEEP_FLOATS = 2**28
-
+"""Floats of stored releases kept in memory (1 GiB) of a plan that asks no question twice."""
 
 _AT_ONCE = 4096
 """Records whose signals are held at the same time."""
@@ -40,12 +40,17 @@ class Plan:
         clip: bound C on every signal's L2 norm.
         sigma: noise multiplier; the noise has standard deviation sigma * C per coordinate.
         count: how many different sums may be asked.
+        q: what the noise was calibrated for and the ledger states: the largest rate that any record could have,
+            also one of a class that has none. The largest of ``rates`` would tell which classes are empty.
+        again: True when questions will be asked again, so that every answer must be kept.
     """
 
     rates: Tensor
     clip: float
     sigma: float
     count: int
+    q: float
+    again: bool = False
 
 
 class BudgetSpent(DDAuditError):
@@ -60,8 +65,8 @@ class PrivateSource:
     Args:
         data: the records.
         members: (K, N) bool, the records of each run. Runs have independent samples, noise and ledgers.
-        noise_seed: None draws the noise from an operating-system seed, as a real release must. A number makes
-            runs repeatable for tests and voids the claim for whoever knows it.
+        noise_seed: None draws coins and noise from the operating system, as a real release must. A number
+            makes runs repeatable for tests and voids the claim for whoever knows it.
 
     Neighbouring relation: add or remove one record. Every record enters one sum with weights of L2 norm <= 1, so
     the stacked sums of one query have L2 sensitivity C. Sampling is an independent coin per record and query;
@@ -72,13 +77,12 @@ class PrivateSource:
         self._data, self._members = data, members
         self._plan: Plan | None = None
         # Sampling and noise are both secret: neither may be derived from the public seed.
-        self._secret = torch.Generator().manual_seed(
-            secrets.randbits(63) if noise_seed is None else noise_seed
-        )
+        self._secret = randomness(noise_seed)
         self._releases: dict[str, Tensor | None] = {}
         self._stored = 0
         self._counts: list[LedgerEntry] = []
         self.count = 0
+        self.origin = self._secret.origin
         # Drawn by the system, so that it says nothing of the data or of the seeds.
         self.release = secrets.token_hex(8) if noise_seed is None else f"seed {noise_seed}"
 
@@ -87,10 +91,12 @@ class PrivateSource:
         calibrated for it, and a second one would spend the budget again.
 
         Raises:
-            DDAuditError: there is a plan already.
+            DDAuditError: there is a plan already, or a record's rate exceeds the plan's q.
         """
         if self._plan is not None:
             raise DDAuditError("the private source already has a plan, and its budget is one")
+        if len(plan.rates) and float(plan.rates.max()) > plan.q:
+            raise DDAuditError(f"a record's sampling rate exceeds the planned {plan.q:g}")
         self._plan = plan
         return self
 
@@ -112,7 +118,7 @@ class PrivateSource:
         weights = rows(torch.arange(len(self._data)))
         self._bounded(query_id, weights)
         sums = self._members.float() @ weights.T
-        release = sums + sigma * torch.randn(sums.shape, generator=self._secret)
+        release = self._noisy(sums, sigma)
         self._counts.append(LedgerEntry(query=query_id, sigma=sigma, q=1.0, count=1))
         self._releases[query_id] = release
         return release
@@ -141,9 +147,7 @@ class PrivateSource:
             raise BudgetSpent(
                 f"query {query_id}: the privacy budget covers {plan.count} queries and all are spent"
             )
-        sampled = (
-            torch.rand(self._members.shape, generator=self._secret) < plan.rates
-        ) & self._members
+        sampled = (self._secret.uniform(*self._members.shape) < plan.rates) & self._members
         index = sampled.any(0).nonzero().squeeze(1)
         weights = rows(index)
         self._bounded(query_id, weights)
@@ -155,10 +159,9 @@ class PrivateSource:
             added = share.to(clipped.device) @ clipped
             sums = added if sums is None else sums + added
         assert sums is not None  # an empty batch is one empty part
-        noise = torch.randn(sums.shape, generator=self._secret).to(sums.device)
-        release = sums + plan.sigma * plan.clip * noise
+        release = self._noisy(sums, plan.sigma * plan.clip)
         self.count += 1
-        keep = self._stored + release.numel() <= KEEP_FLOATS
+        keep = plan.again or self._stored + release.numel() <= KEEP_FLOATS
         self._stored += release.numel() if keep else 0
         self._releases[query_id] = release if keep else None
         return release
@@ -170,22 +173,25 @@ class PrivateSource:
         return (rates * self._members.float()) @ weights.T
 
     def ledger(self, name: str) -> list[LedgerEntry]:
-        """What has been released so far; ``name`` is what the sums are called.
-
-        The rate is the largest of any record: an upper bound for the others.
-        """
+        """What has been released so far; ``name`` is what the sums are called."""
         if self._plan is None:
             return [*self._counts]
         plan = self._plan
-        q = float(plan.rates.max())
-        return [
-            *self._counts,
-            LedgerEntry(query=name, sigma=plan.sigma, q=q, count=self.count),
-        ]
+        sums = LedgerEntry(query=name, sigma=plan.sigma, q=plan.q, count=self.count)
+        return [*self._counts, sums]
 
     def releases(self) -> dict[str, Tensor]:
         """The stored releases by query id: what the intermediate-release adversary sees."""
         return {k: v for k, v in self._releases.items() if v is not None}
+
+    def _noisy(self, sums: Tensor, deviation: float) -> Tensor:
+        """Float32 sums plus noise, added in float64: every float32 near a sum can come out, whatever the sum.
+
+        Noise of float32 itself has gaps, and which values it can reach depends on the sum it is added to
+        (Mironov, On Significance of the Least Significant Bits for Differential Privacy, CCS 2012).
+        """
+        noise = deviation * self._secret.normal(*sums.shape)
+        return (sums.cpu().double() + noise).float().to(sums.device)
 
     def _planned(self) -> Plan:
         if self._plan is None:
@@ -208,7 +214,7 @@ def clip_rows(signals: Tensor, clip: float) -> Tensor:
     """
     signals = signals.float()
     clipped = signals * clip_factor(signals, clip)
-    if len(clipped) and not float(clipped.norm(dim=1).max()) <= clip * (1 + 1e-4):
+    if len(clipped) and not float(row_norms(clipped).max()) <= clip * (1 + 1e-5):
         raise DDAuditError(
             "a clipped signal exceeds its bound: the signals contain NaN or infinity"
         )

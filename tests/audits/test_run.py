@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from ddaudit.data import load_data
 from ddaudit.distill import distill, resolve
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
-from ddaudit.sets import save
+from ddaudit.sets import PrivacyClaim, save
 
 
 def config(out, **changes):
@@ -190,3 +191,52 @@ def test_config_errors_are_one_line(tmp_path):
         make_plan(config(tmp_path, preset="quickest"))
     with pytest.raises(BadInput, match="no run folder"):
         collect([str(tmp_path / "nowhere")])
+
+
+def test_findings_on_a_file_depend_on_its_card(tmp_path):
+    """The privacy audit tests what the card claims: the same images under another claim are another subject."""
+    made = distill(
+        resolve("random"), load_data("digits").train, data=load_data("digits"), ipc=1, seed=0
+    )
+
+    def keys(claim, name="mine.safetensors"):
+        card = made.card.model_copy(update={"privacy": claim})
+        save(replace(made, card=card), tmp_path / name)
+        plan = make_plan(config(tmp_path / "run", subjects=[str(tmp_path / name)]))
+        (subject,) = plan.subjects.values()
+        return {c.key for c in plan.cells if c.subject}, subject.identity
+
+    honest, identity = keys(PrivacyClaim(epsilon=1.0, delta=1e-5))
+    false, same = keys(PrivacyClaim(epsilon=0.1, delta=1e-5))
+    renamed, _ = keys(PrivacyClaim(epsilon=1.0, delta=1e-5), "copy.safetensors")
+    assert honest.isdisjoint(false)
+    assert honest.isdisjoint(renamed)
+    assert identity == same  # victims are shared
+    assert keys(PrivacyClaim(epsilon=1.0, delta=1e-5))[0] == honest
+
+
+def test_a_private_set_is_kept_whatever_its_size(tmp_path, monkeypatch):
+    """Made again it would be another release; anything else of that size is cheaper to make again."""
+    monkeypatch.setattr("ddaudit.audits.store.LARGEST_SET_FLOATS", 1)
+    digits = load_data("digits")
+    made = distill(resolve("random"), digits.train, data=digits, ipc=1, seed=0)
+    store = RunStore(str(tmp_path))
+    store.save_set("plain", made)
+    claim = PrivacyClaim(epsilon=1.0, delta=1e-5)
+    private = replace(made, card=made.card.model_copy(update={"privacy": claim}))
+    store.save_set("private", private)
+    assert store.load_set("plain") is None
+    assert store.load_set("private").card.privacy == claim
+
+
+def test_an_unreadable_stored_set_is_made_again(tmp_path):
+    run_audit(config(tmp_path))
+    (stored,) = (tmp_path / "sets").iterdir()
+    store, key = RunStore(str(tmp_path)), stored.stem
+    whole = store.load_set(key)
+    for file in (stored, *(tmp_path / "victims").iterdir()):
+        file.write_bytes(file.read_bytes()[:-100])
+    assert store.load_set(key) is None
+    made = config(tmp_path, settings={"utility": {"bootstrap": 50}})
+    assert run_audit(made).failed == ()
+    assert store.load_set(key).images.equal(whole.images)

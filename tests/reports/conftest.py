@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddaudit.findings import Check, Curve, Finding, Metric, Picture
+from ddaudit.findings import CLAIMED, Check, Curve, Finding, Metric, Picture
 from ddaudit.reports import Report, build_report
 from ddaudit.reports.gallery import gallery
 
@@ -137,7 +137,8 @@ def _cells(name: str, seed: int, rng: np.random.Generator) -> list[Finding]:
     if not math.isnan(lower):
         membership.append(
             Metric(name="privacy.epsilon_lower_bound", value=lower, low=0.8 * lower, high=None, n=600, unit="epsilon",
-                   direction="lower", headline=True, params={"adversary": "lira", "delta": 1e-5})
+                   direction="lower", headline=True, params={"adversary": "lira", "delta": 1e-5},
+                   merge="bound", best_of={1: lower, 3: lower}, refutes=CLAIMED)
         )  # fmt: skip
     return [
         Finding(subject=name, auditor="utility", seed=seed, seconds=4.2, metrics=[

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-from ddaudit.findings import Check, Finding, Metric
+from ddaudit.attacks.membership.audit.auditor import PrivacySettings
+from ddaudit.attacks.membership.audit.bound import bound, confidences, joint
+from ddaudit.attacks.membership.audit.results import metrics as privacy_metrics
+from ddaudit.findings import CLAIMED, Check, Finding, Metric
 from ddaudit.reports import Report, build_report
+from ddaudit.reports.view import verdict
 
 
 class _Run:
@@ -40,15 +46,31 @@ def _cell(
     return Finding(subject=subject, auditor=auditor, seed=0, metrics=[metric], **kwargs)
 
 
-def _bound(value: float, **params: Any) -> Finding:
+def _bound(value: float, *checks: Check, refutes: str | None = CLAIMED, **params: Any) -> Finding:
     metric = Metric(
         name="privacy.epsilon_lower_bound",
         value=value,
         unit="epsilon",
         direction="lower",
         params=params,
+        refutes=refutes,
     )
-    return Finding(subject="psg", auditor="membership", seed=0, metrics=[metric])
+    return Finding(
+        subject="psg", auditor="membership", seed=0, metrics=[metric], checks=list(checks)
+    )
+
+
+def _failing(subject: str | None = "psg", **kwargs: Any) -> Check:
+    return Check.model_validate(
+        {
+            "name": "ledger",
+            "passed": False,
+            "expected": "",
+            "affects": [CLAIMED],
+            "subject": subject,
+        }
+        | kwargs
+    )
 
 
 def _claim(
@@ -136,6 +158,8 @@ def test_instrument_checks_reach_every_finding_and_subject_checks_only_theirs() 
             2.1,
         ),  # (2, 1e-5) implies (2, 1e-4), which 2.1 refutes
         ([_bound(2.1, delta=1e-6)], "not tested", None),  # says nothing about delta = 1e-5
+        ([_bound(9.9, refutes=None)], "not tested", None),  # rests on an assumption, say
+        ([_bound(1.5, adversary="a"), _bound(9.9, refutes=None)], "not contradicted", 1.5),
     ],
 )
 def test_claims_are_held_against_the_largest_comparable_bound(
@@ -159,6 +183,100 @@ def test_a_claim_whose_instrument_failed_is_not_tested() -> None:
 def test_a_claim_with_a_published_noise_seed_is_void_unless_it_is_refuted() -> None:
     assert _claim([_bound(1.0)], noise_seed_published=True).state == "void"
     assert _claim([_bound(3.0)], noise_seed_published=True).state == "violated"
+
+
+@pytest.mark.parametrize(
+    ("check", "state"),
+    [
+        (_failing(), "void"),
+        (_failing(refutes=CLAIMED), "violated"),
+        (_failing(affects=["privacy.epsilon_c"]), "void"),
+        (_failing(subject=None), "not tested"),  # the accountants themselves failed their test
+        (_failing(passed=True, refutes=CLAIMED), "not contradicted"),
+        (_failing(affects=["membership.auc"]), "not contradicted"),
+        (_failing(affects=[]), "not contradicted"),
+        (_failing(subject="someone else"), "not contradicted"),
+    ],
+)
+def test_a_claim_stands_on_its_own_checks(check: Check, state: str) -> None:
+    claim = _claim([_bound(0.3, check)])
+    assert (claim.state, claim.lower_bound) == (state, 0.3)
+    assert ("ledger" in claim.reason) == (state != "not contradicted")
+
+
+def test_an_instrument_that_fails_its_own_test_refutes_nothing() -> None:
+    broken = Check(name="broken", passed=False, expected="", affects=["membership."])
+    claim = _claim([_bound(0.3, _failing(refutes=CLAIMED), broken)])
+    assert claim.state == "void"
+
+
+def test_a_check_of_another_auditor_counts_too() -> None:
+    """The ceiling on membership attacks stands in another finding than the claim."""
+    ceiling = Finding(
+        subject="psg", auditor="attacks", seed=0, checks=[_failing(refutes=CLAIMED, name="ceiling")]
+    )
+    assert _claim([_bound(0.3), ceiling]).reason == "the check “ceiling” failed"
+
+
+def test_a_true_claim_is_rarely_called_violated() -> None:
+    """Randomised response that is exactly 1-DP, attacked by its own bit: 40 audits through auditor and report. The
+    Gaussian bound, wrong for it, lies above 1 in most of them; at 95 % more than 6 violations happen once in 70."""
+    shares, sure = PrivacySettings().shares, confidences(0.95)
+    violated = misled = 0
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        coins = torch.rand(300, generator=g) < 0.5
+        truth = torch.rand(300, generator=g) < math.exp(1) / (1 + math.exp(1))
+        scores = torch.where(truth, coins, ~coins).float() + 1e-3 * torch.rand(300, generator=g)
+        knobs: dict[str, Any] = {"shares": shares, "delta": 1e-5}
+        bounds = {k: bound(scores, coins, confidence=c, **knobs) for k, c in sure.items()}
+        best = {k: joint([scores], coins, confidence=c, **knobs) for k, c in sure.items()}
+        cell = Finding(
+            subject="x",
+            auditor="privacy",
+            seed=0,
+            metrics=privacy_metrics({"final-set": bounds}, best),
+        )
+        subject = {
+            "id": "x",
+            "kind": "recipe",
+            "card": {"privacy": {"epsilon": 1.0, "delta": 1e-5}},
+        }
+        report = build_report(_Run([cell], subjects=[subject]))
+        violated += report.claims[0].state == "violated"
+        misled += bounds[1].epsilon_gdp > 1.0
+    assert violated <= 6
+    assert misled >= 20
+
+
+def test_three_seeds_refute_no_more_than_one() -> None:
+    """2.5 at 95 %, 1.7 at 95 % as the best of three: against a claim of 2, three seeds prove nothing."""
+    cells = []
+    for seed, (alone, of_three) in enumerate([(2.5, 1.7), (0.0, 0.0), (0.0, 0.0)]):
+        cell = _bound(alone, _failing(passed=alone <= 2.0, p_value=0.02 if seed == 0 else 0.9))
+        cell.metrics[0].merge, cell.metrics[0].best_of = "bound", {1: alone, 3: of_three}
+        cells.append(cell.model_copy(update={"seed": seed}))
+    assert _claim(cells[:1]).state == "violated"
+    merged = _claim(cells)
+    assert (merged.state, merged.lower_bound) == ("not contradicted", 1.7)
+
+
+def test_a_confounded_attack_is_worse_than_guessing_not_better() -> None:
+    def cell(subject: str, value: float) -> Finding:
+        metric = Metric(
+            name="membership.auc", value=value, low=value - 0.02, high=value + 0.02, headline=True,
+            direction="lower", floor=0.5, two_sided=True,
+        )  # fmt: skip
+        return Finding(subject=subject, auditor="membership", seed=0, metrics=[metric])
+
+    report = build_report(_Run([cell("dm", 0.2), cell("random", 0.5)]))
+    (row,) = report.comparisons
+    assert (row.outcome, row.difference) == ("worse", pytest.approx(0.3))
+    text = " ".join(s.text for s in report.summary)
+    assert "Membership AUC of dm is 0.20, beyond its floor" in text
+    assert "It is compared as 0.80." in text
+    (dm,) = (r for r in verdict(report)[0].rows if r.subject.id == "dm")
+    assert {t.word for t in dm.cells[0].tags} == {"worse", "inverted"}
 
 
 def test_an_infinite_epsilon_is_no_claim() -> None:

@@ -6,7 +6,15 @@ import pytest
 from scipy.stats import binomtest
 
 from ddaudit.findings import Check, Direction, Finding, Metric
-from ddaudit.reports.compare import Difference, at_floor, difference, failing_checks, outcome
+from ddaudit.reports.compare import (
+    Difference,
+    at_floor,
+    difference,
+    failing_checks,
+    inverted,
+    mirrored,
+    outcome,
+)
 
 
 def _wilson(k: int, n: int) -> Metric:
@@ -104,3 +112,57 @@ def test_a_failing_check_greys_what_it_affects_and_nothing_else() -> None:
     assert failing_checks(finding, Metric(name="calibration.nll", value=0.1)) == ["all"]
     finding.checks = checks[1:]
     assert failing_checks(finding, Metric(name="calibration.nll", value=0.1)) == []
+
+
+def _auc(value: float, low: float | None = None, high: float | None = None) -> Metric:
+    return Metric(
+        name="membership.auc", value=value, low=low, high=high, direction="lower", floor=0.5,
+        two_sided=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (_auc(0.7, 0.6, 0.8), (0.7, 0.6, 0.8)),
+        (_auc(0.1, 0.05, 0.2), (0.9, 0.8, 0.95)),
+        (_auc(0.52, 0.47, 0.57), (0.52, 0.5, 0.57)),
+        (_auc(0.48, 0.40, 0.51), (0.52, 0.5, 0.6)),
+        (_auc(0.1), (0.9, None, None)),
+    ],
+)
+def test_a_two_sided_number_is_as_bad_as_its_mirror_image(
+    metric: Metric, expected: tuple[float, float | None, float | None]
+) -> None:
+    """Turning every answer round turns an AUC a into 1 - a (Mann-Whitney), its interval likewise."""
+    got = mirrored(metric)
+    assert (got.value, got.low, got.high) == pytest.approx(expected)
+
+
+def test_one_sided_floors_are_not_mirrored() -> None:
+    noise = Metric(name="bias.deo_m", value=0.1, low=0.05, high=0.15, direction="lower", floor=0.2)
+    assert mirrored(noise) == noise
+    assert at_floor(noise)
+    assert not inverted(noise)
+
+
+def test_below_a_two_sided_floor_is_neither_at_it_nor_better() -> None:
+    wrong, guess = _auc(0.1, 0.05, 0.2), _auc(0.5, 0.48, 0.52)
+    assert inverted(wrong)
+    assert not at_floor(wrong)
+    assert at_floor(guess)
+    assert not inverted(guess)
+    diff = difference(wrong, guess)
+    assert diff is not None
+    assert diff.value == pytest.approx(0.4)
+    assert outcome(diff, "lower") == "worse"
+
+
+def test_two_numbers_at_a_two_sided_floor_are_never_told_apart() -> None:
+    """Intervals that are cut at the floor must not make a difference look real."""
+    near = [_auc(v, v - 0.03, v + 0.03) for v in (0.475, 0.49, 0.5, 0.51, 0.525)]
+    for a in near:
+        for b in near:
+            diff = difference(a, b)
+            assert diff is not None
+            assert not diff.distinguishable

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from ddaudit.errors import BadInput
-from ddaudit.findings import Check, Finding, Metric
+from ddaudit.findings import CLAIMED, Check, Finding, Metric
 from ddaudit.reports import Policy, Report, Rule, apply, build_report, load_policy
+
+
+def _bound(value: float) -> Metric:
+    return Metric(name="privacy.epsilon_lower_bound", value=value, unit="epsilon", refutes=CLAIMED)
 
 
 class _Run:
@@ -35,7 +39,7 @@ class _Run:
             ),
         ]
         if bound is not None:
-            auc.append(Metric(name="privacy.epsilon_lower_bound", value=bound, unit="epsilon"))
+            auc.append(_bound(bound))
         self.cells = [
             Finding(
                 subject="full",
@@ -162,6 +166,50 @@ def test_a_broken_privacy_claim_is_always_violated(
     (result,) = apply(Policy(()), build_report(_Run(bound=bound)))
     assert (result.subject, result.holds) == ("dm", holds)
     assert words in result.line
+
+
+@pytest.mark.parametrize("refuting", [True, False])
+def test_a_claim_whose_own_checks_fail_never_holds(refuting: bool) -> None:
+    """A bound of 0 contradicts nothing, and a ledger that costs more, or was not re-derived, still sinks it."""
+    run = _Run(bound=0.0)
+    ledger = Check(
+        name="ledger",
+        passed=False,
+        expected="<= 1",
+        affects=[CLAIMED],
+        subject="dm",
+        refutes=CLAIMED if refuting else None,
+    )
+    run.cells[2].checks.append(ledger)
+    (result,) = apply(Policy(()), build_report(run))
+    assert not result.holds
+    assert result.line.startswith("VIOLATED dm: claims epsilon = 1 at delta = 1e-5")
+    assert f"{'violated' if refuting else 'void'}: the check “ledger” failed" in result.line
+
+
+def test_a_published_noise_seed_never_holds() -> None:
+    run = _Run(bound=0.0)
+    privacy = {"epsilon": 1.0, "delta": 1e-5, "noise_seed_published": True}
+    run.subjects = ({"id": "dm", "kind": "recipe", "card": {"privacy": privacy}},)  # type: ignore[assignment]
+    (result,) = [r for r in apply(Policy(()), build_report(run)) if "claimed epsilon" in r.rule]
+    assert not result.holds
+    assert "void" in result.line
+
+
+@pytest.mark.parametrize(("two_sided", "holds"), [(True, False), (False, True)])
+def test_an_attack_that_is_always_wrong_does_not_pass_for_harmless(
+    two_sided: bool, holds: bool
+) -> None:
+    run = _Run()
+    run.cells[2].metrics[0] = Metric(
+        name="membership.auc", value=0.10, low=0.08, high=0.12, direction="lower", floor=0.5,
+        params={"attack": "lira"}, two_sided=two_sided,
+    )  # fmt: skip
+    report = build_report(run)
+    result = apply(Policy((Rule.model_validate({**LIRA, "max": 0.6}),)), report)[0]
+    assert result.holds is holds
+    if two_sided:
+        assert "membership.auc (lira) = 0.900 [0.880, 0.920] (measured 0.100: " in result.line
 
 
 def test_lines_are_single_lines_that_start_with_the_outcome(report: Report) -> None:

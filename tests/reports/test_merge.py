@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.reports.merge import (
@@ -119,6 +120,70 @@ def test_the_interval_always_holds_the_value(seeds: list[tuple[float, float, flo
     assert merged.high is not None
     assert -1e-12 <= merged.low <= merged.value + 1e-12
     assert merged.value - 1e-12 <= merged.high <= 1 + 1e-12
+
+
+def _lower_bound(alone: float, of_two: float, of_five: float) -> Metric:
+    best_of = {1: alone, 2: of_two, 5: of_five}
+    return _metric(alone, alone, unit="epsilon", merge="bound", best_of=best_of)
+
+
+def test_bounds_merge_to_the_best_one_at_its_part_of_the_error() -> None:
+    seeds = [_lower_bound(3.0, 2.6, 2.2), _lower_bound(0.0, 0.0, 0.0), _lower_bound(1.0, 0.7, 0.4)]
+    merged = merge_metric(seeds)
+    assert (merged.value, merged.low, merged.high) == (2.2, 2.2, None)  # of 3 seeds: that of 5
+    assert merged.per_seed == [3.0, 0.0, 1.0]
+    assert merge_metric(seeds[:2]).value == 2.6
+    assert merge_metric(seeds[:1]) == seeds[0]
+    assert merge_metric([*seeds[:1], _metric(None, merge="bound")]).value == 2.6
+    assert merge_metric(seeds * 2).value is None  # nobody said what holds of six
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_merged_bounds_keep_95_percent(seeds: int) -> None:
+    """A Gaussian mean's one-sided bound: the best of S at full error is too high in 1 - 0.95^S of cases."""
+    rng = np.random.default_rng(0)
+    tail = {k: float(norm.isf(0.05 / k)) for k in (1, 2, 3, 5)}
+    wrong = naive = 0
+    for _ in range(2000):
+        drawn = rng.normal(size=seeds)
+        metrics = [
+            _metric(
+                x - tail[1], unit="x", merge="bound", best_of={k: x - t for k, t in tail.items()}
+            )
+            for x in drawn
+        ]
+        value = merge_metric(metrics).value
+        assert value is not None
+        wrong += value > 0
+        naive += max(drawn) - tail[1] > 0
+    assert wrong / 2000 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+    assert naive / 2000 > 0.12
+
+
+def test_p_values_merge_by_bonferroni() -> None:
+    def p(value: float | None) -> Metric:
+        return Metric(name="leakage.p_value", value=value, unit="probability")
+
+    merged = merge_metric([p(0.01), p(0.5), p(0.9)])
+    assert (merged.value, merged.low, merged.high) == (pytest.approx(0.03), None, None)
+    assert merge_metric([p(0.6), p(0.7)]).value == 1.0
+    assert merge_metric([p(0.01), p(None)]).value == 0.01
+    assert Metric(name="x.p_value", value=0.1, merge="mean").merge == "mean"
+
+
+@pytest.mark.parametrize(
+    ("p_values", "passed"),
+    [([0.02], False), ([0.02, 0.5], True), ([0.02, 0.6, 0.8], True), ([0.016, 0.9, 0.5], False)],
+)
+def test_checks_that_are_tests_are_corrected_for_the_seeds(
+    p_values: list[float], passed: bool
+) -> None:
+    checks = [[Check(name="t", passed=p > 0.05, expected="", p_value=p)] for p in p_values]
+    if len(p_values) == 2:
+        checks[0][0] = checks[0][0].model_copy(update={"p_value": 0.03})
+    (merged,) = merge_checks(checks)
+    assert merged.passed is passed
+    assert ("chance explains it" in merged.detail) == passed
 
 
 def test_metrics_are_matched_by_name_and_params_and_may_miss_in_a_seed() -> None:

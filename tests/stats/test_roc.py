@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 from ddaudit.errors import NotEnoughData
 from ddaudit.stats import auc, clopper_pearson, roc_curve, tpr_at_fpr
+from ddaudit.stats.roc import null_tpr
 
 
 def _gaussian(n: int, *, shift: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,6 +131,26 @@ def test_a_blind_score_reads_the_fpr_itself() -> None:
     # repeats has a standard error of 0.00045 (members and threshold): 4 of them.
     values = [tpr_at_fpr(*_gaussian(2000, shift=0.0, seed=s), 0.01).value for s in range(50)]
     assert sum(values) / 50 == pytest.approx(0.01, abs=0.0018)
+
+
+@pytest.mark.parametrize("negatives", [100, 199, 5000])
+def test_null_tpr_is_the_mean_of_blind_readings(negatives: int) -> None:
+    """20000 blind audits of 5 members each; the mean is within 4 standard errors of the formula."""
+    g = torch.Generator().manual_seed(negatives)
+    trials = 20_000 if negatives < 1000 else 1000
+    others = torch.rand(trials, negatives, generator=g).sort(1, descending=True).values
+    allowed = int(0.01 * negatives)
+    above = (torch.rand(trials, 5, generator=g) > others[:, allowed, None]).double().mean(1)
+    expected = null_tpr(0.01, negatives)
+    assert float(above.mean()) == pytest.approx(expected, abs=4 * float(above.std()) / trials**0.5)
+    assert tpr_at_fpr(
+        [0.5, *others[0].tolist()], [True] + [False] * negatives, 0.01
+    ).value == float(others[0, allowed] < 0.5)
+
+
+def test_null_tpr_tends_to_the_rate() -> None:
+    assert null_tpr(0.01, 100) == pytest.approx(2 / 101)
+    assert null_tpr(0.01, 10**7) == pytest.approx(0.01, rel=1e-4)
 
 
 def test_clustered_tpr_keeps_the_value() -> None:

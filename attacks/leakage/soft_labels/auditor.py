@@ -98,7 +98,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
         "Jagielski et al., Students Parrot Their Teachers, NeurIPS 2023, arXiv 2303.03446 (membership through "
         "students)",
     )
-    version = 1
+    version = 2
     settings = SoftLabelsSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -163,6 +163,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
             finding.metrics.append(memory_metric(world.memory, ctx.data.num_classes))
         finding.curves += curves(readings)
         finding.caveats += _caveats(world, ctx)
+        finding.caveats += selection_caveats(world.planted.base, world.made)
         return finding
 
     def checks(self, ctx: Context, settings: SoftLabelsSettings) -> list[Check]:
@@ -199,9 +200,7 @@ def _natural(
     Args:
         members: training records; the set's ``member_indices`` count from the first of them.
     """
-    free = torch.ones(len(members), dtype=torch.bool)
-    given = torch.tensor(made.card.member_indices or [], dtype=torch.int64)
-    free[given[given < len(members)]] = False
+    free = ~_given(members, made)
     strangers = held_out(ctx).records
     generator = ctx.generator("soft-labels", "records", seed)
     parts = []
@@ -212,6 +211,35 @@ def _natural(
         order = torch.randperm(len(index), generator=generator)[: settings.records]
         parts.append(data.subset(index[order]))
     return parts[0], parts[1]
+
+
+def _given(members: ImageData, made: DistilledSet) -> Tensor:
+    """(N,) bool, training records that the set says it releases as they are."""
+    given = torch.zeros(len(members), dtype=torch.bool)
+    index = torch.tensor(made.card.member_indices or [], dtype=torch.int64)
+    given[index[index < len(members)]] = True
+    return given
+
+
+def selection_caveats(members: ImageData, made: DistilledSet) -> list[str]:
+    """How far leaving out released records can move the membership AUC of the others.
+
+    With a share f of the members gone, an AUC of 1/2 over all of them is
+    ``1/2 = f A_released + (1 - f) A_rest``, so ``A_rest`` lies within ``f / (2 (1 - f))`` of 1/2. No
+    non-members can be left out likewise: nobody selected among them.
+    """
+    given = _given(members, made)
+    share = float(given.double().mean())
+    if not 0 < share < 1:
+        return []
+    bound = min(0.5, share / (2 * (1 - share)))
+    return [
+        f"{int(given.sum())} of {len(given)} training records are released as they are and were left out of the "
+        "guess at ordinary records. Where they were chosen for being typical (herding), those left are less so, "
+        f"and their membership AUC then lies below 0.5 without any leak: by {bound:.3f} at the very most, and by "
+        "0.01 to 0.03 in a trial on digits (10 and 50 images per class). What the labels add is the "
+        "difference between released and 'hard' labels, which have the same records."
+    ]
 
 
 def _membership(
@@ -253,6 +281,7 @@ def _of_file(
             "planting canaries needs the recipe, and too few records are left to guess the membership of"
         )
     finding.caveats += held_out(ctx).caveats()
+    finding.caveats += selection_caveats(ctx.data.train, released)
     source = released.card.source_fingerprint
     if source != ctx.data.train.fingerprint:
         finding.caveats.append(

@@ -112,7 +112,7 @@ def memory_metric(memory: Tensor, classes: int) -> Metric:
 def membership_metric(inside: Tensor, outside: Tensor, *, records: str, labels: str) -> Metric:
     """``soft_labels.membership_auc``: chance that a record the method has read scores above one it has not."""
     members = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).bool()
-    return rate_metric(
+    metric = rate_metric(
         "soft_labels.membership_auc",
         auc(torch.cat([inside, outside]), members),
         direction="lower",
@@ -120,6 +120,7 @@ def membership_metric(inside: Tensor, outside: Tensor, *, records: str, labels: 
         records=records,
         labels=labels,
     )
+    return metric.model_copy(update={"two_sided": True})
 
 
 def curves(readings: list[Reading]) -> list[Curve]:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from ddaudit.stats import Interval, clopper_pearson
-from ddaudit.stats.one_run import epsilon_one_run, epsilon_one_run_gdp
+from ddaudit.stats.one_run import epsilon_one_run, epsilon_one_run_gdp, p_value
 
 Shares = tuple[float, float]
 """(share of canaries guessed "in", share guessed "out"); the rest is left open."""
+
+TRIES = (1, 2, 3, 5, 10, 20, 50, 100)
+"""Numbers of seeds for which a bound says what it would be worth as the best of that many."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,37 @@ def joint(
         bound(scores, included, shares=shares, delta=delta, confidence=each).epsilon
         for scores in attacks
     )
+
+
+def refutation(
+    attacks: Sequence[Tensor],
+    included: Tensor,
+    *,
+    shares: Sequence[Shares],
+    delta: float,
+    epsilon: float,
+) -> float:
+    """p-value of "the run was (epsilon, delta)-DP", over all attacks and pairs of shares.
+
+    It is below 1 - c exactly where :func:`joint` at confidence c lies above ``epsilon``.
+
+    Args:
+        attacks, included, shares, delta: as in :func:`joint`.
+        epsilon: the claim, >= 0.
+    """
+    counts = [count(scores, included, pair) for scores in attacks for pair in shares]
+    m = len(included)
+    found = (p_value(v, r, canaries=m, epsilon=epsilon, delta=delta) for v, r in counts)
+    return min(1.0, len(counts) * min(found))
+
+
+def confidences(confidence: float) -> dict[int, float]:
+    """How sure a bound must be to hold as the best of k runs, by k: the error is split over them.
+
+    How many runs there will be is not known when one of them is audited, and one more run must not
+    change what the others stored: so each run stores its bound for several k.
+    """
+    return {k: 1 - (1 - confidence) / k for k in TRIES}
 
 
 def count(scores: Tensor, included: Tensor, shares: Shares) -> tuple[int, int]:

@@ -6,10 +6,10 @@ import math
 
 from ddaudit.defenses.privacy.accounting import all_accountants, check_delta
 from ddaudit.errors import BadInput
-from ddaudit.findings import Check
+from ddaudit.findings import CLAIMED, Check
 from ddaudit.sets import PrivacyClaim
 
-AFFECTS = ["privacy.epsilon_claimed"]
+AFFECTS = [CLAIMED]
 
 _TOLERANCE = 0.01
 """Relative slack for the accountants' numerical error."""
@@ -28,7 +28,7 @@ def check_claim(claim: PrivacyClaim, *, subject: str, records: int) -> list[Chec
         records: size of the private set.
 
     Returns:
-        Three checks; a failed one greys out this subject's claimed epsilon.
+        Three checks; a failed one makes this subject's claim void, and refutes it where the ledger costs more.
     """
     return [
         _ledger(claim, subject),
@@ -67,7 +67,7 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
     name = "claim: the ledger re-derives the claimed epsilon"
     expected = f"<= {claim.epsilon * (1 + _TOLERANCE):.4g}"
 
-    def verdict(passed: bool, value: float | None, detail: str) -> Check:
+    def verdict(passed: bool, value: float | None, detail: str, *, refuted: bool = False) -> Check:
         return Check(
             name=name,
             passed=passed,
@@ -76,6 +76,7 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
             detail=detail,
             affects=AFFECTS,
             subject=subject,
+            refutes=CLAIMED if refuted else None,
         )
 
     if not claim.ledger:
@@ -90,7 +91,8 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
     worst = max(found[n] for n in names if n in found)
     detail = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
     passed = worst <= claim.epsilon * (1 + _TOLERANCE)
-    return verdict(passed, worst if math.isfinite(worst) else None, f"By accountant: {detail}.")
+    value = worst if math.isfinite(worst) else None
+    return verdict(passed, value, f"By accountant: {detail}.", refuted=not passed)
 
 
 def _delta(claim: PrivacyClaim, subject: str, records: int) -> Check:

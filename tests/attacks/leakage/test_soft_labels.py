@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks.leakage.soft_labels import known_answers
-from ddaudit.attacks.leakage.soft_labels.auditor import SoftLabels, SoftLabelsSettings
+from ddaudit.attacks.leakage.soft_labels.auditor import (
+    SoftLabels,
+    SoftLabelsSettings,
+    selection_caveats,
+)
 from ddaudit.attacks.leakage.soft_labels.students import HARD, RELEASED
 from ddaudit.attacks.leakage.soft_labels.threshold import held_out_accuracy
 from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
@@ -22,7 +26,8 @@ from ddaudit.distill.matching import Job, Outcome
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch
-from ddaudit.sets import DistilledSet
+from ddaudit.sets import Card, DistilledSet
+from ddaudit.stats import auc
 from ddaudit.training import PROTOCOLS, EvaluationProtocol
 
 SETTINGS = SoftLabelsSettings(
@@ -264,6 +269,27 @@ def test_digits_soft_labels_leak_and_rounded_ones_do_not() -> None:
     assert rounded.low < 0
     assert value(found, "soft_labels.p_value", test="binomial") < 1e-3
     assert value(found, "soft_labels.teacher_memory") > 0.8
+
+
+def test_how_far_a_selection_can_move_the_others_is_said(tiny: Dataset) -> None:
+    """60 of 240 released: the worst case by hand is a score that ranks exactly those on top.
+
+    Over all members it reads 1/2 (the rest lies low enough), over the rest 1/3 = 1/2 - 1/6.
+    """
+    images, labels = tiny.train.pixels(torch.arange(4)), tiny.train.labels[:4]
+    card = Card(member_indices=list(range(60)))
+    (said,) = selection_caveats(tiny.train, DistilledSet(images, labels, 4, card))
+    assert "60 of 240 training records" in said
+    assert "by 0.167 at the very most" in said
+    strangers = torch.linspace(0, 1, 12_001, dtype=torch.float64)
+    rest = torch.full((180,), 1 / 3, dtype=torch.float64)
+    scores = torch.cat([torch.full((60,), 2.0, dtype=torch.float64), rest, strangers])
+    members = torch.arange(len(scores)) < 240
+    assert auc(scores, members).value == pytest.approx(0.5, abs=1e-3)
+    assert auc(scores[60:], members[60:]).value == pytest.approx(0.5 - 1 / 6, abs=1e-3)
+    for none in ([], list(range(240))):
+        empty = DistilledSet(images, labels, 4, Card(member_indices=none))
+        assert selection_caveats(tiny.train, empty) == []
 
 
 def test_harden_is_what_the_hard_version_trains_on() -> None:

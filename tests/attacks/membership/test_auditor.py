@@ -106,7 +106,7 @@ def test_victims_that_remember_everything_are_found_out(tiny: Dataset) -> None:
     assert headline.value is not None
     assert headline.value > 0.95
     assert headline.headline
-    assert headline.floor == 0.01
+    assert headline.floor == pytest.approx(0.01, abs=0.0015)  # (7 + 1) / (about 720 + 1)
 
 
 def test_victims_that_know_nothing_read_one_half(tiny: Dataset) -> None:
@@ -182,12 +182,12 @@ def test_a_false_privacy_claim_is_falsified(tiny: Dataset, monkeypatch: pytest.M
         return [DistilledSet(noise, labels, 4, Card(privacy=claim)) for _ in range(6)]
 
     monkeypatch.setattr(Made, "redistill_many", claiming)
-    (broken,) = audit(tiny, "full", remember=True).checks
+    _, broken = audit(tiny, "full", remember=True).checks
     assert not broken.passed
     assert broken.subject == "full"
     monkeypatch.setattr(Made, "redistill_many", empty)
     found = audit(tiny, "full", remember=False)
-    assert found.checks[0].passed
+    assert found.checks[1].passed
     assert any(c.label.startswith("ceiling") for c in found.curves)
 
 
@@ -394,30 +394,12 @@ def test_known_answers_pass_and_a_broken_score_fails_them(
     ctx = Context(data=tiny, preset=PRESETS["quick"], arch=ARCH)
     settings = MembershipSettings(control_runs=0)
     good = Membership().checks(ctx, settings)
-    assert [c.passed for c in good] == [True, True, True], good
+    assert [c.passed for c in good] == [True] * 5, good
     monkeypatch.setattr(known_answers, "negative_loss", lambda z, y: -z.logsumexp(1) * 0 + y)
     monkeypatch.setattr(known_answers.lira, "online", lambda phi, fitted: phi)
-    memory, _, gauss = Membership().checks(ctx, settings)
+    memory, gauss, *_ = Membership().checks(ctx, settings)
     assert not memory.passed
     assert not gauss.passed
-
-
-def test_a_leaking_null_fails_the_strangers_check(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A score that reads the order of records would call half of the strangers members."""
-    from ddaudit.attacks.membership import known_answers
-
-    ctx = Context(data=tiny, preset=PRESETS["quick"], arch=ARCH)
-    truth = {}
-
-    def spy(scores: Tensor, members: Tensor, **options: Any) -> Any:
-        truth["auc"] = original(scores + 2.0 * scores.std() * members, members, **options)
-        return truth["auc"]
-
-    original = known_answers.auc
-    monkeypatch.setattr(known_answers, "auc", spy)
-    assert not known_answers.strangers_only(ctx).passed
 
 
 def test_trained_victims_work_end_to_end(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

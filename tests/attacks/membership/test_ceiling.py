@@ -53,12 +53,15 @@ def test_broken_claims_are_falsified() -> None:
     assert not check(randomised_response(3.0, seed=0), 0.5)
 
 
-def test_the_check_concerns_the_claim_and_greys_out_nothing() -> None:
+def test_a_failing_check_refutes_the_claim_and_says_how_surely() -> None:
     got = ceiling_check(
         [gaussian_mechanism(6.0, seed=0)], PrivacyClaim(epsilon=1.0, delta=1e-5), subject="dm+dp",
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    assert (got.name, got.subject, got.affects) == ("TPR below the DP ceiling", "dm+dp", [])
+    assert (got.name, got.subject) == ("TPR below the DP ceiling", "dm+dp")
+    assert got.affects == ["privacy.epsilon_claimed"]
+    assert got.refutes == "privacy.epsilon_claimed"
+    assert got.p_value == pytest.approx(0.05 / 100)  # of a hundred seeds one such would still count
     assert got.value is not None
     assert got.value > 0
     assert "best at" in got.detail

@@ -132,10 +132,10 @@ def test_a_blind_attack_fails_the_check(ctx: Context, monkeypatch: pytest.Monkey
 
 def test_the_auditor_runs_the_check_and_says_what_it_affects(ctx: Context) -> None:
     checks = Membership().checks(ctx, MembershipSettings(**SETTINGS))
-    assert [c.passed for c in checks] == [True] * 4, checks
+    assert [c.passed for c in checks] == [True] * 6, checks
     assert checks[-1].name.startswith("overfitted")
     off = Membership().checks(ctx, MembershipSettings(**{**SETTINGS, "control_runs": 0}))
-    assert len(off) == 3
+    assert len(off) == 5
 
 
 # ---- beside a subject
@@ -223,7 +223,7 @@ def test_an_impossible_control_is_a_caveat_not_a_crash(ctx: Context) -> None:
     assert "below 1 / n" in found.caveats[0]
     assert found.metric("membership.auc", attack="lira").value is not None
     settings = MembershipSettings(**{**SETTINGS, "control_delta": 0.5})
-    assert len(Membership().checks(ctx, settings)) == 3
+    assert len(Membership().checks(ctx, settings)) == 5
 
 
 def test_several_seeds_say_which_one_speaks(ctx: Context) -> None:

@@ -83,9 +83,40 @@ def test_private_data_are_not_public(tiny):
     with pytest.raises(BadInput, match="not public"):
         Subspace(public="digits").bind(digits)
     with pytest.raises(BadInput, match="not public"):  # another name, the same records
-        Subspace(public="digits").bind(replace(digits, name="renamed"))
+        Subspace(public="digits").bind(replace(digits, name="renamed", origin=""))
+    # Made from the same records: in colour, with wrong labels, long-tailed; and the other way round.
+    for version in ("digits-colored", "noisy:base=digits-colored", "digits-lt"):
+        with pytest.raises(BadInput, match="not public"):
+            Subspace(public=version).bind(digits)
+        with pytest.raises(BadInput, match="not public"):
+            Subspace(public="digits").bind(load_data(version))
     bound = Subspace(public="digits", images=40).bind(tiny)
     assert bound.material.shape == (40, *tiny.shape)
+
+
+def test_copies_of_another_size_are_not_public(tiny):
+    """No name gives these away: digits on a canvas of 16 pixels, once more in three channels."""
+    digits = load_data("digits")
+    larger = fit_images(digits.train.images.float(), (3, 16, 16)).round().to(torch.uint8)
+    copy = replace(digits, name="mine", origin="mine", train=replace(digits.train, images=larger))
+    with pytest.raises(BadInput, match="not public"):
+        Subspace(public="digits").bind(copy)
+
+
+def test_the_claim_lists_the_public_images(tiny):
+    options = {"networks.public": "digits", "networks.images": 40, "networks.dims": 8}
+    made = distill(dosser(**options), tiny.train, data=tiny, ipc=1, seed=0)
+    assert any("40 images of 'digits'" in line for line in made.card.privacy.public)
+    plain = distill(dosser(), tiny.train, data=tiny, ipc=1, seed=0)
+    assert not any("images of" in line for line in plain.card.privacy.public)
+
+
+def test_questions_that_come_again_keep_their_answers(tiny, monkeypatch):
+    """More answers than the memory of a plan that asks once: the pool, and the second of two sizes."""
+    monkeypatch.setattr("ddaudit.defenses.privacy.source.KEEP_FLOATS", 1)
+    distill(dosser(), tiny.train, data=tiny, ipc=1, seed=0)
+    ndpdc = resolve("ndpdc", options={k: FAST[k] for k in PLAIN})
+    assert len(distill_sizes(ndpdc, tiny.train, [1, 2], data=tiny, seed=0)) == 2
 
 
 def test_public_images_fit_any_shape():

@@ -26,7 +26,7 @@ def private(name, **options):
 def release(data, members, ask, clip, sigma=1e-9):
     """The (all but noiseless) sum of clipped gradients over everyone in ``members``."""
     gate = PrivateSource(data, members[None], noise_seed=0)
-    gate.plan(Plan(torch.ones(len(data)), clip, sigma, 1))
+    gate.plan(Plan(torch.ones(len(data)), clip, sigma, 1, 1.0))
 
     def signals(index):
         return ask.signals(None, data.pixels(index) * 2 - 1, data.labels[index])

@@ -96,7 +96,7 @@ def test_every_record_moves_the_sum_by_exactly_the_bound(tiny):
 
     def total(members):
         gate = PrivateSource(data, members, noise_seed=0)
-        gate.plan(Plan(torch.ones(len(data)), 1.0, 1e-9, 1))
+        gate.plan(Plan(torch.ones(len(data)), 1.0, 1e-9, 1, 1.0))
         return gate.noisy_sum(
             "q",
             lambda index: MeanEmbedding().signals(

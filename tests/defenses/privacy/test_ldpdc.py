@@ -99,7 +99,7 @@ def test_one_record_moves_a_sum_by_at_most_the_bound_and_extreme_images_attain_i
 
     def total(members):
         gate = PrivateSource(data, members, noise_seed=0)
-        gate.plan(Plan(torch.ones(len(data)), 1.0, 1e-9, 1))
+        gate.plan(Plan(torch.ones(len(data)), 1.0, 1e-9, 1, 1.0))
         return gate.noisy_sum(
             "q",
             lambda index: UnitPixels().signals(

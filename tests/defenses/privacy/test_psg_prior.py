@@ -53,7 +53,7 @@ def test_one_record_moves_the_gradient_sum_by_the_clip(tiny):
 
     def total(members):
         gate = PrivateSource(data, members, noise_seed=0)
-        gate.plan(Plan(torch.ones(len(data)), clip, 1e-9, 1))
+        gate.plan(Plan(torch.ones(len(data)), clip, 1e-9, 1, 1.0))
         return gate.noisy_sum(
             "q",
             lambda index: GradientMatch().signals(

@@ -77,3 +77,5 @@ def test_five_independent_runs_cost_mu_times_the_root_of_five() -> None:
     assert compose(claims) == pytest.approx(together, rel=1e-3)
     same = [c.model_copy(update={"release": "run 0"}) for c in claims]
     assert compose(same) == pytest.approx(epsilon_from_mu(mu, DELTA), rel=1e-3)
+    seeded = claims[0].model_copy(update={"noise_seed_published": True})
+    assert compose([seeded, *claims[1:]]) == math.inf

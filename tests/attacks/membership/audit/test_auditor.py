@@ -86,6 +86,13 @@ def test_an_honest_private_recipe_keeps_its_claim(ctx: Context) -> None:
         assert m.value >= 0
         assert m.low is None or m.low <= m.value
     assert Finding.model_validate_json(found.model_dump_json()) == found
+    decisive = [m for m in found.metrics if m.refutes]
+    assert [(m.params, m.refutes) for m in decisive] == [
+        ({"adversary": "any", "method": "one-run"}, "privacy.epsilon_claimed")
+    ]
+    bounds = [m for m in found.metrics if m.name.endswith("lower_bound")]
+    assert all(m.merge == "bound" and m.best_of[1] == m.value for m in bounds)
+    assert all(sorted(m.best_of.values(), reverse=True) == [*m.best_of.values()] for m in bounds)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,9 @@ def test_noise_that_was_forgotten_is_noticed(ctx: Context) -> None:
     assert not held.passed
     assert held.subject == "broken"
     assert held.affects == ["privacy.epsilon_claimed"]
+    assert held.refutes == "privacy.epsilon_claimed"
+    assert held.p_value is not None
+    assert held.p_value < 0.05
     assert _any(found) > 0.5
     assert not _check(found, "claim: the ledger").passed
 

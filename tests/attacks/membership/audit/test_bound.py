@@ -8,7 +8,14 @@ import pytest
 import torch
 from scipy.special import logit
 
-from ddaudit.attacks.membership.audit.bound import bound, ceiling, count, joint
+from ddaudit.attacks.membership.audit.bound import (
+    bound,
+    ceiling,
+    confidences,
+    count,
+    joint,
+    refutation,
+)
 from ddaudit.stats.gdp import mu_from_epsilon
 
 SHARES = ((0.4, 0.4), (0.1, 0.1), (0.05, 0.0))
@@ -88,3 +95,23 @@ def test_accuracy_is_that_of_the_first_pair() -> None:
     assert found.accuracy.value == 1.0
     assert found.accuracy.n == 60
     assert found.accuracy.low == pytest.approx(0.025 ** (1 / 60), abs=1e-6)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_a_p_value_and_its_bound_say_the_same(confidence: float) -> None:
+    """The bound is the epsilon at which the p-value is one minus the confidence."""
+    g = torch.Generator().manual_seed(4)
+    included = torch.rand(300, generator=g) < 0.5
+    attacks = [included + torch.randn(300, generator=g) / k for k in (1, 2)]
+    knobs = {"shares": SHARES, "delta": 1e-5}
+    best = joint(attacks, included, confidence=confidence, **knobs)  # type: ignore[arg-type]
+    p = refutation(attacks, included, epsilon=best, **knobs)  # type: ignore[arg-type]
+    assert p == pytest.approx(1 - confidence, abs=1e-6)
+    assert refutation(attacks, included, epsilon=best + 1, **knobs) > p  # type: ignore[arg-type]
+
+
+def test_the_error_is_split_over_the_seeds() -> None:
+    sure = confidences(0.9)
+    assert sure[1] == pytest.approx(0.9)
+    assert sure[5] == pytest.approx(0.98)
+    assert all(k * (1 - c) == pytest.approx(0.1) for k, c in sure.items())

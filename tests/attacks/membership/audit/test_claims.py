@@ -46,6 +46,15 @@ def test_claims_that_the_ledger_does_not_support_fail(change: dict[str, Any]) ->
     assert "claim: the ledger re-derives the claimed epsilon" in _failed(_claim(**change))
 
 
+@pytest.mark.parametrize(("change", "refuted"), [({"epsilon": 0.8}, True), ({"ledger": []}, False)])
+def test_a_ledger_that_costs_more_refutes_and_one_that_says_nothing_does_not(
+    change: dict[str, Any], refuted: bool
+) -> None:
+    ledger = check_claim(_claim(**change), subject="x", records=60_000)[0]
+    assert not ledger.passed
+    assert (ledger.refutes == "privacy.epsilon_claimed") is refuted
+
+
 def test_replace_one_claims_are_held_against_replace_one_accounting() -> None:
     assert _failed(_claim(relation="replace-one", epsilon=1.92)) == []
 

@@ -24,6 +24,7 @@ from ddaudit.attacks.membership.audit.coins import coin_tests
 from ddaudit.attacks.membership.audit.probe import check_reader, check_start
 from ddaudit.auditor import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
+from ddaudit.defenses.privacy.randomness import SeededRandomness
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
 from ddaudit.distill import METHODS, Recipe, resolve
@@ -82,7 +83,7 @@ class Redrawn(Lying):
 
     def noisy_sum(self, query_id: str, signals: Any, rows: Any) -> Tensor:
         clean = super().noisy_sum(query_id, signals, rows)
-        noise = torch.randn(clean.shape, generator=self._secret)
+        noise = self._secret.normal(*clean.shape).float()
         return clean + self.stated.sigma * self.stated.clip * noise
 
 
@@ -108,7 +109,7 @@ class FixedSize(Lying):
         for c in range(self._data.num_classes):
             mine = (self._data.labels == c).nonzero().squeeze(1)
             count = round(float(self.stated.rates[mine[0]]) * len(mine))
-            chosen[mine[torch.randperm(len(mine), generator=self._secret)[:count]]] = True
+            chosen[mine[self._secret.uniform(len(mine)).argsort()[:count]]] = True
         return chosen
 
 
@@ -117,7 +118,7 @@ class FixedTotal(FixedSize):
 
     def chosen(self) -> Tensor:
         rates = self.stated.rates
-        order = torch.randperm(len(rates), generator=self._secret)
+        order = self._secret.uniform(len(rates)).argsort()
         return torch.zeros(len(rates), dtype=torch.bool).index_fill(
             0, order[: round(float(rates.sum()))], True
         )
@@ -130,9 +131,9 @@ class Epochs(FixedSize):
 
     def chosen(self) -> Tensor:
         rates, taken = self.stated.rates, torch.zeros(len(self._data), dtype=torch.bool)
-        for _ in range(int((torch.rand(len(rates), generator=self._secret) < rates).sum())):
+        for _ in range(int((self._secret.uniform(len(rates)) < rates).sum())):
             if not self.queue:
-                self.queue = torch.randperm(len(rates), generator=self._secret).tolist()
+                self.queue = self._secret.uniform(len(rates)).argsort().tolist()
             taken[self.queue.pop()] = True
         return taken
 
@@ -146,7 +147,7 @@ class Stale(FixedSize):
         if self.last is not None and self.count % 2:
             return self.last
         rates = self.stated.rates
-        self.last = torch.rand(len(rates), generator=self._secret) < rates
+        self.last = self._secret.uniform(len(rates)) < rates
         return self.last
 
 
@@ -307,7 +308,7 @@ def test_noise_from_the_public_seed_is_seen(digits: Dataset) -> None:
     class FromPublicSeed(PrivateSource):
         def __init__(self, data: ImageData, members: Tensor, *, noise_seed: int | None) -> None:
             super().__init__(data, members, noise_seed=noise_seed)
-            self._secret.manual_seed(0)
+            self._secret = SeededRandomness(0)
 
     options = {k: v for k, v in PER_CLASS.items() if k != "noise_seed"}
     assert _probe(digits, FromPublicSeed, ByClass(), **options) == [probe.FRESH]
@@ -348,6 +349,9 @@ class Orthogonal:
 
     def couples_records(self) -> bool:
         return False
+
+    def assumed(self, data: Dataset) -> tuple[str, ...]:
+        return ()
 
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
