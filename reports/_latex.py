@@ -95,7 +95,7 @@ def _line(row: Row, table: Verdict) -> str:
 def _claim(claim: Claim | None) -> str:
     if claim is None:
         return "--"
-    mark = r"$^{\times}$" if claim.state in ("violated", "void") else ""
+    mark = r"$^{\times}$" if claim.broken else ""
     return f"{labels.brief(claim.epsilon)}{mark}"
 
 

@@ -49,8 +49,7 @@ def _claim(claim: Claim | None) -> str:
     text = f"ε {labels.brief(claim.epsilon)}"
     if claim.delta is not None:
         text += f", δ {labels.brief(claim.delta)}"
-    broken = claim.state in ("violated", "void")
-    mark = f"**✗ {claim.state}**" if broken else claim.state
+    mark = f"**✗ {claim.state}**" if claim.broken else claim.state
     bound = claim.lower_bound
     measured = "" if bound is None else f" (measured ≥ {labels.number(bound, 'epsilon')})"
     return f"{text}<br>{mark}{measured}"

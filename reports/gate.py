@@ -251,7 +251,7 @@ def _privacy(report: Report, subject: str) -> RuleResult:
     if claim.state != "not contradicted":
         text += f"; {claim.state}"
         text += f": {claim.reason}" if claim.reason else ""
-    return _result(rule, subject, claim.state not in ("violated", "void"), text)
+    return _result(rule, subject, not claim.broken, text)
 
 
 def _why_missing(rule: Rule, report: Report, subject: str) -> str:

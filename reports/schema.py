@@ -143,6 +143,11 @@ class Claim(_Model):
     state: ClaimState
     reason: str = ""
 
+    @property
+    def broken(self) -> bool:
+        """Whether nobody should rely on it: refuted, or resting on a check that failed."""
+        return self.state in ("violated", "void")
+
 
 class Sentence(_Model):
     """One thing to read from the numbers, in words; computed from the numbers only."""

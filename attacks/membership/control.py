@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from ddaudit.attacks.membership.battery import OWN_SPREAD, lira_scores
 from ddaudit.attacks.membership.evidence import Evidence
+from ddaudit.attacks.membership.known_answers import learn_by_heart
 from ddaudit.attacks.membership.pooling import mean_auc
 from ddaudit.attacks.membership.shadows import Answers, Halves, ask, train_victims
 from ddaudit.auditor import Context
@@ -25,7 +25,7 @@ from ddaudit.defenses.privacy.dpsgd import open_private, public_network, train_p
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distill import distill_many, resolve
 from ddaudit.findings import Check
-from ddaudit.models import Arch, Network, build
+from ddaudit.models import Arch, Network
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import Interval, crossed_rate
 
@@ -194,18 +194,7 @@ def overfitted(ctx: Context, halves: Halves, control: Reading, *, runs: int, see
 
 def _memorise(ctx: Context, data: ImageData, *, seed: int, steps: int = 120) -> Network:
     """A small multilayer perceptron fitted to all records at once."""
-    net = build(
-        Arch("mlp"),
-        shape=ctx.data.shape,
-        num_classes=ctx.data.num_classes,
-        seed=ctx.seed_for("membership", "overfitted", seed),
-        mean=ctx.data.mean,
-        std=ctx.data.std,
-    )
-    x, y = data.pixels(), data.labels
-    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        torch.autograd.backward(nn.functional.cross_entropy(net(x), y))
-        optimiser.step()
-    return net.eval()
+    net = ctx.random_network("membership", "overfitted", seed, arch=Arch("mlp"))
+    x, y = data.pixels().to(ctx.device), data.labels.to(ctx.device)
+    learn_by_heart(net, x, y, steps=steps)
+    return net

@@ -196,14 +196,18 @@ def _fit(
     """A small network fitted to all of the images at once."""
     network = _wide(images[0].numel(), classes, generator)
     shift, scale = images.mean(), images.std()
-    x = (images - shift) / scale
+    learn_by_heart(network, (images - shift) / scale, labels, steps=steps)
+    return _Scaled(network, shift, scale)
+
+
+def learn_by_heart(network: nn.Module, x: Tensor, y: Tensor, *, steps: int) -> None:
+    """Fit a network in place to all records at once, (N, ...) inputs and (N,) labels: no batches, no augmentation."""
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     for _ in range(steps):
-        loss = nn.functional.cross_entropy(network(x), labels)
+        loss = nn.functional.cross_entropy(network(x), y)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
-    return _Scaled(network, shift, scale)
 
 
 class _Scaled(nn.Module):

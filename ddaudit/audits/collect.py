@@ -76,7 +76,7 @@ def collect(urls: list[str]) -> Collected:
             for c in new
         )
         first.info["missing"] += part.info["missing"]
-        first.keys.update({k: v for k, v in part.keys.items() if k not in first.keys})
+        first.keys.update(part.keys | first.keys)
         first.subjects.extend(s for s in part.subjects if s["id"] not in known)
         for entry in part.auditors:
             if entry["name"] not in measured:

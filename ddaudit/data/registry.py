@@ -131,9 +131,8 @@ def load_data(spec: str, *, root: Path | str | None = None, download: bool = Fal
         download=download,
     )
     made = source.load(request)
-    return replace(
-        made, name=request.name, root=request.root, origin=made.origin or _origin(request.name)
-    )
+    origin = made.origin or _origin(source.name, values)
+    return replace(made, name=request.name, root=request.root, origin=origin)
 
 
 def canonical_spec(spec: str) -> str:
@@ -167,8 +166,6 @@ def _resolve(spec: str) -> tuple[DataSource, dict[str, Value]]:
     return source, values
 
 
-def _origin(name: str) -> str:
-    """The canonical spec without the split: where a data set that is made from no other comes from."""
-    base, given = parse_spec(name)
-    where = [str(v) for k, v in given.items() if k in ("path", "file")]
-    return ":".join([base, *where])
+def _origin(name: str, values: Mapping[str, Value]) -> str:
+    """Where a data set that is made from no other comes from: its name, and its folder or file where it has one."""
+    return ":".join([name, *(str(values[k]) for k in ("path", "file") if k in values)])

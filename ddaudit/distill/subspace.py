@@ -169,8 +169,12 @@ def _kin(a: Dataset, b: Dataset) -> bool:
     return a.name == b.name or bool(a.origin and a.origin == b.origin)
 
 
+@lru_cache(maxsize=4)
 def _overlap(a: ImageData, b: ImageData) -> bool:
-    """True when some image of ``a``, brought to the size and colour of ``b``, occurs in ``b`` byte for byte."""
+    """True when some image of ``a``, brought to the size and colour of ``b``, occurs in ``b`` byte for byte.
+
+    Kept for the same reason as the public data set: all of both is compared.
+    """
     images = a.images
     if a.shape != b.shape:
         fitted = [fit_images(part.float(), b.shape) for part in images.split(2000)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +18,9 @@ from ddaudit.attacks.membership.composition import (
     composition_check,
     matched_samples,
 )
-from ddaudit.attacks.membership.heldout import held_out, join
 from ddaudit.attacks.membership.holdout import Sides, split
 from ddaudit.attacks.membership.settings import MembershipSettings
-from ddaudit.auditor import PRESETS, Context, Subject, stratified
+from ddaudit.auditor import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData
 from ddaudit.errors import NotEnoughData
 from ddaudit.models import Arch, build
@@ -123,16 +123,10 @@ def test_the_ratio_with_the_least_variance_is_chosen() -> None:
         matched_samples(one, one + 1, most_inside=9, most_outside=9, generator=g)
 
 
-def flattened(ctx: Context, *, members: int, strangers: int) -> Sides:
-    """The defect that this module is against: members evenly over cells, the others as they come."""
-    inside = stratified(ctx.data.train, members)
-    outside = held_out(ctx).records
-    both = join(inside, outside)
-    return Sides(both, torch.arange(len(both)) < len(inside), outside, ())
-
-
 @pytest.mark.parametrize("make", [long_tail, biased])
-def test_the_check_notices_sides_of_different_composition(make: Any) -> None:
+def test_the_check_notices_sides_of_different_composition(
+    make: Any, flattened: Callable[..., Sides]
+) -> None:
     for drawn, sound in ((split, True), (flattened, False)):
         sides = drawn(make(), members=300, strangers=2000)
         check = composition_check(sides.records, sides.members, subject="ckpt")
@@ -140,7 +134,9 @@ def test_the_check_notices_sides_of_different_composition(make: Any) -> None:
         assert (check.subject, check.affects) == ("ckpt", ["membership."])
 
 
-def test_every_reading_of_a_checkpoint_carries_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_reading_of_a_checkpoint_carries_the_check(
+    monkeypatch: pytest.MonkeyPatch, flattened: Callable[..., Sides]
+) -> None:
     """A network that saw no record at all: sound sides pass, flattened ones grey its readings."""
     ctx = long_tail()
     net = build(ARCH, shape=(1, 4, 4), num_classes=10, seed=0, mean=(0.5,), std=(0.5,)).eval()

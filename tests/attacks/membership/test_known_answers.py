@@ -11,11 +11,10 @@ from scipy.stats import norm
 
 from ddaudit.attacks.membership import battery, known_answers, pooling
 from ddaudit.attacks.membership.auditor import Membership
-from ddaudit.attacks.membership.heldout import held_out, join
 from ddaudit.attacks.membership.holdout import Sides
 from ddaudit.attacks.membership.scores import lira
 from ddaudit.attacks.membership.settings import MembershipSettings
-from ddaudit.auditor import PRESETS, Context, stratified
+from ddaudit.auditor import PRESETS, Context
 from ddaudit.data import Dataset, load_data
 from ddaudit.models import Arch
 
@@ -97,13 +96,8 @@ def test_broken_attacks_fail(
 
 
 def test_sides_of_another_composition_fail_the_strangers_check(
-    ctx: Context, monkeypatch: pytest.MonkeyPatch
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, flattened: Callable[..., Sides]
 ) -> None:
-    def flattened(ctx: Context, *, members: int, strangers: int) -> Sides:
-        inside, outside = stratified(ctx.data.train, members), held_out(ctx).records
-        both = join(inside, outside)
-        return Sides(both, torch.arange(len(both)) < len(inside), outside, ())
-
     assert known_answers.strangers_only(ctx).passed
     monkeypatch.setattr(known_answers, "split", flattened)
     assert not known_answers.strangers_only(ctx).passed
