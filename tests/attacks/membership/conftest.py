@@ -1,0 +1,24 @@
+"""What several tests of the membership attacks use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from ddaudit.attacks.membership.heldout import held_out, join
+from ddaudit.attacks.membership.holdout import Sides
+from ddaudit.auditor import Context, stratified
+
+
+@pytest.fixture
+def flattened() -> Callable[..., Sides]:
+    """A defective ``split``: members evenly over cells, held-out records as they come."""
+
+    def draw(ctx: Context, *, members: int, strangers: int) -> Sides:
+        inside, outside = stratified(ctx.data.train, members), held_out(ctx).records
+        both = join(inside, outside)
+        return Sides(both, torch.arange(len(both)) < len(inside), outside, ())
+
+    return draw
