@@ -15,7 +15,7 @@ import time
 import torch
 
 from ddaudit.data import load_data
-from ddaudit.distill import Recipe, distill_many, resolve
+from ddaudit.distillation import Recipe, distill_many, resolve
 
 
 def seconds(recipe: Recipe, members: torch.Tensor, *, ipc: int) -> float:

@@ -25,10 +25,10 @@ from unittest import mock
 import torch
 
 from ddaudit.attacks.membership.audit.auditor import Privacy
-from ddaudit.auditor import PRESETS, Context, Subject
+from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import load_data
 from ddaudit.defenses.privacy import accounting
-from ddaudit.distill import METHODS, Recipe, distill, resolve
+from ddaudit.distillation import METHODS, Recipe, distill, resolve
 from ddaudit.findings import Finding
 from ddaudit.models import Arch
 from ddaudit.stats import clopper_pearson

@@ -27,13 +27,13 @@ from ddaudit.attacks.membership.audit.bound import bound
 from ddaudit.attacks.membership.audit.canaries import plant
 from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from ddaudit.attacks.membership.audit.watch import Release, Watched
-from ddaudit.auditor import stratified
+from ddaudit.auditing import stratified
 from ddaudit.data import ImageData, load_data
 from ddaudit.defenses.privacy.accounting import epsilon
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill import Recipe, distill, resolve
-from ddaudit.distill.networks import Fresh, fit
+from ddaudit.distillation import Recipe, distill, resolve
+from ddaudit.distillation.networks import Fresh, fit
 from ddaudit.models import build
 
 SHARES = ((0.4, 0.4), (0.1, 0.1), (0.05, 0.0))

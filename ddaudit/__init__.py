@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddaudit.audits import AuditConfig, run_audit
     from ddaudit.data import load_data
-    from ddaudit.distill import distill, resolve
+    from ddaudit.distillation import distill, resolve
     from ddaudit.reports import write_report
     from ddaudit.reports.runs import report_of
     from ddaudit.sets import DistilledSet, import_set, load, save
@@ -22,12 +22,12 @@ __version__ = "0.1.0"
 _HOME = {
     "AuditConfig": "ddaudit.audits",
     "DistilledSet": "ddaudit.sets",
-    "distill": "ddaudit.distill",
+    "distill": "ddaudit.distillation",
     "import_set": "ddaudit.sets",
     "load": "ddaudit.sets",
     "load_data": "ddaudit.data",
     "report_of": "ddaudit.reports.runs",
-    "resolve": "ddaudit.distill",
+    "resolve": "ddaudit.distillation",
     "run_audit": "ddaudit.audits",
     "save": "ddaudit.sets",
     "write_report": "ddaudit.reports",

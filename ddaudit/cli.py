@@ -146,7 +146,7 @@ def distill(
     """Make a distilled set."""
     from ddaudit.audits import check_recipe, make_recipe, pick_device
     from ddaudit.data import load_data
-    from ddaudit.distill import distill_sizes
+    from ddaudit.distillation import distill_sizes
     from ddaudit.sets import describe, inspect, save
 
     sizes = _sizes(ipc)
@@ -415,9 +415,9 @@ def _report(runs: list[str], formats: list[str], out: Path | None) -> Iterable[P
 
 
 def _listing(what: str) -> list[dict[str, Any]]:
-    from ddaudit.auditor import AUDITORS
+    from ddaudit.auditing import AUDITORS
     from ddaudit.data import DATASETS
-    from ddaudit.distill import DEFENSES, METHODS
+    from ddaudit.distillation import DEFENSES, METHODS
     from ddaudit.sets import FORMATS
 
     if what == "methods":

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ddaudit.audits import collect
 from ddaudit.reports.build import build_report
-from ddaudit.reports.gallery import gallery
+from ddaudit.reports.pictures import gallery
 from ddaudit.reports.schema import Report
 
 

@@ -273,7 +273,7 @@ def test_list_has_text_and_json(run, what):
 
 
 def test_a_failed_cell_is_exit_3(run, tmp_path, monkeypatch):
-    from ddaudit.auditor import AUDITORS
+    from ddaudit.auditing import AUDITORS
 
     monkeypatch.setattr(type(AUDITORS.get("utility")), "run", lambda *_: 1 / 0)
     code, _, err = run(
@@ -297,7 +297,7 @@ def test_a_failed_cell_is_exit_3(run, tmp_path, monkeypatch):
 
 
 def test_an_interrupt_keeps_finished_cells(run, tmp_path, monkeypatch):
-    from ddaudit.auditor import AUDITORS
+    from ddaudit.auditing import AUDITORS
 
     def interrupted(*_):
         raise KeyboardInterrupt

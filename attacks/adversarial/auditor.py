@@ -20,7 +20,7 @@ from ddaudit.attacks.adversarial.torchattacks_adapter import (
     pgd,
     require_allowed,
 )
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import DDAuditError
 from ddaudit.findings import Check, Curve, Finding, Metric

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddaudit.attacks._rates import rate, rate_metric
 from ddaudit.attacks.backdoor.trigger import Poisoned, SquareTrigger, poison
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding, Metric, Picture

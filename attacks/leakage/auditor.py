@@ -21,9 +21,9 @@ from ddaudit.attacks.leakage.copies import (
 from ddaudit.attacks.leakage.pictures import closest_pairs
 from ddaudit.attacks.membership.heldout import held_out
 from ddaudit.attacks.membership.released import embed
-from ddaudit.auditor import Auditor, Context, Settings, Shared, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, auditor
 from ddaudit.data import ImageData
-from ddaudit.distill.networks import fit
+from ddaudit.distillation.networks import fit
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.models import Arch, Network

@@ -17,9 +17,9 @@ from ddaudit.attacks.membership.evidence import Summary, direction_check, summar
 from ddaudit.attacks.membership.holdout import holdout_evidence, split
 from ddaudit.attacks.membership.settings import PRESETS, MembershipSettings
 from ddaudit.attacks.membership.shadows import Halves, Shadows, draw_halves, run_shadows
-from ddaudit.auditor import Auditor, Context, Shared, Subject, auditor
-from ddaudit.distill import resolve
-from ddaudit.distill.selection import Selection
+from ddaudit.auditing import Auditor, Context, Shared, Subject, auditor
+from ddaudit.distillation import resolve
+from ddaudit.distillation.selection import Selection
 from ddaudit.errors import BadInput, NotEnoughData, Unsupported
 from ddaudit.findings import Check, Finding
 from ddaudit.sets import PrivacyClaim

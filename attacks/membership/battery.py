@@ -17,7 +17,7 @@ from ddaudit.attacks.membership.released import (
 from ddaudit.attacks.membership.scores import domias as density
 from ddaudit.attacks.membership.scores import lira, quantile, rmia
 from ddaudit.attacks.membership.shadows import Shadows, others
-from ddaudit.auditor import Context
+from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 
 Attack = Literal[

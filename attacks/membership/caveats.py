@@ -5,7 +5,7 @@ from __future__ import annotations
 from ddaudit.attacks.membership.battery import OWN_SPREAD
 from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.attacks.membership.shadows import Shadows
-from ddaudit.auditor import Context, Subject
+from ddaudit.auditing import Context, Subject
 
 NO_FREE_LUNCH = (
     "A low reading is not privacy by itself. It says that this attack, with these few runs, found little in "

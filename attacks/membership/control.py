@@ -18,12 +18,12 @@ from ddaudit.attacks.membership.evidence import Evidence
 from ddaudit.attacks.membership.known_answers import learn_by_heart
 from ddaudit.attacks.membership.pooling import mean_auc
 from ddaudit.attacks.membership.shadows import Answers, Halves, ask, train_victims
-from ddaudit.auditor import Context
+from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import calibrate_tight
 from ddaudit.defenses.privacy.dpsgd import open_private, public_network, train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import distill_many, resolve
+from ddaudit.distillation import distill_many, resolve
 from ddaudit.findings import Check
 from ddaudit.models import Arch, Network
 from ddaudit.sets import PrivacyClaim

@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from ddaudit.attacks.membership.audit.canaries import concatenate
-from ddaudit.auditor import Context
+from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 
 

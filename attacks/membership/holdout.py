@@ -20,7 +20,7 @@ from ddaudit.attacks.membership.released import (
 from ddaudit.attacks.membership.scores import domias as density
 from ddaudit.attacks.membership.scores import quantile, rmia, signals
 from ddaudit.attacks.membership.shadows import label_scores, log_mean, mean_of, network_scores
-from ddaudit.auditor import Context, Subject
+from ddaudit.auditing import Context, Subject
 from ddaudit.data import ImageData
 from ddaudit.errors import NotEnoughData
 from ddaudit.models import Network

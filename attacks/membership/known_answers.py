@@ -16,7 +16,7 @@ from ddaudit.attacks.membership.holdout import split
 from ddaudit.attacks.membership.pooling import break_ties, mean_auc, pooled_tpr
 from ddaudit.attacks.membership.scores import lira
 from ddaudit.attacks.membership.scores.signals import negative_loss
-from ddaudit.auditor import Context
+from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.findings import Check
 from ddaudit.stats import auc

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddaudit.attacks.membership.scores.class_mean import clip_rows, inner_product
 from ddaudit.attacks.membership.scores.nearest import neighbours, reference_log_distance
-from ddaudit.auditor import Context
+from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.sets import DistilledSet
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ddaudit.attacks.membership.battery import ATTACKS, FILE_ATTACKS, Attack, FileAttack
-from ddaudit.auditor import Settings
+from ddaudit.auditing import Settings
 
 
 class MembershipSettings(Settings):

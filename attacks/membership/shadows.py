@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddaudit.attacks.membership.heldout import held_out
 from ddaudit.attacks.membership.scores import label_only, signals
-from ddaudit.auditor import Context, Subject, stratified
+from ddaudit.auditing import Context, Subject, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
 from ddaudit.models import Network

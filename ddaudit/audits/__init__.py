@@ -1,6 +1,6 @@
 """Plan, run, resume and collect audits."""
 
-from ddaudit.audits.collect import Collected, collect
+from ddaudit.audits.collection import Collected, collect
 from ddaudit.audits.config import AuditConfig, make_config
 from ddaudit.audits.plan import Plan, make_plan, pick_device
 from ddaudit.audits.run import Outcome, run_audit

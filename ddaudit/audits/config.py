@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ddaudit.auditor import PRESETS, Preset
+from ddaudit.auditing import PRESETS, Preset
 from ddaudit.errors import BadInput
 
 BASELINES = ("full", "random", "herding")

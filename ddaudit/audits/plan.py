@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ddaudit.auditor import AUDITORS, Artifacts, Auditor, Context, Settings, Subject
+from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Settings, Subject
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.subjects import has_option, make_subject
 from ddaudit.data import load_data
-from ddaudit.distill.networks import fit
-from ddaudit.distill.run import versions
+from ddaudit.distillation.networks import fit
+from ddaudit.distillation.run import versions
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
 

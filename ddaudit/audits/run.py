@@ -16,7 +16,7 @@ from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.executors import default_jobs, run_tasks
 from ddaudit.audits.plan import Cell, Plan, make_plan
 from ddaudit.audits.store import RunStore
-from ddaudit.distill.run import versions
+from ddaudit.distillation.run import versions
 from ddaudit.errors import DDAuditError, Unsupported
 from ddaudit.findings import Finding
 

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from ddaudit.auditor import Subject
+from ddaudit.auditing import Subject
 from ddaudit.data import Dataset
-from ddaudit.distill import METHODS, Recipe, resolve
+from ddaudit.distillation import METHODS, Recipe, resolve
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, load_checkpoint
 from ddaudit.sets import FORMATS, detect, fingerprint, is_set_file, load

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddaudit.auditor import Context, Subject
+from ddaudit.auditing import Context, Subject
 from ddaudit.findings import Direction, Metric
 from ddaudit.stats import Interval
 

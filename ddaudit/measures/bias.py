@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.measures import deo, gaps

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.measures import ece as binned
 from ddaudit.measures import scores

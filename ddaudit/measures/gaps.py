@@ -77,7 +77,7 @@ def gap_metrics(
 
     Gaps are taken per network and then averaged, as published. Intervals: images resampled within
     (group, class) cells, joined with the spread of the networks, laid around the printed value: a
-    largest gap is biased upwards in every resample (see ``ddaudit.stats.crossed``). Floors:
+    largest gap is biased upwards in every resample (see ``ddaudit.stats.crossing``). Floors:
     networks of the same rates whose predictions within a class ignore the group.
     """
     a, counts = answers, answers.counts

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.measures._common import few_images, metric, victim_logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ddaudit.models.arch import FAMILIES, Arch
-from ddaudit.models.build import build
+from ddaudit.models.building import build
 from ddaudit.models.checkpoints import load_checkpoint, load_state
 from ddaudit.models.network import Body, Network, Normalize
 

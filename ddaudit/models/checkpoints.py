@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddaudit.errors import BadInput
 from ddaudit.models.arch import Arch
-from ddaudit.models.build import build
+from ddaudit.models.building import build
 from ddaudit.models.network import Network
 
 # Where the released code of the DC family puts weights that we keep under another name.

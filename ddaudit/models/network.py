@@ -45,7 +45,7 @@ class Body(nn.Module):
 
 
 class Network(nn.Module):
-    """Pixels in [0, 1] -> logits. Made by :func:`ddaudit.models.build`.
+    """Pixels in [0, 1] -> logits. Made by :func:`ddaudit.models.building`.
 
     Attributes:
         normalize: the Normalize layer (buffers, no parameters).

@@ -5,7 +5,7 @@ from ddaudit.sets._types import Card, DistilledSet, LedgerEntry, PrivacyClaim
 from ddaudit.sets.files import fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
-from ddaudit.sets.inspect import Inspection, describe, inspect
+from ddaudit.sets.inspection import Inspection, describe, inspect
 
 __all__ = [
     "FORMATS",

@@ -1,6 +1,6 @@
 """Statistics: intervals, ROC at low FPR, paired tests, noise floors."""
 
-from ddaudit.stats.crossed import (
+from ddaudit.stats.crossing import (
     crossed,
     crossed_mean,
     crossed_rate,

@@ -12,7 +12,7 @@ import torch
 from scipy import special
 
 from ddaudit.errors import NotEnoughData
-from ddaudit.stats.crossed import crossed_mean
+from ddaudit.stats.crossing import crossed_mean
 from ddaudit.stats.intervals import Interval, Values, as_float, mean_t, normal
 
 

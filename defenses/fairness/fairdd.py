@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distill import DEFENSES, Defense, Recipe, register
-from ddaudit.distill.parts import Layout
-from ddaudit.distill.recipes.dc import DC, DSA
-from ddaudit.distill.recipes.dm import DM
-from ddaudit.distill.selection import Selection
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation import DEFENSES, Defense, Recipe, register
+from ddaudit.distillation.parts import Layout
+from ddaudit.distillation.recipes.dc import DC, DSA
+from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.selection import Selection
+from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput
 
 

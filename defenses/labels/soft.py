@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ddaudit.distill import DEFENSES, Defense, Recipe
-from ddaudit.distill.labels import TeacherLabels
+from ddaudit.distillation import DEFENSES, Defense, Recipe
+from ddaudit.distillation.labels import TeacherLabels
 from ddaudit.errors import BadInput
 
 SOURCE = (

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from ddaudit.defenses.privacy.dp import dp
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import register
-from ddaudit.distill.matching import Matching
-from ddaudit.distill.recipes.dm import DM
-from ddaudit.distill.subspace import Subspace
-from ddaudit.distill.synthesis import Pixels
+from ddaudit.distillation import register
+from ddaudit.distillation.matching import Matching
+from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.subspace import Subspace
+from ddaudit.distillation.synthesis import Pixels
 
 SOURCE = (
     "Improving Noise Efficiency in Privacy-preserving Dataset Distillation (Dosser), ICCV 2025, "

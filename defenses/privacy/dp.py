@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import DEFENSES, Defense, Recipe, register
-from ddaudit.distill.objectives import MeanEmbedding
-from ddaudit.distill.recipes.dc import DC
-from ddaudit.distill.recipes.dm import DM
-from ddaudit.distill.selection import Selection
-from ddaudit.distill.targets import Joint
+from ddaudit.distillation import DEFENSES, Defense, Recipe, register
+from ddaudit.distillation.objectives import MeanEmbedding
+from ddaudit.distillation.recipes.dc import DC
+from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.selection import Selection
+from ddaudit.distillation.targets import Joint
 from ddaudit.errors import BadInput
 
 NDPDC = "Zheng & Li, Differentially Private Dataset Condensation, NDSS workshop 2024"

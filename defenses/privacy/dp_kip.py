@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import register
-from ddaudit.distill.kernels import DenseNTK, Scattering
-from ddaudit.distill.kip import KernelInducing
-from ddaudit.distill.recipes.kip import KIP
-from ddaudit.distill.synthesis import Pixels
-from ddaudit.distill.targets import Joint
+from ddaudit.distillation import register
+from ddaudit.distillation.kernels import DenseNTK, Scattering
+from ddaudit.distillation.kip import KernelInducing
+from ddaudit.distillation.recipes.kip import KIP
+from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.targets import Joint
 
 SOURCE = (
     "Vinaroz & Park, Differentially Private Kernel Inducing Points using features from ScatterNets for Privacy "
@@ -20,7 +20,7 @@ _DEVIATIONS = (
     "batches are Poisson samples, as accounted: the released code shuffles epochs and accounts for Poisson",
     "pixels are normalised by 0.5 / 0.5: the released code uses un-noised statistics of the raw training set",
     "evaluation: the source's numbers are kernel ridge regression with the same kernel "
-    "(ddaudit.distill.kernels.krr_accuracy). Networks trained on these images are weak and get worse with IPC: "
+    "(ddaudit.distillation.kernels.krr_accuracy). Networks trained on these images are weak and get worse with IPC: "
     "25.8 % (IPC 10) and 13.8 % (IPC 50) for ConvNet-3 on MNIST at epsilon 1 (Dosser, ICCV 2025, table 1)",
 )
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ddaudit.data import Dataset
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import Recipe, register
-from ddaudit.distill.generator import Generated
-from ddaudit.distill.matching import Matching
-from ddaudit.distill.objectives import MeanEmbedding
-from ddaudit.distill.synthesis import Pixels
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation import Recipe, register
+from ddaudit.distillation.generator import Generated
+from ddaudit.distillation.matching import Matching
+from ddaudit.distillation.objectives import MeanEmbedding
+from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, Network
 from ddaudit.models.network import Body

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ddaudit.data import ImageData
-from ddaudit.distill.matching import Progress, blend
-from ddaudit.distill.objectives import GradientMatch
-from ddaudit.distill.parts import Opening, Query, Reader, Source
-from ddaudit.distill.targets import Joint
+from ddaudit.distillation.matching import Progress, blend
+from ddaudit.distillation.objectives import GradientMatch
+from ddaudit.distillation.parts import Opening, Query, Reader, Source
+from ddaudit.distillation.targets import Joint
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch, Network, build
 from ddaudit.training import reuse_memory

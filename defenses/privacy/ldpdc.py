@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import Recipe, register
-from ddaudit.distill.matching import Job, Outcome
-from ddaudit.distill.parts import Query, Targets
-from ddaudit.distill.synthesis import labels_of
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation import Recipe, register
+from ddaudit.distillation.matching import Job, Outcome
+from ddaudit.distillation.parts import Query, Targets
+from ddaudit.distillation.synthesis import labels_of
+from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput
 
 SOURCE = "Zheng & Li, Differentially Private Dataset Condensation (LDPDC, the linear case), NDSS workshop 2024"

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from ddaudit.defenses.privacy.dp import PSG, dp
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import register
-from ddaudit.distill.generator import Generated
-from ddaudit.distill.matching import Matching
-from ddaudit.distill.recipes.dc import DC
-from ddaudit.distill.targets import Joint
+from ddaudit.distillation import register
+from ddaudit.distillation.generator import Generated
+from ddaudit.distillation.matching import Matching
+from ddaudit.distillation.recipes.dc import DC
+from ddaudit.distillation.targets import Joint
 
 register(
     replace(

@@ -18,9 +18,9 @@ from ddaudit.defenses.privacy.accounting import (
     epsilon,
 )
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill.parts import Layout, Opening, Query, TargetRule, Targets
-from ddaudit.distill.reading import load_batch
-from ddaudit.distill.targets import ByClass, Joint
+from ddaudit.distillation.parts import Layout, Opening, Query, TargetRule, Targets
+from ddaudit.distillation.reading import load_batch
+from ddaudit.distillation.targets import ByClass, Joint
 from ddaudit.errors import BadInput
 from ddaudit.sets import PrivacyClaim
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.randomness import randomness
-from ddaudit.distill.objectives import clip_factor, row_norms
+from ddaudit.distillation.objectives import clip_factor, row_norms
 from ddaudit.errors import DDAuditError
 from ddaudit.sets import LedgerEntry
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ddaudit.defenses.privacy.dpsgd import train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill import Recipe, register
-from ddaudit.distill.matching import Job, Outcome, Progress
-from ddaudit.distill.networks import Fresh
-from ddaudit.distill.parts import Canvas
-from ddaudit.distill.synthesis import Pixels
-from ddaudit.distill.targets import Joint
+from ddaudit.distillation import Recipe, register
+from ddaudit.distillation.matching import Job, Outcome, Progress
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.parts import Canvas
+from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.targets import Joint
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.training.augment import apply, draw

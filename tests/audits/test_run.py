@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from ddaudit.auditor import AUDITORS
+from ddaudit.auditing import AUDITORS
 from ddaudit.audits import AuditConfig, RunStore, collect, make_config, make_plan, run_audit
 from ddaudit.data import load_data
-from ddaudit.distill import distill, resolve
+from ddaudit.distillation import distill, resolve
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.sets import PrivacyClaim, save

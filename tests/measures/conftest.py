@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddaudit.auditor import PRESETS, Context, Subject
+from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset
 from ddaudit.models import Arch
 
@@ -50,7 +50,7 @@ def audit(tiny) -> Context:
 @pytest.fixture(scope="session")
 def random_subset() -> Subject:
     """The random-subset recipe."""
-    from ddaudit.distill import resolve
+    from ddaudit.distillation import resolve
 
     return Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
 

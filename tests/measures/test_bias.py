@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddaudit.auditor import AUDITORS
+from ddaudit.auditing import AUDITORS
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
 from ddaudit.measures import bias

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddaudit.auditor import AUDITORS
+from ddaudit.auditing import AUDITORS
 from ddaudit.data import Dataset, ImageData
 from ddaudit.measures import calibration, scores
 from ddaudit.measures.calibration import Calibration, CalibrationSettings, stage_metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddaudit.auditor import AUDITORS
+from ddaudit.auditing import AUDITORS
 from ddaudit.errors import BadInput
 from ddaudit.measures.utility import Utility, UtilitySettings, accuracy_metrics
 from ddaudit.stats import clopper_pearson

@@ -13,7 +13,7 @@ import torch
 
 from ddaudit.findings import CLAIMED, Check, Curve, Finding, Metric, Picture
 from ddaudit.reports import Report, build_report
-from ddaudit.reports.gallery import gallery
+from ddaudit.reports.pictures import gallery
 
 N = 10_000
 HOSTILE = "<script>alert('x')</script>"

@@ -13,7 +13,14 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
 from ddaudit.errors import BadInput
-from ddaudit.training.augment import OPERATIONS, AugmentParams, apply, concatenate, draw, operations
+from ddaudit.training.augment import (
+    OPERATIONS,
+    AugmentParams,
+    apply,
+    concatenate,
+    draw,
+    operations,
+)
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 

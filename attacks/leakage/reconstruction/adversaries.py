@@ -15,10 +15,10 @@ from ddaudit.attacks.leakage.reconstruction.releases import Log, NoisySums, Obse
 from ddaudit.attacks.leakage.reconstruction.scoring import Score, score
 from ddaudit.attacks.leakage.reconstruction.settings import ReconstructionSettings
 from ddaudit.attacks.membership.heldout import held_out, join
-from ddaudit.auditor import Context, Subject, stratified
+from ddaudit.auditing import Context, Subject, stratified
 from ddaudit.data import ImageData
-from ddaudit.distill.parts import TargetRule
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation.parts import TargetRule
+from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import Unsupported
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet

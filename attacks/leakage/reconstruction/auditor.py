@@ -19,7 +19,7 @@ from ddaudit.attacks.leakage.reconstruction.inversion import Case
 from ddaudit.attacks.leakage.reconstruction.pictures import strip
 from ddaudit.attacks.leakage.reconstruction.releases import Log
 from ddaudit.attacks.leakage.reconstruction.settings import ReconstructionSettings
-from ddaudit.auditor import Auditor, Context, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Subject, auditor, stratified
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import bootstrap, clopper_pearson

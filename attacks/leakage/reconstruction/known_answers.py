@@ -14,8 +14,8 @@ from ddaudit.attacks.leakage.reconstruction.released_set import set_clues, unexp
 from ddaudit.attacks.leakage.reconstruction.releases import NoisySums, SumClue, sum_clue
 from ddaudit.attacks.leakage.reconstruction.scoring import Score, score
 from ddaudit.data import ImageData
-from ddaudit.distill.networks import fit
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation.networks import fit
+from ddaudit.distillation.targets import ByClass
 from ddaudit.findings import Check
 from ddaudit.models import Arch, Network, build
 from ddaudit.sets import Card, DistilledSet

@@ -13,7 +13,7 @@ from ddaudit.attacks.leakage.copies import exact_copies
 from ddaudit.attacks.leakage.reconstruction.inversion import Case
 from ddaudit.attacks.membership.released import embed
 from ddaudit.attacks.membership.scores.nearest import neighbours
-from ddaudit.distill.parts import TargetRule
+from ddaudit.distillation.parts import TargetRule
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
 

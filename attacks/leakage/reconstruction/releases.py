@@ -14,9 +14,9 @@ from ddaudit.attacks.leakage.reconstruction.gaussian import LowRankNormal, low_r
 from ddaudit.attacks.leakage.reconstruction.inversion import Case
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.source import PrivateSource
-from ddaudit.distill.objectives import MeanEmbedding, clip_factor
-from ddaudit.distill.parts import Layout, Opening, Query, Source, Targets
-from ddaudit.distill.reading import Around, augment_by_class
+from ddaudit.distillation.objectives import MeanEmbedding, clip_factor
+from ddaudit.distillation.parts import Layout, Opening, Query, Source, Targets
+from ddaudit.distillation.reading import Around, augment_by_class
 from ddaudit.sets import PrivacyClaim
 
 Signal = Callable[[Tensor, Tensor], Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ddaudit.auditor import Settings
+from ddaudit.auditing import Settings
 
 
 class ReconstructionSettings(Settings):

@@ -32,7 +32,7 @@ from ddaudit.attacks.leakage.soft_labels.students import (
 from ddaudit.attacks.leakage.soft_labels.world import World, make_world
 from ddaudit.attacks.membership.heldout import held_out
 from ddaudit.attacks.membership.scores.signals import logit_margin
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Finding, Metric

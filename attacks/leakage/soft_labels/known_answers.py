@@ -10,7 +10,7 @@ import torch
 from ddaudit.attacks.leakage.soft_labels.canaries import Marked, mark
 from ddaudit.attacks.leakage.soft_labels.measure import chance, recalled
 from ddaudit.attacks.leakage.soft_labels.threshold import held_out_accuracy
-from ddaudit.auditor import Context, stratified
+from ddaudit.auditing import Context, stratified
 from ddaudit.findings import Check
 from ddaudit.models import Arch, Network
 from ddaudit.stats import clopper_pearson

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ddaudit.auditor import Context
-from ddaudit.distill.labels import harden, keep_top, temper
+from ddaudit.auditing import Context
+from ddaudit.distillation.labels import harden, keep_top, temper
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
 

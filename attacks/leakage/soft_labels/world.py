@@ -11,7 +11,7 @@ from ddaudit.attacks.leakage.soft_labels.canaries import Marked, Planted, plant
 from ddaudit.attacks.leakage.soft_labels.measure import chance, recalled
 from ddaudit.attacks.membership.audit.canaries import concatenate
 from ddaudit.attacks.membership.heldout import held_out
-from ddaudit.auditor import Context, Subject
+from ddaudit.auditing import Context, Subject
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.sets import DistilledSet
 from ddaudit.stats import clopper_pearson

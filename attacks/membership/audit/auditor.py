@@ -29,9 +29,9 @@ from ddaudit.attacks.membership.audit.claims import check_claim, describe
 from ddaudit.attacks.membership.audit.probe import check_reader, check_seen, check_start
 from ddaudit.attacks.membership.audit.results import Adversary, claimed, holds, metrics
 from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Watched
-from ddaudit.auditor import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
-from ddaudit.distill import Recipe
+from ddaudit.distillation import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Check, Curve, Finding
 from ddaudit.models import Network

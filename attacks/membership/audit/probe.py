@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ddaudit.attacks.membership.audit.claims import AFFECTS
 from ddaudit.attacks.membership.audit.coins import coin_tests
-from ddaudit.auditor import stratified
+from ddaudit.auditing import stratified
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distill import Recipe
-from ddaudit.distill.parts import Opening, Query, Reader, Source, TargetRule
+from ddaudit.distillation import Recipe
+from ddaudit.distillation.parts import Opening, Query, Reader, Source, TargetRule
 from ddaudit.errors import DDAuditError
 from ddaudit.findings import Check
 from ddaudit.sets import LedgerEntry, PrivacyClaim

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ddaudit.attacks.membership.audit.evidence import LinearEvidence
 from ddaudit.data import ImageData
-from ddaudit.distill.objectives import clip_factor
-from ddaudit.distill.parts import Layout, Opening, Query, Source, Targets
-from ddaudit.distill.reading import Around, load_batch
+from ddaudit.distillation.objectives import clip_factor
+from ddaudit.distillation.parts import Layout, Opening, Query, Source, Targets
+from ddaudit.distillation.reading import Around, load_batch
 from ddaudit.sets import PrivacyClaim
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddaudit.attacks.adversarial.auditor import Adversarial, AdversarialSettings, _drop
-from ddaudit.auditor import PRESETS, Context, Subject
+from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, Network, build

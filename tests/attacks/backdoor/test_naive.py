@@ -11,8 +11,8 @@ import torch
 from ddaudit.attacks.backdoor import naive
 from ddaudit.attacks.backdoor.naive import Backdoor, Outcome, controls, gain, outcome, stamp_check
 from ddaudit.attacks.backdoor.trigger import SquareTrigger
-from ddaudit.auditor import PRESETS, Context, Preset, Subject
-from ddaudit.distill import resolve
+from ddaudit.auditing import PRESETS, Context, Preset, Subject
+from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, build

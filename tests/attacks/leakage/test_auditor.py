@@ -15,9 +15,9 @@ from PIL import Image
 from ddaudit.attacks.leakage import auditor as module
 from ddaudit.attacks.leakage.auditor import Leakage, LeakageSettings
 from ddaudit.attacks.leakage.pictures import closest_pairs
-from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset
-from ddaudit.distill import resolve
+from ddaudit.distillation import resolve
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch

@@ -18,9 +18,9 @@ from ddaudit.attacks.leakage.reconstruction.adversaries import class_rule, pick_
 from ddaudit.attacks.leakage.reconstruction.auditor import Reconstruction
 from ddaudit.attacks.leakage.reconstruction.pictures import strip
 from ddaudit.attacks.leakage.reconstruction.settings import ReconstructionSettings
-from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject, stratified
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject, stratified
 from ddaudit.data import Dataset, load_data
-from ddaudit.distill import resolve
+from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, build

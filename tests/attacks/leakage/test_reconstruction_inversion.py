@@ -18,9 +18,9 @@ from ddaudit.attacks.leakage.reconstruction.known_answers import attack_sums, sm
 from ddaudit.attacks.leakage.reconstruction.released_set import set_clues, unexplained
 from ddaudit.attacks.leakage.reconstruction.releases import NoisySums, SumClue, sum_clue
 from ddaudit.attacks.leakage.reconstruction.scoring import score
-from ddaudit.auditor import stratified
+from ddaudit.auditing import stratified
 from ddaudit.data import Dataset, ImageData, load_data
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation.targets import ByClass
 from ddaudit.sets import Card, DistilledSet
 
 CPU = torch.device("cpu")

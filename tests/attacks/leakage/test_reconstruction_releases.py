@@ -14,10 +14,10 @@ from ddaudit.attacks.leakage.reconstruction.releases import Log, Observed, sum_c
 from ddaudit.attacks.leakage.reconstruction.scoring import score
 from ddaudit.data import Dataset, ImageData
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distill.networks import Fresh
-from ddaudit.distill.objectives import GradientMatch, MeanEmbedding
-from ddaudit.distill.parts import Opening, Query, Source
-from ddaudit.distill.targets import ByClass, Joint
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.objectives import GradientMatch, MeanEmbedding
+from ddaudit.distillation.parts import Opening, Query, Source
+from ddaudit.distillation.targets import ByClass, Joint
 from ddaudit.training.augment import AugmentParams
 
 CPU = torch.device("cpu")
@@ -186,7 +186,7 @@ def test_records_keep_their_weights_under_the_fair_rule(tiny: Dataset) -> None:
 
 
 def test_a_replaced_reader_is_still_described_without_its_log() -> None:
-    from ddaudit.distill import resolve
+    from ddaudit.distillation import resolve
 
     recipe = resolve("ndpdc", profile="small")
     watched = replace(recipe, reader=Observed(recipe.reader, Log(1)))  # type: ignore[arg-type]

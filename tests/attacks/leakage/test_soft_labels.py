@@ -18,11 +18,11 @@ from ddaudit.attacks.leakage.soft_labels.auditor import (
 )
 from ddaudit.attacks.leakage.soft_labels.students import HARD, RELEASED
 from ddaudit.attacks.leakage.soft_labels.threshold import held_out_accuracy
-from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
-from ddaudit.distill import Recipe, distill, resolve
-from ddaudit.distill.labels import TeacherLabels, harden
-from ddaudit.distill.matching import Job, Outcome
+from ddaudit.distillation import Recipe, distill, resolve
+from ddaudit.distillation.labels import TeacherLabels, harden
+from ddaudit.distillation.matching import Job, Outcome
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch

@@ -9,7 +9,7 @@ import torch
 
 from ddaudit.attacks.membership.heldout import held_out, join
 from ddaudit.attacks.membership.holdout import Sides
-from ddaudit.auditor import Context, stratified
+from ddaudit.auditing import Context, stratified
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from ddaudit.attacks.membership.auditor import Membership
 from ddaudit.attacks.membership.battery import ATTACKS, FILE_ATTACKS, out_references
 from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.attacks.membership.shadows import Shadows, draw_halves, draw_members, run_shadows
-from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset
-from ddaudit.distill import resolve
+from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch

@@ -20,7 +20,7 @@ from ddaudit.attacks.membership.composition import (
 )
 from ddaudit.attacks.membership.holdout import Sides, split
 from ddaudit.attacks.membership.settings import MembershipSettings
-from ddaudit.auditor import PRESETS, Context, Subject
+from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData
 from ddaudit.errors import NotEnoughData
 from ddaudit.models import Arch, build

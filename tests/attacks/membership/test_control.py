@@ -14,9 +14,9 @@ from ddaudit.attacks.membership.comparison import against_dp_sgd, against_random
 from ddaudit.attacks.membership.control import Reading, target_of
 from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.attacks.membership.shadows import Halves, draw_halves
-from ddaudit.auditor import PRESETS, Context, Subject
+from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset, load_data
-from ddaudit.distill import resolve
+from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Arch

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddaudit.attacks.membership.heldout import composition_differs, held_out, matching_sample
-from ddaudit.auditor import PRESETS, Context
+from ddaudit.auditing import PRESETS, Context
 from ddaudit.data import Dataset
 from ddaudit.models import Arch
 

@@ -14,7 +14,7 @@ from ddaudit.attacks.membership.auditor import Membership
 from ddaudit.attacks.membership.holdout import Sides
 from ddaudit.attacks.membership.scores import lira
 from ddaudit.attacks.membership.settings import MembershipSettings
-from ddaudit.auditor import PRESETS, Context
+from ddaudit.auditing import PRESETS, Context
 from ddaudit.data import Dataset, load_data
 from ddaudit.models import Arch
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
-from ddaudit.distill import resolve
+from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput
 
 

@@ -8,9 +8,9 @@ from sklearn.decomposition import PCA
 
 from ddaudit.data import load_data
 from ddaudit.defenses.privacy.accounting import compose, epsilon
-from ddaudit.distill import distill, distill_sizes, resolve
-from ddaudit.distill.networks import Fresh
-from ddaudit.distill.subspace import Subspace, fit_images, principal_directions, random_basis
+from ddaudit.distillation import distill, distill_sizes, resolve
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.subspace import Subspace, fit_images, principal_directions, random_basis
 from ddaudit.errors import BadInput
 from ddaudit.sets import LedgerEntry
 

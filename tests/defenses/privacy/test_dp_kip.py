@@ -8,11 +8,11 @@ import torch
 from ddaudit.data import load_data
 from ddaudit.defenses.privacy.accounting import calibrate, epsilon
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill import distill, distill_many, resolve
-from ddaudit.distill.kernels import DenseNTK, Scattering, krr_accuracy
-from ddaudit.distill.kip import RidgeGradient
-from ddaudit.distill.matching import Job
-from ddaudit.distill.synthesis import labels_of
+from ddaudit.distillation import distill, distill_many, resolve
+from ddaudit.distillation.kernels import DenseNTK, Scattering, krr_accuracy
+from ddaudit.distillation.kip import RidgeGradient
+from ddaudit.distillation.matching import Job
+from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.sets import LedgerEntry
 

@@ -12,10 +12,10 @@ from scipy.stats import norm
 from ddaudit.data import load_data
 from ddaudit.defenses.privacy.dp_merf import FourierFeatures
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill import distill, distill_many, distill_sizes, resolve
-from ddaudit.distill.objectives import MeanEmbedding
-from ddaudit.distill.parts import NetworkSource, Opening, Query
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation import distill, distill_many, distill_sizes, resolve
+from ddaudit.distillation.objectives import MeanEmbedding
+from ddaudit.distillation.parts import NetworkSource, Opening, Query
+from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
 from ddaudit.training import PROTOCOLS, predict, train_many

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from ddaudit.defenses.privacy.dpsgd import open_private, public_network, train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.defenses.privacy.source import BudgetSpent
-from ddaudit.distill.parts import Opening
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation.parts import Opening
+from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch
 from ddaudit.training import predict

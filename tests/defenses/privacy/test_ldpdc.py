@@ -9,9 +9,9 @@ from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.defenses.privacy.accounting import epsilon
 from ddaudit.defenses.privacy.ldpdc import GroupMeans, UnitPixels
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill import distill, distill_many, distill_sizes, resolve
-from ddaudit.distill.reading import Minibatch
-from ddaudit.distill.targets import ByClass, Joint
+from ddaudit.distillation import distill, distill_many, distill_sizes, resolve
+from ddaudit.distillation.reading import Minibatch
+from ddaudit.distillation.targets import ByClass, Joint
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
 from ddaudit.sets import LedgerEntry

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill import distill, distill_sizes, resolve
-from ddaudit.distill.objectives import GradientMatch
-from ddaudit.distill.targets import Joint
+from ddaudit.distillation import distill, distill_sizes, resolve
+from ddaudit.distillation.objectives import GradientMatch
+from ddaudit.distillation.targets import Joint
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, build
 from ddaudit.training import PROTOCOLS, predict, train_many

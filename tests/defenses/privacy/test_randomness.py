@@ -12,7 +12,7 @@ from scipy import stats
 from ddaudit.data import Dataset
 from ddaudit.defenses.privacy.randomness import SeededRandomness, SystemRandomness
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation.targets import ByClass
 
 
 def test_normals_and_coins_have_their_distribution() -> None:

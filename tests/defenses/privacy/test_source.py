@@ -8,9 +8,9 @@ import torch
 from ddaudit.defenses.privacy.accounting import compose, epsilon
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.defenses.privacy.source import BudgetSpent, Plan, PrivateSource, clip_rows
-from ddaudit.distill import distill, distill_many, resolve
-from ddaudit.distill.parts import Opening
-from ddaudit.distill.targets import ByClass
+from ddaudit.distillation import distill, distill_many, resolve
+from ddaudit.distillation.parts import Opening
+from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput, DDAuditError
 
 FAST = {

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ddaudit.attacks.membership.audit.auditor import Privacy, PrivacySettings
-from ddaudit.auditor import AUDITORS, PRESETS, Context, Subject
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset
-from ddaudit.distill import Recipe, resolve
+from ddaudit.distillation import Recipe, resolve
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding, Metric
 from ddaudit.models import Arch, build

@@ -22,15 +22,15 @@ from ddaudit.attacks.membership.audit import probe
 from ddaudit.attacks.membership.audit.auditor import Privacy, PrivacySettings
 from ddaudit.attacks.membership.audit.coins import coin_tests
 from ddaudit.attacks.membership.audit.probe import check_reader, check_start
-from ddaudit.auditor import PRESETS, Context, Subject
+from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.defenses.privacy.randomness import SeededRandomness
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distill import METHODS, Recipe, resolve
-from ddaudit.distill.parts import Canvas, Opening, Query, TargetRule
-from ddaudit.distill.synthesis import Pixels
-from ddaudit.distill.targets import ByClass, Joint
+from ddaudit.distillation import METHODS, Recipe, resolve
+from ddaudit.distillation.parts import Canvas, Opening, Query, TargetRule
+from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.targets import ByClass, Joint
 from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding
 from ddaudit.models import Arch

@@ -10,7 +10,7 @@ import torch
 from ddaudit.attacks.membership.audit.canaries import Canaries, plant
 from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Release, Watched
 from ddaudit.data import Dataset
-from ddaudit.distill import Recipe, distill, resolve
+from ddaudit.distillation import Recipe, distill, resolve
 from ddaudit.sets import DistilledSet
 from ddaudit.stats import auc
 

@@ -1,0 +1,343 @@
+"""The nouns an auditor works with: Subject, Context, Auditor.
+
+An auditor asks one question under one threat model. It gets a :class:`Subject` and a :class:`Context` that
+hands out the shared work (distilled sets, victims, re-distillations) and answers with a Finding. This module
+sits below ``attacks`` and ``measures`` so that they can be written against it; ``audits`` plans and runs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation import Recipe, distill, distill_many, versions
+from ddaudit.errors import BadInput, Unsupported
+from ddaudit.findings import Check, Finding
+from ddaudit.models import Arch, Network, build
+from ddaudit.registry import Registry
+from ddaudit.seeds import stable_seed
+from ddaudit.sets import DistilledSet
+from ddaudit.training import PROTOCOLS, EvaluationProtocol, predict, train_many
+
+Kind = Literal["recipe", "file", "checkpoint"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is audited: a recipe (can be re-distilled), a set file, or a trained checkpoint."""
+
+    id: str
+    kind: Kind
+    recipe: Recipe | None = None
+    set: DistilledSet | None = None
+    network: Network | None = None
+    path: Path | None = None
+    baseline: bool = False
+    """True for the reference rows (full, random, herding) that a report adds by itself."""
+    identity: str = ""
+    """Content hash of what is audited: two subjects with one identity give the same numbers."""
+
+
+class Settings(BaseModel):
+    """Base of an auditor's own knobs. Frozen, validated, printed in the report."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Preset(BaseModel):
+    """How much work an audit does. A quick preset is smaller, never different."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    seeds: int
+    victims: int
+    """Networks trained per distilled set."""
+    protocol: str
+    profile: Literal["small", "paper"]
+    test_limit: int | None
+    """At most this many test images (a fixed stratified sample); None: all."""
+
+
+PRESETS: dict[str, Preset] = {
+    p.name: p
+    for p in (
+        Preset(
+            name="quick", seeds=1, victims=2, protocol="quick", profile="small", test_limit=10_000
+        ),
+        Preset(
+            name="standard", seeds=3, victims=3, protocol="dc", profile="small", test_limit=None
+        ),
+        Preset(name="full", seeds=5, victims=5, protocol="dc", profile="paper", test_limit=None),
+    )
+}
+
+
+class Artifacts(Protocol):
+    """Where a context keeps sets and victims between cells (the run store implements it)."""
+
+    def load_set(self, key: str) -> DistilledSet | None: ...
+    def save_set(self, key: str, value: DistilledSet) -> None: ...
+    def load_networks(self, key: str, arch: Arch, data: Dataset) -> list[Network] | None: ...
+    def save_networks(self, key: str, networks: Sequence[Network]) -> None: ...
+
+
+@dataclass(eq=False)
+class Context:
+    """The shared work of one audit: data, victims, re-distillation, prediction, seeds.
+
+    Everything is computed at most once per (subject, seed) and, with ``artifacts``, once per run folder.
+    """
+
+    data: Dataset
+    preset: Preset
+    arch: Arch
+    ipc: int = 10
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    artifacts: Artifacts | None = None
+    _sets: dict[str, DistilledSet] = field(default_factory=dict, repr=False)
+    _victims: dict[str, list[Network]] = field(default_factory=dict, repr=False)
+
+    @property
+    def protocol(self) -> EvaluationProtocol:
+        """The evaluation protocol victims are trained under."""
+        return PROTOCOLS[self.preset.protocol].for_data(self.data.augment)
+
+    @property
+    def victim_key(self) -> str:
+        """Names what victims depend on besides the set: architecture, protocol, count."""
+        return f"{self.arch}-{self.protocol.key}-{self.preset.victims}"
+
+    def seed_for(self, *parts: object) -> int:
+        """A stable 31-bit seed derived from names, so that cells do not share randomness by accident."""
+        return stable_seed(*parts)
+
+    def generator(self, *parts: object) -> torch.Generator:
+        """A CPU generator seeded by :meth:`seed_for`."""
+        return torch.Generator().manual_seed(self.seed_for(*parts))
+
+    def random_network(self, *name: object, arch: Arch | None = None) -> Network:
+        """An untrained network that anybody can draw: in eval mode, of the audit's architecture unless given.
+
+        Args:
+            name: seeds it, see :meth:`seed_for`.
+            arch: another architecture.
+        """
+        net = build(
+            arch or self.arch,
+            shape=self.data.shape,
+            num_classes=self.data.num_classes,
+            seed=self.seed_for(*name),
+            mean=self.data.mean,
+            std=self.data.std,
+        )
+        return net.to(self.device).eval()
+
+    def test(self, limit: int | None = None) -> ImageData:
+        """The test split, or a fixed class-stratified sample of at most ``limit`` records of it."""
+        limits = [v for v in (limit, self.preset.test_limit) if v is not None]
+        return stratified(self.data.test, min(limits)) if limits else self.data.test
+
+    # ---- sets and victims ------------------------------------------------------------------------
+
+    def set_key(self, subject: Subject, seed: int) -> str:
+        """Names everything a distilled set depends on: what, from which data and constants, by which release."""
+        data = self.data
+        constants = repr((data.mean, data.std, data.augment, versions().get("ddaudit")))
+        short = hashlib.sha256(constants.encode()).hexdigest()[:8]
+        return f"{subject.identity}-{data.train.fingerprint}-{short}-ipc{self.ipc}-seed{seed}"
+
+    def distilled(self, subject: Subject, seed: int) -> DistilledSet:
+        """The subject's distilled set for this seed (files have one set for every seed).
+
+        Raises:
+            Unsupported: a checkpoint has no distilled set.
+        """
+        if subject.set is not None:
+            return subject.set
+        if subject.recipe is None:
+            raise Unsupported("a checkpoint comes without its distilled set")
+        key = self.set_key(subject, seed)
+        if key not in self._sets:
+            stored = self.artifacts.load_set(key) if self.artifacts else None
+            if stored is None:
+                stored = self.redistill(subject, self.data.train, seed)
+                if self.artifacts:
+                    self.artifacts.save_set(key, stored)
+            self._sets[key] = stored
+        return self._sets[key]
+
+    def victims(self, subject: Subject, seed: int) -> list[Network]:
+        """``preset.victims`` networks trained on the subject's set; a checkpoint is its own single victim."""
+        if subject.network is not None:
+            return [subject.network.to(self.device)]
+        key = f"{self.set_key(subject, seed)}-{self.victim_key}"
+        if key not in self._victims:
+            nets = (
+                self.artifacts.load_networks(key, self.arch, self.data) if self.artifacts else None
+            )
+            if nets is None:
+                seeds = [self.seed_for("victim", seed, i) for i in range(self.preset.victims)]
+                nets = self.train([self.distilled(subject, seed)] * len(seeds), seeds=seeds)
+                if self.artifacts:
+                    self.artifacts.save_networks(key, nets)
+            self._victims[key] = [net.to(self.device) for net in nets]
+        return self._victims[key]
+
+    def redistill(self, subject: Subject, train: ImageData, seed: int) -> DistilledSet:
+        """Run the subject's recipe on other training data (poisoned, a subset, with canaries).
+
+        Raises:
+            Unsupported: the subject is a file or a checkpoint.
+        """
+        recipe = self._recipe(subject)
+        return distill(recipe, train, data=self.data, ipc=self.ipc, seed=seed, device=self.device)
+
+    def redistill_many(
+        self, subject: Subject, train: ImageData, members: Tensor, seed: int
+    ) -> list[DistilledSet]:
+        """Re-distil on K subsets of ``train`` at once; recipes that allow it share the real-data work.
+
+        Args:
+            members: (K, N) bool, row k = the records shadow k may see.
+        """
+        recipe = self._recipe(subject)
+        return distill_many(
+            recipe, train, members, data=self.data, ipc=self.ipc, seed=seed, device=self.device
+        )
+
+    def train(
+        self, sets: Sequence[DistilledSet], *, seeds: Sequence[int], arch: Arch | None = None
+    ) -> list[Network]:
+        """Train one network per (set, seed) under the audit's protocol."""
+        return train_many(
+            [(s.images, s.labels) for s in sets],
+            arch=arch or self.arch,
+            num_classes=self.data.num_classes,
+            mean=self.data.mean,
+            std=self.data.std,
+            protocol=self.protocol,
+            seeds=seeds,
+            device=self.device,
+        )
+
+    def predict(self, network: Network, images: Tensor) -> Tensor:
+        """(N, K) float32 logits on the CPU, in eval mode; images uint8 or float pixels in [0, 1]."""
+        return predict(network, images, device=self.device)
+
+    @staticmethod
+    def _recipe(subject: Subject) -> Recipe:
+        if subject.recipe is None:
+            raise Unsupported(
+                f"needs the recipe to distil again, and a {subject.kind} is only its result"
+            )
+        return subject.recipe
+
+
+T = TypeVar("T")
+
+
+class Shared:
+    """What all subjects of an audit have in common, computed once per context."""
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Context, dict[Hashable, Any]] = WeakKeyDictionary()
+
+    def once(self, ctx: Context, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returned when this key was first asked for in this context."""
+        kept = self._kept.setdefault(ctx, {})
+        if key not in kept:
+            kept[key] = make()
+        found: T = kept[key]
+        return found
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Auditor(ABC, Generic[S]):
+    """One question about a subject, one threat model, and the tests of the instrument itself.
+
+    A subclass sets the class attributes, implements :meth:`run` and :meth:`checks`, and registers with
+    ``@auditor``. ``version`` goes up whenever a change of code may change a number: stored cells are then
+    computed again.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    question: ClassVar[str]
+    """The question in plain words, for a reader who is not of the field."""
+    threat_model: ClassVar[str]
+    how_to_read: ClassVar[str]
+    """What a good and a bad value look like, in two or three sentences."""
+    sources: ClassVar[tuple[str, ...]]
+    version: ClassVar[int] = 1
+    settings: ClassVar[type[Settings]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def configure(self, preset: str, overrides: Mapping[str, Any] | None = None) -> S:
+        """The settings for a preset, with the user's overrides on top.
+
+        Raises:
+            BadInput: unknown option or bad value.
+        """
+        try:
+            return self.settings(**{**self.presets.get(preset, {}), **(overrides or {})})  # type: ignore[return-value]
+        except ValueError as error:
+            detail = str(error).replace("\n", " ")
+            raise BadInput(
+                f"auditors.{self.name}",
+                f"bad settings ({detail})",
+                f"Options: {', '.join(self.settings.model_fields)}.",
+            ) from None
+
+    @abstractmethod
+    def run(self, subject: Subject, ctx: Context, settings: S, seed: int) -> Finding:
+        """Answer the question for one subject and one seed.
+
+        Raises:
+            Unsupported: the question cannot be answered for this kind of subject; the message says why.
+        """
+
+    @abstractmethod
+    def checks(self, ctx: Context, settings: S) -> list[Check]:
+        """Known-answer tests of the instrument, run once beside the real subjects."""
+
+
+AUDITORS: Registry[Auditor[Any]] = Registry(
+    "auditor", packages=("ddaudit.measures", "ddaudit.attacks"), group="ddaudit.auditors"
+)
+
+A = TypeVar("A", bound=type[Auditor[Any]])
+
+
+def auditor(cls: A) -> A:
+    """Class decorator: register one instance of an auditor under its name."""
+    AUDITORS.add(cls.name, cls())
+    return cls
+
+
+def stratified(data: ImageData, limit: int) -> ImageData:
+    """A fixed sample of at most ``limit`` records, spread evenly over (class, group) cells and seeded by nothing."""
+    if len(data) <= limit:
+        return data
+    cell = (
+        data.labels
+        if data.groups is None
+        else data.labels * (int(data.groups.max()) + 1) + data.groups
+    )
+    order = torch.argsort(cell, stable=True)
+    position = torch.empty_like(order)
+    _, counts = torch.unique_consecutive(cell[order], return_counts=True)
+    position[order] = torch.cat([torch.arange(int(c)) for c in counts])
+    chosen = torch.argsort(position, stable=True)[:limit]
+    return data.subset(torch.sort(chosen).values)

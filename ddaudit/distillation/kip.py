@@ -1,0 +1,252 @@
+"""Kernel inducing points: move synthetic images until kernel ridge regression from them predicts the real data.
+
+One question per step: the gradient of every record's regression loss in the synthetic images, averaged by the
+reader, noisy where it is private. Nothing else of the real data is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ddaudit.distillation.kernels import (
+    DenseNTK,
+    Kernel,
+    centred_targets,
+    record_losses,
+    record_pulls,
+    solve,
+)
+from ddaudit.distillation.matching import Job, Outcome, finish
+from ddaudit.distillation.parts import Canvas, Query, Targets
+from ddaudit.distillation.reading import draw_by_class
+from ddaudit.errors import BadInput, DDAuditError
+
+if TYPE_CHECKING:
+    from ddaudit.distillation.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class KernelInducing:
+    """Adam on the synthetic images; each step asks for one gradient of the kernel ridge regression loss.
+
+    Attributes:
+        steps: gradients asked for, each one step.
+        lr: of Adam, in normalised space.
+        kernel: the fixed kernel.
+        reg: ridge, relative to the mean diagonal of the kernel of the synthetic images.
+        clip_in: where a private reader clips and adds noise: "pixels" (the gradient in all synthetic pixels
+            jointly) or "features" (the gradient in what the kernel sees, pulled back to pixels afterwards as
+            post-processing). Both bound one record's influence; features cost no Jacobian per image. For kernels
+            of raw pixels they are the same.
+
+    Source: Nguyen, Chen & Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", ICLR 2021, arXiv 2011.00050,
+    algorithm 1; private form: DP-KIP, TMLR 2024, arXiv 2301.13389, algorithm 1.
+    """
+
+    steps: int = 1000
+    lr: float = 0.04
+    kernel: Kernel = field(default_factory=DenseNTK)
+    reg: float = 1e-6
+    clip_in: Literal["pixels", "features"] = "pixels"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.lr > 0 or self.reg < 0:
+            raise ValueError(
+                "loop.steps must be at least 1, loop.lr positive and loop.reg at least 0"
+            )
+        if self.clip_in not in ("pixels", "features"):
+            raise ValueError(f"loop.clip_in is 'pixels' or 'features', not '{self.clip_in}'")
+
+    def queries(self, ipc: int) -> int:
+        """One per step."""
+        return self.steps
+
+    def reusable(self, recipe: Recipe, ipc: int) -> bool:
+        """Never: every question depends on the synthetic images."""
+        return False
+
+    def shareable(self, recipe: Recipe, ipc: int) -> bool:
+        """True without privacy: all runs regress on one embedding of each real batch.
+
+        A private reader clips one gradient per record and run, so its runs come one after the other.
+        """
+        return not (recipe.reader and recipe.reader.private) and bool(
+            recipe.synthesis and recipe.synthesis.parallel
+        )
+
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil K sets, one per row of ``job.members``.
+
+        Raises:
+            BadInput: parts are missing, or a private recipe would read records outside its ledger.
+            DDAuditError: the optimisation diverged, or K > 1 with a private reader.
+        """
+        if not (recipe.target and recipe.synthesis and recipe.reader):
+            raise BadInput(recipe.name, "lacks a target, a synthesis or a reader")
+        recipe.check_private()
+        if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
+            raise DDAuditError(f"{recipe.name}: a private reader serves one run at a time")
+        source = recipe.open(job)
+        canvas = recipe.start(job, torch.Generator().manual_seed(job.seed))
+        strategy = recipe.augment_for(job.data)
+        # Augmented records are never seen twice.
+        worth = self.kernel.costly and not strategy
+        embed = _Remembered(self.kernel) if worth else self.kernel.embed
+        optimiser = torch.optim.Adam(canvas.parameters, lr=self.lr)
+        for step in range(self.steps):
+            support = canvas.decode()
+            question = RidgeGradient(
+                self.kernel,
+                self.reg,
+                support.detach(),
+                canvas.labels,
+                job.train.num_classes,
+                space=self.clip_in if recipe.reader.private else "features",
+                embed=embed,
+            )
+            augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
+            query = Query(str(step), question, None, augment)
+            self._descend(canvas, support, question, _mean_row(source.targets(query)))
+            optimiser.step()
+            if not canvas.finite:
+                raise DDAuditError(
+                    f"{recipe.name}: diverged at step {step}. Lower --set loop.lr (now {self.lr})."
+                )
+            if job.progress:
+                job.progress(step + 1, self.steps)
+        return finish(canvas, None, source.claims(), *recipe.constants(job.data))
+
+    def _descend(
+        self, canvas: Canvas, support: Tensor, question: RidgeGradient, gradient: Tensor
+    ) -> None:
+        """Carry a (K, D) gradient to the canvas's parameters: post-processing, no real data involved."""
+        moved = support
+        if question.space == "features":
+            moved = self.kernel.embed(support.flatten(0, 1))
+        canvas.pull(moved, gradient.view_as(moved))
+
+
+class RidgeGradient:
+    """The question of one step: gradients of the regression losses of real records in the synthetic images.
+
+    Signals are per record and over all synthetic images jointly: (B, M * P) in pixels, (B, M * F) in features.
+
+    Args:
+        kernel, reg: of the regression.
+        support: (K, M, C, H, W) normalised synthetic images, public.
+        labels: (M,) int64.
+        num_classes: how many classes there are.
+        space: what the gradient is taken in, "pixels" or "features" (what the kernel sees).
+        embed: (B, C, H, W) records -> (B, F), the kernel's embedding (or one that remembers).
+    """
+
+    shareable = False
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        reg: float,
+        support: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        space: Literal["pixels", "features"],
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.space = space
+        self._kernel, self._reg, self._support = kernel, reg, support
+        self._classes = num_classes
+        self._y = centred_targets(labels, num_classes).double()
+        self._embed = embed or kernel.embed
+
+    def signals(self, net: Any, x: Tensor, y: Tensor) -> Tensor:
+        """(B, D) gradient of each record's loss, in closed form; float32 like the images.
+
+        Raises:
+            DDAuditError: several runs at once have no one gradient per record.
+        """
+        if len(self._support) != 1:
+            raise DDAuditError("a record has one gradient per run, and several runs are asked for")
+        images = self._support[0]
+        with torch.no_grad():
+            z, support = self._embed(x), self._kernel.embed(images)
+            pull = record_pulls(
+                self._kernel.gram(z, support).double(),
+                self._kernel.gram(support, support).double(),
+                self._y,
+                centred_targets(y, self._classes).double(),
+                reg=self._reg,
+            )
+            pull = pull.to(z.dtype)
+            if self.space == "features":
+                return self._kernel.pulls(z, support, pull).flatten(1)
+            return self._kernel.pixel_pulls(images, z, support, pull).flatten(1)
+
+    def real(self, net: Any, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """(K, R, D) gradients of the row-weighted losses, without one gradient per record."""
+        k, m = self._support.shape[:2]
+        with torch.no_grad():
+            z = self._embed(x)
+            support = self._kernel.embed(self._support.flatten(0, 1)).view(k, m, -1).detach()
+        with torch.enable_grad():
+            support.requires_grad_(True)
+            coefficients = solve(self._kernel.gram(support, support).double(), self._y, self._reg)
+            losses = record_losses(
+                self._kernel.gram(z, support).double(),
+                coefficients,
+                centred_targets(y, self._classes),
+            )
+            weighted = (rows * losses[:, None]).sum((0, 2))
+            grads = [torch.autograd.grad(w, support, retain_graph=True)[0] for w in weighted]
+        out = torch.stack(grads, 1)
+        if self.space == "features":
+            return out.flatten(2)
+        with torch.enable_grad():
+            images = self._support.detach().requires_grad_(True)
+            moved = self._kernel.embed(images.flatten(0, 1)).view(k, m, -1)
+            pixels = [
+                torch.autograd.grad(moved, images, out[:, r], retain_graph=True)[0]
+                for r in range(out.shape[1])
+            ]
+        return torch.stack(pixels, 1).flatten(2)
+
+
+_REMEMBERED_FLOATS = 2**28
+
+
+class _Remembered:
+    """A kernel's embedding of real records, computed once per record (up to 1 GiB of them).
+
+    Kernels are fixed, so that an embedding is a function of one record alone: remembering it changes no number.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._known: dict[bytes, Tensor] = {}
+        self._held = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, F) embeddings of x (B, C, H, W)."""
+        if self._held > _REMEMBERED_FLOATS or len(x) == 0:
+            return self._kernel.embed(x)
+        rows = x.detach().flatten(1).cpu().numpy()
+        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        new = [i for i, key in enumerate(keys) if key not in self._known]
+        if new:
+            for i, z in zip(new, self._kernel.embed(x[new]), strict=True):
+                self._known[keys[i]] = z
+                self._held += z.numel()
+        return torch.stack([self._known[key] for key in keys])
+
+
+def _mean_row(targets: Targets) -> Tensor:
+    """(K, D) mean over target rows, those without records left out."""
+    weights = targets.weights[..., None]
+    mean: Tensor = (weights * targets.values).sum(1) / weights.sum(1).clamp_min(1e-12)
+    return mean

@@ -1,0 +1,338 @@
+"""The matching loop: gradient and distribution matching, private or not, one set or K at once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.parts import Canvas, NetworkSource, Query, Signal
+from ddaudit.distillation.reading import augment_by_class, draw_by_class
+from ddaudit.errors import DDAuditError
+from ddaudit.models import Network
+from ddaudit.seeds import stable_seed
+from ddaudit.sets import PrivacyClaim
+from ddaudit.training.augment import apply, draw
+
+if TYPE_CHECKING:
+    from ddaudit.distillation.recipe import Recipe
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``outer`` matching rounds per network, ``inner`` epochs of network training on S between rounds."""
+
+    outer: int
+    inner: int
+
+
+# DC's table of loops by IPC (Zhao et al., ICLR 2021, appendix; authors' get_loops), also PSG's.
+DC_LOOPS = {
+    1: Schedule(1, 1),
+    10: Schedule(10, 50),
+    20: Schedule(20, 25),
+    30: Schedule(30, 20),
+    40: Schedule(40, 15),
+    50: Schedule(50, 10),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a loop is asked to distil.
+
+    Attributes:
+        train: the real records.
+        members: (K, N) bool, the records that each of K runs may see.
+        data: names, constants and augmentation of the data set ``train`` belongs to.
+        ipc: images per class.
+        seed: seeds everything but privacy noise.
+        device: where to compute.
+        progress: called with (steps done, steps in all).
+    """
+
+    train: ImageData
+    members: Tensor
+    data: Dataset
+    ipc: int
+    seed: int
+    device: torch.device
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a loop hands back for one run: pixel-space images, labels and what the card must say."""
+
+    images: Tensor
+    labels: Tensor
+    claim: PrivacyClaim | None = None
+    member_indices: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Move synthetic images until their aggregated signals match the targets.
+
+    Attributes:
+        iterations: networks drawn; with a pool, optimisation steps.
+        lr, momentum: of the optimiser of the synthetic images, in normalised space.
+        outer, inner: matching rounds per network, and epochs of training the network on S between rounds;
+            None: DC's table by IPC (nearest entry).
+        repeats: matching steps per round (PSG's batch_loop), each one query.
+        net_lr, net_batch: SGD for the inner training.
+        pool: None asks a new question at every step. A number asks that many questions in all, and every step
+            matches one of the answers, picked at random: private answers are paid for once and used often
+            (Dosser's decoupled sampling).
+        optimiser: "sgd" with momentum, or "adam" (which ignores it).
+        ema: decay of the moving average of the images that is released; None releases the last images.
+    """
+
+    iterations: int
+    lr: float = 1.0
+    momentum: float = 0.5
+    outer: int | None = 1
+    inner: int | None = 0
+    repeats: int = 1
+    net_lr: float = 0.01
+    net_batch: int = 256
+    pool: int | None = None
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.lr <= 0 or self.repeats < 1:
+            raise ValueError(
+                "loop.iterations and loop.repeats must be at least 1 and loop.lr positive"
+            )
+        if (self.outer is not None and self.outer < 1) or (
+            self.inner is not None and self.inner < 0
+        ):
+            raise ValueError("loop.outer must be at least 1 and loop.inner at least 0")
+        if self.optimiser not in ("sgd", "adam"):
+            raise ValueError(f"loop.optimiser is 'sgd' or 'adam', not '{self.optimiser}'")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"loop.ema must lie strictly between 0 and 1, got {self.ema}")
+        if self.pool is not None and (self.pool < 1 or self.outer != 1 or self.repeats != 1):
+            raise ValueError(
+                "loop.pool must be at least 1 and goes with loop.outer=1 and loop.repeats=1"
+            )
+
+    def schedule(self, ipc: int) -> Schedule:
+        """The (outer, inner) loops for this IPC."""
+        nearest = DC_LOOPS[min(DC_LOOPS, key=lambda k: (abs(k - ipc), k))]
+        return Schedule(
+            nearest.outer if self.outer is None else self.outer,
+            nearest.inner if self.inner is None else self.inner,
+        )
+
+    def queries(self, ipc: int) -> int:
+        """How many different questions the real data are asked: what a private reader must budget for."""
+        if self.pool is not None:
+            return self.pool
+        return self.iterations * self.schedule(ipc).outer * self.repeats
+
+    def reusable(self, recipe: Recipe, ipc: int) -> bool:
+        """True when no question depends on the synthetic set: its answers serve any number of sets."""
+        # One round per network never trains it.
+        untrained = self.schedule(ipc).inner == 0 or self.schedule(ipc).outer == 1
+        return bool(recipe.objective and recipe.objective.shareable) and untrained
+
+    def shareable(self, recipe: Recipe, ipc: int) -> bool:
+        """True when K runs can share networks and real-data signals: neither depends on S or on other records."""
+        return (
+            self.reusable(recipe, ipc)
+            and bool(recipe.synthesis and recipe.synthesis.parallel)
+            and not (recipe.networks and recipe.networks.couples_records())
+        )
+
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil K sets, one per row of ``job.members``.
+
+        Raises:
+            DDAuditError: the optimisation diverged (NaN), or K > 1 for a recipe that cannot share.
+        """
+        objective, networks = recipe.matching_parts()
+        if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
+            raise DDAuditError(
+                f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
+            )
+        generator = torch.Generator().manual_seed(job.seed)
+        schedule = self.schedule(job.ipc)
+        total = self.iterations * schedule.outer * self.repeats
+        strategy = recipe.augment_for(job.data)
+        source = recipe.open(job, again=self.pool is not None)
+        canvas = recipe.start(job, generator)
+        asker = _Asker(
+            strategy,
+            networks.bind(job.data),
+            objective,
+            job,
+            keep=0 if self.pool is None else _KEPT_PARAMETERS,
+        )
+        rows, slot_of_row = _slots(canvas.labels, source.layout.slots, job.train.num_classes)
+        optimiser = self._optimiser(canvas.parameters)
+        average = [p.detach().clone() for p in canvas.parameters]
+        done = 0
+        for iteration in range(self.iterations):
+            number = iteration
+            if self.pool is not None:
+                number = int(torch.randint(self.pool, (), generator=generator))
+            net = asker.network(number)
+            for round_ in range(schedule.outer):
+                for repeat in range(self.repeats):
+                    query = asker.query(f"{number}/{round_}/{repeat}", net)
+                    targets = source.targets(query)
+                    x, y = canvas.decode(), canvas.labels
+                    flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
+                    aggregate = objective.synthetic(net, flat.view_as(x), y, rows, source.clip)
+                    distance = objective.distance(net, targets.values, aggregate[:, slot_of_row])
+                    canvas.pull((distance * targets.weights).sum())
+                    optimiser.step()
+                    if self.ema is not None:
+                        blend(average, canvas.parameters, self.ema)
+                    done += 1
+                    if job.progress:
+                        job.progress(done, total)
+                if round_ < schedule.outer - 1:
+                    self._train(
+                        net,
+                        canvas.decode().detach()[0],
+                        canvas.labels,
+                        epochs=schedule.inner,
+                        strategy=strategy,
+                        generator=generator,
+                    )
+            if not canvas.finite:
+                raise DDAuditError(
+                    f"{recipe.name}: diverged at iteration {iteration}. Lower --set loop.lr (now {self.lr})."
+                )
+        constants = recipe.constants(job.data)
+        return finish(canvas, None if self.ema is None else average, source.claims(), *constants)
+
+    def _optimiser(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        if self.optimiser == "adam":
+            return torch.optim.Adam(parameters, lr=self.lr)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+
+    def _train(
+        self,
+        net: Network,
+        x: Tensor,
+        y: Tensor,
+        *,
+        epochs: int,
+        strategy: str,
+        generator: torch.Generator,
+    ) -> None:
+        """Plain SGD on the current synthetic set (public: post-processing of past releases)."""
+        optimiser = torch.optim.SGD(net.body.parameters(), lr=self.net_lr)
+        for _ in range(epochs):
+            for index in (
+                torch.randperm(len(x), generator=generator).to(x.device).split(self.net_batch)
+            ):
+                batch = x[index]
+                if strategy:
+                    batch = apply(
+                        batch, draw(strategy, generator, n=len(batch), shape=tuple(x.shape[1:]))
+                    )
+                loss = F.cross_entropy(net.body(batch), y[index])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+
+
+def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:
+    """Move an average towards the present values, in place: ``decay`` of it stays."""
+    for kept, p in zip(average, now, strict=True):
+        kept.lerp_(p.detach(), 1 - decay)
+
+
+def finish(
+    canvas: Canvas,
+    average: list[Tensor] | None,
+    claims: list[PrivacyClaim | None],
+    mean: Tensor,
+    std: Tensor,
+) -> list[Outcome]:
+    """The canvas (or its moving average) as pixel-space images, one outcome per run."""
+    with torch.no_grad():
+        if average is not None:
+            for p, kept in zip(canvas.parameters, average, strict=True):
+                p.copy_(kept)
+        images = (canvas.decode().cpu() * std + mean).contiguous()
+    return [Outcome(images[k], canvas.labels.cpu(), claim) for k, claim in enumerate(claims)]
+
+
+def _slots(labels: Tensor, slots: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Rows (S, M) over synthetic images, and for each target row (R,) which of them it is matched to.
+
+    One uniform row per class, then one over everything for rules that match the whole set (slot -1).
+    """
+    one_hot = F.one_hot(labels, num_classes).T.float()
+    rows = torch.cat(
+        [
+            one_hot / one_hot.sum(1, keepdim=True),
+            one_hot.new_full((1, len(labels)), 1 / len(labels)),
+        ]
+    )
+    used, slot_of_row = torch.unique(slots % len(rows), return_inverse=True)
+    return rows[used.to(labels.device)], slot_of_row.to(labels.device)
+
+
+_KEPT_PARAMETERS = 2**28
+"""Network parameters kept for questions that may be asked again (1 GiB); the rest are made again by seed."""
+
+
+class _Asker:
+    """Makes the questions of one run. A question depends on its number and the public seed alone, so that runs
+    of other sizes ask the same ones."""
+
+    def __init__(
+        self,
+        strategy: str,
+        networks: NetworkSource,
+        objective: Signal,
+        job: Job,
+        *,
+        keep: int,
+    ) -> None:
+        self._strategy, self._networks, self._objective = strategy, networks, objective
+        self._job = job
+        self._kept: OrderedDict[int, Network] = OrderedDict()
+        self._held, self._keep = 0, keep
+
+    def network(self, number: int) -> Network:
+        """Network ``number``; the most recent ones are kept."""
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        job = self._job
+        net = self._networks.make(
+            shape=job.train.shape,
+            num_classes=job.train.num_classes,
+            seed=stable_seed(job.seed, "network", number),
+            device=job.device,
+        )
+        self._kept[number] = net
+        self._held += _size(net)
+        while self._held > self._keep and len(self._kept) > 1:
+            self._held -= _size(self._kept.popitem(last=False)[1])
+        return net
+
+    def query(self, name: str, net: Network) -> Query:
+        """The question called ``name`` on ``net``, with its own augmentation per class."""
+        augment = draw_by_class(self._strategy, self._job.train, self._job.seed, "augment", name)
+        return Query(name, self._objective, net, augment)
+
+
+def _size(net: Network) -> int:
+    return sum(t.numel() for t in [*net.parameters(), *net.buffers()])

@@ -1,0 +1,298 @@
+"""Recipes: named, frozen compositions of parts, and how they are named, changed and composed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import Dataset
+from ddaudit.distillation.matching import Job, Outcome
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.parts import (
+    Canvas,
+    LabelModel,
+    NetworkSource,
+    Objective,
+    Opening,
+    Reader,
+    Source,
+    Synthesis,
+    TargetRule,
+    describe,
+    replace_option,
+)
+from ddaudit.distillation.reading import Minibatch
+from ddaudit.distillation.synthesis import Pixels
+from ddaudit.errors import BadInput
+from ddaudit.registry import Registry
+
+Family = Literal["selection", "distribution", "gradient", "kernel"]
+Status = Literal["faithful", "simplified", "ours"]
+
+
+class Loop(Protocol):
+    """How parts are driven; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def shareable(self, recipe: Recipe, ipc: int) -> bool:
+        """True when K subsets can be distilled in one run."""
+
+    def reusable(self, recipe: Recipe, ipc: int) -> bool:
+        """True when no question to the data depends on the synthetic set: one budget serves several sizes."""
+
+    def queries(self, ipc: int) -> int:
+        """How many different questions the data are asked."""
+
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil once per row of ``job.members``."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method: parts and numbers, no code of its own.
+
+    Attributes:
+        name: the name it is asked for by.
+        family: what kind of method.
+        status: "faithful" to the source, "simplified", or "ours".
+        source: where it is published.
+        loop: drives the parts.
+        objective, target, synthesis, networks, reader: the parts of matching methods; None in selections.
+        labels: writes the labels after the images are made; None keeps their hard labels.
+        augment: "data" (the data set's DSA string), "" (none), or a DSA strategy.
+        normalise: "data" (the data set's constants) or "public" (0.5, 0.5; constants that depend on no record).
+        small: dotted option -> value, the 2-core profile.
+        deviations: what differs from the source at this profile, in words; printed on the card.
+    """
+
+    name: str
+    family: Family
+    source: str
+    loop: Loop
+    status: Status = "faithful"
+    objective: Objective | None = None
+    target: TargetRule | None = None
+    synthesis: Synthesis | None = None
+    networks: NetworkSource | None = None
+    reader: Reader | None = None
+    labels: LabelModel | None = None
+    augment: str = "data"
+    normalise: Literal["data", "public"] = "data"
+    small: Mapping[str, Any] = field(default_factory=dict)
+    deviations: tuple[str, ...] = ()
+
+    def matching_parts(self) -> tuple[Objective, NetworkSource]:
+        """The objective and the networks of a matching recipe, all of whose parts are there.
+
+        Raises:
+            BadInput: private reading with real initialisation; parts missing.
+        """
+        if not (
+            self.objective and self.target and self.synthesis and self.networks and self.reader
+        ):
+            raise BadInput(
+                self.name,
+                "is no matching recipe: it lacks an objective, target, synthesis, networks or reader",
+            )
+        self.check_private()
+        return self.objective, self.networks
+
+    def open(self, job: Job, *, again: bool = False) -> Source:
+        """The reader, opened on a job's records for the questions that the loop will ask.
+
+        Args:
+            job: whose records.
+            again: True when the loop asks questions more than once.
+
+        Raises:
+            BadInput: the recipe has no reader or target, or the reader cannot read these data.
+        """
+        if self.reader is None or self.target is None:
+            raise BadInput(self.name, "lacks a target or a reader")
+        mean, std = self.constants(job.data)
+        queries = self.loop.queries(job.ipc)
+        assumed = self.networks.assumed(job.data) if self.networks else ()
+        opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device, again, assumed)
+        return self.reader.open(job.train, job.members, opening)
+
+    def start(self, job: Job, generator: torch.Generator) -> Canvas:
+        """The synthesis' fresh parameters for a job.
+
+        Raises:
+            BadInput: the recipe has no synthesis, or it cannot start from these data.
+        """
+        if self.synthesis is None:
+            raise BadInput(self.name, "lacks a synthesis")
+        mean, std = self.constants(job.data)
+        return self.synthesis.start(
+            job.train,
+            job.members,
+            ipc=job.ipc,
+            mean=mean,
+            std=std,
+            generator=generator,
+            device=job.device,
+        )
+
+    def check_private(self) -> None:
+        """Refuse what would let a private recipe learn of records outside its ledger.
+
+        Raises:
+            BadInput: real initialisation, private constants, networks that couple records, a teacher's labels.
+        """
+        if self.reader is None or not self.reader.private:
+            return
+        if self.synthesis is not None and self.synthesis.init != "noise":
+            raise BadInput(
+                self.name,
+                "starts from real images under a privacy claim, which releases them",
+                "Use --set synthesis.init=noise.",
+            )
+        if self.normalise != "public":
+            raise BadInput(
+                self.name,
+                "normalises by constants of the private data",
+                "Use --set normalise=public.",
+            )
+        if self.networks is not None and self.networks.couples_records():
+            raise BadInput(
+                self.name,
+                "clips per record, and batch normalisation makes a record's signal depend on the others",
+                "Use a network with instance, group, layer or no normalisation.",
+            )
+        if self.labels is not None:
+            raise BadInput(
+                self.name,
+                "lets a teacher read private records outside the ledger to write soft labels",
+                "Leave 'soft' out, or use dp-teacher.",
+            )
+
+    def constants(self, data: Dataset) -> tuple[Tensor, Tensor]:
+        """(mean, std) of :meth:`normalisation`, each (C, 1, 1) float32."""
+        mean, std = (torch.tensor(v)[:, None, None] for v in self.normalisation(data))
+        return mean, std
+
+    def normalisation(self, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std) per channel that matching works under."""
+        channels = data.shape[0]
+        return (
+            ((0.5,) * channels, (0.5,) * channels)
+            if self.normalise == "public"
+            else (data.mean, data.std)
+        )
+
+    def augment_for(self, data: Dataset) -> str:
+        """The DSA strategy string; "" for none."""
+        return data.augment if self.augment == "data" else self.augment
+
+    def at(self, profile: Literal["small", "paper"]) -> Recipe:
+        """This recipe at a profile; "small" applies its 2-core numbers."""
+        return self if profile == "paper" else self.options(self.small)
+
+    def options(self, values: Mapping[str, Any]) -> Recipe:
+        """This recipe with dotted options replaced ("loop.lr" -> 0.5, strings parsed).
+
+        Raises:
+            BadInput: unknown option or bad value.
+        """
+        recipe = self
+        for path, value in values.items():
+            recipe = replace_option(recipe, path, value, where=f"--set {path}={value}")
+        return recipe
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe as plain data for a card."""
+        skip = {"small", "deviations"}
+        return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+
+
+@dataclass(frozen=True)
+class Defense:
+    """A transform of recipes, applied by name: ``dm+fair``.
+
+    ``order`` fixes the order of application, so that ``dm+fair+dp`` and ``dm+dp+fair`` are one recipe.
+    """
+
+    name: str
+    description: str
+    source: str
+    apply: Callable[[Recipe], Recipe]
+    order: int = 0
+
+
+METHODS: Registry[Recipe] = Registry(
+    "method", packages=("ddaudit.distillation.recipes", "ddaudit.defenses"), group="ddaudit.methods"
+)
+DEFENSES: Registry[Defense] = Registry(
+    "defense", packages=("ddaudit.defenses",), group="ddaudit.defenses", listed="methods"
+)
+
+
+def register(recipe: Recipe) -> Recipe:
+    """Add a recipe to :data:`METHODS`."""
+    return METHODS.add(recipe.name, recipe)
+
+
+def resolve(
+    name: str,
+    *,
+    profile: Literal["small", "paper"] = "paper",
+    options: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe called ``name``: a method, or ``METHOD+DEFENSE+...``.
+
+    Args:
+        name: "dm", "dm+fair", "dm+fair+dp".
+        profile: "paper" or the recipe's 2-core "small" numbers.
+        options: dotted option -> value, applied last.
+
+    Raises:
+        BadInput: unknown method, defense or option, or a defense that cannot work on the method.
+    """
+    base, *names = name.split("+")
+    published = METHODS.get(base)
+    defenses = sorted({DEFENSES.get(n) for n in names}, key=lambda d: (d.order, d.name))
+    recipe = published.at(profile)
+    for defense in defenses:
+        published, recipe = defense.apply(published), defense.apply(recipe)
+    if profile == "small":
+        # Defenses bring small numbers for the parts they add; the method's own are applied already.
+        own = METHODS.get(base).small
+        recipe = recipe.options({k: v for k, v in recipe.small.items() if k not in own})
+    recipe = recipe.options(options or {})
+    changed = dict.fromkeys([*(recipe.small if profile == "small" else ()), *(options or {})])
+    notes = [
+        f"{path} = {new} (source: {old})"
+        for path in changed
+        if (new := _value(recipe, path)) != (old := _value(published, path))
+    ]
+    return replace(
+        recipe,
+        name="+".join([base, *(d.name for d in defenses)]),
+        deviations=recipe.deviations + tuple(notes),
+    )
+
+
+def _value(recipe: Any, path: str) -> Any:
+    """The value of a dotted option; "default" where the part decides (by IPC or architecture) or is missing."""
+    for part in path.split("."):
+        recipe = getattr(recipe, part, None)
+    return "default" if recipe is None else recipe
+
+
+__all__ = [
+    "DEFENSES",
+    "METHODS",
+    "Defense",
+    "Fresh",
+    "Minibatch",
+    "Pixels",
+    "Recipe",
+    "register",
+    "resolve",
+]

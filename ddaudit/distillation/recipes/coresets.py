@@ -1,0 +1,34 @@
+"""Coresets of real records: the reference rows of every report."""
+
+from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.selection import Selection
+
+register(
+    Recipe(name="full", family="selection", source="the whole training set", loop=Selection("full"))
+)
+register(
+    Recipe(
+        name="random",
+        family="selection",
+        source="class-balanced random subset",
+        loop=Selection("random"),
+    )
+)
+register(
+    Recipe(
+        name="herding",
+        family="selection",
+        source="Welling, ICML 2009; as used by Zhao et al., ICLR 2021",
+        loop=Selection("herding"),
+        small={"loop.arch": "ConvNetW32"},
+    )
+)
+register(
+    Recipe(
+        name="k-center",
+        family="selection",
+        source="Sener & Savarese, ICLR 2018; as used by Zhao et al., ICLR 2021",
+        loop=Selection("k-center"),
+        small={"loop.arch": "ConvNetW32"},
+    )
+)

@@ -1,0 +1,216 @@
+"""Distil: run a recipe on real data and write the card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.matching import Job, Outcome, Progress
+from ddaudit.distillation.reading import OpenedOnce
+from ddaudit.distillation.recipe import Recipe
+from ddaudit.errors import BadInput
+from ddaudit.sets import Card, DistilledSet
+from ddaudit.training import reuse_memory
+
+
+def distill(
+    recipe: Recipe,
+    train: ImageData,
+    *,
+    data: Dataset,
+    ipc: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> DistilledSet:
+    """Distil ``train`` into ``ipc`` images per class.
+
+    Args:
+        recipe: what to run.
+        train: the real records (the data set's own training split, a subset, or a poisoned copy).
+        data: names, constants and augmentation of the data set ``train`` belongs to.
+        ipc: images per class, at least 1.
+        seed: seeds everything but privacy noise.
+        device: where to compute.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        The set, in pixel space, with its card.
+
+    Raises:
+        BadInput: options that do not fit the data.
+        DDAuditError: the optimisation diverged.
+    """
+    everyone = torch.ones(1, len(train), dtype=torch.bool)
+    job = Job(train, everyone, data, ipc, seed, torch.device(device), progress)
+    return _run(recipe, job)[0]
+
+
+def distill_sizes(
+    recipe: Recipe,
+    train: ImageData,
+    sizes: Sequence[int],
+    *,
+    data: Dataset,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> list[DistilledSet]:
+    """Distil sets of several sizes; private recipes make all of them from one budget.
+
+    The private data answer each question once, with noise, and every size works on the same stored answers. All
+    cards carry the one claim and the one release name: publishing all the sets costs it once.
+
+    Args:
+        sizes: images per class, each at least 1.
+        recipe, train, data, seed, device, progress: see :func:`distill`.
+
+    Returns:
+        One set per size, in the given order.
+
+    Raises:
+        BadInput: a private recipe whose questions depend on the synthetic set, so that sizes cannot share them.
+    """
+    chosen = recipe
+    if recipe.reader is not None and recipe.reader.private and len(sizes) > 1:
+        if not all(recipe.loop.reusable(recipe, ipc) for ipc in sizes):
+            raise BadInput(
+                f"{recipe.name} with several sizes",
+                "its questions depend on the synthetic set, so one budget cannot serve them",
+                "Distil one size at a time (the budgets add up), or use ndpdc, dosser, dp-merf or ldpdc.",
+            )
+        queries = max(recipe.loop.queries(ipc) for ipc in sizes)
+        chosen = replace(recipe, reader=OpenedOnce(recipe.reader, queries))
+    everyone = torch.ones(1, len(train), dtype=torch.bool)
+    where = torch.device(device)
+    sets = [
+        _run(chosen, Job(train, everyone, data, ipc, seed, where, progress))[0] for ipc in sizes
+    ]
+    if isinstance(chosen.reader, OpenedOnce):
+        # Later sizes may have asked more: every card states what all of them together cost.
+        (claim,) = chosen.reader.claims()
+        described = recipe.describe()
+        sets = [
+            replace(s, card=s.card.model_copy(update={"privacy": claim, "recipe": described}))
+            for s in sets
+        ]
+    return sets
+
+
+def distill_many(
+    recipe: Recipe,
+    train: ImageData,
+    members: Tensor,
+    *,
+    data: Dataset,
+    ipc: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> list[DistilledSet]:
+    """Shadow distillation: distil on K subsets of ``train``.
+
+    Where signals do not depend on the synthetic set (DM-like and random recipes) all K runs share networks and
+    real-data signals; the rows of W do the rest. Other recipes run one after the other.
+
+    Args:
+        members: (K, N) bool, row k = the records that run k may see.
+
+    Returns:
+        K sets. Positions in ``card.member_indices`` refer to ``train``.
+    """
+    if members.ndim != 2 or members.shape[1] != len(train) or members.dtype != torch.bool:
+        raise ValueError(
+            f"members must be bool (K, {len(train)}), got {members.dtype} {tuple(members.shape)}"
+        )
+    job = Job(train, members, data, ipc, seed, torch.device(device))
+    if recipe.loop.shareable(recipe, ipc):
+        return _run(recipe, job)
+    return [
+        made
+        for k, row in enumerate(members)
+        for made in _run(recipe, replace(job, members=row[None], seed=seed + 7919 * k))
+    ]
+
+
+def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
+    if job.ipc < 1:
+        raise BadInput(f"--ipc {job.ipc}", "images per class must be at least 1")
+    started = time.perf_counter()
+    train = job.train
+    with reuse_memory():
+        outcomes = [
+            _relabelled(recipe, made, job, row)
+            for made, row in zip(recipe.loop.run(recipe, job), job.members, strict=True)
+        ]
+    seconds = (time.perf_counter() - started) / len(outcomes)
+    base = {
+        "method": recipe.name,
+        "recipe": recipe.describe(),
+        "deviations": list(recipe.deviations),
+        "ipc": job.ipc,
+        "data": job.data.name,
+        "class_names": list(train.class_names),
+        "seed": job.seed,
+        "versions": versions(),
+        # Time tells how many records were sampled: it stays off a private card.
+        "seconds": None if any(o.claim for o in outcomes) else round(seconds, 3),
+    }
+    mean, std = recipe.normalisation(job.data)
+    return [
+        DistilledSet(
+            o.images, o.labels, train.num_classes, _card(base, o, train.fingerprint, mean, std)
+        ).check(recipe.name)
+        for o in outcomes
+    ]
+
+
+def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome:
+    """The outcome with its recipe's label model applied; ``row`` (N,) bool marks the records this run may see."""
+    if recipe.labels is None:
+        return made
+    recipe.check_private()
+    labels = recipe.labels.relabel(
+        made.images,
+        made.labels,
+        train=job.train.subset(row),
+        data=job.data,
+        seed=job.seed,
+        device=job.device,
+    )
+    return replace(made, labels=labels)
+
+
+def _card(
+    base: dict[str, Any],
+    outcome: Outcome,
+    fingerprint: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Card:
+    return Card(
+        **base,
+        # A hash of private records tells two neighbouring data sets apart: it stays off a private card.
+        source_fingerprint=None if outcome.claim else fingerprint,
+        mean=list(mean),
+        std=list(std),
+        privacy=outcome.claim,
+        member_indices=outcome.member_indices,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a number may depend on."""
+    found = {}
+    for package in ("ddaudit", "torch", "torchvision", "opacus", "dp-accounting", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

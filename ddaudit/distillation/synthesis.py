@@ -1,0 +1,139 @@
+"""Syntheses: the free parameters behind the synthetic images, and how they start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddaudit.data import ImageData
+from ddaudit.distillation.parts import Canvas
+from ddaudit.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Every pixel is a free parameter, optimised in normalised space and never clipped (the DC family's way).
+
+    ``init="real"`` starts from random real images of each class, which releases real records as a starting
+    point: private readers refuse it. ``init="noise"`` starts from N(0, 1) in normalised space.
+    """
+
+    init: Literal["real", "noise"] = "real"
+    factor: int = 1
+    """Multi-formation: every image holds factor x factor sub-images, cut out and enlarged before use. The
+    released file holds the enlarged ones (factor^2 * ipc per class) at the storage budget of ``ipc`` images.
+
+    Source: Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization" (IDC), ICML 2022,
+    section 4; factor 2 is "PEA" in Dosser, ICCV 2025, arXiv 2508.01749.
+    """
+
+    def __post_init__(self) -> None:
+        if self.init not in ("real", "noise"):
+            raise ValueError(f"synthesis.init is 'real' or 'noise', not '{self.init}'")
+        if self.factor < 1:
+            raise ValueError(f"synthesis.factor must be at least 1, got {self.factor}")
+
+    @property
+    def parallel(self) -> bool:
+        """K runs are K blocks of pixels."""
+        return True
+
+    def start(
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        ipc: int,
+        mean: Tensor,
+        std: Tensor,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Canvas:
+        """K x (num_classes * ipc) images in class-major order; with a factor, of sub-images.
+
+        Classes with fewer records than images repeat records (the long-tail convention).
+
+        Raises:
+            BadInput: real initialisation of a class without any record; images too small for the factor.
+        """
+        if min(data.shape[1:]) < 2 * self.factor:
+            raise BadInput(
+                f"synthesis.factor={self.factor}",
+                f"cuts images of {data.shape[1]} x {data.shape[2]} pixels into less than 2 x 2",
+            )
+        if self.init == "noise":
+            k, m = len(members), data.num_classes * ipc
+            x = torch.randn(k, m, *data.shape, generator=generator)
+        else:
+            pieces = self._records(data, members, ipc * self.factor**2, generator)
+            x = assemble((pieces - mean) / std, self.factor)
+        x = x.to(device).requires_grad_(True)
+        labels = labels_of(data.num_classes, ipc * self.factor**2).to(device)
+        return Canvas([x], labels, lambda: dissect(x, self.factor))
+
+    @staticmethod
+    def _records(
+        data: ImageData, members: Tensor, count: int, generator: torch.Generator
+    ) -> Tensor:
+        """(K, num_classes * count, C, H, W) pixels of random records of each class."""
+        picks = []
+        for row in members:
+            for c in range(data.num_classes):
+                index = ((data.labels == c) & row).nonzero().squeeze(1)
+                if len(index) == 0:
+                    raise BadInput(
+                        f"class '{data.class_names[c]}'",
+                        "has no training record to start from",
+                        "Use --set synthesis.init=noise.",
+                    )
+                order = torch.randperm(len(index), generator=generator)
+                picks.append(index[order.repeat(-(-count // len(index)))[:count]])
+        x = data.pixels(torch.cat(picks))
+        return x.view(len(members), data.num_classes * count, *data.shape)
+
+
+def labels_of(num_classes: int, ipc: int) -> Tensor:
+    """(num_classes * ipc,) int64 class-major hard labels."""
+    return torch.arange(num_classes).repeat_interleave(ipc)
+
+
+def dissect(x: Tensor, factor: int) -> Tensor:
+    """Cut every image of (K, M, C, H, W) into factor x factor sub-images and enlarge them to (H, W).
+
+    Returns:
+        (K, M * factor^2, C, H, W); the sub-images of an image follow each other, row by row. Where the size is
+        no multiple of the factor, sub-images overlap by up to a pixel instead of losing one.
+    """
+    if factor == 1:
+        return x
+    k, m, c, h, w = x.shape
+    flat = x.flatten(0, 1)
+    tall, wide = -(-h // factor), -(-w // factor)
+    parts = []
+    for i in range(factor):
+        for j in range(factor):
+            top, left = min(i * tall, h - tall), min(j * wide, w - wide)
+            parts.append(flat[:, :, top : top + tall, left : left + wide])
+    cut = torch.stack(parts, 1).flatten(0, 1)
+    grown = F.interpolate(cut, size=(h, w), mode="bilinear", align_corners=False)
+    return grown.view(k, m * factor**2, c, h, w)
+
+
+def assemble(x: Tensor, factor: int) -> Tensor:
+    """Shrink (K, M * factor^2, C, H, W) images and lay factor x factor of them out in one."""
+    if factor == 1:
+        return x
+    k, m, c, h, w = x.shape
+    tall, wide = -(-h // factor), -(-w // factor)
+    small = F.interpolate(x.flatten(0, 1), size=(tall, wide), mode="area")
+    small = small.view(k, m // factor**2, factor, factor, c, tall, wide)
+    out = x.new_empty(k, m // factor**2, c, h, w)
+    for i in range(factor):
+        for j in range(factor):
+            top, left = min(i * tall, h - tall), min(j * wide, w - wide)
+            out[..., top : top + tall, left : left + wide] = small[:, :, i, j]
+    return out

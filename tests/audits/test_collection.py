@@ -1,0 +1,136 @@
+"""Several runs in one report: what they do not have in common is refused or said."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddaudit.audits import RunStore, collect
+from ddaudit.errors import BadInput
+from ddaudit.findings import Finding, Metric
+from ddaudit.reports.build import build_report
+
+
+def _run(folder: Path, subjects: list[str], value: float = 0.5, **changes: Any) -> str:
+    """A run folder of one seed and the auditors given, without anything having been measured."""
+    info: dict[str, Any] = {
+        "data": {"name": "digits", "fingerprint": "t", "test_fingerprint": "e"},
+        "arch": "a",
+        "protocol": {"name": "dc"},
+        "preset": {"name": "quick", "victims": 2, "test_limit": None, "profile": "small"},
+        "config": {"ipc": 10},
+        "versions": {"ddaudit": "1"},
+        "seeds": [0],
+        "auditors": [{"name": "membership", "settings": {"shadows": 8}, "version": 2}],
+        "kind": "recipe",
+        **changes,
+    }
+    kind = info.pop("kind")
+    store = RunStore(str(folder))
+    cells = []
+    for auditor in info["auditors"]:
+        for name in subjects:
+            key = f"{name}-{auditor['name']}-{value}"
+            metric = Metric(name="membership.auc", value=value)
+            found = Finding(subject=name, auditor=auditor["name"], seed=0, metrics=[metric])
+            store.save_cell(key, found)
+            cells.append({"subject": name, "auditor": auditor["name"], "seed": 0, "key": key})
+    entries = [
+        {"id": n, "kind": kind, "identity": n, "set_keys": [], "path": None} for n in subjects
+    ]
+    store.write_info({**info, "subjects": entries, "cells": cells})
+    return str(folder)
+
+
+def _auditor(name: str = "membership", *, shadows: int = 8, version: int = 2) -> dict[str, Any]:
+    return {"name": name, "settings": {"shadows": shadows}, "version": version}
+
+
+def test_like_runs_merge_without_a_word(tmp_path: Path) -> None:
+    both = collect([_run(tmp_path / "a", ["dm"]), _run(tmp_path / "b", ["dm", "mtt"])])
+    assert [c.subject for c in both.cells] == ["dm", "mtt"]
+    assert both.info["notes"] == []
+    assert all(c.caveats == [] for c in both.cells)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"auditors": [_auditor(shadows=64)]}, "membership.shadows 64 instead of 8"),
+        ({"auditors": [_auditor(version=3)]}, "version of membership 3 instead of 2"),
+        ({"preset": {"victims": 5, "profile": "small"}}, "victims 5 instead of 2"),
+        ({"preset": {"victims": 2, "profile": "paper"}}, "profile paper instead of small"),
+        ({"config": {"ipc": 50}}, "images per class 50 instead of 10"),
+        ({"versions": {"ddaudit": "2"}}, "ddaudit 2 instead of 1"),
+    ],
+)
+def test_other_conditions_are_said_where_the_number_stands_and_in_the_report(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    a, b = _run(tmp_path / "a", ["dm"]), _run(tmp_path / "b", ["mtt"], **changes)
+    both = collect([a, b])
+    caveats = {c.subject: c.caveats for c in both.cells}
+    assert caveats["dm"] == []
+    assert len(caveats["mtt"]) == 1
+    assert said in caveats["mtt"][0]
+    assert "membership of mtt" in caveats["mtt"][0]
+    report = build_report(both)
+    assert [s.text for s in report.summary if said in s.text and s.tone == "warning"] != []
+
+
+def test_an_auditor_that_only_one_run_has_is_no_difference(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", ["dm"])
+    b = _run(tmp_path / "b", ["dm"], auditors=[_auditor("bias", shadows=1)])
+    both = collect([a, b])
+    assert [(c.subject, c.auditor) for c in both.cells] == [("dm", "membership"), ("dm", "bias")]
+    assert both.info["notes"] == []
+
+
+def test_the_third_run_is_held_against_the_first_that_has_the_auditor(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", ["dm"])
+    b = _run(tmp_path / "b", ["dm"], auditors=[_auditor("bias")])
+    c = _run(tmp_path / "c", ["mtt"], auditors=[_auditor("bias", shadows=3)])
+    (note,) = collect([a, b, c]).info["notes"]
+    assert "bias.shadows 3 instead of 8" in note
+    assert b in note
+
+
+def test_what_two_runs_measured_differently_is_named(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", ["random", "dm"], 0.5)
+    b = _run(tmp_path / "b", ["random", "dm", "mtt"], 0.6, auditors=[_auditor(shadows=64)])
+    both = collect([a, b])
+    values = {c.subject: c.metrics[0].value for c in both.cells}
+    assert values == {"random": 0.5, "dm": 0.5, "mtt": 0.6}
+    assert any(
+        "random × membership, dm × membership" in n and f"Shown are those of {a}" in n
+        for n in both.info["notes"]
+    )
+
+
+def test_other_test_records_are_refused(tmp_path: Path) -> None:
+    a = _run(tmp_path / "a", ["dm"])
+    other = {"name": "digits", "fingerprint": "t", "test_fingerprint": "z"}
+    with pytest.raises(BadInput, match="not the same test records"):
+        collect([a, _run(tmp_path / "b", ["mtt"], data=other)])
+    old = {"name": "digits", "fingerprint": "t"}  # written before run.json named them
+    assert collect([a, _run(tmp_path / "c", ["mtt"], data=old)]).info["notes"] == []
+
+
+def test_a_file_with_another_card_is_another_subject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same images under another privacy claim: the claim that is shown must be the one tested."""
+    a, b = (_run(tmp_path / x, ["s"], v, kind="file") for x, v in (("a", 0.5), ("b", 0.6)))
+    inside = importlib.import_module("ddaudit.audits.collection")  # its function hides the module
+    honest = inside._one
+
+    def one(url: str) -> Any:
+        part = honest(url)
+        part.subjects[0]["card"]["privacy"] = {"epsilon": 1.0 if url == a else 0.1, "delta": 1e-5}
+        return part
+
+    monkeypatch.setattr(inside, "_one", one)
+    assert [s["id"] for s in collect([a, b]).subjects] == ["s", "s (b)"]
