@@ -144,9 +144,9 @@ def distill(
     download: Download = False,
 ) -> None:
     """Make a distilled set."""
-    from ddaudit.audits import check_recipe, make_recipe, pick_device
     from ddaudit.data import load_data
-    from ddaudit.distillation import distill_sizes
+    from ddaudit.devices import pick_device
+    from ddaudit.distillation import check_recipe, distill_sizes, make_recipe
     from ddaudit.sets import describe, inspect, save
 
     sizes = _sizes(ipc)

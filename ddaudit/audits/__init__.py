@@ -2,10 +2,10 @@
 
 from ddaudit.audits.collection import Collected, collect
 from ddaudit.audits.config import AuditConfig, make_config
-from ddaudit.audits.plan import Plan, make_plan, pick_device
+from ddaudit.audits.plan import Plan, make_plan
 from ddaudit.audits.run import Outcome, run_audit
 from ddaudit.audits.store import RunStore
-from ddaudit.audits.subjects import check_recipe, make_recipe, make_subject
+from ddaudit.audits.subjects import make_subject
 
 __all__ = [
     "AuditConfig",
@@ -13,12 +13,9 @@ __all__ = [
     "Outcome",
     "Plan",
     "RunStore",
-    "check_recipe",
     "collect",
     "make_config",
     "make_plan",
-    "make_recipe",
     "make_subject",
-    "pick_device",
     "run_audit",
 ]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Settings, Subject
 from ddaudit.audits.config import AuditConfig
-from ddaudit.audits.subjects import has_option, make_subject
+from ddaudit.audits.subjects import make_subject
 from ddaudit.data import load_data
+from ddaudit.devices import pick_device
+from ddaudit.distillation import has_option
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.run import versions
 from ddaudit.errors import BadInput
@@ -167,22 +167,3 @@ def _check_options(config: AuditConfig, subjects: list[Subject]) -> None:
         raise BadInput(
             "--epsilon, --delta", "none of the audited recipes is private", "Add dm+dp, say."
         )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device for a --device value; "auto" prefers CUDA.
-
-    Raises:
-        BadInput: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadInput(
-            f"--device {name}", "unknown device", "Use auto, cpu, cuda or cuda:0."
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"--device {name}", "this machine has no usable GPU", "Use --device cpu.")
-    return device

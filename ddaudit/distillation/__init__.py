@@ -1,6 +1,7 @@
 """Base distillation: signals, distances, syntheses, network sources, loops, recipes."""
 
 from ddaudit.distillation.recipe import DEFENSES, METHODS, Defense, Recipe, register, resolve
+from ddaudit.distillation.requests import check_recipe, has_option, make_recipe
 from ddaudit.distillation.run import distill, distill_many, distill_sizes, versions
 
 __all__ = [
@@ -8,9 +9,12 @@ __all__ = [
     "METHODS",
     "Defense",
     "Recipe",
+    "check_recipe",
     "distill",
     "distill_many",
     "distill_sizes",
+    "has_option",
+    "make_recipe",
     "register",
     "resolve",
     "versions",

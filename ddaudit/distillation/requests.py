@@ -1,0 +1,77 @@
+"""From what a user asks for to a recipe that can run: names, options, a privacy target, checked against the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ddaudit.data import Dataset
+from ddaudit.distillation.recipe import Recipe, resolve
+from ddaudit.errors import BadInput
+
+
+def make_recipe(
+    name: str,
+    *,
+    profile: Literal["small", "paper"],
+    options: Mapping[str, Any] | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    strict: bool = False,
+) -> Recipe:
+    """The recipe called ``name`` with --set options and the privacy target applied where it has such parts.
+
+    Args:
+        strict: raise when an option or the privacy target does not apply (``ddaudit distill``); an audit of many
+            recipes applies each option to the recipes that have it.
+
+    Raises:
+        BadInput: unknown name; see ``strict``; bad values always.
+    """
+    if epsilon is not None and not epsilon > 0:
+        raise BadInput(f"--epsilon {epsilon:g}", "must be positive")
+    if delta is not None and not 0 < delta < 1:
+        raise BadInput(f"--delta {delta:g}", "must lie strictly between 0 and 1")
+    recipe = resolve(name, profile=profile)
+    private = bool(recipe.reader and recipe.reader.private)
+    if strict and not private and (epsilon is not None or delta is not None):
+        raise BadInput(
+            recipe.name,
+            "has no privacy part, so --epsilon and --delta mean nothing",
+            f"Use {recipe.name}+dp, ndpdc or psg.",
+        )
+    wanted = {k: v for k, v in (options or {}).items() if strict or has_option(recipe, k)}
+    target = {"reader.epsilon": epsilon, "reader.delta": delta} if private else {}
+    recipe = resolve(name, profile=profile, options=wanted)
+    return recipe.options({k: v for k, v in target.items() if v is not None})
+
+
+def check_recipe(recipe: Recipe, data: Dataset) -> None:
+    """Find out before any work whether a recipe can run on these data.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    if getattr(recipe.loop, "by_group", False) and data.train.groups is None:
+        raise BadInput(
+            f"{recipe.name} on '{data.name}'",
+            "'fair' needs a protected attribute, and these data have none",
+            "Try --data digits-colored.",
+        )
+    recipe.check_private()
+    if recipe.target is not None:
+        recipe.target.layout(data.train)
+    if recipe.reader is not None:
+        recipe.reader.check(data.train)
+    if recipe.networks is not None:
+        recipe.networks.bind(data)
+
+
+def has_option(recipe: Recipe, path: str) -> bool:
+    """True when a recipe has the dotted option."""
+    part: Any = recipe
+    for name in path.split("."):
+        if not hasattr(part, name):
+            return False
+        part = getattr(part, name)
+    return True
