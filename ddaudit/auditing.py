@@ -280,6 +280,8 @@ class Auditor(ABC, Generic[S]):
     how_to_read: ClassVar[str]
     """What a good and a bad value look like, in two or three sentences."""
     sources: ClassVar[tuple[str, ...]]
+    labels: ClassVar[Mapping[str, str]] = {}
+    """What a reader calls a metric, by metric name; one that is not here is called by the words of its name."""
     version: ClassVar[int] = 1
     settings: ClassVar[type[Settings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -311,6 +313,21 @@ class Auditor(ABC, Generic[S]):
     @abstractmethod
     def checks(self, ctx: Context, settings: S) -> list[Check]:
         """Known-answer tests of the instrument, run once beside the real subjects."""
+
+    def sentence(self, finding: Finding) -> str:
+        """What to take from a finding (of one seed or of several) beyond its table of numbers; empty: nothing."""
+        return ""
+
+    def described(self, finding: Finding) -> Finding:
+        """The finding in words: its metrics with their labels, and its sentence."""
+        metrics = [
+            m if m.label or m.name not in self.labels
+            else m.model_copy(update={"label": self.labels[m.name]})
+            for m in finding.metrics
+        ]  # fmt: skip
+        return finding.model_copy(
+            update={"metrics": metrics, "sentence": self.sentence(finding) or finding.sentence}
+        )
 
 
 AUDITORS: Registry[Auditor[Any]] = Registry(

@@ -6,7 +6,8 @@ unless ``unit`` says otherwise, never percents.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,16 +23,31 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
 
+class Estimate(Protocol):
+    """A number and its interval, as ``ddaudit.stats.Interval``."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def n(self) -> int: ...
+
+
 class Metric(_Model):
     """One number, with what is needed to trust it.
 
-    ``low``/``high`` bound a 95 % interval; ``n`` is the number of independent records behind the value;
-    ``floor`` is the value a perfect subject would get on this test set by chance alone; ``params`` tells
-    apart metrics of one name (``fpr`` of ``membership.tpr_at_fpr``, say). ``per_seed`` lists the value of
-    each seed when several were merged. ``headline`` metrics appear in the verdict table.
+    ``label`` is its short name for a reader (see ``Auditor.labels``). ``low``/``high`` bound a 95 % interval;
+    ``n`` is the number of independent records behind the value; ``floor`` is the value a perfect subject would
+    get on this test set by chance alone; ``params`` tells apart metrics of one name (``fpr`` of
+    ``membership.tpr_at_fpr``, say). ``per_seed`` lists the value of each seed when several were merged.
+    ``headline`` metrics appear in the verdict table.
     """
 
     name: str
+    label: str = ""
     value: float | None
     low: float | None = None
     high: float | None = None
@@ -56,6 +72,8 @@ class Metric(_Model):
     """The floor can be missed on both sides (an AUC of 0.5): distance from it counts, not the side. An attack that
     is worse than guessing is a good attack with its answer turned round.
     """
+    basis: bool = False
+    """What every other number of the subject is weighed against: how well it does what it is for (its accuracy)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +81,27 @@ class Metric(_Model):
         if isinstance(data, dict) and str(data.get("name")).endswith(".p_value"):
             return {"merge": "p-value", **data}
         return data
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        interval: Estimate,
+        *,
+        direction: Direction = "none",
+        unit: str = "fraction",
+        floor: float | None = None,
+        two_sided: bool = False,
+        headline: bool = False,
+        basis: bool = False,
+        params: Mapping[str, Any] | None = None,
+    ) -> Metric:
+        """The metric of this name with the interval's numbers."""
+        return cls(
+            name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n,
+            direction=direction, unit=unit, floor=floor, two_sided=two_sided, headline=headline,
+            basis=basis, params=dict(params or {}),
+        )  # fmt: skip
 
     @property
     def key(self) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -130,6 +169,8 @@ class Finding(_Model):
     curves: list[Curve] = Field(default_factory=list)
     images: list[Picture] = Field(default_factory=list)
     caveats: list[str] = Field(default_factory=list)
+    sentence: str = ""
+    """What to take from it beyond its table of numbers, in one plain sentence (see ``Auditor.sentence``)."""
     seconds: float = 0.0
     seed: int | None = None
 

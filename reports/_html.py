@@ -88,7 +88,6 @@ def to_html(report: Report) -> str:
         brief=labels.brief,
         moment=labels.moment,
         said=_said,
-        metric=labels.metric_name,
         params=labels.params_text,
         pretty=lambda v: json.dumps(v, indent=2, ensure_ascii=False, sort_keys=False),
         svg=Markup,  # only for figures drawn by reports.plots, which escapes its texts

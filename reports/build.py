@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ddaudit.auditing import AUDITORS
 from ddaudit.findings import CLAIMED, Check, Finding, Metric
 from ddaudit.reports.compare import difference, failing_checks, outcome
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
@@ -93,8 +94,9 @@ def _auditors(run: RawRun) -> list[AuditorInfo]:
     names = {a.name for a in known}
     extra = dict.fromkeys(c.auditor for c in run.cells if c.auditor not in names)
     known += [AuditorInfo(name=name, title=name) for name in extra]
-    # Every other number is weighed against utility, so a reader meets it first.
-    return sorted(known, key=lambda a: a.name != "utility")
+    # Every other number is weighed against the basis (accuracy), so a reader meets it first.
+    first = {c.auditor for c in run.cells if any(m.basis for m in c.metrics)}
+    return sorted(known, key=lambda a: a.name not in first)
 
 
 def _info(run: RawRun) -> RunInfo:
@@ -126,7 +128,7 @@ def _finding(run: RawRun, info: RunInfo, subject: SubjectInfo, auditor: AuditorI
             if all(c.seed is not None for c in cells) and subject.kind != "checkpoint"
             else ()
         )
-        finding = merge_findings(cells, expected_seeds=seeds)
+        finding = _in_words(merge_findings(cells, expected_seeds=seeds))
     else:
         finding = Finding(
             subject=subject.id, auditor=auditor.name, status="skipped", reason="not run yet"
@@ -135,6 +137,13 @@ def _finding(run: RawRun, info: RunInfo, subject: SubjectInfo, auditor: AuditorI
     own = {(c.name, c.subject) for c in finding.checks}
     finding.checks += [c for c in merge_checks([instrument]) if (c.name, c.subject) not in own]
     return finding
+
+
+def _in_words(finding: Finding) -> Finding:
+    """The merged finding as its auditor describes it; without the auditor, with the labels that its cells brought."""
+    if finding.auditor not in AUDITORS.names():
+        return finding
+    return AUDITORS.get(finding.auditor).described(finding)
 
 
 def _greyed(finding: Finding) -> list[Greyed]:

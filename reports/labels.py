@@ -9,29 +9,6 @@ from typing import Any
 
 from ddaudit.findings import Metric
 
-_NAMES = {
-    "utility.accuracy": "accuracy",
-    "utility.balanced_accuracy": "balanced accuracy",
-    "membership.auc": "membership AUC",
-    "membership.tpr_at_fpr": "TPR",
-    "membership.control_tpr_at_fpr": "control TPR",
-    "privacy.epsilon_claimed": "claimed ε",
-    "privacy.epsilon_lower_bound": "ε lower bound",
-    "reconstruction.success_rate": "rebuilt records",
-    "reconstruction.distance_ratio": "distance of the rebuilt record",
-    "soft_labels.leakage": "leak through soft labels",
-    "backdoor.cta": "clean test accuracy",
-    "backdoor.asr": "attack success rate",
-    "adversarial.robust_accuracy": "robust accuracy",
-    "calibration.ece": "ECE",
-    "bias.deo_m": "DEO_M",
-    "bias.deo_a": "DEO_A",
-    "bias.deo_m_floor95": "DEO_M, 95% floor",
-    "bias.deo_a_floor95": "DEO_A, 95% floor",
-    "bias.equalized_odds_difference": "equalized odds difference",
-    "tail.accuracy": "accuracy",
-    "ood.auroc": "OOD AUROC",
-}
 _ACRONYMS = {
     "asr", "auc", "auroc", "aurc", "cta", "cw", "deo", "ece", "fgsm", "fid", "fpr", "ks", "mce", "mmd",
     "nll", "ood", "pgd", "psnr", "ssim", "tpr",
@@ -49,11 +26,11 @@ INVERTED = "beyond its floor, so an attacker turns the answer round; look for a 
 """What to think of a number that is better than knowing nothing."""
 
 
-def metric_name(name: str) -> str:
-    """``bias.deo_m`` -> ``DEO_M``; unknown names lose their prefix and their underscores."""
-    if name in _NAMES:
-        return _NAMES[name]
-    words = name.split(".", 1)[-1].replace(".", " ").split("_")
+def metric_name(metric: Metric) -> str:
+    """Its label; without one the words of its name: ``mine.worst_class_ece`` -> ``worst class ECE``."""
+    if metric.label:
+        return metric.label
+    words = metric.name.split(".", 1)[-1].replace(".", " ").split("_")
     return " ".join(w.upper() if w.lower() in _ACRONYMS else w for w in words)
 
 
@@ -75,7 +52,7 @@ def params_text(params: dict[str, Any]) -> str:
 def full_name(metric: Metric, *, params: bool = True) -> str:
     """Name and parameters on one line; a false-positive rate is part of the name."""
     rest = dict(metric.params)
-    name = metric_name(metric.name)
+    name = metric_name(metric)
     if _is_number(rest.get("fpr")):
         name += f" at {percent(float(rest.pop('fpr')))} FPR"
     text = params_text(rest) if params else ""

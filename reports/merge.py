@@ -47,6 +47,8 @@ def merge_findings(cells: Sequence[Finding], *, expected_seeds: Sequence[int] = 
         checks=merge_checks([c.checks for c in cells]),
         curves=merge_curves([(c.seed, c.curves) for c in usable]),
         images=next((c.images for c in usable if c.images), list[Picture]()),
+        # What was said of one seed need not hold for several; their auditor then says it again.
+        sentence=usable[0].sentence if len(usable) == 1 else "",
         caveats=list(dict.fromkeys(text for c in cells for text in c.caveats)),
         seconds=math.fsum(c.seconds for c in cells if math.isfinite(c.seconds)),
         seed=cells[0].seed if len(cells) == 1 else None,

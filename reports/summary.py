@@ -28,7 +28,7 @@ def summarise(report: Report) -> list[Sentence]:
         *_inverted(report),
         *_against_base(report),
         *_against_reference(report),
-        *_beside_dp_sgd(report),
+        *_sentences(report),
         *_utility_kept(report),
         *_floors(report),
         *_missing(report),
@@ -176,35 +176,13 @@ def _names(report: Report) -> dict[MetricKey, str]:
     return {k: brief[k] if count[brief[k]] == 1 else full_name(m) for k, m in metrics.items()}
 
 
-def _beside_dp_sgd(report: Report) -> list[Sentence]:
-    """No membership reading without the private training that does not distil at all."""
-    out = []
-    for finding in report.findings:
-        known = {(m.name, *sorted(m.params.items())): m for m in finding.metrics}
-        control = next(
-            (m for m in finding.metrics
-             if m.name == "membership.control_accuracy" and m.params.get("control") == "dp-sgd"),
-            None,
-        )  # fmt: skip
-        if control is None or report.subject(finding.subject).baseline:
-            continue
-        auc = ("membership.control_auc", *sorted({**control.params, "attack": "lira"}.items()))
-        pairs = [
-            (known.get(("membership.victim_accuracy",)), control),
-            (known.get(("membership.auc", ("attack", "lira"))), known.get(auc)),
-        ]
-        if any(m is None or m.value is None for pair in pairs for m in pair):
-            continue
-        (own, base), (exposed, theirs) = ((_short(a), _short(b)) for a, b in pairs if a and b)
-        out.append(
-            _say(
-                "neutral",
-                f"Networks trained on {finding.subject} reach accuracy {own} at membership AUC {exposed}; "
-                f"trained on the same records with DP-SGD (ε = {brief(float(control.params['epsilon']))}), "
-                f"which proves a bound, {base} at {theirs}.",
-            )
-        )
-    return out
+def _sentences(report: Report) -> list[Sentence]:
+    """What auditors say beyond their tables."""
+    return [
+        _say("neutral", f.sentence)
+        for f in report.findings
+        if f.sentence and not report.subject(f.subject).baseline
+    ]
 
 
 def _utility_kept(report: Report) -> list[Sentence]:
@@ -266,11 +244,7 @@ def _shared_headlines(report: Report, name: str, base: str) -> list[tuple[Metric
 def _accuracy(report: Report, name: str) -> Metric | None:
     for finding in report.findings:
         for metric in finding.metrics:
-            if (
-                finding.subject == name
-                and metric.name == "utility.accuracy"
-                and metric.value is not None
-            ):
+            if finding.subject == name and metric.basis and metric.value is not None:
                 return None if report.failing_checks(finding, metric) else metric
     return None
 

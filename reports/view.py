@@ -171,13 +171,13 @@ def metric_tables(report: Report, auditor: AuditorInfo) -> list[MetricTable]:
         for key in metrics:
             by_name.setdefault(key[0], {})[key] = None
     narrow, wide = [], []
-    for name, keys in by_name.items():
+    for keys in by_name.values():
         rows = [_metric_row(report, [(f, found.get(k)) for f, found in indexed]) for k in keys]
         if len(rows) <= MOST_VARIANTS:
             narrow += rows
             continue
         narrow += [r for r in rows if r.headline]
-        title = f"{labels.metric_name(name)}, all {len(rows)} variants"
+        title = f"{rows[0].name}, all {len(rows)} variants"
         wide.append(MetricTable(title, names, tuple(rows)))
     return ([MetricTable("", names, tuple(narrow))] if narrow else []) + wide
 
@@ -202,7 +202,7 @@ def _column(key: MetricKey, metrics: Sequence[Metric]) -> Column:
     first = metrics[0]
     return Column(
         key=key,
-        name=labels.metric_name(first.name),
+        name=labels.metric_name(first),
         params=labels.params_text(first.params),
         arrow=labels.ARROWS[first.direction],
         direction=labels.DIRECTIONS[first.direction],
@@ -361,7 +361,7 @@ def _metric_row(report: Report, found: Sequence[tuple[Finding, Metric | None]]) 
     if floor := _common_floor(metrics):
         detail.append(f"noise floor {floor}")
     return MetricRow(
-        name=labels.metric_name(first.name),
+        name=labels.metric_name(first),
         params=labels.params_text(first.params),
         detail=" · ".join(detail),
         headline=any(m.headline for m in metrics),

@@ -97,6 +97,10 @@ class Backdoor(Auditor[BackdoorSettings]):
         "Liu et al., 'Backdoor Attacks Against Dataset Distillation', NDSS 2023, arXiv 2301.01197 (NAIVEATTACK)",
         "Wu et al., 'BackdoorBench', NeurIPS 2022 (exclusive ASR)",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "backdoor.cta": "clean test accuracy",
+        "backdoor.asr": "attack success rate",
+    }
     settings = BackdoorSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 2000},

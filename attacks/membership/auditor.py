@@ -71,6 +71,11 @@ class Membership(Auditor[MembershipSettings]):
         "2209.14987 (why DP-SGD and a random subset have to stand beside every reading)",
         "Abadi et al., Deep Learning with Differential Privacy, CCS 2016 (DP-SGD)",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "membership.auc": "membership AUC",
+        "membership.tpr_at_fpr": "TPR",
+        "membership.control_tpr_at_fpr": "control TPR",
+    }
     version = 3
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
@@ -86,6 +91,10 @@ class Membership(Auditor[MembershipSettings]):
         if subject.recipe is not None:
             return self._from_shadows(subject, ctx, settings, seed)
         return self._from_holdout(subject, ctx, settings, seed)
+
+    def sentence(self, finding: Finding) -> str:
+        """No membership reading without the private training that does not distil at all."""
+        return comparison.beside_dp_sgd(finding)
 
     def checks(self, ctx: Context, settings: MembershipSettings) -> list[Check]:
         """A victim that memorised, LiRA on known Gaussians, held-out records against held-out records, and what

@@ -9,7 +9,7 @@ import torch
 
 from ddaudit.attacks.membership.control import SAME_CLAIM, Reading
 from ddaudit.attacks.membership.evidence import summarise
-from ddaudit.findings import Curve, Metric
+from ddaudit.findings import Curve, Finding, Metric
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import Interval
 
@@ -133,12 +133,32 @@ def control_curve(control: Reading, *, generator: torch.Generator) -> list[Curve
     return [curve.model_copy(update={"label": label}) for curve in summary.curves]
 
 
+def beside_dp_sgd(finding: Finding) -> str:
+    """A finding's accuracy and AUC beside those of DP-SGD's networks; empty where it has no such control."""
+    try:
+        control = finding.metric("membership.control_accuracy", control="dp-sgd")
+        theirs = finding.metric("membership.control_auc", **control.params, attack="lira")
+        own = finding.metric("membership.victim_accuracy")
+        exposed = finding.metric("membership.auc", attack="lira")
+    except KeyError:
+        return ""
+    values = [m.value for m in (own, exposed, control, theirs)]
+    if None in values:
+        return ""
+    accuracy, area, reached, found = (f"{v:.2f}" for v in values)
+    return (
+        f"Networks trained on {finding.subject} reach accuracy {accuracy} at membership AUC {area}; "
+        f"trained on the same records with DP-SGD (ε = {float(control.params['epsilon']):g}), which "
+        f"proves a bound, {reached} at {found}."
+    )
+
+
 def _of(x: Interval) -> str:
     return f"{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]"
 
 
 def _metric(name: str, x: Interval, params: dict[str, Any]) -> Metric:
-    return Metric(name=name, value=x.value, low=x.low, high=x.high, n=x.n, params=params)
+    return Metric.of(name, x, params=params)
 
 
 def _small(x: float) -> str:

@@ -128,7 +128,7 @@ def _execute(task: _Task) -> str | None:
             finding = Finding(
                 subject=cell.subject, auditor=cell.auditor, status="skipped", reason=str(error)
             )
-    finding = finding.model_copy(
+    finding = auditor.described(finding).model_copy(
         update={"seconds": round(time.perf_counter() - started, 2), "seed": cell.seed}
     )
     RunStore(plan.config.out).save_cell(cell.key, finding)

@@ -1,38 +1,16 @@
-"""What the measuring auditors share: victims' answers, and a Metric from an Interval."""
+"""What the measuring auditors share: victims' answers, and words on the size of the sample."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddaudit.auditing import Context, Subject
-from ddaudit.findings import Direction, Metric
-from ddaudit.stats import Interval
 
 
 def victim_logits(ctx: Context, subject: Subject, seed: int, images: Tensor) -> Tensor:
     """(V, N, K) float32 logits of every victim of the subject on the images."""
     return torch.stack([ctx.predict(net, images) for net in ctx.victims(subject, seed)])
-
-
-def metric(
-    name: str,
-    interval: Interval,
-    *,
-    direction: Direction = "none",
-    unit: str = "fraction",
-    floor: float | None = None,
-    headline: bool = False,
-    params: Mapping[str, Any] | None = None,
-) -> Metric:
-    """The metric of this name with the interval's numbers."""
-    return Metric(
-        name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n,
-        direction=direction, unit=unit, floor=floor, headline=headline, params=dict(params or {}),
-    )  # fmt: skip
 
 
 def few_images(n: int, victims: int) -> list[str]:

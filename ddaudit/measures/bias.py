@@ -57,6 +57,13 @@ class Bias(Auditor[BiasSettings]):
         "FairDD: Fair Dataset Distillation, NeurIPS 2025, arXiv 2411.19623 (DEO_M, DEO_A as coded)",
         "fairlearn, Metrics and MetricFrame (demographic parity, equalized odds)",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "bias.deo_m": "DEO_M",
+        "bias.deo_a": "DEO_A",
+        "bias.deo_m_floor95": "DEO_M, 95% floor",
+        "bias.deo_a_floor95": "DEO_A, 95% floor",
+        "bias.equalized_odds_difference": "equalized odds difference",
+    }
     settings: ClassVar[type[Settings]] = BiasSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"bootstrap": 300, "simulations": 500, "paired_limit": 1000}

@@ -13,7 +13,7 @@ from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, strat
 from ddaudit.findings import Check, Curve, Finding, Metric
 from ddaudit.measures import ece as binned
 from ddaudit.measures import scores
-from ddaudit.measures._common import few_images, metric, victim_logits
+from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.stats import Interval, crossed, crossed_mean, wilson
 from ddaudit.stats.intervals import weight_chunks
 
@@ -61,6 +61,9 @@ class Calibration(Auditor[CalibrationSettings]):
         "Zhu et al., Rethinking Data Distillation: Do Not Overlook Calibration, ICCV 2023, "
         "arXiv 2307.12463",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "calibration.ece": "ECE",
+    }
     settings: ClassVar[type[Settings]] = CalibrationSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"bootstrap": 300, "simulations": 100, "validation_limit": 2000}
@@ -204,7 +207,7 @@ def stage_metrics(
         ) / len(probabilities)
         main = name == binned.EQUAL_WIDTH
         out.append(
-            metric(
+            Metric.of(
                 "calibration.ece",
                 intervals[name],
                 direction="lower",
@@ -217,22 +220,24 @@ def stage_metrics(
             ece = intervals[name]
             above = Interval(ece.value - floor, ece.low - floor, ece.high - floor, n).clamp()
             both = {"binning": name, "stage": stage}
-            out.append(metric("calibration.ece_debiased", above, direction="lower", params=both))
+            out.append(Metric.of("calibration.ece_debiased", above, direction="lower", params=both))
     for name in ("ks_error", "aurc", "excess_aurc"):
-        out.append(metric(f"calibration.{name}", intervals[name], direction="lower", params=params))
+        out.append(
+            Metric.of(f"calibration.{name}", intervals[name], direction="lower", params=params)
+        )
     over = torch.stack([scores.overconfidence(p, labels) for p in probabilities])
     squared = torch.stack([scores.brier(p, labels) for p in probabilities])
     likelihood = torch.stack([scores.nll(z, labels) for z in logits])
     out += [
-        metric("calibration.overconfidence", crossed_mean(over).clamp(-1, 1), params=params),
-        metric(
+        Metric.of("calibration.overconfidence", crossed_mean(over).clamp(-1, 1), params=params),
+        Metric.of(
             "calibration.brier",
             crossed_mean(squared).clamp(0, 2),
             direction="lower",
             unit="squared error, 0 to 2",
             params=params,
         ),
-        metric(
+        Metric.of(
             "calibration.nll",
             crossed_mean(likelihood).clamp(0, math.inf),
             direction="lower",

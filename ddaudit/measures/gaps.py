@@ -12,7 +12,6 @@ from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Metric
 from ddaudit.measures import deo
-from ddaudit.measures._common import metric
 from ddaudit.measures._fairlearn import one_vs_rest_gaps
 from ddaudit.stats import Floor, GapFloor, Interval, crossed, crossed_rate, fair_gap_floor
 
@@ -104,8 +103,8 @@ def gap_metrics(
     ]
     for name in (PARITY, ODDS):
         chance = sum(Floor.of(t[name]).mean for t in twins) / len(twins)
-        out.append(metric(f"bias.{name}", intervals[name], direction="lower", floor=chance))
-    out.append(metric(f"bias.{WORST_CELL}", intervals[WORST_CELL], direction="higher"))
+        out.append(Metric.of(f"bias.{name}", intervals[name], direction="lower", floor=chance))
+    out.append(Metric.of(f"bias.{WORST_CELL}", intervals[WORST_CELL], direction="higher"))
     return out
 
 
@@ -148,7 +147,7 @@ def group_metrics(answers: Answers) -> list[Metric]:
         if bool(inside.any()):
             rate = crossed_rate(answers.correct[:, inside])
             params = {"group": name}
-            out.append(metric("bias.group_accuracy", rate, direction="higher", params=params))
+            out.append(Metric.of("bias.group_accuracy", rate, direction="higher", params=params))
     return out
 
 
@@ -176,7 +175,9 @@ def alignment_metrics(answers: Answers, majority: Tensor | None) -> list[Metric]
     if not bool(aligned.any()) or bool(aligned.all()):
         return []
     return [
-        metric(f"bias.{name}_accuracy", crossed_rate(answers.correct[:, part]), direction="higher")
+        Metric.of(
+            f"bias.{name}_accuracy", crossed_rate(answers.correct[:, part]), direction="higher"
+        )
         for name, part in (("aligned", aligned), ("conflicting", ~aligned))
     ]
 
@@ -241,7 +242,7 @@ def _deo_metrics(intervals: dict[str, Interval], floor: GapFloor, *, test: str) 
     out = []
     for name, chance in (("deo_m", floor.worst), ("deo_a", floor.average)):
         out.append(
-            metric(
+            Metric.of(
                 f"bias.{name}",
                 intervals[name],
                 direction="lower",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric
-from ddaudit.measures._common import few_images, metric, victim_logits
+from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.models import Arch
 from ddaudit.stats import Interval, crossed, crossed_rate
 from ddaudit.stats.intervals import stratified_replicates
@@ -52,6 +52,9 @@ class Utility(Auditor[UtilitySettings]):
         "Cui et al., DC-BENCH: Dataset Condensation Benchmark, NeurIPS 2022, arXiv 2207.09639",
         "Chen et al., A Comprehensive Study on Dataset Distillation, arXiv 2305.03355",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "utility.accuracy": "accuracy",
+    }
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"cross_architectures": (), "bootstrap": 500},
@@ -105,7 +108,7 @@ class Utility(Auditor[UtilitySettings]):
                 continue
             rate = crossed_rate((logits.argmax(2) == test.labels).double())
             finding.metrics.append(
-                metric(
+                Metric.of(
                     "utility.cross_architecture_accuracy",
                     rate,
                     direction="higher",
@@ -188,10 +191,18 @@ def accuracy_metrics(
         generator=generator,
     )
     out = [
-        metric("utility.accuracy", crossed_rate(correct), direction="higher", headline=True),
-        metric("utility.balanced_accuracy", summary(lambda x: x.mean(-1)), direction="higher"),
-        metric("utility.worst_class_accuracy", summary(lambda x: x.amin(-1)), direction="higher"),
-        metric(
+        Metric.of(
+            "utility.accuracy",
+            crossed_rate(correct),
+            direction="higher",
+            headline=True,
+            basis=True,
+        ),
+        Metric.of("utility.balanced_accuracy", summary(lambda x: x.mean(-1)), direction="higher"),
+        Metric.of(
+            "utility.worst_class_accuracy", summary(lambda x: x.amin(-1)), direction="higher"
+        ),
+        Metric.of(
             "utility.class_std",
             summary(_spread),
             direction="lower",
@@ -201,7 +212,7 @@ def accuracy_metrics(
     for k in present:
         rate = crossed_rate(correct[:, labels == k])
         name = {"class": class_names[k]}
-        out.append(metric("utility.class_accuracy", rate, direction="higher", params=name))
+        out.append(Metric.of("utility.class_accuracy", rate, direction="higher", params=name))
     return out
 
 

@@ -59,7 +59,12 @@ def test_constants_as_people_write_them(value: float, text: str) -> None:
 
 
 def test_metric_names_and_params() -> None:
-    tpr = Metric(name="membership.tpr_at_fpr", value=0.1, params={"attack": "lira", "fpr": 0.001})
+    tpr = Metric(
+        name="membership.tpr_at_fpr",
+        label="TPR",
+        value=0.1,
+        params={"attack": "lira", "fpr": 0.001},
+    )
     assert labels.full_name(tpr) == "TPR at 0.1% FPR (lira)"
     assert labels.full_name(tpr, params=False) == "TPR at 0.1% FPR"
     assert (
@@ -67,7 +72,8 @@ def test_metric_names_and_params() -> None:
         == "pgd, linf, eps 8/255, no targeted"
     )
     assert labels.params_text({"delta": 1e-5}) == "δ 1e-5"
-    assert labels.metric_name("mine.worst_class_ece") == "worst class ECE"
+    bare = Metric(name="mine.worst_class_ece", value=0.1)
+    assert labels.metric_name(bare) == "worst class ECE"
 
 
 @pytest.mark.parametrize(

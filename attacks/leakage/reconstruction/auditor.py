@@ -55,6 +55,10 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         "Zhao & Bilen, Dataset Condensation with Distribution Matching, WACV 2023 (the class means "
         "that are inverted)",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "reconstruction.success_rate": "rebuilt records",
+        "reconstruction.distance_ratio": "distance of the rebuilt record",
+    }
     version = 1
     settings = ReconstructionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -98,6 +98,9 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
         "Jagielski et al., Students Parrot Their Teachers, NeurIPS 2023, arXiv 2303.03446 (membership through "
         "students)",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "soft_labels.leakage": "leak through soft labels",
+    }
     version = 2
     settings = SoftLabelsSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

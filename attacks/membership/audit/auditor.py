@@ -121,6 +121,10 @@ class Privacy(Auditor[PrivacySettings]):
         "Nasr et al., S&P 2021, arXiv 2101.04535 (mislabelled canaries)",
         "Mironov, Talwar & Zhang, arXiv 1908.10530; Gopi et al., NeurIPS 2021 (accountants)",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "privacy.epsilon_claimed": "claimed ε",
+        "privacy.epsilon_lower_bound": "ε lower bound",
+    }
     version = 3
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
