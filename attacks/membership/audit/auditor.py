@@ -25,12 +25,12 @@ from ddaudit.attacks.membership.audit.bound import (
     refutation,
 )
 from ddaudit.attacks.membership.audit.canaries import Canaries, Kind, plant
-from ddaudit.attacks.membership.audit.claims import check_claim, describe
-from ddaudit.attacks.membership.audit.probe import check_reader, check_seen, check_start
+from ddaudit.attacks.membership.audit.claims import check_claim, check_seen, describe
 from ddaudit.attacks.membership.audit.results import Adversary, claimed, holds, metrics
 from ddaudit.attacks.membership.audit.watch import IntermediateEvidence, Watched
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
+from ddaudit.defenses.privacy.selfcheck import check_reader, check_start
 from ddaudit.distillation import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Check, Curve, Finding
@@ -43,6 +43,8 @@ _MOST_EMBEDDED = 200_000
 """Images put through random networks per attack: large sets get fewer networks."""
 _CHECK_POOL = 1000
 """Training records of the known-answer tests."""
+_START_POOL = 2000
+"""Training records of the check that a start does not depend on them."""
 
 
 class PrivacySettings(Settings):
@@ -258,7 +260,8 @@ def _probed(subject: Subject, ctx: Context, audit: _Audit, seed: int) -> list[Ch
     recipe = subject.recipe
     if recipe is None or recipe.reader is None or not recipe.reader.private:
         return []
-    found = check_start(recipe, ctx.data, ipc=ctx.ipc, subject=subject.id)
+    few = replace(ctx.data, train=stratified(ctx.data.train, _START_POOL))
+    found = check_start(recipe, few, ipc=ctx.ipc, subject=subject.id)
     claim, seen = audit.released.card.privacy, audit.releases[1]
     if claim and seen:
         found.append(check_seen(seen, claim, subject=subject.id))

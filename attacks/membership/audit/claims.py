@@ -44,6 +44,20 @@ def check_claim(claim: PrivacyClaim, *, subject: str, records: int) -> list[Chec
     ]
 
 
+def check_seen(seen: int, claim: PrivacyClaim, *, subject: str) -> Check:
+    """Were there more noisy answers in the audited run than its ledger lists?"""
+    listed = sum(e.count for e in claim.ledger)
+    return Check(
+        name="claim: the ledger lists every answer of the run",
+        passed=seen <= listed,
+        value=float(seen),
+        expected=f"<= {listed}",
+        detail="Different noisy answers that the run received, against queries in its ledger.",
+        affects=AFFECTS,
+        subject=subject,
+    )
+
+
 def describe(claim: PrivacyClaim) -> str:
     """The claim as one sentence, with its neighbouring relation."""
     text = (
