@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,13 +22,11 @@ from ddaudit.distillation.kernels import (
     record_pulls,
     solve,
 )
-from ddaudit.distillation.matching import Job, Outcome, finish
+from ddaudit.distillation.loops import Job, Outcome, finish
 from ddaudit.distillation.parts import Canvas, Query, Targets
 from ddaudit.distillation.reading import draw_by_class
+from ddaudit.distillation.recipe import Recipe
 from ddaudit.errors import BadInput, DDAuditError
-
-if TYPE_CHECKING:
-    from ddaudit.distillation.recipe import Recipe
 
 
 @dataclass(frozen=True)

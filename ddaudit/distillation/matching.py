@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.data import Dataset, ImageData
-from ddaudit.distillation.parts import Canvas, NetworkSource, Query, Signal
+from ddaudit.distillation.loops import Job, Outcome, blend, finish
+from ddaudit.distillation.parts import NetworkSource, Query, Signal
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
+from ddaudit.distillation.recipe import Recipe
 from ddaudit.errors import DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
-from ddaudit.sets import PrivacyClaim
 from ddaudit.training.augment import apply, draw
-
-if TYPE_CHECKING:
-    from ddaudit.distillation.recipe import Recipe
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -43,39 +37,6 @@ DC_LOOPS = {
     40: Schedule(40, 15),
     50: Schedule(50, 10),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What a loop is asked to distil.
-
-    Attributes:
-        train: the real records.
-        members: (K, N) bool, the records that each of K runs may see.
-        data: names, constants and augmentation of the data set ``train`` belongs to.
-        ipc: images per class.
-        seed: seeds everything but privacy noise.
-        device: where to compute.
-        progress: called with (steps done, steps in all).
-    """
-
-    train: ImageData
-    members: Tensor
-    data: Dataset
-    ipc: int
-    seed: int
-    device: torch.device
-    progress: Progress | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a loop hands back for one run: pixel-space images, labels and what the card must say."""
-
-    images: Tensor
-    labels: Tensor
-    claim: PrivacyClaim | None = None
-    member_indices: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -248,28 +209,6 @@ class Matching:
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
-
-
-def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:
-    """Move an average towards the present values, in place: ``decay`` of it stays."""
-    for kept, p in zip(average, now, strict=True):
-        kept.lerp_(p.detach(), 1 - decay)
-
-
-def finish(
-    canvas: Canvas,
-    average: list[Tensor] | None,
-    claims: list[PrivacyClaim | None],
-    mean: Tensor,
-    std: Tensor,
-) -> list[Outcome]:
-    """The canvas (or its moving average) as pixel-space images, one outcome per run."""
-    with torch.no_grad():
-        if average is not None:
-            for p, kept in zip(canvas.parameters, average, strict=True):
-                p.copy_(kept)
-        images = (canvas.decode().cpu() * std + mean).contiguous()
-    return [Outcome(images[k], canvas.labels.cpu(), claim) for k, claim in enumerate(claims)]
 
 
 def _slots(labels: Tensor, slots: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

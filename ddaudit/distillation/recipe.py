@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset
-from ddaudit.distillation.matching import Job, Outcome
+from ddaudit.distillation.loops import Job, Outcome
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import (
     Canvas,

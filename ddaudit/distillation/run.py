@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distillation.matching import Job, Outcome, Progress
+from ddaudit.distillation.loops import Job, Outcome, Progress
 from ddaudit.distillation.reading import OpenedOnce
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.errors import BadInput

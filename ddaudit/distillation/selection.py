@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distillation.matching import Job, Outcome
+from ddaudit.distillation.loops import Job, Outcome
 from ddaudit.distillation.networks import fit
+from ddaudit.distillation.recipe import Recipe
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
 from ddaudit.training import PROTOCOLS, train_many
-
-if TYPE_CHECKING:
-    from ddaudit.distillation.recipe import Recipe
 
 Strategy = Callable[[Tensor, int, torch.Generator], Tensor]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.matching import Progress, blend
+from ddaudit.distillation.loops import Progress, blend
 from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.parts import Opening, Query, Reader, Source
 from ddaudit.distillation.targets import Joint

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import Recipe, register
-from ddaudit.distillation.matching import Job, Outcome
+from ddaudit.distillation.loops import Job, Outcome
 from ddaudit.distillation.parts import Query, Targets
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.distillation.targets import ByClass

@@ -17,7 +17,7 @@ from torch import Tensor
 from ddaudit.defenses.privacy.dpsgd import train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import Recipe, register
-from ddaudit.distillation.matching import Job, Outcome, Progress
+from ddaudit.distillation.loops import Job, Outcome, Progress
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import Canvas
 from ddaudit.distillation.synthesis import Pixels

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ddaudit.distillation import distill, distill_many, resolve
-from ddaudit.distillation.matching import DC_LOOPS, Job, Matching
+from ddaudit.distillation.loops import Job
+from ddaudit.distillation.matching import DC_LOOPS, Matching
 from ddaudit.distillation.parts import Canvas
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError

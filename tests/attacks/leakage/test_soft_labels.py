@@ -22,7 +22,7 @@ from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.distillation import Recipe, distill, resolve
 from ddaudit.distillation.labels import TeacherLabels, harden
-from ddaudit.distillation.matching import Job, Outcome
+from ddaudit.distillation.loops import Job, Outcome
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch

@@ -11,7 +11,7 @@ from ddaudit.defenses.privacy.source import Plan, PrivateSource
 from ddaudit.distillation import distill, distill_many, resolve
 from ddaudit.distillation.kernels import DenseNTK, Scattering, krr_accuracy
 from ddaudit.distillation.kip import RidgeGradient
-from ddaudit.distillation.matching import Job
+from ddaudit.distillation.loops import Job
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.sets import LedgerEntry

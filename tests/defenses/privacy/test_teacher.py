@@ -13,7 +13,7 @@ from ddaudit.defenses.privacy import teacher as module
 from ddaudit.defenses.privacy.source import PrivateSource
 from ddaudit.defenses.privacy.teacher import FromTeacher, total_variation
 from ddaudit.distillation import distill, distill_many, distill_sizes, resolve
-from ddaudit.distillation.matching import Job
+from ddaudit.distillation.loops import Job
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch
 from ddaudit.training import PROTOCOLS, predict, train_many

@@ -1,0 +1,70 @@
+"""What passes between a recipe and its loop: the job, the outcome, and the steps that loops share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.parts import Canvas
+from ddaudit.sets import PrivacyClaim
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a loop is asked to distil.
+
+    Attributes:
+        train: the real records.
+        members: (K, N) bool, the records that each of K runs may see.
+        data: names, constants and augmentation of the data set ``train`` belongs to.
+        ipc: images per class.
+        seed: seeds everything but privacy noise.
+        device: where to compute.
+        progress: called with (steps done, steps in all).
+    """
+
+    train: ImageData
+    members: Tensor
+    data: Dataset
+    ipc: int
+    seed: int
+    device: torch.device
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a loop hands back for one run: pixel-space images, labels and what the card must say."""
+
+    images: Tensor
+    labels: Tensor
+    claim: PrivacyClaim | None = None
+    member_indices: list[int] | None = None
+
+
+def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:
+    """Move an average towards the present values, in place: ``decay`` of it stays."""
+    for kept, p in zip(average, now, strict=True):
+        kept.lerp_(p.detach(), 1 - decay)
+
+
+def finish(
+    canvas: Canvas,
+    average: list[Tensor] | None,
+    claims: list[PrivacyClaim | None],
+    mean: Tensor,
+    std: Tensor,
+) -> list[Outcome]:
+    """The canvas (or its moving average) as pixel-space images, one outcome per run."""
+    with torch.no_grad():
+        if average is not None:
+            for p, kept in zip(canvas.parameters, average, strict=True):
+                p.copy_(kept)
+        images = (canvas.decode().cpu() * std + mean).contiguous()
+    return [Outcome(images[k], canvas.labels.cpu(), claim) for k, claim in enumerate(claims)]
