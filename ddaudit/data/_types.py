@@ -98,6 +98,9 @@ class Dataset:
     sentences that a report must repeat (a documented defect of a published construction, say). ``root`` is
     the folder its files came from: where methods look for public auxiliary data. ``origin`` names the data set
     that its images were first part of: what was made from a data set (coloured, long-tailed, noisy) keeps it.
+    ``whole_set`` says in which ways one record's role or content depends on the other records (a published
+    construction that permutes all of them, say); differential privacy of one record does not hold through it, so
+    private recipes refuse such data.
     """
 
     name: str
@@ -111,6 +114,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     root: Path | None = None
     origin: str = ""
+    whole_set: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ddaudit.data._types import ImageData
+from ddaudit.data.coins import coins
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (255, 0, 0),
@@ -78,6 +79,18 @@ def assign_biased(data: ImageData, *, bias: float, rng: np.random.RandomState) -
     rng.shuffle(shuffled)
     order = order[shuffled]
     return _with_groups(data.subset(torch.from_numpy(position[order])), chosen[order])
+
+
+def assign_by_record(data: ImageData, *, bias: float) -> ImageData:
+    """Each record in its class's own colour with probability ``bias``, else in one of the others.
+
+    A record's colour depends on its own image and label alone (see ``ddaudit.data.coins``): this is the biased
+    assignment that a privacy claim can rest on. Keeps the record order.
+    """
+    labels = data.labels.numpy()
+    step = 1 + (coins(data.images, "which colour") * (len(COLOURS) - 1)).astype(np.int64)
+    own = coins(data.images, "own colour") < bias
+    return _with_groups(data, np.where(own, labels, (labels + step) % len(COLOURS)))
 
 
 def assign_balanced(data: ImageData, *, rng: np.random.RandomState) -> ImageData:

@@ -18,6 +18,7 @@ from ddaudit.data.colour import (
     assign_all,
     assign_balanced,
     assign_biased,
+    assign_by_record,
     pad_top_left,
     painted,
     without_colour_and_flip,
@@ -57,6 +58,7 @@ STREAM_NOTE = (
     "Coloured by FairDD's published construction (seed 30, bias {bias}): the colour of every image "
     "repeats the published code's NumPy stream; its network randomness cannot be repeated."
 )
+WHOLE_SET = "FairDD's published colours come from permutations of whole classes"
 PAD_NOTE = (
     "Images are padded with 4 zero pixels on top and left only, as published: they sit in the "
     "lower-right corner."
@@ -112,7 +114,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def published_colours(request: Request, *, what: Published) -> Dataset:
-    """One of ``PUBLISHED``: 54 000 / 6000 / 10 000 images; 60 000 / 0 / 10 000 at validation=0."""
+    """One of ``PUBLISHED``: about 54 000 / 6000 / 10 000 images; 60 000 / 0 / 10 000 at validation=0."""
     base = request.base(f"{what.base}:validation=0")
     train, test = pad_top_left(base.train, PADDING), pad_top_left(base.test, PADDING)
     # One stream, train first: the order in which the published code draws.
@@ -129,6 +131,7 @@ def published_colours(request: Request, *, what: Published) -> Dataset:
         augment=what.augment,
         extra=LazySplits({PAIRED: partial(_paired, test, style=what.style)}),
         notes=(*base.notes, STREAM_NOTE.format(bias=show(bias)), PAD_NOTE, *what.notes),
+        whole_set=(*base.whole_set, WHOLE_SET),
     )
     # Split while grey, then paint: a third of the memory traffic, the same images.
     made = with_validation(made, request.number("validation"))
@@ -164,8 +167,8 @@ def colored(request: Request) -> Dataset:
 def colour_dataset(base: Dataset, *, style: str, bias: float, padding: int = 0) -> Dataset:
     """A coloured version of any grey data set with at most 10 classes.
 
-    Train and validation are biased by FairDD's routine, the test set is balanced, and the paired
-    test set is in ``extra``.
+    Train and validation are biased record by record, the test set is balanced, and the paired test set is in
+    ``extra``.
 
     Raises:
         BadInput: the base has colour images, or more classes than there are colours.
@@ -186,8 +189,8 @@ def colour_dataset(base: Dataset, *, style: str, bias: float, padding: int = 0) 
     )
     return replace(
         base,
-        train=painted(assign_biased(train, bias=bias, rng=rng), style=style),
-        validation=painted(assign_biased(validation, bias=bias, rng=rng), style=style),
+        train=painted(assign_by_record(train, bias=bias), style=style),
+        validation=painted(assign_by_record(validation, bias=bias), style=style),
         test=painted(assign_balanced(test, rng=rng), style=style),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),

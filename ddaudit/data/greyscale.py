@@ -40,7 +40,7 @@ BASE = Option("base", "cifar10", "which CIFAR-10", choices=("cifar10", "cifar10-
     options=(BASE, BIAS, VALIDATION),
 )
 def cifar10_s(request: Request) -> Dataset:
-    """CIFAR10-S: 4500 / 500 training images per class, every test image in grey and in colour."""
+    """CIFAR10-S: about 4500 / 500 training images per class, every test image in grey and in colour."""
     base = request.base(f"{request.text('base')}:validation=0")
     bias = request.number("bias")
     train = skew(_shuffled(base.train), bias=bias)
@@ -60,6 +60,7 @@ def cifar10_s(request: Request) -> Dataset:
         std=SKEW_STD,
         extra=LazySplits({PAIRED: partial(paired_versions, test)}),
         notes=(*base.notes, construction),
+        whole_set=(*base.whole_set, "CIFAR10-S greys the first records of a shuffled list"),
     )
     return with_validation(made, request.number("validation"))
 

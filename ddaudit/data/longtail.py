@@ -8,15 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from ddaudit.data._types import Dataset, ImageData
+from ddaudit.data.coins import coins
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option, show
 from ddaudit.data.splits import VALIDATION, empty_like, with_validation
 from ddaudit.errors import BadInput
+
+
+class Take(Protocol):
+    """Chooses the records of a long tail: :func:`long_tail` or :func:`thin_tail`."""
+
+    def __call__(self, data: ImageData, *, imbalance: float, order: Sequence[int]) -> ImageData: ...
+
 
 SUBSAMPLE_SEED = 42
 """LTDD draws every class with a fresh NumPy generator of this seed."""
@@ -53,8 +62,8 @@ def long_tail(data: ImageData, *, imbalance: float, order: Sequence[int]) -> Ima
         order: classes from head to tail.
 
     Returns:
-        The subset. The head has as many records as the smallest class, so every count fits, and
-        every class keeps at least one record.
+        The subset. The head has as many records as the smallest class, so every count fits, and every class of
+        the published sets keeps a record.
     """
     if not len(data):
         return data
@@ -72,22 +81,45 @@ def long_tail(data: ImageData, *, imbalance: float, order: Sequence[int]) -> Ima
     return data.subset(torch.from_numpy(np.sort(np.concatenate(kept))))
 
 
-def long_tail_dataset(base: Dataset, *, imbalance: float, order: str, where: str) -> Dataset:
+def thin_tail(data: ImageData, *, imbalance: float, order: Sequence[int]) -> ImageData:
+    """Keep each record of class c with probability ``imbalance ** (-rank / (classes - 1))``, by its own coin.
+
+    Whether a record stays depends on its own image and class alone (see ``ddaudit.data.coins``), so a privacy claim
+    holds through it. On a balanced base the expected counts are those of :func:`long_tail_counts`.
+
+    Args:
+        data: any split; record order is kept.
+        imbalance: factor >= 1 between the first and the last class of ``order``.
+        order: classes from head to tail.
+    """
+    rank = torch.empty(len(order), dtype=torch.int64)
+    rank[torch.tensor(order)] = torch.arange(len(order))
+    share = imbalance ** (-rank.double() / max(1, len(order) - 1))
+    return data.subset(torch.from_numpy(coins(data.images, "tail")) < share[data.labels])
+
+
+def long_tail_dataset(
+    base: Dataset, *, imbalance: float, order: str, where: str, take: Take = thin_tail
+) -> Dataset:
     """``base`` with a long-tailed train and validation split; its test split is left as it is.
 
+    Args:
+        base: any data set.
+        imbalance, order: see :func:`long_tail`; "label", "reversed" or "permuted" classes.
+        where: what a refusal names.
+        take: how records are chosen: each by its own coin, or as the published sets were made.
+
     Raises:
-        BadInput: the imbalance would leave the tail class without a training image.
+        BadInput: the imbalance leaves a class without a training image.
     """
-    smallest = int(base.train.class_counts().min())
-    if smallest < imbalance:
-        what = f"imbalance={show(imbalance)} leaves no image of the tail class"
-        raise BadInput(where, what, f"Take at most {smallest}, the size of the smallest class.")
     classes = _class_order(order, base.num_classes)
     train, validation = (
-        long_tail(split, imbalance=imbalance, order=classes)
-        for split in (base.train, base.validation)
+        take(split, imbalance=imbalance, order=classes) for split in (base.train, base.validation)
     )
     counts = train.class_counts()
+    if int(counts.min()) < 1:
+        what = f"imbalance={show(imbalance)} leaves a class without a training image"
+        raise BadInput(where, what, "Take a smaller imbalance.")
     note = (
         f"Long-tailed training set, imbalance factor {show(imbalance)}, class order '{order}': "
         f"{int(counts.max())} images of the largest class, {int(counts.min())} of the smallest; "
@@ -147,16 +179,20 @@ def fmnist_lt(request: Request) -> Dataset:
 
 
 def _published(request: Request, base: str) -> Dataset:
-    """Subsample the full training set, then hold out a stratified part of the result."""
+    """Subsample the full training set as LTDD does, then hold out a part of the result."""
     whole = long_tail_dataset(
         request.base(f"{base}:validation=0"),
         imbalance=request.number("imbalance"),
         order=request.text("order"),
         where=request.name,
+        take=long_tail,
     )
-    return with_validation(
-        replace(whole, validation=empty_like(whole.train)), request.number("validation")
+    whole = replace(
+        whole,
+        validation=empty_like(whole.train),
+        whole_set=(*whole.whole_set, "the published long tail is a permutation of whole classes"),
     )
+    return with_validation(whole, request.number("validation"))
 
 
 def _class_order(order: str, classes: int) -> list[int]:

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddaudit.data._types import Dataset, ImageData
+from ddaudit.data.coins import coins
 from ddaudit.data.names import CIFAR10_CLASSES, DIGIT_CLASSES, FASHION_CLASSES
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option, show
@@ -41,7 +43,7 @@ def corrupt_labels(
     num_classes: int,
     rate: float,
     kind: str,
-    rng: np.random.RandomState,
+    uniform: NDArray[np.float64],
     lookalikes: Mapping[int, int] | None = None,
 ) -> Tensor:
     """Flip labels independently with probability ``rate``.
@@ -53,16 +55,16 @@ def corrupt_labels(
             the true one (a paper that draws from all K classes has (K-1)/K of its rate).
             Asymmetric noise flips only the classes in ``lookalikes``.
         kind: "symmetric", "asymmetric" or "pair".
-        rng: stream of the noise.
+        uniform: (2, N) numbers in [0, 1): whether a label flips, and to which class.
         lookalikes: for "asymmetric".
 
     Returns:
         (N,) int64 new labels.
     """
     clean = labels.numpy()
-    flip = rng.random_sample(len(clean)) < rate
+    flip = uniform[0] < rate
     if kind == "symmetric":
-        wrong = (clean + rng.randint(1, num_classes, size=len(clean))) % num_classes
+        wrong = (clean + 1 + (uniform[1] * (num_classes - 1)).astype(np.int64)) % num_classes
     elif kind == "pair":
         wrong = (clean + 1) % num_classes
     elif kind == "asymmetric" and lookalikes is not None:
@@ -79,6 +81,8 @@ def corrupt_labels(
 def noisy_dataset(base: Dataset, *, rate: float, kind: str, seed: int, where: str) -> Dataset:
     """``base`` with noisy labels in train and validation; the true ones are the base's own.
 
+    Whether a record's label is wrong depends on that record alone (see ``ddaudit.data.coins``).
+
     Raises:
         BadInput: asymmetric noise on a data set without a table of look-alikes.
     """
@@ -86,15 +90,15 @@ def noisy_dataset(base: Dataset, *, rate: float, kind: str, seed: int, where: st
     if kind == "asymmetric" and lookalikes is None:
         what = "asymmetric noise needs a table of look-alike classes and this base has none"
         raise BadInput(where, what, "Take kind=symmetric or kind=pair.")
-    rng = np.random.RandomState(seed)
 
     def corrupt(split: ImageData) -> ImageData:
+        purposes = (f"wrong label {seed}", f"which wrong label {seed}")
         labels = corrupt_labels(
             split.labels,
             num_classes=base.num_classes,
             rate=rate,
             kind=kind,
-            rng=rng,
+            uniform=np.stack([coins(split.images, purpose) for purpose in purposes]),
             lookalikes=lookalikes,
         )
         return replace(split, labels=labels)

@@ -63,7 +63,7 @@ def cifar10_jpeg(request: Request) -> Dataset:
     """CIFAR-10 (JPEG), with CIFAR-10's normalisation constants.
 
     Its rows are in class-balanced order (row i has class i mod 10), so a contiguous slice is no
-    random sample; the validation split comes from a seeded permutation.
+    random sample.
     """
     folder = request.find(
         ("cifar10_jpeg", "cifar10-jpeg"),

@@ -1,27 +1,16 @@
-"""Splitting real data: a fixed stratified validation split, splits made on demand, statistics.
-
-All permutations come from ``numpy.random.RandomState``, whose stream NumPy keeps frozen (NEP 19),
-so a split is the same on every machine and version.
-"""
+"""Splitting real data: a fixed validation split, splits made on demand, statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddaudit.data._types import Dataset, ImageData
+from ddaudit.data.coins import coins
 from ddaudit.data.spec import Option, show
-
-Integers: TypeAlias = NDArray[np.int64]
-
-SPLIT_SEED = 2024
-"""Seed of every validation split of this package."""
 
 VALIDATION = Option(
     "validation", 0.1, "fraction of the training images held out for validation", low=0.0, high=0.5
@@ -30,26 +19,14 @@ VALIDATION = Option(
 
 
 def hold_out(data: ImageData, fraction: float) -> tuple[ImageData, ImageData]:
-    """Split training data into (train, validation), stratified by class and group.
+    """Split training data into (train, validation), each record by its own coin.
 
-    Every (class, group) cell is permuted with a fixed seed and the last of it go to validation, so
-    both parts carry the same bias, imbalance and noise. Of a class of n records round(fraction * n)
-    are held out, shared among its groups by largest remainder; no cell loses its last training
-    record. Record order is kept in both parts.
+    A record is held out when its coin falls below ``fraction``: its role depends on its own image alone, as a privacy
+    claim needs it (see ``ddaudit.data.coins``), and copies of one image stay together. Of n records about
+    ``fraction * n`` are held out, of every class and group alike up to chance. Record order is kept in both parts.
     """
-    rng = np.random.RandomState(SPLIT_SEED)
-    labels: Integers = data.labels.numpy()
-    groups: Integers = np.zeros_like(labels) if data.groups is None else data.groups.numpy()
-    held = np.zeros(len(data), dtype=bool)
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        cells = [of_class[groups[of_class] == group] for group in np.unique(groups[of_class])]
-        counts = _share([len(cell) for cell in cells], fraction)
-        for cell, count in zip(cells, counts, strict=True):
-            shuffled = rng.permutation(cell)
-            held[shuffled[len(cell) - count :]] = True
-    mask = torch.from_numpy(held)
-    return data.subset(~mask), data.subset(mask)
+    held = torch.from_numpy(coins(data.images, "validation") < fraction)
+    return data.subset(~held), data.subset(held)
 
 
 def with_validation(data: Dataset, fraction: float) -> Dataset:
@@ -59,7 +36,7 @@ def with_validation(data: Dataset, fraction: float) -> Dataset:
     train, validation = hold_out(data.train, fraction)
     note = (
         f"{len(validation)} of the {len(data.train)} training images are held out for model "
-        f"selection (validation={show(fraction)}, fixed and stratified); published protocols "
+        f"selection (validation={show(fraction)}, each record by a hash of its own image); published protocols "
         "train on all of them (validation=0)."
     )
     return replace(data, train=train, validation=validation, notes=(*data.notes, note))
@@ -104,15 +81,3 @@ class LazySplits(Mapping[str, ImageData]):
 
     def __len__(self) -> int:
         return len(self._makers)
-
-
-def _share(sizes: list[int], fraction: float) -> list[int]:
-    """How many records of each cell are held out: largest remainder, at most size - 1."""
-    exact = [fraction * size for size in sizes]
-    # The small term keeps 0.1 * 30 at 3 and rounds halves up.
-    counts = [int(value + 1e-9) for value in exact]
-    missing = int(sum(exact) + 0.5 + 1e-9) - sum(counts)
-    by_remainder = sorted(range(len(sizes)), key=lambda i: counts[i] - exact[i])
-    for cell in by_remainder[:missing]:
-        counts[cell] += 1
-    return [min(count, size - 1) for count, size in zip(counts, sizes, strict=True)]

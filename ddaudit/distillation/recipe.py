@@ -172,6 +172,19 @@ class Recipe:
                 "Leave 'soft' out, or use dp-teacher.",
             )
 
+    def check_unit(self, data: Dataset) -> None:
+        """Refuse a private recipe on data where one record more or less changes other records.
+
+        Raises:
+            BadInput: such data; the line says which step of their construction it is.
+        """
+        if data.whole_set and self.reader is not None and self.reader.private:
+            raise BadInput(
+                f"{self.name} on '{data.name}'",
+                f"one record more would change others, so no claim about one record holds: {data.whole_set[0]}",
+                "Take data made record by record, such as digits-colored, colored:base=... or long-tail:base=....",
+            )
+
     def constants(self, data: Dataset) -> tuple[Tensor, Tensor]:
         """(mean, std) of :meth:`normalisation`, each (C, 1, 1) float32."""
         mean, std = (torch.tensor(v)[:, None, None] for v in self.normalisation(data))

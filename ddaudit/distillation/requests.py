@@ -59,6 +59,7 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
             "Try --data digits-colored.",
         )
     recipe.check_private()
+    recipe.check_unit(data)
     if recipe.target is not None:
         recipe.target.layout(data.train)
     if recipe.reader is not None:

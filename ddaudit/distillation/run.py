@@ -142,6 +142,7 @@ def distill_many(
 def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
     if job.ipc < 1:
         raise BadInput(f"--ipc {job.ipc}", "images per class must be at least 1")
+    recipe.check_unit(job.data)
     started = time.perf_counter()
     train = job.train
     with reuse_memory():

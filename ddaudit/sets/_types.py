@@ -39,6 +39,8 @@ class PrivacyClaim(_Model):
     epsilon: float = Field(ge=0)
     delta: float = Field(ge=0, le=1)
     relation: str = "add-or-remove-one"
+    unit: str = ""
+    """What one record of the relation is; empty on cards that do not say."""
     accountant: str = "pld"
     mechanism: str = ""
     sampling: str = "poisson"

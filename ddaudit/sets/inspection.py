@@ -119,6 +119,8 @@ def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
     if claim is None:
         return ["privacy: no claim"]
     head = f"privacy: ({claim.epsilon:g}, {claim.delta:g})-DP claimed, relation {claim.relation}"
+    if claim.unit:
+        head += f", of {claim.unit}"
     lines = [head]
     details = [
         ("mechanism", claim.mechanism),

@@ -24,6 +24,8 @@ from ddaudit.distillation.targets import ByClass, Joint
 from ddaudit.errors import BadInput
 from ddaudit.sets import PrivacyClaim
 
+UNIT = "one record of the data given, whose split and construction depend on that record alone"
+
 
 @dataclass(frozen=True)
 class PoissonGaussian:
@@ -219,6 +221,7 @@ class PrivateTargets:
             epsilon=spent,
             delta=config.delta,
             relation="add-or-remove-one",
+            unit=UNIT,
             accountant="pld",
             sampling="full batch" if config.sampling == "full" else f"poisson, {config.sampling}",
             clip=config.clip,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 from ddaudit.data import Dataset, ImageData, load_data
 
@@ -33,6 +34,17 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _write_idx(raw / f"{prefix}-images-idx3-ubyte", rng.randint(0, 256, (n, 28, 28)))
             _write_idx(raw / f"{prefix}-labels-idx1-ubyte", rng.permutation(np.arange(n) % 10))
     return root
+
+
+@pytest.fixture(scope="session")
+def within() -> Callable[[int, int, float], bool]:
+    """Whether a count of n coins of probability p is likely; false alarm 1e-6 each."""
+
+    def compute(count: int, n: int, p: float) -> bool:
+        low, high = binom.interval(1 - 1e-6, n, p)
+        return bool(low <= count <= high)
+
+    return compute
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,9 @@ def test_the_normalisation_constants_are_those_of_the_training_pixels() -> None:
     assert data.std == pytest.approx([pixels.std(correction=0).item()], abs=5e-5)
 
 
-def test_coloured_digits_are_biased_in_train_and_validation_and_balanced_in_test() -> None:
+def test_coloured_digits_are_biased_in_train_and_validation_and_balanced_in_test(
+    within: Callable[[int, int, float], bool],
+) -> None:
     data = load_data("digits-colored")
     plain = load_data("digits")
     assert data.shape == (3, 8, 8)
@@ -63,7 +65,7 @@ def test_coloured_digits_are_biased_in_train_and_validation_and_balanced_in_test
         assert split.groups is not None
         for label in range(10):
             groups = split.groups[split.labels == label]
-            assert int((groups == label).sum()) == int(0.9 * len(groups))
+            assert within(int((groups == label).sum()), len(groups), 0.9)
     assert data.test.groups is not None
     cells = torch.bincount(data.test.labels * 10 + data.test.groups, minlength=100)
     assert cells.tolist() == [4] * 100
@@ -93,17 +95,17 @@ def test_the_paired_test_set_is_every_test_digit_in_every_colour() -> None:
     assert int((grey - white).max()) <= 1
 
 
-def test_long_tailed_digits_have_the_head_first_and_the_full_test_set() -> None:
+def test_long_tailed_digits_have_the_head_first_and_the_full_test_set(
+    within: Callable[[int, int, float], bool],
+) -> None:
     data = load_data("digits-lt:imbalance=50")
-    counts = data.train.class_counts().tolist()
-    assert counts[0] == 114
-    assert counts[-1] == 2
-    assert counts == sorted(counts, reverse=True)
+    counts, plain = data.train.class_counts(), load_data("digits").train.class_counts()
+    for label in range(10):
+        assert within(int(counts[label]), int(plain[label]), 50 ** (-label / 9))
     assert data.test.class_counts().tolist() == [40] * 10
-    assert (
-        load_data("digits-lt:order=reversed,imbalance=50").train.class_counts().tolist()
-        == counts[::-1]
-    )
+    reversed_ = load_data("digits-lt:order=reversed,imbalance=50").train.class_counts()
+    assert reversed_[9] == plain[9]
+    assert within(int(reversed_[0]), int(plain[0]), 1 / 50)
 
 
 def test_noisy_digits_have_wrong_labels_in_train_and_validation_only() -> None:
@@ -133,7 +135,7 @@ def test_the_shortcut_reads_what_scikit_learn_reads(monkeypatch: pytest.MonkeyPa
 # Recorded once; a change means that published numbers on digits no longer compare.
 DIGITS = ["327070e20e665834", "603453d03c0941d6", "b7a1f3bc499960c5"]
 VARIANTS = {
-    "digits-colored": ["9c9daa1d476986a5", "c6fe8c4473641f07", "93924c1a5ff1a19b"],
-    "digits-lt": ["e1bab2886d03d7bf", "644d2a6b1f2aedb4", "b7a1f3bc499960c5"],
-    "digits-noisy": ["eedca8ff996d340e", "e9c7e318b4c7b849", "b7a1f3bc499960c5"],
+    "digits-colored": ["6a3d944697358d4c", "c8fbd49804304226", "7a697d68890d9374"],
+    "digits-lt": ["1547f7dae08efffd", "a5b6a085f4a4b922", "b7a1f3bc499960c5"],
+    "digits-noisy": ["978c4566eab1d2fc", "f8c3fcb348cf5079", "b7a1f3bc499960c5"],
 }

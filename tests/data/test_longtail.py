@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddaudit.data import Dataset, ImageData, Request, load_data, longtail
-from ddaudit.data.longtail import long_tail, long_tail_counts
+from ddaudit.data.longtail import long_tail, long_tail_counts, thin_tail
 from ddaudit.errors import BadInput
 
 
@@ -78,26 +78,37 @@ def test_groups_travel_with_their_records() -> None:
     assert len(data.extra["test_paired"]) == 4000
 
 
-def test_a_permuted_order_is_fixed_and_has_the_same_counts() -> None:
+def test_a_permuted_order_is_fixed() -> None:
     plain = load_data("digits-lt").train.class_counts().tolist()
     permuted = load_data("digits-lt:order=permuted").train.class_counts().tolist()
     assert permuted != plain
-    assert sorted(permuted) == sorted(plain)
     assert permuted == load_data("digits-lt:order=permuted").train.class_counts().tolist()
 
 
 def test_an_imbalance_without_a_tail_image_is_refused() -> None:
-    with pytest.raises(BadInput, match="Take at most 114"):
-        load_data("digits-lt:imbalance=115")
+    with pytest.raises(BadInput, match="Take a smaller imbalance"):
+        load_data("digits-lt:imbalance=10000")
 
 
-def test_validation_is_a_part_of_the_published_long_tail(mnist_root: Path) -> None:
+def test_thinning_keeps_the_published_share_of_every_class(
+    grey: Callable[..., ImageData], within: Callable[[int, int, float], bool]
+) -> None:
+    sizes = [3000] * 10
+    made = thin_tail(grey(sizes, size=3), imbalance=20, order=list(range(10)))
+    for label, count in enumerate(made.class_counts().tolist()):
+        assert within(count, 3000, 20 ** (-label / 9))
+    assert len(thin_tail(grey([7, 7]), imbalance=1, order=[0, 1])) == 14
+
+
+def test_validation_is_a_part_of_the_published_long_tail(
+    mnist_root: Path, within: Callable[[int, int, float], bool]
+) -> None:
     whole = load_data("fmnist-lt:imbalance=10,validation=0", root=mnist_root)
     split = load_data("fmnist-lt:imbalance=10", root=mnist_root)
     assert whole.train.class_counts().tolist() == long_tail_counts(200, 10, imbalance=10)
     both = split.train.class_counts() + split.validation.class_counts()
     assert torch.equal(both, whole.train.class_counts())
-    assert len(split.validation) == pytest.approx(0.1 * len(whole.train), abs=5)
+    assert within(len(split.validation), len(whole.train), 0.1)
     assert any("imbalance factor 10" in note for note in split.notes)
 
 
