@@ -23,9 +23,10 @@ from ddaudit.distillation.kernels import (
     solve,
 )
 from ddaudit.distillation.loops import Job, Outcome, finish
-from ddaudit.distillation.parts import Canvas, Query, Targets
+from ddaudit.distillation.parts import Canvas, Query, Targets, View
 from ddaudit.distillation.reading import draw_by_class
 from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 
 
@@ -47,6 +48,7 @@ class KernelInducing:
     algorithm 1; private form: DP-KIP, TMLR 2024, arXiv 2301.13389, algorithm 1.
     """
 
+    takes_terms = True
     steps: int = 1000
     lr: float = 0.04
     kernel: Kernel = field(default_factory=DenseNTK)
@@ -93,6 +95,7 @@ class KernelInducing:
         source = recipe.open(job)
         canvas = recipe.start(job, torch.Generator().manual_seed(job.seed))
         strategy = recipe.augment_for(job.data)
+        mean, std = recipe.constants(job.data)
         # Augmented records are never seen twice.
         worth = self.kernel.costly and not strategy
         embed = _Remembered(self.kernel) if worth else self.kernel.embed
@@ -110,7 +113,22 @@ class KernelInducing:
             )
             augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
             query = Query(str(step), question, None, augment)
-            self._descend(canvas, support, question, _mean_row(source.targets(query)))
+            view = View(
+                support,
+                support,
+                canvas.labels,
+                job.train.num_classes,
+                None,
+                std.to(job.device),
+                step,
+            )
+            self._descend(
+                canvas,
+                support,
+                question,
+                _mean_row(source.targets(query)),
+                extra=added(recipe.terms, view),
+            )
             optimiser.step()
             if not canvas.finite:
                 raise DDAuditError(
@@ -118,16 +136,23 @@ class KernelInducing:
                 )
             if job.progress:
                 job.progress(step + 1, self.steps)
-        return finish(canvas, None, source.claims(), *recipe.constants(job.data))
+        return finish(canvas, None, source.claims(), mean, std)
 
     def _descend(
-        self, canvas: Canvas, support: Tensor, question: RidgeGradient, gradient: Tensor
+        self,
+        canvas: Canvas,
+        support: Tensor,
+        question: RidgeGradient,
+        gradient: Tensor,
+        *,
+        extra: Tensor | None,
     ) -> None:
-        """Carry a (K, D) gradient to the canvas's parameters: post-processing, no real data involved."""
+        """Carry a (K, D) gradient to the canvas's parameters: post-processing, no real data involved. ``extra`` is
+        a loss whose gradient is added."""
         moved = support
         if question.space == "features":
             moved = self.kernel.embed(support.flatten(0, 1))
-        canvas.pull(moved, gradient.view_as(moved))
+        canvas.pull(moved, gradient.view_as(moved), extra=extra)
 
 
 class RidgeGradient:

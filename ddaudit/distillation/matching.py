@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.distillation.loops import Job, Outcome, blend, finish
-from ddaudit.distillation.parts import NetworkSource, Query, Signal
+from ddaudit.distillation.parts import NetworkSource, Query, Signal, View
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
 from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.terms import added
 from ddaudit.errors import DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
@@ -57,6 +58,7 @@ class Matching:
         ema: decay of the moving average of the images that is released; None releases the last images.
     """
 
+    takes_terms = True
     iterations: int
     lr: float = 1.0
     momentum: float = 0.5
@@ -142,6 +144,7 @@ class Matching:
         rows, slot_of_row = _slots(canvas.labels, source.layout.slots, job.train.num_classes)
         optimiser = self._optimiser(canvas.parameters)
         average = [p.detach().clone() for p in canvas.parameters]
+        mean, std = recipe.constants(job.data)
         done = 0
         for iteration in range(self.iterations):
             number = iteration
@@ -154,9 +157,11 @@ class Matching:
                     targets = source.targets(query)
                     x, y = canvas.decode(), canvas.labels
                     flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
-                    aggregate = objective.synthetic(net, flat.view_as(x), y, rows, source.clip)
+                    seen = flat.view_as(x)
+                    aggregate = objective.synthetic(net, seen, y, rows, source.clip)
                     distance = objective.distance(net, targets.values, aggregate[:, slot_of_row])
-                    canvas.pull((distance * targets.weights).sum())
+                    view = View(x, seen, y, job.train.num_classes, net, std.to(job.device), done)
+                    canvas.pull((distance * targets.weights).sum(), extra=added(recipe.terms, view))
                     optimiser.step()
                     if self.ema is not None:
                         blend(average, canvas.parameters, self.ema)
@@ -176,8 +181,7 @@ class Matching:
                 raise DDAuditError(
                     f"{recipe.name}: diverged at iteration {iteration}. Lower --set loop.lr (now {self.lr})."
                 )
-        constants = recipe.constants(job.data)
-        return finish(canvas, None if self.ema is None else average, source.claims(), *constants)
+        return finish(canvas, None if self.ema is None else average, source.claims(), mean, std)
 
     def _optimiser(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         if self.optimiser == "adam":

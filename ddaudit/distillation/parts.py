@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
@@ -190,9 +191,15 @@ class Canvas:
     labels: Tensor
     decode: Callable[[], Tensor]
 
-    def pull(self, output: Tensor, gradient: Tensor | None = None) -> None:
-        """Set the parameters' ``grad`` to that of ``output`` (a scalar, or weighted by ``gradient``)."""
-        grads = torch.autograd.grad(output, self.parameters, gradient)
+    def pull(
+        self, output: Tensor, gradient: Tensor | None = None, *, extra: Tensor | None = None
+    ) -> None:
+        """Set the parameters' ``grad`` to that of ``output`` (a scalar, or weighted by ``gradient``), plus that of
+        the scalar ``extra``."""
+        outputs, weights = [output], [gradient]
+        if extra is not None:
+            outputs, weights = [output, extra], [gradient, None]
+        grads = torch.autograd.grad(outputs, self.parameters, weights)
         for p, g in zip(self.parameters, grads, strict=True):
             p.grad = g
 
@@ -230,6 +237,54 @@ class Synthesis(Protocol):
 
         Raises:
             BadInput: data it cannot start from.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a term is shown of one step: the synthetic set and a network, and nothing that could read a record.
+
+    Under a private reader the synthetic set is a function of past answers, and so is everything here: terms are
+    post-processing.
+
+    Attributes:
+        images: (K, M, C, H, W) normalised synthetic images, differentiable.
+        matched: the same as augmented for the match.
+        labels: (M,) int64 class of each image.
+        num_classes: how many classes there are.
+        net: the network of this step; None for methods without networks.
+        std: (C, 1, 1) of the normalisation: a pixel distance d is d / std here.
+        step: counts from 0.
+    """
+
+    images: Tensor
+    matched: Tensor
+    labels: Tensor
+    num_classes: int
+    net: Network | None
+    std: Tensor
+    step: int
+
+    def targets(self) -> Tensor:
+        """(K, M, num_classes) label distributions."""
+        one_hot = F.one_hot(self.labels, self.num_classes).to(self.images.dtype)
+        return one_hot.expand(len(self.images), -1, -1)
+
+
+class Term(Protocol):
+    """A loss on the synthetic set, added to the match; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def weight(self) -> float:
+        """What its loss is multiplied by, beside distances that are summed over target rows."""
+
+    def loss(self, view: View) -> Tensor:
+        """(K,) unweighted losses, each of one run's images alone; differentiable in the images.
+
+        Raises:
+            BadInput: the view lacks what the term needs (a network, say).
         """
 
 
@@ -291,6 +346,8 @@ def replace_option(part: Any, path: str, value: Any, *, where: str) -> Any:
     Raises:
         BadInput: no such option, or a value of the wrong type.
     """
+    if isinstance(part, tuple):
+        return _replace_in(part, path, value, where)
     head, _, rest = path.partition(".")
     names = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
     if head not in names:
@@ -300,6 +357,8 @@ def replace_option(part: Any, path: str, value: Any, *, where: str) -> Any:
     if rest:
         new = replace_option(old, rest, value, where=where)
     else:
+        if isinstance(old, tuple):
+            raise BadInput(where, f"'{head}' are parts", f"Say which: {head}.0.OPTION=VALUE.")
         if dataclasses.is_dataclass(old):
             raise BadInput(
                 where,
@@ -313,6 +372,39 @@ def replace_option(part: Any, path: str, value: Any, *, where: str) -> Any:
         return dataclasses.replace(part, **{head: new})
     except (TypeError, ValueError) as error:
         raise BadInput(where, str(error)) from None
+
+
+def option(part: Any, path: str) -> Any:
+    """The value of a dotted option; None where it does not exist."""
+    for name in path.split("."):
+        if isinstance(part, tuple):
+            position = _position(part, name)
+            part = None if position is None else part[position]
+        else:
+            part = getattr(part, name, None)
+    return part
+
+
+def _replace_in(parts: tuple[Any, ...], path: str, value: Any, where: str) -> tuple[Any, ...]:
+    """Several parts with an option of one changed: it is named by position or by class ("crossentropy")."""
+    head, _, rest = path.partition(".")
+    position = _position(parts, head)
+    if position is None or not rest:
+        known = ", ".join(f"{i} ({type(p).__name__})" for i, p in enumerate(parts))
+        raise BadInput(
+            where,
+            f"'{path}' is no option of one of several parts",
+            f"Give one of {known} and its option." if parts else "There is none here.",
+        )
+    new = replace_option(parts[position], rest, value, where=where)
+    return (*parts[:position], new, *parts[position + 1 :])
+
+
+def _position(parts: tuple[Any, ...], name: str) -> int | None:
+    names = [type(p).__name__.lower() for p in parts]
+    if name.lower() in names:
+        return names.index(name.lower())
+    return int(name) if name.isdecimal() and int(name) < len(parts) else None
 
 
 def _parse(value: Any, old: Any, where: str) -> Any:

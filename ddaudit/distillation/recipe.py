@@ -22,7 +22,9 @@ from ddaudit.distillation.parts import (
     Source,
     Synthesis,
     TargetRule,
+    Term,
     describe,
+    option,
     replace_option,
 )
 from ddaudit.distillation.reading import Minibatch
@@ -35,7 +37,10 @@ Status = Literal["faithful", "simplified", "ours"]
 
 
 class Loop(Protocol):
-    """How parts are driven; a frozen dataclass."""
+    """How parts are driven; a frozen dataclass.
+
+    A loop that adds a recipe's terms to its loss says so by a class attribute ``takes_terms = True``.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -63,6 +68,7 @@ class Recipe:
         source: where it is published.
         loop: drives the parts.
         objective, target, synthesis, networks, reader: the parts of matching methods; None in selections.
+        terms: losses on the synthetic set, added to the match; in loops that take terms.
         labels: writes the labels after the images are made; None keeps their hard labels.
         augment: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         normalise: "data" (the data set's constants) or "public" (0.5, 0.5; constants that depend on no record).
@@ -80,11 +86,20 @@ class Recipe:
     synthesis: Synthesis | None = None
     networks: NetworkSource | None = None
     reader: Reader | None = None
+    terms: tuple[Term, ...] = ()
     labels: LabelModel | None = None
     augment: str = "data"
     normalise: Literal["data", "public"] = "data"
     small: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.terms and not getattr(self.loop, "takes_terms", False):
+            raise BadInput(
+                self.name,
+                f"its loop ({type(self.loop).__name__}) minimises no loss that terms could be added to",
+                "Terms go with matching methods, such as dm or dc.",
+            )
 
     def matching_parts(self) -> tuple[Objective, NetworkSource]:
         """The objective and the networks of a matching recipe, all of whose parts are there.
@@ -291,11 +306,10 @@ def resolve(
     )
 
 
-def _value(recipe: Any, path: str) -> Any:
+def _value(recipe: Recipe, path: str) -> Any:
     """The value of a dotted option; "default" where the part decides (by IPC or architecture) or is missing."""
-    for part in path.split("."):
-        recipe = getattr(recipe, part, None)
-    return "default" if recipe is None else recipe
+    value = option(recipe, path)
+    return "default" if value is None else value
 
 
 __all__ = [

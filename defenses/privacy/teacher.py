@@ -22,6 +22,7 @@ from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import Canvas
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import Joint
+from ddaudit.distillation.terms import total_variation
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.training.augment import apply, draw
@@ -169,13 +170,6 @@ class FromTeacher:
                 progress(step + 1, self.iterations)
         with torch.no_grad():
             return canvas.decode()[0].tanh()
-
-
-def total_variation(x: Tensor) -> Tensor:
-    """Mean squared difference of vertical and of horizontal neighbours of (M, C, H, W) images, added."""
-    down = (x[..., 1:, :] - x[..., :-1, :]).square().mean()
-    right = (x[..., 1:] - x[..., :-1]).square().mean()
-    return down + right
 
 
 register(

@@ -1,4 +1,6 @@
-"""DM: distribution matching."""
+"""DM: distribution matching, alone and with a contrast between classes."""
+
+from dataclasses import replace
 
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.networks import Fresh
@@ -7,6 +9,7 @@ from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
+from ddaudit.distillation.terms import Contrast, TotalVariation
 
 DM = register(
     Recipe(
@@ -25,5 +28,15 @@ DM = register(
             "networks.width": 32,
             "reader.per_class": 64,
         },
+    )
+)
+
+DM_CONTRAST = register(
+    replace(
+        DM,
+        name="dm-contrast",
+        status="ours",
+        source=f"{DM.source}; with terms for classes that stand apart (after CAFE, CVPR 2022) and smooth images",
+        terms=(Contrast(), TotalVariation()),
     )
 )

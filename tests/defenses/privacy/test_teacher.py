@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ddaudit.data import load_data
 from ddaudit.defenses.privacy import teacher as module
 from ddaudit.defenses.privacy.source import PrivateSource
-from ddaudit.defenses.privacy.teacher import FromTeacher, total_variation
+from ddaudit.defenses.privacy.teacher import FromTeacher
 from ddaudit.distillation import distill, distill_many, distill_sizes, resolve
 from ddaudit.distillation.loops import Job
 from ddaudit.errors import BadInput, DDAuditError
@@ -147,14 +147,6 @@ def test_shadows_have_teachers_of_their_own(tiny, teachers):
 def test_what_breaks_the_claim_or_the_loop_is_refused(tiny, option, value, words):
     with pytest.raises(BadInput, match=words):
         made(tiny, **{option: value})
-
-
-def test_total_variation_of_known_images():
-    flat, board = torch.full((2, 1, 4, 4), 0.3), torch.zeros(1, 1, 4, 4)
-    board[..., ::2, ::2] = board[..., 1::2, 1::2] = 1.0
-    stripes = torch.zeros(1, 1, 4, 4)
-    stripes[..., ::2, :] = 1.0
-    assert [float(total_variation(x)) for x in (flat, board, stripes)] == [0.0, 2.0, 1.0]
 
 
 def test_it_trains_a_student_better_than_chance(tiny):
