@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ddaudit.training import augment
 from ddaudit.training._memory import reuse_memory
-from ddaudit.training.engine import predict, train_many
+from ddaudit.training.engine import Extras, predict, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
 
 __all__ = [
     "PROTOCOLS",
     "EvaluationProtocol",
+    "Extras",
     "Schedule",
     "augment",
     "predict",

@@ -57,22 +57,21 @@ def plan(
 ) -> Plan:
     """Pick how to train ``count`` networks like ``network`` on sets of ``size`` images.
 
-    Batch norm keeps running statistics, which torch.func cannot stack: such networks are never
-    stacked, even when asked for. A compile asked for without a compiler becomes a loop. The reason
-    says so.
+    What cannot be stacked (batch norm, label stores, outliers) never is, even when asked for. A
+    compile asked for without a compiler becomes a loop. The reason says so.
     """
     batch = min(protocol.batch_size, size)
     cost = measure(network)
     step = 3 * cost.flops * batch  # forward, and backward to weights and to maps
     total = step * protocol.schedule(size).steps * count
-    has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    single = _unstackable(network, protocol)
     chunk = min(count, _chunk(cost, batch, device))
 
     if strategy == "loop":
         return Plan("loop", 1, "asked for")
     if strategy == "stacked":
-        if has_batch_norm:
-            return Plan("loop", 1, "batch norm keeps running statistics and cannot be stacked")
+        if single:
+            return Plan("loop", 1, single)
         return Plan("stacked", chunk, "asked for")
     if strategy == "compiled":
         if not _has_compiler(device):
@@ -82,10 +81,10 @@ def plan(
         raise ValueError(f"unknown strategy '{strategy}': auto, loop, compiled or stacked")
 
     if device.type == "cuda":
-        if count > 1 and not has_batch_norm:
+        if count > 1 and not single:
             return Plan("stacked", chunk, "kernel launches dominate on a GPU")
-        return Plan("loop", 1, "batch norm" if has_batch_norm else "a single network")
-    if count >= _STACK_MIN and step <= _STACK_FLOPS and not has_batch_norm:
+        return Plan("loop", 1, single or "a single network")
+    if count >= _STACK_MIN and step <= _STACK_FLOPS and not single:
         return Plan("stacked", chunk, f"{step / 1e6:.0f} MFLOP a step: overhead dominates")
     if total >= _COMPILE_FLOPS * torch.get_num_threads() and _has_compiler(device):
         return Plan("compiled", 1, f"{total / 1e12:.1f} TFLOP in all: pays for compiling")
@@ -107,6 +106,17 @@ def measure(network: Network) -> Cost:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         body(torch.empty(1, *network.shape, device="meta"))
     return Cost(float(counter.get_total_flops()), float(floats))
+
+
+def _unstackable(network: Network, protocol: EvaluationProtocol) -> str:
+    """Why such networks must be trained one at a time; "" when they can be stacked."""
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+        return "batch norm keeps running statistics, which torch.func cannot stack"
+    if protocol.labels == "store":
+        return "label stores are replayed for one network at a time, not stacked"
+    if protocol.outlier_weight > 0:
+        return "outliers are drawn for one network at a time, not stacked"
+    return ""
 
 
 def _chunk(cost: Cost, batch: int, device: torch.device) -> int:

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
-from torch.nn import functional as F
 
 from ddaudit.models import Body, Network
 from ddaudit.training._data import Pool, generator, orders
 from ddaudit.training.augment import AugmentParams, apply, concatenate, draw
+from ddaudit.training.losses import loss, stored_targets, to_uniform
 from ddaudit.training.protocols import EvaluationProtocol, Schedule
+from ddaudit.training.views import (
+    Replay,
+    Views,
+    apply_views,
+    crop_and_flip,
+    draw_views,
+    mix_labels,
+    paste,
+    stack_views,
+)
 
 Forward = Callable[[Tensor], Tensor]
 
 
-def train_loop(network: Network, pool: Pool, *, seed: int, protocol: EvaluationProtocol) -> None:
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What a set brings beside images and labels, on the device of training.
+
+    Attributes:
+        store: views and labels to replay, or None.
+        outliers: a pool of images that the network should be unsure of (its labels are not read).
+    """
+
+    store: Replay | None = None
+    outliers: Pool | None = None
+
+
+def train_loop(
+    network: Network, pool: Pool, *, seed: int, protocol: EvaluationProtocol, beside: Beside
+) -> None:
     """Train one network in place on a pool of one set."""
     network.train()
-    _train_body(network.body, network.body, pool, seed=seed, protocol=protocol)
+    _train_body(network.body, network.body, pool, seed=seed, protocol=protocol, beside=beside)
     network.eval()
 
 
@@ -45,11 +72,17 @@ class Compiled:
         return self._compiled(x) if len(x) == self.batch else self.body(x)
 
     def train(
-        self, network: Network, pool: Pool, *, seed: int, protocol: EvaluationProtocol
+        self,
+        network: Network,
+        pool: Pool,
+        *,
+        seed: int,
+        protocol: EvaluationProtocol,
+        beside: Beside,
     ) -> None:
         """Train one network in place on a pool of one set."""
         self.body.load_state_dict(network.body.state_dict())
-        _train_body(self.body, self, pool, seed=seed, protocol=protocol)
+        _train_body(self.body, self, pool, seed=seed, protocol=protocol, beside=beside)
         network.body.load_state_dict(self.body.state_dict())
         network.eval()
 
@@ -66,6 +99,7 @@ def train_stacked(
         seeds, size=pool.size, batch_size=protocol.batch_size, device=pool.images.device
     )
     augments = [generator(seed, "augment") for seed in seeds]
+    looks = [generator(seed, "views") for seed in seeds]
     params, buffers = stack_module_state([n.body for n in networks])
     template: nn.Module = networks[0].body.train()
 
@@ -75,12 +109,15 @@ def train_stacked(
 
     stacked = torch.vmap(call)
 
-    def loss_at(index: Tensor) -> Tensor:
+    def loss_at(index: Tensor, _step: int) -> Tensor:
         x, y = pool.batch(index)
-        x = _augment_stack(x, [draw(strategy, g, x.shape[1], shape=x.shape) for g in augments])
-        logits = stacked(params, buffers, x)
-        total = F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1), reduction="sum")
-        return total / x.shape[1]
+        size = x.shape[1]
+        views = stack_views([_draw_views(protocol, g, size, x.shape) for g in looks], size)
+        x = apply_views(x.flatten(0, 1), views).view_as(x)
+        x = _augment_stack(x, [draw(strategy, g, size, shape=x.shape) for g in augments])
+        wanted = mix_labels(y.flatten(0, 1), views, shape=x.shape)
+        logits = stacked(params, buffers, x).flatten(0, 1)
+        return loss(logits, wanted, protocol, reduction="sum") / size
 
     _descend(list(params.values()), loss_at, batches, protocol, protocol.schedule(pool.size))
     with torch.no_grad():
@@ -91,51 +128,115 @@ def train_stacked(
 
 
 def _train_body(
-    body: Body, forward: Forward, pool: Pool, *, seed: int, protocol: EvaluationProtocol
+    body: Body,
+    forward: Forward,
+    pool: Pool,
+    *,
+    seed: int,
+    protocol: EvaluationProtocol,
+    beside: Beside,
 ) -> None:
     strategy = protocol.augment or ""
-    batches = orders(
-        [seed], size=pool.size, batch_size=protocol.batch_size, device=pool.images.device
-    )
-    augment = generator(seed, "augment")
+    device = pool.images.device
+    batches = orders([seed], size=pool.size, batch_size=protocol.batch_size, device=device)
+    augment, look = generator(seed, "augment"), generator(seed, "views")
+    outlying = _outlying(forward, beside.outliers, protocol, seed=seed)
+    schedule = protocol.schedule(pool.size)
 
-    def loss_at(index: Tensor) -> Tensor:
-        x, y = pool.batch(index)
-        x, y = x[0], y[0]
-        x = apply(x, draw(strategy, augment, len(x), shape=x.shape))
-        return F.cross_entropy(forward(x), y)
+    def loss_at(index: Tensor, step: int) -> Tensor:
+        if protocol.labels == "store":
+            assert beside.store is not None, "checked by train_many"
+            x, y = _replayed(
+                pool, beside.store, index[0], (step - 1) // schedule.per_epoch, protocol
+            )
+        else:
+            x, y = (part[0] for part in pool.batch(index))
+            views = _draw_views(protocol, look, len(x), x.shape)
+            x, y = apply_views(x, views), mix_labels(y, views, shape=x.shape)
+            x = apply(x, draw(strategy, augment, len(x), shape=x.shape))
+        total = loss(forward(x), y, protocol)
+        return total if outlying is None else total + protocol.outlier_weight * outlying()
 
-    _descend(list(body.parameters()), loss_at, batches, protocol, protocol.schedule(pool.size))
+    _descend(list(body.parameters()), loss_at, batches, protocol, schedule)
     body.zero_grad(set_to_none=True)
+
+
+def _replayed(
+    pool: Pool, store: Replay, index: Tensor, epoch: int, protocol: EvaluationProtocol
+) -> tuple[Tensor, Tensor]:
+    """The stored views (B, C, H, W) of the images at ``index`` (B,), and the targets stored with them."""
+    e = epoch % len(store.boxes)
+
+    def seen(which: Tensor) -> Tensor:
+        images, _ = pool.batch(which[None])
+        return crop_and_flip(images[0], store.boxes[e, which], store.flips[e, which])
+
+    x = seen(index)
+    if store.partners is not None and store.patches is not None:
+        x = paste(x, seen(store.partners[e, index].long()), store.patches[e, index])
+    return x, stored_targets(store.logits[e, index], protocol)
+
+
+def _outlying(
+    forward: Forward, pool: Pool | None, protocol: EvaluationProtocol, *, seed: int
+) -> Callable[[], Tensor] | None:
+    """The loss on the next batch of outliers, seen as the protocol sees images but for mixtures; None without."""
+    if pool is None or protocol.outlier_weight == 0:
+        return None
+    device, strategy = pool.images.device, protocol.augment or ""
+    size = min(protocol.batch_size, pool.size)
+    batches = orders([seed + 1], size=pool.size, batch_size=size, device=device)
+    augment, look = generator(seed, "outliers"), generator(seed, "outlier views")
+
+    def next_loss() -> Tensor:
+        x = pool.batch(next(batches))[0][0]
+        views = draw_views(look, len(x), shape=x.shape, crop=protocol.crop, flip=protocol.flip)
+        x = apply(apply_views(x, views), draw(strategy, augment, len(x), shape=x.shape))
+        return to_uniform(forward(x))
+
+    return next_loss
 
 
 def _descend(
     leaves: list[Tensor],
-    loss_at: Callable[[Tensor], Tensor],
+    loss_at: Callable[[Tensor, int], Tensor],
     batches: Iterable[Tensor],
     protocol: EvaluationProtocol,
     schedule: Schedule,
 ) -> None:
-    """SGD with one learning-rate cut; there the optimiser is made anew, as published."""
-
-    def fresh(lr: float) -> torch.optim.SGD:
-        return torch.optim.SGD(
-            leaves,
-            lr=lr,
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            fused=True,
-        )
-
-    optimizer = fresh(protocol.lr)
+    """Gradient descent; at a learning-rate cut the optimiser is made anew, as published."""
+    optimizer = _optimizer(leaves, protocol, protocol.lr)
     for step, index in enumerate(batches, start=1):
         optimizer.zero_grad(set_to_none=True)
-        loss_at(index).backward()
+        loss_at(index, step).backward()
         optimizer.step()
         if step == schedule.steps:
             return
-        if step == schedule.decay_at:
-            optimizer = fresh(protocol.lr * protocol.decay)
+        if protocol.lr_schedule == "cosine":
+            lr = protocol.lr * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        elif step == schedule.decay_at:
+            optimizer = _optimizer(leaves, protocol, protocol.lr * protocol.decay)
+
+
+def _optimizer(
+    leaves: list[Tensor], protocol: EvaluationProtocol, lr: float
+) -> torch.optim.Optimizer:
+    decay = protocol.weight_decay
+    if protocol.optimiser == "adamw":
+        return torch.optim.AdamW(leaves, lr=lr, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        leaves, lr=lr, momentum=protocol.momentum, weight_decay=decay, fused=True
+    )
+
+
+def _draw_views(
+    protocol: EvaluationProtocol, g: torch.Generator, n: int, shape: Sequence[int]
+) -> Views:
+    return draw_views(
+        g, n, shape=shape, crop=protocol.crop, flip=protocol.flip, cutmix=protocol.cutmix
+    )
 
 
 def _augment_stack(x: Tensor, params: list[AugmentParams]) -> Tensor:

@@ -11,21 +11,38 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ddaudit.errors import BadInput
 from ddaudit.models import Arch, Network, build
 from ddaudit.training._data import Pool, check_set, pixels
 from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import Plan, plan
-from ddaudit.training._steps import Compiled, train_loop, train_stacked
+from ddaudit.training._steps import Beside, Compiled, train_loop, train_stacked
+from ddaudit.training.losses import check_labels, targets
 from ddaudit.training.protocols import EvaluationProtocol
+from ddaudit.training.views import Replay
 
 log = logging.getLogger(__name__)
 
 Strategy = Literal["auto", "loop", "compiled", "stacked"]
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What a set brings beside images and labels; read only by protocols that ask for it.
+
+    Attributes:
+        store: views and labels per epoch, over as many images as the set has.
+        outliers: (M2, C, H, W) float pixels that a network should be unsure of.
+    """
+
+    store: Replay | None = None
+    outliers: Tensor | None = None
 
 
 def train_many(
@@ -39,6 +56,7 @@ def train_many(
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
     strategy: Strategy = "auto",
+    extras: Sequence[Extras] | None = None,
 ) -> list[Network]:
     """Train one network per (set, seed) pair.
 
@@ -54,18 +72,22 @@ def train_many(
         strategy: "loop" one at a time, "compiled" one at a time through torch.compile, "stacked"
             all at once through torch.func; "auto" picks by device and size. Each network's
             ``trained_with`` says which ran.
+        extras: one per set: label stores and outliers, for protocols that use them.
 
     Returns:
         One network per pair, in order, in eval mode on ``device``.
 
     Raises:
-        BadInput: images, labels or architecture do not fit each other.
+        BadInput: images, labels, architecture or protocol do not fit each other.
     """
     if len(sets) != len(seeds):
         raise ValueError(f"{len(sets)} sets but {len(seeds)} seeds")
     device = torch.device(device)
-    for images, labels in sets:
+    besides = list(extras) if extras is not None else [Extras()] * len(sets)
+    for (images, labels), extra in zip(sets, besides, strict=True):
         check_set(images, labels, num_classes)
+        check_labels(labels, protocol)
+        _check_extras(extra, len(images), protocol)
     networks = [
         build(arch, shape=_shape(x), num_classes=num_classes, seed=s, mean=mean, std=std).to(device)
         for (x, _), s in zip(sets, seeds, strict=True)
@@ -87,6 +109,7 @@ def train_many(
                 [networks[k] for k in members],
                 [sets[k] for k in members],
                 [seeds[k] for k in members],
+                [besides[k] for k in members],
                 protocol=protocol,
                 mean=mean,
                 std=std,
@@ -131,6 +154,7 @@ def _run(
     networks: list[Network],
     sets: list[tuple[Tensor, Tensor]],
     seeds: list[int],
+    extras: list[Extras],
     *,
     protocol: EvaluationProtocol,
     mean: Sequence[float],
@@ -151,14 +175,65 @@ def _run(
     for at in range(0, len(networks), chosen.chunk):
         part = slice(at, at + chosen.chunk)
         pool = Pool.of(sets[part], mean=mean, std=std, device=device)
+        pool.labels = targets(pool.labels, protocol, networks[at].num_classes)
         if used == "stacked":
             train_stacked(networks[part], pool, seeds=seeds[part], protocol=protocol)
-        elif compiled is not None:
-            compiled.train(networks[at], pool, seed=seeds[at], protocol=protocol)
+            continue
+        beside = _on_device(extras[at], protocol, mean=mean, std=std, device=device)
+        if compiled is not None:
+            compiled.train(networks[at], pool, seed=seeds[at], protocol=protocol, beside=beside)
         else:
-            train_loop(networks[at], pool, seed=seeds[at], protocol=protocol)
+            train_loop(networks[at], pool, seed=seeds[at], protocol=protocol, beside=beside)
     for network in networks:
         network.trained_with = used
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A label store on the device of training."""
+
+    boxes: Tensor
+    flips: Tensor
+    logits: Tensor
+    partners: Tensor | None
+    patches: Tensor | None
+
+
+def _on_device(
+    extra: Extras,
+    protocol: EvaluationProtocol,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+) -> Beside:
+    store, outliers = extra.store, extra.outliers
+    kept, pool = None, None
+    if store is not None and protocol.labels == "store":
+        partners, patches = store.partners, store.patches
+        kept = _Stored(
+            store.boxes.to(device),
+            store.flips.to(device),
+            store.logits.to(device),
+            None if partners is None else partners.to(device),
+            None if patches is None else patches.to(device),
+        )
+    if outliers is not None and protocol.outlier_weight > 0:
+        unread = torch.zeros(len(outliers), dtype=torch.int64)
+        pool = Pool.of([(outliers, unread)], mean=mean, std=std, device=device)
+    return Beside(kept, pool)
+
+
+def _check_extras(extra: Extras, size: int, protocol: EvaluationProtocol) -> None:
+    where = f"protocol '{protocol.name}'"
+    if protocol.labels == "store":
+        if extra.store is None:
+            raise BadInput(where, "replays a label store, and the set has none")
+        if extra.store.boxes.shape[1] != size:
+            what = f"replays a label store of {extra.store.boxes.shape[1]} images on {size} images"
+            raise BadInput(where, what)
+    if protocol.outlier_weight > 0 and extra.outliers is None:
+        raise BadInput(where, "trains on outliers, and the set has none")
 
 
 def _shape(images: Tensor) -> tuple[int, int, int]:

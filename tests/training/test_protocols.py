@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -72,3 +73,69 @@ def test_impossible_protocols_are_refused(change: dict[str, int]) -> None:
 
 def test_deviations_from_the_published_protocol_are_said() -> None:
     assert all(PROTOCOLS[name].deviations for name in ("dc", "quick"))
+
+
+def test_cosine_has_no_extra_pass_and_no_cut() -> None:
+    how = replace(PROTOCOLS["dc"], lr_schedule="cosine", augment=DSA, max_steps=None)
+    schedule = how.schedule(300)
+    assert (schedule.steps, schedule.decay_at, schedule.per_epoch) == (2000, 2000, 2)
+
+
+def test_keys_of_older_protocols_are_what_they_were() -> None:
+    """Victims cached before options were added must still be found."""
+    assert PROTOCOLS["dc"].for_data(DSA).key == "dc-a7b69a26"
+    assert PROTOCOLS["quick"].for_data("").key == "quick-087b8637"
+    assert replace(PROTOCOLS["dc"], loss="mse").key != PROTOCOLS["dc"].key
+
+
+RICH = EvaluationProtocol(
+    name="rded", epochs=300, batch_size=50, lr=1e-3, weight_decay=0.01, augment="",
+    optimiser="adamw", lr_schedule="cosine", loss="kl", temperature=20.0, crop=(0.08, 1.0),
+    flip=True, cutmix=1.0, deviations=("shorter",),
+)  # fmt: skip
+
+
+def test_a_card_gives_back_the_protocol() -> None:
+    for protocol in (RICH, *PROTOCOLS.values()):
+        stored = json.loads(json.dumps(protocol.to_card()))
+        assert EvaluationProtocol.from_card(stored) == protocol
+    assert EvaluationProtocol.from_card({"name": "mine", "lr": 1}).lr == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"warmup": 5}, "does not know: warmup"),
+        ({"optimiser": "lamb"}, "'optimiser' is invalid"),
+        ({"lr": "0.1"}, "'lr' is invalid"),
+        ({"lr": float("nan")}, "lr nan is not within"),
+        ({"lr": float("inf")}, "lr inf is not within"),
+        ({"epochs": 10**9}, "epochs 1e[+]09 is not within 1 to 10000"),
+        ({"epochs": 10.5}, "'epochs' is invalid"),
+        ({"temperature": 0.0}, "temperature 0.0 is not positive"),
+        ({"crop": [0.5, 0.2]}, "no range of areas"),
+        ({"crop": [0.5]}, "'crop"),
+        ({"cutmix": 1.5}, "cutmix 1.5 is not within"),
+        ({"flip": "yes"}, "'flip' is invalid"),
+        ({"augment": "blur"}, "unknown augmentation"),
+        ({"labels": "store"}, "replays a label store and augments on top"),
+        ({"name": "../../etc/passwd"}, "a name that no file can carry"),
+        ({"name": 7}, "'name' is invalid"),
+    ],
+)
+def test_what_a_card_may_not_state_is_one_line(change: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message) as caught:
+        EvaluationProtocol.from_card({**RICH.to_card(), **change}, where="a.safetensors")
+    assert str(caught.value).startswith("a.safetensors: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_choices_are_refused_in_python_too() -> None:
+    with pytest.raises(BadInput, match="loss 'hinge' is not one of"):
+        EvaluationProtocol(name="x", loss="hinge")  # type: ignore[arg-type]
+
+
+def test_a_store_brings_its_own_augmentation() -> None:
+    store = EvaluationProtocol(name="fkd", labels="store")
+    assert store.for_data(DSA).augment == ""
+    assert store.for_data(DSA).augmented
