@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint check clean
+.PHONY: demo test test-slow lint check catalogue clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ddaudit demo --out demo-run
@@ -18,6 +18,10 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# What the registries hold, known without importing them: run after adding, renaming or describing an entry.
+catalogue: $(VENV)/.installed
+	$(BIN)/python -m ddaudit.catalogue
 
 # Types and the import contract are checked on an installed wheel: attacks/, defenses/ and reports/ only become
 # ddaudit.attacks, ddaudit.defenses and ddaudit.reports there.

@@ -331,7 +331,14 @@ class Auditor(ABC, Generic[S]):
 
 
 AUDITORS: Registry[Auditor[Any]] = Registry(
-    "auditor", packages=("ddaudit.measures", "ddaudit.attacks"), group="ddaudit.auditors"
+    "auditor",
+    of=Auditor,
+    row=lambda a: {
+        "name": a.name,
+        "description": a.question,
+        "threat_model": a.threat_model,
+        "sources": list(a.sources),
+    },
 )
 
 A = TypeVar("A", bound=type[Auditor[Any]])

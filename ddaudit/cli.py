@@ -415,47 +415,12 @@ def _report(runs: list[str], formats: list[str], out: Path | None) -> Iterable[P
 
 
 def _listing(what: str) -> list[dict[str, Any]]:
-    from ddaudit.auditing import AUDITORS
-    from ddaudit.data import DATASETS
-    from ddaudit.distillation import DEFENSES, METHODS
-    from ddaudit.sets import FORMATS
+    from ddaudit.registry import rows
 
     if what == "methods":
-        rows = [
-            {
-                "name": n,
-                "kind": "method",
-                "family": m.family,
-                "status": m.status,
-                "description": m.source,
-            }
-            for n, m in METHODS.items()
-        ]
-        return rows + [
-            {"name": f"+{n}", "kind": "defense", "description": f"{d.description} ({d.source})"}
-            for n, d in DEFENSES.items()
-        ]
-    if what == "auditors":
-        return [
-            {
-                "name": n,
-                "description": a.question,
-                "threat_model": a.threat_model,
-                "sources": list(a.sources),
-            }
-            for n, a in AUDITORS.items()
-        ]
-    if what == "datasets":
-        return [
-            {
-                "name": n,
-                "description": d.description,
-                "embedded": d.embedded,
-                "options": [o.usage for o in d.options],
-            }
-            for n, d in DATASETS.items()
-        ]
-    return [{"name": n, "description": f"{f.summary} ({f.source})"} for n, f in FORMATS.items()]
+        defenses = [{**row, "name": f"+{row['name']}"} for row in rows("defense")]
+        return rows("method") + defenses
+    return rows(what.removesuffix("s"))
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:

@@ -104,7 +104,14 @@ class Request:
 
 
 DATASETS: Registry[DataSource] = Registry(
-    "dataset", packages=("ddaudit.data",), group="ddaudit.datasets"
+    "dataset",
+    of=DataSource,
+    row=lambda d: {
+        "name": d.name,
+        "description": d.description,
+        "embedded": d.embedded,
+        "options": [o.usage for o in d.options],
+    },
 )
 
 

@@ -254,10 +254,24 @@ class Defense:
 
 
 METHODS: Registry[Recipe] = Registry(
-    "method", packages=("ddaudit.distillation.recipes", "ddaudit.defenses"), group="ddaudit.methods"
+    "method",
+    of=Recipe,
+    row=lambda m: {
+        "name": m.name,
+        "kind": "method",
+        "family": m.family,
+        "status": m.status,
+        "description": m.source,
+    },
 )
 DEFENSES: Registry[Defense] = Registry(
-    "defense", packages=("ddaudit.defenses",), group="ddaudit.defenses", listed="methods"
+    "defense",
+    of=Defense,
+    row=lambda d: {
+        "name": d.name,
+        "kind": "defense",
+        "description": f"{d.description} ({d.source})",
+    },
 )
 
 

@@ -66,7 +66,9 @@ class Format:
 
 
 FORMATS: Registry[Format] = Registry(
-    "format", packages=("ddaudit.sets.formats",), group="ddaudit.formats"
+    "format",
+    of=Format,
+    row=lambda f: {"name": f.name, "description": f"{f.summary} ({f.source})"},
 )
 
 
