@@ -73,7 +73,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
     arch = Arch.parse(config.arch) if config.arch else Arch.parse("ConvNet")
     if config.arch is None and preset.profile == "small":
         arch = replace(arch, width=32)
-    arch = fit(arch, data.shape)
+    arch = fit(arch, data.shape)  # an MLP for tables
     context = Context(
         data=data,
         preset=preset,
@@ -108,7 +108,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
         "validation": data.validation.fingerprint,
         "test": data.test.fingerprint,
         "preset": preset.model_dump(),
-        "constants": [data.mean, data.std, data.augment],
+        "constants": [data.mean, data.std, data.augment, data.whole_set, data.assumed],
         "arch": str(arch),
         "ipc": config.ipc,
         "protocol": context.protocol.key,

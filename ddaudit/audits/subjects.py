@@ -59,7 +59,11 @@ def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -
     if is_set_file(path):
         value = load(path)
         value.check_against(
-            shape=data.shape, num_classes=data.num_classes, data=data.name, where=path
+            shape=data.shape,
+            num_classes=data.num_classes,
+            data=data.name,
+            where=path,
+            space=data.space,
         )
         return Subject(
             id=path.name,

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Space = Literal["pixels", "standard"]
+"""What input values are: light between 0 and 1, or standardised numbers without a bound."""
+
+Modality = Literal["image", "tabular", "series", "embedding"]
+
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """One split of real images.
+    """One split of real records.
 
     Attributes:
-        images: (N, C, H, W) uint8.
+        images: the inputs, (N, C, H, W): uint8 pixels, or float32 values in ``space``. A table of D columns is
+            (N, 1, 1, D).
         labels: (N,) int64, class index in [0, num_classes).
         groups: (N,) int64 protected attribute, or None.
         class_names: one name per class.
         group_names: one name per group; empty without groups.
+        space: "pixels": uint8, or float32 in [0, 1]; "standard": float32 standardised values, any finite number.
+            What needs pixels (a stamped square, a radius in grey levels) refuses the rest.
+        modality: what a record is.
     """
 
     images: Tensor
@@ -29,13 +40,24 @@ class ImageData:
     class_names: tuple[str, ...]
     groups: Tensor | None = None
     group_names: tuple[str, ...] = ()
+    space: Space = "pixels"
+    modality: Modality = "image"
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        allowed = (torch.uint8, torch.float32) if self.space == "pixels" else (torch.float32,)
+        if self.images.dtype not in allowed or self.images.ndim != 4:
+            wanted = " or ".join(str(d).removeprefix("torch.") for d in allowed)
             raise ValueError(
-                f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}"
+                f"images in space '{self.space}' must be {wanted} (N, C, H, W), "
+                f"got {self.images.dtype} {tuple(self.images.shape)}"
             )
+        if self.images.is_floating_point() and n:
+            low, high = float(self.images.min()), float(self.images.max())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ValueError("inputs contain NaN or infinity")
+            if self.space == "pixels" and not (low >= 0 and high <= 1):
+                raise ValueError(f"float pixels must lie in [0, 1], got {low:g} to {high:g}")
         if self.labels.dtype != torch.int64 or self.labels.shape != (n,):
             raise ValueError(
                 f"labels must be int64 ({n},), got {self.labels.dtype} {tuple(self.labels.shape)}"
@@ -61,9 +83,10 @@ class ImageData:
         return int(c), int(h), int(w)
 
     def pixels(self, index: Tensor | slice | None = None) -> Tensor:
-        """(n, C, H, W) float32 pixels in [0, 1] of the records at ``index`` (all without it)."""
+        """(n, C, H, W) float32 inputs of the records at ``index`` (all without it): pixels in [0, 1], or
+        standardised values where ``space`` says so."""
         images = self.images if index is None else self.images[index]
-        return images.float().div_(255.0)
+        return images.float().div_(255.0) if images.dtype == torch.uint8 else images.clone()
 
     def subset(self, index: Tensor) -> ImageData:
         """The records at ``index`` (int64 positions or a bool mask), in that order."""
@@ -81,7 +104,10 @@ class ImageData:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over images, labels and groups: equal data, equal fingerprint."""
-        digest = hashlib.sha256(repr((tuple(self.images.shape), self.class_names)).encode())
+        named: tuple[object, ...] = (tuple(self.images.shape), self.class_names)
+        if self.images.is_floating_point():
+            named += (self.space, self.modality)
+        digest = hashlib.sha256(repr(named).encode())
         for part in (self.images, self.labels, self.groups):
             if part is not None:
                 digest.update(part.contiguous().numpy().tobytes())
@@ -93,14 +119,16 @@ class Dataset:
     """Named real data with fixed splits.
 
     ``mean`` and ``std`` are the normalisation constants of the field for this set (per channel, pixels in
-    [0, 1]). ``augment`` is the DSA strategy string that published evaluations use on it. ``extra`` holds
-    further test splits (``test_paired`` of the coloured sets: every image in every colour). ``notes`` are
-    sentences that a report must repeat (a documented defect of a published construction, say). ``root`` is
-    the folder its files came from: where methods look for public auxiliary data. ``origin`` names the data set
-    that its images were first part of: what was made from a data set (coloured, long-tailed, noisy) keeps it.
+    [0, 1]; 0 and 1 where values are standardised already). ``augment`` is the DSA strategy string that published
+    evaluations use on it. ``extra`` holds further test splits (``test_paired`` of the coloured sets: every image
+    in every colour). ``notes`` are sentences that a report must repeat (a documented defect of a published
+    construction, say). ``root`` is the folder its files came from: where methods look for public auxiliary data.
+    ``origin`` names the data set that its images were first part of: what was made from a data set (coloured,
+    long-tailed, noisy) keeps it.
     ``whole_set`` says in which ways one record's role or content depends on the other records (a published
     construction that permutes all of them, say); differential privacy of one record does not hold through it, so
-    private recipes refuse such data.
+    private recipes refuse such data. ``assumed`` says what of the construction is taken as public knowledge (ranges
+    of columns, say); claims list it. ``columns`` names the inputs of a table.
     """
 
     name: str
@@ -115,6 +143,8 @@ class Dataset:
     root: Path | None = None
     origin: str = ""
     whole_set: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -124,3 +154,13 @@ class Dataset:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return self.train.shape
+
+    @property
+    def space(self) -> Space:
+        """What input values are, see :class:`ImageData`."""
+        return self.train.space
+
+    @property
+    def modality(self) -> Modality:
+        """What a record is."""
+        return self.train.modality

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddaudit.data import ImageData
 from ddaudit.distillation.parts import Canvas
 from ddaudit.distillation.synthesis import labels_of
-from ddaudit.errors import DDAuditError
+from ddaudit.errors import BadInput, DDAuditError
 
 Kind = Literal["conv", "dcgan"]
 
@@ -81,10 +81,17 @@ class Generated:
         under ``torch.no_grad()``; without ``fresh`` the two are the same.
 
         Raises:
+            BadInput: values in [0, 1] for records that are no pixels.
             DDAuditError: more than one run.
         """
         if len(members) != 1:
             raise DDAuditError("a generator makes the images of one run at a time")
+        if self.bounded and data.space != "pixels":
+            raise BadInput(
+                "synthesis.bounded=True",
+                f"keeps values in [0, 1], and {data.modality} values are standardised",
+                "Use --set synthesis.bounded=false.",
+            )
         labels = labels_of(data.num_classes, ipc)
         kept = torch.randn(len(labels), self.code, generator=generator)
         weights, codes = (

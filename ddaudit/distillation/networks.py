@@ -63,8 +63,11 @@ class Fresh:
 def fit(arch: Arch, shape: tuple[int, int, int]) -> Arch:
     """The architecture with ConvNet depth lowered to what the image size allows (8x8: depth 2).
 
-    The field's rule is depth 3 at 32 pixels, one less per halving.
+    The field's rule is depth 3 at 32 pixels, one less per halving. Records of a single row (a table) have nothing
+    to convolve: an MLP of the usual size stands for ConvNet.
     """
+    if arch.family == "convnet" and shape[1] == 1:
+        return Arch("mlp")
     size = min(shape[1:])
     if arch.family == "convnet" and arch.depth == 3 and size < 16:
         return replace(arch, depth=2)

@@ -132,6 +132,7 @@ class Recipe:
         mean, std = self.constants(job.data)
         queries = self.loop.queries(job.ipc)
         assumed = self.networks.assumed(job.data) if self.networks else ()
+        assumed = (*job.data.assumed, *assumed)
         opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device, again, assumed)
         return self.reader.open(job.train, job.members, opening)
 
@@ -206,8 +207,10 @@ class Recipe:
         return mean, std
 
     def normalisation(self, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std) per channel that matching works under."""
+        """(mean, std) per channel that matching works under; standardised values keep theirs, 0 and 1."""
         channels = data.shape[0]
+        if data.space == "standard":
+            return data.mean, data.std
         return (
             ((0.5,) * channels, (0.5,) * channels)
             if self.normalise == "public"
@@ -215,7 +218,9 @@ class Recipe:
         )
 
     def augment_for(self, data: Dataset) -> str:
-        """The DSA strategy string; "" for none."""
+        """The DSA strategy string; "" for none, as for anything but images."""
+        if data.modality != "image":
+            return ""
         return data.augment if self.augment == "data" else self.augment
 
     def at(self, profile: Literal["small", "paper"]) -> Recipe:

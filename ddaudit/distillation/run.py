@@ -154,10 +154,12 @@ def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
     base = {
         "method": recipe.name,
         "recipe": recipe.describe(),
-        "deviations": list(recipe.deviations),
+        "deviations": [*recipe.deviations, *_adapted(recipe, job.data)],
         "ipc": job.ipc,
         "data": job.data.name,
         "class_names": list(train.class_names),
+        "modality": train.modality,
+        "space": train.space,
         "seed": job.seed,
         "versions": versions(),
         # Time tells how many records were sampled: it stays off a private card.
@@ -186,6 +188,13 @@ def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome
         device=job.device,
     )
     return replace(made, labels=labels)
+
+
+def _adapted(recipe: Recipe, data: Dataset) -> list[str]:
+    """What a recipe for images does otherwise on records that are none."""
+    if data.modality == "image" or recipe.networks is None:
+        return []
+    return [f"{data.modality} records: an MLP stands for ConvNet, and nothing is augmented"]
 
 
 def _card(

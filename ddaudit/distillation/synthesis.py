@@ -60,7 +60,7 @@ class Pixels:
         Raises:
             BadInput: real initialisation of a class without any record; images too small for the factor.
         """
-        if min(data.shape[1:]) < 2 * self.factor:
+        if self.factor > 1 and min(data.shape[1:]) < 2 * self.factor:
             raise BadInput(
                 f"synthesis.factor={self.factor}",
                 f"cuts images of {data.shape[1]} x {data.shape[2]} pixels into less than 2 x 2",

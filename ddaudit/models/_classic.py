@@ -16,11 +16,14 @@ from ddaudit.models.arch import Arch
 _VGG11: tuple[int, ...] = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)  # 0 = max pooling
 
 
-def mlp_features(shape: tuple[int, int, int]) -> tuple[nn.Sequential, int]:
-    """Two hidden layers of 128."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()
-    ), 128
+def mlp_features(arch: Arch, shape: tuple[int, int, int]) -> tuple[nn.Sequential, int]:
+    """``depth - 1`` hidden layers of ``width``: two of 128 by default, none at depth 1."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = math.prod(shape)
+    for _ in range(arch.depth - 1):
+        layers += [nn.Linear(size, arch.width), nn.ReLU()]
+        size = arch.width
+    return nn.Sequential(*layers), size
 
 
 def lenet_features(shape: tuple[int, int, int]) -> tuple[nn.Sequential, int]:

@@ -39,7 +39,8 @@ class Arch:
     """An architecture by its parts.
 
     ``norm`` and ``pool`` may be left empty: the family's default is filled in, so they are never
-    empty afterwards. ``depth`` and ``width`` belong to the ConvNet family only. For ``resnet18`` a
+    empty afterwards. ``depth`` and ``width`` belong to ConvNet and MLP: convolutions, or linear layers
+    with the classifier among them (``MLPD1`` is logistic regression). For ``resnet18`` a
     ``pool`` of "avg" means down-sampling by average pooling instead of by stride.
 
     Raises:
@@ -73,9 +74,9 @@ class Arch:
         defaults = {f.name: f.default for f in fields(self)}
         for part in ("depth", "width"):
             value = getattr(self, part)
-            if self.family != "convnet" and value != defaults[part]:
+            if self.family not in ("convnet", "mlp") and value != defaults[part]:
                 raise BadInput(
-                    FAMILIES[self.family], f"has no {part} to choose", "Only ConvNet does."
+                    FAMILIES[self.family], f"has no {part} to choose", "Only ConvNet and MLP do."
                 )
             if value < 1:
                 raise BadInput(FAMILIES[self.family], f"{part} {value} is not positive")

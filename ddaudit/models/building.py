@@ -49,7 +49,7 @@ def build(
 
 def _features(arch: Arch, shape: tuple[int, int, int]) -> tuple[nn.Sequential, int]:
     if arch.family == "mlp":
-        return mlp_features(shape)
+        return mlp_features(arch, shape)
     if arch.family == "lenet":
         return lenet_features(shape)
     if arch.family == "alexnet":

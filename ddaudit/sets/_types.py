@@ -69,6 +69,10 @@ class Card(_Model):
     data: str | None = None
     source_fingerprint: str | None = None
     class_names: list[str] | None = None
+    modality: str = "image"
+    """What a record is: image, tabular, series, embedding."""
+    space: str = "pixels"
+    """What values are: pixels, or standard (standardised numbers without a bound)."""
     seed: int | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
@@ -88,7 +92,8 @@ class DistilledSet:
     """A distilled set.
 
     Attributes:
-        images: (M, C, H, W) float32, pixel space ([0, 1] nominal; optimised images may overshoot).
+        images: (M, C, H, W) float32, pixel space ([0, 1] nominal; optimised images may overshoot), or
+            standardised values where the card's ``space`` says so.
         labels: (M,) int64 hard labels or (M, K) float32 soft labels (probabilities).
         num_classes: K.
         card: what is known of its making.
@@ -127,13 +132,19 @@ class DistilledSet:
         if not 1 <= self.num_classes <= _MOST_CLASSES:
             what = f"claims {self.num_classes} classes, expected 1 to {_MOST_CLASSES}"
             raise BadInput(where, what)
-        _check_images(self.images, where)
+        _check_images(self.images, where, pixels=self.card.space == "pixels")
         _check_labels(self.labels, len(self.images), self.num_classes, where)
         _check_card(self.card, self.num_classes, self.shape[0], where)
         return self
 
     def check_against(
-        self, *, shape: tuple[int, int, int], num_classes: int, data: str, where: object
+        self,
+        *,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        data: str,
+        where: object,
+        space: str = "pixels",
     ) -> DistilledSet:
         """Validate that this set can stand in for real data of that shape and class count.
 
@@ -143,6 +154,9 @@ class DistilledSet:
         hint = "Was this set distilled from other data? Pass --data, or see 'ddaudit inspect'."
         if self.shape != tuple(shape):
             what = f"images are {self.shape} (C, H, W) but data '{data}' is {tuple(shape)}"
+            raise BadInput(where, what, hint)
+        if self.card.space != space:
+            what = f"holds values in space '{self.card.space}' but data '{data}' is in '{space}'"
             raise BadInput(where, what, hint)
         top = max(int(self.hard_labels.max()), self.num_classes - 1)
         if top >= num_classes:
@@ -156,7 +170,7 @@ class DistilledSet:
         return (low, high) if math.isfinite(low) and math.isfinite(high) else (math.nan, math.nan)
 
 
-def _check_images(x: Tensor, where: object) -> None:
+def _check_images(x: Tensor, where: object, *, pixels: bool) -> None:
     if x.ndim != 4:
         raise BadInput(where, f"images have shape {tuple(x.shape)}, expected (M, C, H, W)")
     if len(x) == 0:
@@ -167,7 +181,7 @@ def _check_images(x: Tensor, where: object) -> None:
             f"images are {_name(x.dtype)}, expected float32",
             "Convert them to float32 pixels in [0, 1] before saving.",
         )
-    if x.shape[1] not in (1, 3):
+    if pixels and x.shape[1] not in (1, 3):
         raise BadInput(
             where,
             f"images have {x.shape[1]} channels, expected 1 or 3",

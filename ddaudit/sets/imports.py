@@ -69,7 +69,11 @@ def import_set(
     result.check(path)
     if data is not None:
         result.check_against(
-            shape=data.shape, num_classes=data.num_classes, data=data.name, where=path
+            shape=data.shape,
+            num_classes=data.num_classes,
+            data=data.name,
+            where=path,
+            space=data.space,
         )
     return result
 

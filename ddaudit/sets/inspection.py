@@ -18,7 +18,8 @@ from ddaudit.sets.files import fingerprint, read_file
 class Inspection(BaseModel):
     """The facts of one set file.
 
-    ``pixel_outside`` is the fraction of pixel values outside [0, 1]; ``images_per_class`` counts
+    ``pixel_outside`` is the fraction of pixel values outside [0, 1], 0 where values are no pixels;
+    ``images_per_class`` counts
     hard labels (the argmax of soft ones); sizes are in bytes; ``other_tensors`` are left alone.
     """
 
@@ -62,7 +63,8 @@ def inspect(path: str | Path) -> Inspection:
     distilled, others = read_file(path)
     images, labels = distilled.images, distilled.labels
     low, high = distilled.pixel_range()
-    outside = float(((images < 0) | (images > 1)).double().mean())
+    pixels = distilled.card.space == "pixels"
+    outside = float(((images < 0) | (images > 1)).double().mean()) if pixels else 0.0
     counts = torch.bincount(distilled.hard_labels, minlength=distilled.num_classes).tolist()
     return Inspection(
         path=str(path),
@@ -91,7 +93,7 @@ def describe(inspection: Inspection) -> list[str]:
     size = " x ".join(str(n) for n in i.shape)
     rows = [
         ("images", f"{i.num_images} of {size} (C x H x W), {i.dtype}, {_size(i.image_bytes)}"),
-        ("pixels", f"{i.pixel_min:.4g} to {i.pixel_max:.4g}, {_outside(i.pixel_outside)}"),
+        _values(i),
         ("labels", f"{i.label_kind}, {i.num_classes} classes, {_per_class(i.images_per_class)}"),
         ("file", f"{_size(i.file_bytes)}, fingerprint {i.fingerprint}"),
         ("method", card.method),
@@ -219,6 +221,14 @@ def _size(count: int) -> str:
             return f"{count:.3g} {unit}"
         count = count / 1000 if unit != "MB" else count  # type: ignore[assignment]
     return f"{count / 1000:.3g} GB"
+
+
+def _values(i: Inspection) -> tuple[str, str]:
+    """The line on the values' range, by what they are."""
+    span = f"{i.pixel_min:.4g} to {i.pixel_max:.4g}"
+    if i.card.space == "pixels":
+        return "pixels", f"{span}, {_outside(i.pixel_outside)}"
+    return "values", f"{span}, {i.card.modality}, standardised"
 
 
 def _outside(fraction: float) -> str:

@@ -101,6 +101,8 @@ class FromTeacher:
                 "trains a teacher and needs a reader, a target, networks and a synthesis",
             )
         recipe.check_private()
+        if job.data.space != "pixels":
+            raise BadInput(recipe.name, f"makes pixels, and '{job.data.name}' holds none")
         if len(job.members) != 1:
             raise DDAuditError(f"{recipe.name}: one run at a time, every run has its own teacher")
         progress, total = job.progress, self.steps + self.iterations

@@ -13,7 +13,7 @@ import torch
 from ddaudit.data import DATASETS, Dataset, canonical_spec, load_data
 from ddaudit.errors import BadInput
 
-EMBEDDED = ["digits", "digits-colored", "digits-lt", "digits-noisy"]
+EMBEDDED = ["breast-cancer", "digits", "digits-colored", "digits-lt", "digits-noisy", "wine"]
 
 
 def test_the_promised_data_sets_are_registered_and_described() -> None:

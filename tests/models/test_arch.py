@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddaudit.errors import BadInput
-from ddaudit.models import Arch
+from ddaudit.models import Arch, build
 from ddaudit.models.arch import ACTS, NORMS, POOLS
 
 
@@ -55,7 +55,7 @@ def test_name_round_trips(arch: Arch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["MLP", "LeNet", "AlexNetBN", "VGG11BN", "ResNet18BNAP", "ConvNet"]
+    "name", ["MLP", "MLPD2W64", "LeNet", "AlexNetBN", "VGG11BN", "ResNet18BNAP", "ConvNet"]
 )
 def test_canonical_names_print_as_themselves(name: str) -> None:
     assert str(Arch.parse(name)) == name
@@ -63,7 +63,7 @@ def test_canonical_names_print_as_themselves(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "Transformer", "ConvNetX", "ConvNetD2D3", "ConvNetD0", "ConvNetW0", "MLPD2", "LeNetBN",
+    ["", "Transformer", "ConvNetX", "ConvNetD2D3", "ConvNetD0", "ConvNetW0", "MLPD0", "MLPBN", "LeNetD2", "LeNetBN",
      "VGG11LN", "ConvNetW30GN", "ConvNet W32 please"],
 )  # fmt: skip
 def test_unknown_names_are_one_line_errors(name: str) -> None:
@@ -77,3 +77,17 @@ def test_arch_is_frozen_and_hashable() -> None:
     assert len({arch, Arch()}) == 1
     with pytest.raises(FrozenInstanceError):
         arch.depth = 4  # type: ignore[misc]
+
+
+def test_mlp_depth_counts_linear_layers_with_the_classifier() -> None:
+    shapes = {}
+    for name in ("MLP", "MLPD1", "MLPD2W64"):
+        net = build(
+            Arch.parse(name), shape=(1, 1, 20), num_classes=3, seed=0, mean=(0.0,), std=(1.0,)
+        )
+        shapes[name] = [tuple(p.shape) for p in net.parameters() if p.ndim == 2]
+    assert shapes == {
+        "MLP": [(128, 20), (128, 128), (3, 128)],
+        "MLPD1": [(3, 20)],
+        "MLPD2W64": [(64, 20), (3, 64)],
+    }
