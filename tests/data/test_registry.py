@@ -108,5 +108,5 @@ def test_embedded_sets_load_without_a_root_and_survive_a_process_border(
     assert copy.train.fingerprint == data.train.fingerprint
     assert set(copy.extra) == set(data.extra)
     for split in (copy.train, copy.validation, copy.test):
-        assert split.images.dtype == torch.uint8
+        assert split.images.dtype == (torch.uint8 if data.space == "pixels" else torch.float32)
         assert 0 <= int(split.labels.min()) <= int(split.labels.max()) < 10
