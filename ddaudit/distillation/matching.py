@@ -161,7 +161,10 @@ class Matching:
                     aggregate = objective.synthetic(net, seen, y, rows, source.clip)
                     distance = objective.distance(net, targets.values, aggregate[:, slot_of_row])
                     view = View(x, seen, y, job.train.num_classes, net, std.to(job.device), done)
-                    canvas.pull((distance * targets.weights).sum(), extra=added(recipe.terms, view))
+                    losses = source.layout.reduction.reduce(
+                        distance * targets.weights, targets.weights > 0
+                    )
+                    canvas.pull(losses.sum(), extra=added(recipe.terms, view))
                     optimiser.step()
                     if self.ema is not None:
                         blend(average, canvas.parameters, self.ema)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.reductions import Reduction, Sum
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
 from ddaudit.sets import PrivacyClaim
@@ -31,10 +32,12 @@ class Layout:
     Attributes:
         slots: (R,) int64; the class whose synthetic images row r is matched to, or -1 for all of them.
         names: one readable name per row.
+        reduction: how the rows' distances become one loss.
     """
 
     slots: Tensor
     names: tuple[str, ...]
+    reduction: Reduction = field(default_factory=Sum)
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -127,7 +130,7 @@ class TargetRule(Protocol):
     """Rows of weights over real examples: which aggregate each synthetic class is matched to."""
 
     def layout(self, data: ImageData) -> Layout:
-        """The fixed rows of this rule on this data.
+        """The fixed rows of this rule on this data, and how their distances become one loss.
 
         Raises:
             BadInput: the data lack what the rule needs (a protected attribute, say).

@@ -28,6 +28,7 @@ from ddaudit.distillation.parts import (
     replace_option,
 )
 from ddaudit.distillation.reading import Minibatch
+from ddaudit.distillation.reductions import Sum
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.errors import BadInput
 from ddaudit.registry import Registry
@@ -125,7 +126,8 @@ class Recipe:
             again: True when the loop asks questions more than once.
 
         Raises:
-            BadInput: the recipe has no reader or target, or the reader cannot read these data.
+            BadInput: the recipe has no reader or target, the reader cannot read these data, or the rule reduces
+                rows in a method that compares none.
         """
         if self.reader is None or self.target is None:
             raise BadInput(self.name, "lacks a target or a reader")
@@ -134,7 +136,14 @@ class Recipe:
         assumed = self.networks.assumed(job.data) if self.networks else ()
         assumed = (*job.data.assumed, *assumed)
         opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device, again, assumed)
-        return self.reader.open(job.train, job.members, opening)
+        source = self.reader.open(job.train, job.members, opening)
+        if self.objective is None and not isinstance(source.layout.reduction, Sum):
+            raise BadInput(
+                self.name,
+                "picks the worst of its rows' distances, and this method computes none",
+                "Use the rule on a matching method, such as dm or dc.",
+            )
+        return source
 
     def start(self, job: Job, generator: torch.Generator) -> Canvas:
         """The synthesis' fresh parameters for a job.

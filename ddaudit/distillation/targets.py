@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.parts import Layout
+from ddaudit.distillation.parts import Layout, TargetRule
+from ddaudit.distillation.reductions import Reduction
+from ddaudit.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,36 @@ class Joint:
     def bounded(self) -> Joint:
         """Already a single row."""
         return self
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The rows of a rule, of whose distances not all count alike.
+
+    Attributes:
+        rule: gives the rows.
+        reduction: makes one loss of their distances.
+    """
+
+    rule: TargetRule
+    reduction: Reduction
+
+    def layout(self, data: ImageData) -> Layout:
+        """The rule's rows with this reduction."""
+        return replace(self.rule.layout(data), reduction=self.reduction)
+
+    def rows(self, data: ImageData, index: Tensor) -> Tensor:
+        """As the rule's."""
+        return self.rule.rows(data, index)
+
+    def bounded(self) -> Reduced:
+        """Refused: noise on the rows would pick the worst of them.
+
+        Raises:
+            BadInput: always.
+        """
+        raise BadInput(
+            type(self.reduction).__name__,
+            "picks rows by their distance, and under privacy noise decides which is the worst",
+            "Use fair, whose rows all count, or leave dp out.",
+        )
