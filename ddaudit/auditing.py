@@ -47,6 +47,11 @@ class Subject:
     identity: str = ""
     """Content hash of what is audited: two subjects with one identity give the same numbers."""
 
+    @property
+    def private(self) -> bool:
+        """True for a recipe that reads its records through a private reader."""
+        return bool(self.recipe and self.recipe.reader and self.recipe.reader.private)
+
 
 class Settings(BaseModel):
     """Base of an auditor's own knobs. Frozen, validated, printed in the report."""
@@ -87,6 +92,7 @@ class Artifacts(Protocol):
 
     def load_set(self, key: str) -> DistilledSet | None: ...
     def save_set(self, key: str, value: DistilledSet) -> None: ...
+    def refuse_second_release(self, key: str) -> None: ...
     def load_networks(self, key: str, arch: Arch, data: Dataset) -> list[Network] | None: ...
     def save_networks(self, key: str, networks: Sequence[Network]) -> None: ...
 
@@ -170,6 +176,8 @@ class Context:
         if key not in self._sets:
             stored = self.artifacts.load_set(key) if self.artifacts else None
             if stored is None:
+                if self.artifacts and subject.private:
+                    self.artifacts.refuse_second_release(key)
                 stored = self.redistill(subject, self.data.train, seed)
                 if self.artifacts:
                     self.artifacts.save_set(key, stored)

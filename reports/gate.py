@@ -20,6 +20,10 @@ from ddaudit.reports.schema import Report
 Use = Literal["value", "low", "high", "conservative"]
 
 
+AUDITED = "what was audited is what is there"
+"""The rule about files and private sets that needs no line in a policy."""
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -117,8 +121,8 @@ def apply(policy: Policy, report: Report) -> list[RuleResult]:
     wildcards (``dm*``) never takes a baseline, a plain name may. One rule gives one result per
     subject and matching metric, so a rule without ``params`` holds only if all variants do. The
     privacy rule needs no line in the policy: a claim that the report calls violated or void is
-    always a violation. A two-sided number (an AUC) is judged as far on the bad side of its floor as
-    it lies on the other.
+    always a violation, and so is a file that was not audited as it is now, or is gone. A two-sided
+    number (an AUC) is judged as far on the bad side of its floor as it lies on the other.
 
     Raises:
         BadInput: a bound outside [-1, 1] for a fraction, or ``relative_to`` a subject that is not
@@ -135,7 +139,12 @@ def apply(policy: Policy, report: Report) -> list[RuleResult]:
                 f"Baselines: {known}.",
             )
         results += list(_apply(rule, report, where))
-    return results + [_privacy(report, claim.subject) for claim in report.claims]
+    results += [_privacy(report, claim.subject) for claim in report.claims]
+    return results + [
+        _result(AUDITED, s.id, False, s.problem)
+        for s in report.subjects
+        if s.problem and not s.baseline
+    ]
 
 
 def _apply(rule: Rule, report: Report, where: str) -> Iterator[RuleResult]:

@@ -10,6 +10,9 @@ from ddaudit.reports.build import build_report
 from ddaudit.reports.pictures import gallery
 from ddaudit.reports.schema import Report
 
+OF_THE_RUN = ("set", "set_keys", "path", "found", "digest", "identity", "private")
+"""What an entry says of the run folder and this machine, and no report shows."""
+
 
 def report_of(urls: Sequence[str]) -> Report:
     """The report of one or several run folders (of one data set), with pictures of the distilled images.
@@ -33,12 +36,10 @@ def report_of(urls: Sequence[str]) -> Report:
             ]
         subjects.append(
             {
-                **{
-                    k: v
-                    for k, v in entry.items()
-                    if k not in ("set", "set_keys", "path", "identity")
-                },
+                **{k: v for k, v in entry.items() if k not in OF_THE_RUN},
                 "gallery": pictures,
             }
         )
+        if entry["problem"]:
+            run.info["notes"].append(f"{entry['id']}: {entry['problem']}.")
     return build_report(replace(run, subjects=subjects))

@@ -81,6 +81,8 @@ class SubjectInfo(_Open):
     card: dict[str, Any] = Field(default_factory=dict)
     """As ``ddaudit.sets.Card``; ``card["privacy"]`` is a privacy claim or absent."""
     description: str = ""
+    problem: str | None = None
+    """Why what was audited is not what is there now (a file that moved or changed, a lost private set)."""
     source: str = ""
     seconds: float | None = None
     gallery: list[Picture] = Field(default_factory=list)

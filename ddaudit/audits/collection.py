@@ -9,7 +9,7 @@ from typing import Any
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding
-from ddaudit.sets import Card, DistilledSet, load
+from ddaudit.sets import Card, DistilledSet, digest
 
 _Cell = tuple[str, str, int | None]
 
@@ -20,7 +20,8 @@ class Collected:
 
     Attributes:
         info: run.json of the first run, with ``missing`` = cells that were planned and never finished.
-        subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None) and "card".
+        subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None), "card", and "problem" (why
+            what was audited is not what is there now, or None).
         auditors: per auditor its entry in run.json.
         cells: one Finding per (subject, auditor, seed).
         checks: instrument checks by auditor.
@@ -220,19 +221,38 @@ def _one(url: str) -> Collected:
             cells.append(finding.model_copy(update=update))
             keys[_cell(cells[-1])] = planned["key"]
     info["missing"] = missing
-    subjects = []
-    for entry in info["subjects"]:
-        value = _set(store, entry)
-        card = value.card if value is not None else Card(method=entry["id"])
-        subjects.append({**entry, "set": value, "card": card.model_dump(mode="json")})
+    subjects = [_audited(store, entry) for entry in info["subjects"]]
     return Collected(info, subjects, list(info["auditors"]), cells, checks, keys)
 
 
-def _set(store: RunStore, entry: dict[str, Any]) -> DistilledSet | None:
-    for key in entry["set_keys"]:
-        value = store.load_set(key)
-        if value is not None:
-            return value
-    if entry["kind"] == "file" and entry["path"] and Path(entry["path"]).exists():
-        return load(Path(entry["path"]))
+def _audited(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
+    """A subject with its set (None where it is not kept), its card, and what is wrong with either.
+
+    The card is the run's own copy: a claim does not get lost with the file that carried it.
+    """
+    value = next((v for key in entry["set_keys"] if (v := store.load_set(key)) is not None), None)
+    card = entry.get("card")
+    if card is None:
+        made = value.card if value is not None else Card(method=entry["id"])
+        card = made.model_dump(mode="json")
+    return {**entry, "set": value, "card": card, "problem": _problem(entry, value)}
+
+
+def _problem(entry: dict[str, Any], kept: DistilledSet | None) -> str | None:
+    """Why what was audited is not what is there now, or None.
+
+    A file is looked for where the command named it (from this working directory), then where it was found when it
+    was audited.
+    """
+    if entry["kind"] == "recipe":
+        lost = entry.get("private") and kept is None
+        return "its private set is not in the run folder, or is damaged" if lost else None
+    places = [Path(p) for p in (entry.get("path"), entry.get("found")) if p]
+    if not places:
+        return None
+    file = next((p for p in places if p.is_file()), None)
+    if file is None:
+        return f"the audited file is no longer at {places[0]}"
+    if entry.get("digest") not in (None, digest(file)):
+        return f"{file} is not the file that was audited: its content has changed"
     return None

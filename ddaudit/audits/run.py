@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 import time
@@ -12,6 +13,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
 
+from ddaudit.auditing import Subject
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.executors import default_jobs, run_tasks
 from ddaudit.audits.plan import Cell, Plan, make_plan
@@ -19,6 +21,7 @@ from ddaudit.audits.store import RunStore
 from ddaudit.distillation.run import versions
 from ddaudit.errors import DDAuditError, Unsupported
 from ddaudit.findings import Finding
+from ddaudit.sets import digest
 
 Report = Callable[[str, Cell | None, int, int], None]
 """Called with (what happened, the cell, cells done, cells in all)."""
@@ -60,6 +63,7 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
     config = config.model_copy(update={"device": str(device), "jobs": jobs})
     cells = {c.key: c for c in plan.cells}
     missing = [c for c in cells.values() if _unfinished(store, c.key)]
+    _keep_files(plan, store)
     notify = on_event or (lambda *_: None)
     store.write_info(_info(plan, config))
     wanted = {(c.subject, c.seed) for c in missing}
@@ -87,6 +91,7 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
                 )
             notify(f"failed: {reason}" if reason else "done", task.cell, done, total)
     info = store.read_info() or {}
+    info["subjects"] = [_with_card(store, entry) for entry in info.get("subjects", [])]
     info["finished"] = _now()
     info["seconds"] = round(time.perf_counter() - started, 1)
     info["failed"] = len(failed)
@@ -178,10 +183,12 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "identity": f"{s.identity}-ipc{plan.context.ipc}" if s.recipe else s.identity,
                 "baseline": s.baseline,
                 "source": s.recipe.source if s.recipe else str(s.path),
-                "set_keys": []
-                if s.kind != "recipe"
-                else [plan.context.set_key(s, seed) for seed in range(preset.seeds)],
+                "set_keys": _set_keys(plan, s),
+                "private": s.private,
+                "card": s.set.card.model_dump(mode="json") if s.set else None,
                 "path": str(s.path) if s.path else None,
+                "found": str(s.path.resolve()) if s.path else None,
+                "digest": digest(s.path) if s.path else None,
             }
             for s in plan.subjects.values()
         ],
@@ -203,6 +210,39 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
             for c in plan.cells
         ],
     }
+
+
+def _set_keys(plan: Plan, subject: Subject) -> list[str]:
+    """Where the run keeps a subject's sets: of a recipe one per seed, of a file its copy."""
+    if subject.recipe is not None:
+        return [plan.context.set_key(subject, s) for s in range(plan.context.preset.seeds)]
+    if subject.set is None:
+        return []
+    card = hashlib.sha256(subject.set.card.model_dump_json().encode()).hexdigest()[:16]
+    return [f"file-{subject.identity}-{card}"]
+
+
+def _keep_files(plan: Plan, store: RunStore) -> None:
+    """Copies of the audited set files, and no private set made twice: what was audited stays in the run.
+
+    Raises:
+        BadInput: a private set was made before, and is damaged or gone.
+    """
+    for subject in plan.subjects.values():
+        for key in _set_keys(plan, subject):
+            if subject.set is not None and not store.exists(f"sets/{key}.safetensors"):
+                store.save_set(key, subject.set)
+            if subject.private:
+                store.refuse_second_release(key)
+
+
+def _with_card(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
+    """A subject's entry with the card of its set, which the run keeps beside the set itself."""
+    if entry["card"] is None:
+        sets = (store.load_set(key) for key in entry["set_keys"])
+        card = next((value.card for value in sets if value is not None), None)
+        entry = {**entry, "card": card.model_dump(mode="json") if card else None}
+    return entry
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
     run.json            the resolved configuration, data notes, subjects, what was planned
     cells/KEY.json      a Finding: one (subject, auditor, seed), or an auditor's instrument checks
     sets/KEY.safetensors, victims/KEY.safetensors   shared work
+    releases/           one record per private set that was made
 
 KEY is a hash of everything the content depends on, so a second run finds finished work by itself.
 """
@@ -24,6 +25,7 @@ from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, Network, build
 from ddaudit.sets import DistilledSet, from_bytes, to_bytes
+from ddaudit.sets.releases import FOLDER, release_of
 
 # Sets larger than this (the full training set) are cheaper to make again than to store.
 LARGEST_SET_FLOATS = 16 * 2**20
@@ -131,10 +133,29 @@ class RunStore:
     def save_set(self, key: str, value: DistilledSet) -> None:
         """Keep a distilled set, unless it is so large that making it again is cheaper.
 
-        A private set is always kept: made again it would be a second release, with noise of its own.
+        A private set is always kept, and logged: made again it would be a second release, with noise of its own.
         """
         if value.card.privacy or value.images.numel() <= LARGEST_SET_FLOATS:
             self.write(f"sets/{key}.safetensors", to_bytes(value))
+        release = release_of(value.card, key)
+        if release is not None:
+            self.write(f"{FOLDER}/{release.file}", release.model_dump_json(indent=1).encode())
+            self.write(f"{FOLDER}/of-sets/{key}", release.file.encode())
+
+    def refuse_second_release(self, key: str) -> None:
+        """Before a private set is made under ``key``: it must not have been made already.
+
+        Raises:
+            BadInput: it was, and its file is damaged or gone; noise drawn again would be a second release.
+        """
+        name = f"sets/{key}.safetensors"
+        made = self.exists(name) or self.exists(f"{FOLDER}/of-sets/{key}")
+        if made and self.load_set(key) is None:
+            raise BadInput(
+                f"{self.url}/{name}",
+                "is damaged or gone, and made again this private set would be a second release",
+                "Restore the file, or audit into a new --out, which counts as a release more ('ddaudit ledger').",
+            )
 
     def load_networks(self, key: str, arch: Arch, data: Dataset) -> list[Network] | None:
         """Stored victims, rebuilt, or None; an unreadable file counts as missing and they are trained again."""

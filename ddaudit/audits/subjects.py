@@ -12,7 +12,7 @@ from ddaudit.data import Dataset
 from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, load_checkpoint
-from ddaudit.sets import FORMATS, detect, fingerprint, is_set_file, load
+from ddaudit.sets import FORMATS, detect, digest, fingerprint, is_set_file, load
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".parquet", ".pkl", ".ckpt")
 
@@ -45,7 +45,8 @@ def make_subject(
         return _file(path, text, data=data, arch=arch, baseline=baseline)
     recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)
-    identity = _hash(json.dumps(recipe.describe(), sort_keys=True))
+    described = json.dumps(recipe.describe(), sort_keys=True)
+    identity = hashlib.sha256(described.encode()).hexdigest()[:16]
     return Subject(
         id=recipe.name, kind="recipe", recipe=recipe, baseline=baseline, identity=identity
     )
@@ -98,10 +99,5 @@ def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -
         network=network,
         path=path,
         baseline=baseline,
-        identity=_hash(path.read_bytes()),
+        identity=digest(path),
     )
-
-
-def _hash(content: str | bytes) -> str:
-    raw = content.encode() if isinstance(content, str) else content
-    return hashlib.sha256(raw).hexdigest()[:16]

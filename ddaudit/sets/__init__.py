@@ -2,7 +2,7 @@
 
 from ddaudit.sets._probe import from_bytes, is_set_file, to_bytes
 from ddaudit.sets._types import Card, DistilledSet, LedgerEntry, PrivacyClaim
-from ddaudit.sets.files import fingerprint, load, save
+from ddaudit.sets.files import digest, fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
 from ddaudit.sets.inspection import Inspection, describe, inspect
@@ -16,6 +16,7 @@ __all__ = [
     "PrivacyClaim",
     "describe",
     "detect",
+    "digest",
     "fingerprint",
     "from_bytes",
     "import_set",

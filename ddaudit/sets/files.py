@@ -68,6 +68,22 @@ def save(distilled: DistilledSet, path: str | Path) -> Path:
     return path
 
 
+def digest(path: str | Path) -> str:
+    """16 hex digits of the SHA-256 of a file's bytes.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    sha = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while chunk := file.read(2**20):
+                sha.update(chunk)
+    except OSError as error:
+        raise BadInput(path, f"cannot be read ({error.strerror or error})") from None
+    return sha.hexdigest()[:16]
+
+
 def load(path: str | Path) -> DistilledSet:
     """Read a set file.
 
