@@ -24,7 +24,7 @@ from unittest import mock
 
 import torch
 
-from ddaudit.attacks.membership.audit.auditor import Privacy
+from ddaudit.attacks.privacy.auditor import Privacy
 from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import load_data
 from ddaudit.defenses.privacy import accounting

@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.membership.audit.adversaries import score_final_set
-from ddaudit.attacks.membership.audit.bound import bound
-from ddaudit.attacks.membership.audit.canaries import plant
-from ddaudit.attacks.membership.audit.evidence import LinearEvidence
-from ddaudit.attacks.membership.audit.watch import Release, Watched
+from ddaudit.attacks._common.releases import Observed, Release
+from ddaudit.attacks.privacy.adversaries import LinearEvidence, score_final_set
+from ddaudit.attacks.privacy.bound import bound
+from ddaudit.attacks.privacy.canaries import plant
 from ddaudit.auditing import stratified
 from ddaudit.data import ImageData, load_data
 from ddaudit.defenses.privacy.accounting import epsilon
@@ -71,8 +70,9 @@ class MeanOfDraws:
         self.seen: dict[str, tuple[Release, Tensor, int]] = {}
 
     def __call__(self, release: Release) -> None:
-        first, total, count = self.seen.get(release.question, (release, 0 * release.values, 0))
-        self.seen[release.question] = (first, total + release.values, count + 1)
+        question, values = release.query.id, release.values[0]
+        first, total, count = self.seen.get(question, (release, 0 * values, 0))
+        self.seen[question] = (first, total + values, count + 1)
 
     def scores(self, canaries: ImageData, known: ImageData) -> Tensor:
         """(m,) evidence that each canary is in the pool."""
@@ -97,7 +97,7 @@ def audit(recipe: Recipe, data: Any, args: argparse.Namespace, *, seed: int) -> 
     pool = stratified(data.train, args.records)
     planted = plant(pool, count=args.canaries, kinds=("mislabelled",), generator=generator)
     observer = MeanOfDraws()
-    watched = replace(recipe, reader=Watched(recipe.reader, observer))  # type: ignore[arg-type]
+    watched = replace(recipe, reader=Observed(recipe.reader, observer))  # type: ignore[arg-type]
     made = distill(watched, planted.pool, data=data, ipc=args.ipc, seed=seed)
     claim = made.card.privacy
     assert claim is not None

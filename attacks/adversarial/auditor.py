@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ddaudit.attacks._rates import rate, rate_metric
+from ddaudit.attacks._common.rates import rate, rate_metric
 from ddaudit.attacks.adversarial import instrument, masking
 from ddaudit.attacks.adversarial.torchattacks_adapter import (
     VERSION,

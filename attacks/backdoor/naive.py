@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ddaudit.attacks._rates import rate, rate_metric
+from ddaudit.attacks._common.rates import rate, rate_metric
 from ddaudit.attacks.backdoor.trigger import Poisoned, SquareTrigger, poison
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData

@@ -10,22 +10,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ddaudit.attacks._common.features import embed, exact_copies
+from ddaudit.attacks._common.nonmembers import held_out
+from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.attacks.leakage.copies import (
     FALSE_ALARM,
     CopyTest,
     contrast_normalised,
     copy_test,
-    exact_copies,
     stranger_ratios,
 )
-from ddaudit.attacks.leakage.pictures import closest_pairs
-from ddaudit.attacks.membership.heldout import held_out
-from ddaudit.attacks.membership.released import embed
 from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.distillation.networks import fit
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.findings import Check, Curve, Finding, Metric, Picture
 from ddaudit.models import Arch, Network
 from ddaudit.stats import bootstrap, clopper_pearson
 
@@ -181,6 +180,31 @@ def _sample(images: Tensor, limit: int, ctx: Context) -> tuple[Tensor, bool]:
         return images, False
     order = torch.randperm(len(images), generator=ctx.generator("leakage", "sample"))
     return images[torch.sort(order[:limit]).values], True
+
+
+def closest_pairs(released: Tensor, nearest: Tensor, ratio: Tensor, *, pairs: int = 12) -> Picture:
+    """The pairs with the smallest ratio, most suspicious first, in reading order.
+
+    Args:
+        released: (M, C, H, W) released images, pixel space (clipped to [0, 1] for display).
+        nearest: (M, C, H, W) the nearest training record of each, pixels in [0, 1].
+        ratio: (M,) distance to training over distance to held-out records.
+        pairs: at most this many.
+
+    Returns:
+        A PNG. Its right halves are real training records: handle it like the data.
+    """
+    order = torch.argsort(ratio, stable=True)[:pairs].tolist()
+    smallest = ", ".join(f"{float(ratio[i]):.2f}" for i in order[:4])
+    return Picture(
+        name="closest pairs",
+        caption=(
+            "Each pair: a released image (left) and the training record nearest to it (right), the "
+            f"most suspicious pairs first (ratios {smallest}, ...). The right images are real "
+            "records: do not publish this picture if the training data are confidential."
+        ),
+        png_base64=mosaic([[released[i], nearest[i]] for i in order], columns=4),
+    )
 
 
 def _metrics(space: str, test: CopyTest) -> list[Metric]:

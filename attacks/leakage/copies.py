@@ -16,13 +16,11 @@ import torch
 from scipy import stats as scipy_stats
 from torch import Tensor
 
-from ddaudit.attacks.membership.scores.nearest import neighbours
+from ddaudit.attacks._common.features import neighbours
 from ddaudit.errors import NotEnoughData
 
 FALSE_ALARM = 0.01
 """Share of genuine strangers that the near-copy rule flags."""
-EXACT = 1.0 / 255.0
-"""Root-mean-square pixel difference of an exact copy: one grey level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,17 +148,6 @@ def contrast_normalised(images: Tensor) -> Tensor:
     flat = centred.flatten(1)
     unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return unit
-
-
-def exact_copies(to_train: Tensor, *, pixels: int) -> Tensor:
-    """(M,) bool: the pixel distance to a training record is at most one grey level a pixel.
-
-    Args:
-        to_train: (M,) distances in pixel space.
-        pixels: values per image.
-    """
-    exact: Tensor = to_train <= EXACT * pixels**0.5
-    return exact
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+from ddaudit.attacks._common.nonmembers import composition_check
 from ddaudit.attacks.membership import comparison, control, known_answers
 from ddaudit.attacks.membership.battery import shadow_evidence
 from ddaudit.attacks.membership.caveats import holdout_caveats, shadow_caveats
 from ddaudit.attacks.membership.ceiling import ceiling_check, ceiling_curve, weakest_claim
-from ddaudit.attacks.membership.composition import composition_check
 from ddaudit.attacks.membership.evidence import Summary, direction_check, summarise
 from ddaudit.attacks.membership.holdout import holdout_evidence, split
 from ddaudit.attacks.membership.settings import PRESETS, MembershipSettings

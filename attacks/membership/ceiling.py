@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.membership.audit.bound import TRIES
 from ddaudit.attacks.membership.evidence import FPRS, Evidence
-from ddaudit.attacks.membership.pooling import break_ties, pooled_tpr
 from ddaudit.errors import NotEnoughData
 from ddaudit.findings import CLAIMED, Check, Curve
 from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import clopper_pearson
 from ddaudit.stats.gdp import tpr_ceiling
+from ddaudit.stats.one_run import TRIES
+from ddaudit.stats.pooled import break_ties, pooled_tpr
 
 
 def weakest_claim(sets: Sequence[DistilledSet]) -> PrivacyClaim | None:

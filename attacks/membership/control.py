@@ -16,7 +16,6 @@ import torch
 from ddaudit.attacks.membership.battery import OWN_SPREAD, lira_scores
 from ddaudit.attacks.membership.evidence import Evidence
 from ddaudit.attacks.membership.known_answers import learn_by_heart
-from ddaudit.attacks.membership.pooling import mean_auc
 from ddaudit.attacks.membership.shadows import Answers, Halves, ask, train_victims
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
@@ -28,6 +27,7 @@ from ddaudit.findings import Check
 from ddaudit.models import Arch, Network
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import Interval, crossed_rate
+from ddaudit.stats.pooled import mean_auc
 
 # DP-SGD's numbers, the same for all data. The step size is the best of 0.125, 0.25, 0.5 and 1 over epsilon 1, 3
 # and 10 together, on the validation records of digits (halves of 600).

@@ -9,10 +9,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ddaudit.attacks.membership.pooling import break_ties, mean_auc, pooled_roc, pooled_tpr
 from ddaudit.errors import NotEnoughData
 from ddaudit.findings import Check, Curve, Metric
 from ddaudit.stats import Interval, auc
+from ddaudit.stats.pooled import break_ties, mean_auc, pooled_roc, pooled_tpr
 from ddaudit.stats.roc import null_tpr
 
 FPRS = (0.001, 0.01)

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddaudit.attacks._common import signals
+from ddaudit.attacks._common.nonmembers import cells, held_out, matched_samples
+from ddaudit.attacks._common.records import join
 from ddaudit.attacks.membership.battery import FILE_ATTACKS, PRINCIPAL, features
-from ddaudit.attacks.membership.composition import cells, matched_samples
 from ddaudit.attacks.membership.evidence import Evidence
-from ddaudit.attacks.membership.heldout import held_out, join
 from ddaudit.attacks.membership.released import (
     class_mean_scores,
     feature_closeness,
     nearest_scores,
 )
 from ddaudit.attacks.membership.scores import domias as density
-from ddaudit.attacks.membership.scores import quantile, rmia, signals
+from ddaudit.attacks.membership.scores import quantile, rmia
 from ddaudit.attacks.membership.shadows import label_scores, log_mean, mean_of, network_scores
 from ddaudit.auditing import Context, Subject
 from ddaudit.data import ImageData

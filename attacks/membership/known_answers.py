@@ -9,17 +9,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ddaudit.attacks._common.nonmembers import TOLERANCE, cell_auc, cells, held_out
+from ddaudit.attacks._common.signals import negative_loss
 from ddaudit.attacks.membership.battery import lira_scores
-from ddaudit.attacks.membership.composition import TOLERANCE, cell_auc, cells
-from ddaudit.attacks.membership.heldout import held_out
 from ddaudit.attacks.membership.holdout import split
-from ddaudit.attacks.membership.pooling import break_ties, mean_auc, pooled_tpr
 from ddaudit.attacks.membership.scores import lira
-from ddaudit.attacks.membership.scores.signals import negative_loss
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.findings import Check
 from ddaudit.stats import auc
+from ddaudit.stats.pooled import break_ties, mean_auc, pooled_tpr
 
 AREA_TOLERANCE = 0.017
 """Four standard deviations of the AUC of simulated shadows without a signal; with one it varies less."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddaudit.attacks._common.features import embed, exact_copies
 from ddaudit.attacks.membership.scores.class_mean import clip_rows, inner_product
-from ddaudit.attacks.membership.scores.nearest import neighbours, reference_log_distance
+from ddaudit.attacks.membership.scores.nearest import calibrated_closeness
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.sets import DistilledSet
-
-VERBATIM = 1.0 / 255.0
-"""Root-mean-square pixel difference below which a released image *is* the record (one grey level).
-"""
 
 
 def nearest_scores(
@@ -39,8 +36,8 @@ def nearest_scores(
     """
     x, r = records.pixels(), reference.pixels()
     rows = [released.images for released in sets]
-    scores, distances = _closeness(x, rows, r, generator=generator, draws=draws)
-    return scores, distances <= VERBATIM * x[0].numel() ** 0.5
+    scores, distances = calibrated_closeness(x, rows, r, generator=generator, draws=draws)
+    return scores, exact_copies(distances, pixels=x[0].numel())
 
 
 def feature_closeness(
@@ -62,7 +59,7 @@ def feature_closeness(
     net = ctx.random_network("membership", "nearest features")
     x, r = embed(net, records.pixels()), embed(net, reference.pixels())
     rows = [embed(net, released.images) for released in sets]
-    return _closeness(x, rows, r, generator=generator, draws=draws)[0]
+    return calibrated_closeness(x, rows, r, generator=generator, draws=draws)[0]
 
 
 def class_mean_scores(
@@ -102,32 +99,3 @@ def class_mean_scores(
                 num_classes=ctx.data.num_classes,
             )
     return total
-
-
-def embed(network: torch.nn.Module, pixels: Tensor, *, batch_size: int = 512) -> Tensor:
-    """(N, D) float32 CPU features of a network's ``embed``."""
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        parts = [
-            network.embed(pixels[i : i + batch_size].to(device)).float().cpu()  # type: ignore[operator]
-            for i in range(0, len(pixels), batch_size)
-        ]
-    return torch.cat(parts)
-
-
-def _closeness(
-    x: Tensor, sets: list[Tensor], reference: Tensor, *, generator: torch.Generator, draws: int
-) -> tuple[Tensor, Tensor]:
-    """(K, N) float64 calibrated closeness of N rows to K sets of rows, and (K, N) distances."""
-    shared: dict[int, Tensor] = {}
-    scores, distances = [], []
-    for rows in sets:
-        size = min(len(rows), len(reference))
-        if size not in shared:
-            shared[size] = reference_log_distance(
-                x, reference, size=size, draws=draws, generator=generator
-            )
-        distance = neighbours(x, rows).distance
-        distances.append(distance)
-        scores.append(shared[size] - distance.clamp(min=1e-12).log())
-    return torch.stack(scores), torch.stack(distances)

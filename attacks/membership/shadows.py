@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.membership.heldout import held_out
-from ddaudit.attacks.membership.scores import label_only, signals
+from ddaudit.attacks._common import signals
+from ddaudit.attacks._common.nonmembers import held_out
+from ddaudit.attacks.membership.scores import label_only
 from ddaudit.auditing import Context, Subject, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported

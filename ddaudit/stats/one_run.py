@@ -17,6 +17,9 @@ from scipy.special import bdtrc, expit, ndtr, ndtri
 from ddaudit.errors import BadInput
 from ddaudit.stats.gdp import check_delta_range, epsilon_from_mu
 
+TRIES = (1, 2, 3, 5, 10, 20, 50, 100)
+"""Numbers of seeds for which a bound says what it would be worth as the best of that many."""
+
 _LARGEST = 512.0
 """Where the searches stop; no number of canaries that fits a computer gets near it."""
 

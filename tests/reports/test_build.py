@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from ddaudit.attacks.membership.audit.auditor import PrivacySettings
-from ddaudit.attacks.membership.audit.bound import bound, confidences, joint
-from ddaudit.attacks.membership.audit.results import metrics as privacy_metrics
+from ddaudit.attacks.privacy.auditor import PrivacySettings
+from ddaudit.attacks.privacy.bound import bound, confidences, joint
+from ddaudit.attacks.privacy.bound import metrics as privacy_metrics
 from ddaudit.findings import CLAIMED, Check, Finding, Metric
 from ddaudit.reports import Report, build_report
 from ddaudit.reports.view import verdict

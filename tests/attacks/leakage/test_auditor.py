@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from ddaudit.attacks.leakage import auditor as module
-from ddaudit.attacks.leakage.auditor import Leakage, LeakageSettings
-from ddaudit.attacks.leakage.pictures import closest_pairs
+from ddaudit.attacks.leakage.auditor import Leakage, LeakageSettings, closest_pairs
 from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset
 from ddaudit.distillation import resolve

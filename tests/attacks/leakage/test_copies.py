@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
+from ddaudit.attacks._common.features import exact_copies
 from ddaudit.attacks.leakage import copies
 from ddaudit.errors import NotEnoughData
 
@@ -51,10 +52,10 @@ def test_slightly_noised_copies_are_near_and_not_exact(world: World) -> None:
     noised = train[:50] + 0.03 * torch.randn(50, 3, 8, 8, generator=g)
     found = copies.copy_test(noised, train, holdout, strangers)
     assert bool(found.near.all())
-    assert not bool(copies.exact_copies(found.to_train, pixels=192).any())
+    assert not bool(exact_copies(found.to_train, pixels=192).any())
     rounded = (train[:50] * 255).round() / 255
     exact = copies.copy_test(rounded, train, holdout, strangers)
-    assert bool(copies.exact_copies(exact.to_train, pixels=192).all())
+    assert bool(exact_copies(exact.to_train, pixels=192).all())
 
 
 def test_a_brightened_copy_hides_in_pixels_but_not_in_structure(world: World) -> None:

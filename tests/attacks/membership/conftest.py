@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ddaudit.attacks.membership.heldout import held_out, join
+from ddaudit.attacks._common.nonmembers import held_out
+from ddaudit.attacks._common.records import join
 from ddaudit.attacks.membership.holdout import Sides
 from ddaudit.auditing import Context, stratified
 

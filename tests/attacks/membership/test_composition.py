@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.membership import auditor as module
-from ddaudit.attacks.membership.auditor import Membership
-from ddaudit.attacks.membership.composition import (
+from ddaudit.attacks._common.nonmembers import (
     TOLERANCE,
     cell_auc,
     composition_check,
     matched_samples,
 )
+from ddaudit.attacks.membership import auditor as module
+from ddaudit.attacks.membership.auditor import Membership
 from ddaudit.attacks.membership.holdout import Sides, split
 from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.auditing import PRESETS, Context, Subject

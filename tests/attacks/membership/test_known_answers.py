@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from ddaudit.attacks.membership import battery, known_answers, pooling
+from ddaudit.attacks.membership import battery, known_answers
 from ddaudit.attacks.membership.auditor import Membership
 from ddaudit.attacks.membership.holdout import Sides
 from ddaudit.attacks.membership.scores import lira
@@ -17,6 +17,7 @@ from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.auditing import PRESETS, Context
 from ddaudit.data import Dataset, load_data
 from ddaudit.models import Arch
+from ddaudit.stats import pooled
 
 ARCH = Arch.parse("ConvNetD2W8")
 
@@ -67,7 +68,7 @@ def global_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shifted_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    rate = pooling.pooled_tpr
+    rate = pooled.pooled_tpr
     monkeypatch.setattr(
         known_answers, "pooled_tpr", lambda s, m, fpr, **kw: rate(s, m, 3 * fpr, **kw)
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks.leakage.auditor import Leakage
-from ddaudit.attacks.membership.audit.auditor import Privacy, PrivacySettings
+from ddaudit.attacks.privacy.auditor import Privacy, PrivacySettings
 from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.defenses.privacy.selfcheck import check_start

@@ -1,0 +1,1 @@
+"""What attacks of several questions share: non-members, features, signals, rates, pictures, releases."""

@@ -1,1 +1,0 @@
-"""Rebuilding training records: from released sums and sets, and from trained weights."""

@@ -1,0 +1,1 @@
+"""Rebuilding training records from released sums and sets."""
