@@ -20,6 +20,9 @@ class BadInput(DDAuditError):
         self.where, self.what, self.todo = str(where), what, todo
         super().__init__(f"{where}: {what}." + (f" {todo}" if todo else ""))
 
+    def __reduce__(self) -> tuple[type[BadInput], tuple[str, str, str]]:
+        return type(self), (self.where, self.what, self.todo)  # it travels from worker processes
+
 
 class NotEnoughData(DDAuditError):
     """A statistic was asked for that the sample cannot resolve (for example TPR at 0.1 % FPR of 50 records)."""

@@ -203,8 +203,8 @@ def _one(url: str) -> Collected:
             finding = Finding(
                 subject=planned["subject"] or "",
                 auditor=planned["auditor"],
-                status="failed",
-                reason="not finished: run the audit again",
+                status="skipped",
+                reason="not run yet: run the same audit again",
                 seed=planned["seed"],
             )
         if planned["subject"] is None:
@@ -214,7 +214,8 @@ def _one(url: str) -> Collected:
                 expected="no error",
                 detail=finding.reason or "",
             )
-            checks[planned["auditor"]] = [failed] if finding.status == "failed" else finding.checks
+            ran = finding.status not in ("failed", "skipped")
+            checks[planned["auditor"]] = finding.checks if ran else [failed]
         else:
             # A cell is addressed by content: two subjects with one identity share it, so the plan's name counts.
             update = {"subject": planned["subject"], "seed": planned["seed"]}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import multiprocessing
 import os
-import signal
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
 import torch
 
 from ddaudit.errors import BadInput
+from ddaudit.worker import Worker, WorkerLost
+
+ATTEMPTS = 2
+"""How often a task may end its worker process before it counts as failed."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,11 +28,12 @@ def run_tasks(
     """Yield (task, result or exception) in order of completion.
 
     Args:
-        function: picklable, top-level.
+        function: a top-level function of a module that worker processes can import (not of ``__main__``).
         jobs: local worker processes; 1 runs everything here.
         ray: address of a Ray cluster ("auto", "ray://host:10001"); takes precedence.
 
-    An interrupt stops what is running and loses only that.
+    An interrupt stops what is running and loses only that. A worker process that dies (out of memory, killed) is
+    replaced and its task tried once more; the others go on.
     """
     if ray is not None:
         yield from _on_ray(function, tasks, ray)
@@ -51,38 +55,48 @@ def default_jobs(device: torch.device) -> int:
 def _in_processes(
     function: Callable[[T], R], tasks: Sequence[T], jobs: int
 ) -> Iterator[tuple[T, R | BaseException]]:
+    """One thread per worker process hands out tasks; a process that dies takes no task but its own along."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    # spawn: a forked torch can hang in its thread pool, and CUDA refuses it.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        min(jobs, len(tasks)), mp_context=context, initializer=_start_worker, initargs=(threads,)
-    )
+    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
+    workers: list[Worker | None] = [None] * min(jobs, len(tasks))
+    stopping = threading.Event()
+    for task in tasks:
+        waiting.put(task)
+
+    def serve(slot: int) -> None:
+        with contextlib.suppress(queue.Empty):
+            while not stopping.is_set():
+                task = waiting.get_nowait()
+                done.put((task, attempt(slot, task)))
+
+    def attempt(slot: int, task: T) -> R | BaseException:
+        lost: WorkerLost | None = None
+        for _ in range(ATTEMPTS):
+            if stopping.is_set():
+                break
+            try:
+                worker = workers[slot] = workers[slot] or Worker(threads)
+                if stopping.is_set():  # it was started behind the back of whoever stops workers
+                    worker.close()
+                result: R = worker.call(function, task)
+                return result
+            except WorkerLost as error:
+                workers[slot], lost = None, error
+            except Exception as error:  # reported per task by the caller, by name
+                return error
+        return WorkerLost(f"killed its worker process {ATTEMPTS} times: {lost}")
+
+    for slot in range(len(workers)):
+        threading.Thread(target=serve, args=(slot,), daemon=True).start()
     try:
-        futures = {pool.submit(function, task): task for task in tasks}
-        for future in as_completed(futures):
-            error = future.exception()
-            yield futures[future], future.result() if error is None else error
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
-def _start_worker(threads: int) -> None:
-    # The parent handles Ctrl-C and stops its workers; they should not print tracebacks of their own.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-
-
-def _leave_with_parent() -> None:
-    """End this worker when its parent is gone: one that was killed could not stop it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+        for _ in tasks:
+            yield done.get()
+    finally:
+        stopping.set()
+        for worker in workers:
+            if worker is not None:
+                worker.close()
 
 
 def _on_ray(

@@ -1,4 +1,4 @@
-"""Local workers: they end with the process that started them, however that ends."""
+"""Local workers: they end with their parent, never run its script again, and a killed one costs nobody else."""
 
 from __future__ import annotations
 
@@ -7,21 +7,104 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SCRIPT = """
-import os, pathlib, sys, time
 from ddaudit.audits.executors import run_tasks
+from ddaudit.errors import BadInput
 
-def sleeper(path):
-    pathlib.Path(path).write_text(str(os.getpid()))
+TASKS = """
+import os, pathlib, signal, time
+from ddaudit.errors import BadInput
+
+def note(path):
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+
+def sleep(path):
+    note(path)
     time.sleep(300)
 
-if __name__ == "__main__":
-    list(run_tasks(sleeper, sys.argv[1:], jobs=2))
+def die_once(path):
+    note(path)
+    if "victim" in path and len(pathlib.Path(path).read_text().split()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.3)
+    return os.path.basename(path)
+
+def always_die(path):
+    note(path)
+    if "victim" in path:
+        os._exit(7)
+    return os.path.basename(path)
+
+def complain(path):
+    print("this is not an answer")
+    if "odd" in path:
+        class Local(Exception): pass
+        raise Local(path)
+    raise BadInput(path, "is wrong", "Mend it.")
 """
+SLOW_IMPORT = "import time\ntime.sleep(300)\ndef never(path): pass\n"
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="needs /proc to see processes"
+)
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A module of task functions that workers can import."""
+    (tmp_path / "tasks_under_test.py").write_text(TASKS)
+    (tmp_path / "slow_under_test.py").write_text(SLOW_IMPORT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tasks_under_test", raising=False)
+    import tasks_under_test
+
+    return tasks_under_test
+
+
+def run(function: Callable, paths: list[Path]) -> dict[str, object]:
+    found = dict(run_tasks(function, list(map(str, paths)), jobs=2))
+    return {Path(k).name: v for k, v in found.items()}
+
+
+def test_one_killed_worker_costs_no_task(tasks, tmp_path: Path) -> None:
+    names = ["a", "victim", "b", "c"]
+    assert run(tasks.die_once, [tmp_path / n for n in names]) == {n: n for n in names}
+    assert len((tmp_path / "victim").read_text().split()) == 2
+
+
+def test_a_task_that_kills_its_worker_twice_fails_alone(tasks, tmp_path: Path) -> None:
+    names = ["victim", "a", "b"]
+    found = run(tasks.always_die, [tmp_path / n for n in names])
+    assert (found["a"], found["b"]) == ("a", "b")
+    assert "killed its worker process 2 times: its process ended with code 7" in str(
+        found["victim"]
+    )
+    assert len((tmp_path / "victim").read_text().split()) == 2
+
+
+def test_errors_come_back_whole_and_what_is_printed_is_no_answer(tasks, tmp_path: Path) -> None:
+    found = run(tasks.complain, [tmp_path / "even", tmp_path / "odd"])
+    error = found["even"]
+    assert isinstance(error, BadInput)
+    assert (error.what, error.todo) == ("is wrong", "Mend it.")
+    assert str(found["odd"]).startswith("Local: ")
+
+
+@needs_proc
+def test_an_interrupted_run_stops_its_workers(tasks, tmp_path: Path) -> None:
+    paths = [tmp_path / n for n in ("a", "b", "c")]
+    (tmp_path / "a").write_text("0\n")  # what the test waits for comes behind it
+    running = run_tasks(tasks.die_once, list(map(str, paths)), jobs=2)
+    next(running)
+    running.close()
+    pids = [int(p) for path in paths[:2] for p in path.read_text().split() if int(p)]
+    assert pids
+    assert until(lambda: not any(map(alive, pids)), 2)
 
 
 def alive(pid: int) -> bool:
@@ -33,30 +116,53 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def until(holds, seconds: float) -> bool:
+def children(pid: int) -> list[int]:
+    return [
+        int(c)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for c in (task / "children").read_text().split()
+    ]
+
+
+def until(holds: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
             return False
-        time.sleep(0.1)
+        time.sleep(0.02)
     return True
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see processes")
+@needs_proc
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_a_killed_parent(tmp_path: Path, end: signal.Signals) -> None:
+@pytest.mark.parametrize("doing", ["tasks_under_test.sleep", "slow_under_test.never"])
+def test_workers_end_within_two_seconds_of_a_killed_parent(
+    tasks, tmp_path: Path, end: signal.Signals, doing: str
+) -> None:
+    """Whether they compute or are still importing. The parent is a script without a guard."""
+    module, function = doing.split(".")
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    marks = [tmp_path / "first", tmp_path / "second"]
-    parent = subprocess.Popen([sys.executable, script, *marks])
+    script.write_text(
+        "import sys\nfrom ddaudit.audits.executors import run_tasks\n"
+        # A reference that only the worker resolves: importing the slow module takes for ever.
+        f"import types; sys.modules['{module}'] = types.SimpleNamespace({function}=(f := lambda p: None))\n"
+        f"f.__module__, f.__name__, f.__qualname__ = '{module}', '{function}', '{function}'\n"
+        "list(run_tasks(f, sys.argv[1:], jobs=2))\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, script, tmp_path / "first", tmp_path / "second"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     workers: list[int] = []
     try:
-        assert until(lambda: all(m.exists() and m.read_text() for m in marks), 120)
-        workers = [int(m.read_text()) for m in marks]
+        assert until(lambda: len(children(parent.pid)) == 2, 120)
+        workers = children(parent.pid)
+        if module == "tasks_under_test":
+            assert until(lambda: (tmp_path / "second").exists(), 120)
         assert all(map(alive, workers))
         parent.send_signal(end)
         parent.wait(30)
-        assert until(lambda: not any(map(alive, workers)), 30)
+        assert until(lambda: not any(map(alive, workers)), 2)
     finally:
         parent.kill()
         for pid in filter(alive, workers):
