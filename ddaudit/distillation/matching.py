@@ -15,7 +15,7 @@ from ddaudit.distillation.parts import NetworkSource, Query, Signal, View
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
-from ddaudit.errors import DDAuditError
+from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
 from ddaudit.training.augment import apply, draw
@@ -107,7 +107,8 @@ class Matching:
         """True when no question depends on the synthetic set: its answers serve any number of sets."""
         # One round per network never trains it.
         untrained = self.schedule(ipc).inner == 0 or self.schedule(ipc).outer == 1
-        return bool(recipe.objective and recipe.objective.shareable) and untrained
+        still = not (recipe.networks and recipe.networks.follows())
+        return bool(recipe.objective and recipe.objective.shareable) and untrained and still
 
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """True when K runs can share networks and real-data signals: neither depends on S or on other records."""
@@ -121,6 +122,7 @@ class Matching:
         """Distil K sets, one per row of ``job.members``.
 
         Raises:
+            BadInput: networks that follow the synthetic set in a schedule that trains or revisits them.
             DDAuditError: the optimisation diverged (NaN), or K > 1 for a recipe that cannot share.
         """
         objective, networks = recipe.matching_parts()
@@ -128,15 +130,22 @@ class Matching:
             raise DDAuditError(
                 f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
             )
+        if networks.follows() and (self.pool is not None or self.schedule(job.ipc).outer > 1):
+            raise BadInput(
+                recipe.name,
+                "has networks that learn from the synthetic set by themselves, one step after the other",
+                "Use --set loop.outer=1 and leave loop.pool out.",
+            )
         generator = torch.Generator().manual_seed(job.seed)
         schedule = self.schedule(job.ipc)
         total = self.iterations * schedule.outer * self.repeats
         strategy = recipe.augment_for(job.data)
         source = recipe.open(job, again=self.pool is not None)
         canvas = recipe.start(job, generator)
+        networks = networks.bind(job.data)
         asker = _Asker(
             strategy,
-            networks.bind(job.data),
+            networks,
             objective,
             job,
             keep=0 if self.pool is None else _KEPT_PARAMETERS,
@@ -168,6 +177,7 @@ class Matching:
                     optimiser.step()
                     if self.ema is not None:
                         blend(average, canvas.parameters, self.ema)
+                    networks.update(canvas, done)
                     done += 1
                     if job.progress:
                         job.progress(done, total)

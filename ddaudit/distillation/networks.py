@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ddaudit.data import Dataset
+from ddaudit.distillation.parts import Canvas
 from ddaudit.models import Arch, Network, build
 
 
@@ -58,6 +59,13 @@ class Fresh:
     def assumed(self, data: Dataset) -> tuple[str, ...]:
         """Nothing: architecture and seed are no data."""
         return ()
+
+    def follows(self) -> bool:
+        """Never: a network is random."""
+        return False
+
+    def update(self, canvas: Canvas, step: int) -> None:
+        """Nothing to learn."""
 
 
 def fit(arch: Arch, shape: tuple[int, int, int]) -> Arch:

@@ -194,6 +194,11 @@ class Canvas:
     labels: Tensor
     decode: Callable[[], Tensor]
 
+    def taught(self, run: int) -> tuple[Tensor, Tensor]:
+        """What networks learn of a run: detached images (M, C, H, W) and labels (M,)."""
+        with torch.no_grad():
+            return self.decode()[run], self.labels
+
     def pull(
         self, output: Tensor, gradient: Tensor | None = None, *, extra: Tensor | None = None
     ) -> None:
@@ -311,6 +316,16 @@ class NetworkSource(Protocol):
 
     def assumed(self, data: Dataset) -> tuple[str, ...]:
         """What the networks for ``data`` rest on that a privacy claim must list as public, in words."""
+
+    def follows(self) -> bool:
+        """True when networks depend on the synthetic set: then every question does, and no two runs share any."""
+
+    def update(self, canvas: Canvas, step: int) -> None:
+        """Learn of the synthetic set after optimisation step ``step`` (from 0); does nothing unless it ``follows``.
+
+        A source that follows is bound once per run, and keeps what it learns in what ``bind`` returned. It is shown
+        the synthetic set and never a record, so that under a private reader its networks are post-processing.
+        """
 
 
 class LabelModel(Protocol):

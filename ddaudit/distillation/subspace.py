@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.parts import Canvas
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
 
@@ -105,6 +106,13 @@ class Subspace:
         if self.public == RANDOM:
             return ()
         return (f"{self.images} images of '{self.public}', which embeddings are projected by",)
+
+    def follows(self) -> bool:
+        """Never: networks and projections are made beforehand."""
+        return False
+
+    def update(self, canvas: Canvas, step: int) -> None:
+        """Nothing to learn."""
 
     def _fresh(self) -> Fresh:
         return Fresh(self.arch, self.width)

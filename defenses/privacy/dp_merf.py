@@ -16,6 +16,7 @@ from ddaudit.distillation import Recipe, register
 from ddaudit.distillation.generator import Generated
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.objectives import MeanEmbedding
+from ddaudit.distillation.parts import Canvas
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput
@@ -100,6 +101,13 @@ class FourierFeatures:
     def assumed(self, data: Dataset) -> tuple[str, ...]:
         """The length scale: the published ones were chosen with the data at hand."""
         return (f"squared length scale {self.bind(data).bound:g} of the kernel",)
+
+    def follows(self) -> bool:
+        """Never: frequencies are random."""
+        return False
+
+    def update(self, canvas: Canvas, step: int) -> None:
+        """Nothing to learn."""
 
 
 class _Fourier(nn.Module):

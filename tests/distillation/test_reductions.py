@@ -80,6 +80,12 @@ class Pixels:
     def assumed(self, data):
         return ()
 
+    def follows(self):
+        return False
+
+    def update(self, canvas, step):
+        pass
+
 
 @pytest.mark.parametrize(
     ("reduction", "centre"), [(Sum(), 0.4), (CVaR(1.0), 0.4), (Max(), 0.5), (CVaR(2 / 3), 0.5)]

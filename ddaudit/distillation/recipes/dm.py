@@ -1,15 +1,16 @@
-"""DM: distribution matching, alone and with a contrast between classes."""
+"""DM: distribution matching, alone, with a contrast between classes, and on networks trained on its images."""
 
 from dataclasses import replace
 
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import MeanEmbedding
+from ddaudit.distillation.pool import Pool
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
-from ddaudit.distillation.terms import Contrast, TotalVariation
+from ddaudit.distillation.terms import Contrast, CrossEntropy, TotalVariation
 
 DM = register(
     Recipe(
@@ -38,5 +39,18 @@ DM_CONTRAST = register(
         status="ours",
         source=f"{DM.source}; with terms for classes that stand apart (after CAFE, CVPR 2022) and smooth images",
         terms=(Contrast(), TotalVariation()),
+    )
+)
+
+DM_POOL = register(
+    replace(
+        DM,
+        name="dm-pool",
+        status="ours",
+        source=f"{DM.source}; on a pool of networks trained on the synthetic set (after FRePo, NeurIPS 2022), with "
+        "cross-entropy on the synthetic set (after IDM, CVPR 2023)",
+        networks=Pool(),
+        terms=(CrossEntropy(),),
+        small={**DM.small, "networks.size": 5, "networks.age": 50},
     )
 )

@@ -61,6 +61,12 @@ class Orthogonal:
     def assumed(self, data: Dataset) -> tuple[str, ...]:
         return ()
 
+    def follows(self) -> bool:
+        return False
+
+    def update(self, canvas: Any, step: int) -> None:
+        pass
+
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
     ) -> Any:
