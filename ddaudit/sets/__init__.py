@@ -1,7 +1,8 @@
 """Distilled sets: the artifact, its card, safe files, community formats."""
 
 from ddaudit.sets._probe import from_bytes, is_set_file, to_bytes
-from ddaudit.sets._types import Card, DistilledSet, LedgerEntry, PrivacyClaim
+from ddaudit.sets._store import LabelStore
+from ddaudit.sets._types import Card, DistilledSet, LedgerEntry, PrivacyClaim, StorageBytes
 from ddaudit.sets.files import digest, fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
@@ -12,8 +13,10 @@ __all__ = [
     "Card",
     "DistilledSet",
     "Inspection",
+    "LabelStore",
     "LedgerEntry",
     "PrivacyClaim",
+    "StorageBytes",
     "describe",
     "detect",
     "digest",

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ddaudit.errors import BadInput
+from ddaudit.sets._store import LabelStore
 
 _MOST_CLASSES = 1_000_000  # a damaged count must not make readers allocate a table of that size
 
@@ -58,6 +59,19 @@ class PrivacyClaim(_Model):
     for outsiders."""
 
 
+class StorageBytes(_Model):
+    """What a set costs to store: the budget that comparisons at equal size must count.
+
+    ``images`` counts stored images as float32 (of decoded sets: before decoding), ``labels`` labels
+    and label store, ``decoder`` whatever else is needed to make the images (a network's weights).
+    """
+
+    images: int = Field(ge=0)
+    labels: int = Field(ge=0)
+    decoder: int = Field(default=0, ge=0)
+    outliers: int = Field(default=0, ge=0)
+
+
 class Card(_Model):
     """What a distilled set says of itself. Unknown to us = None, never a guess."""
 
@@ -85,6 +99,16 @@ class Card(_Model):
     versions: dict[str, str] = Field(default_factory=dict)
     seconds: float | None = None
     notes: list[str] = Field(default_factory=list)
+    contains_real_pixels: bool | None = None
+    """True when images hold pixels of real records as they are (coresets, crops and patches)."""
+    learned_lr: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
+    """The learning rate that was learned with the set; networks trained by the card use it."""
+    bytes: StorageBytes | None = None
+
+    @property
+    def shows_records(self) -> bool:
+        """True when real records, or pieces of them, can be read off the images."""
+        return bool(self.contains_real_pixels) or bool(self.member_indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +121,16 @@ class DistilledSet:
         labels: (M,) int64 hard labels or (M, K) float32 soft labels (probabilities).
         num_classes: K.
         card: what is known of its making.
+        store: labels per epoch and view, kept beside the images, or None.
+        outliers: (M2, C, H, W) float32 pixels that networks should be unsure of, or None.
     """
 
     images: Tensor
     labels: Tensor
     num_classes: int
     card: Card
+    store: LabelStore | None = None
+    outliers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -134,6 +162,12 @@ class DistilledSet:
             raise BadInput(where, what)
         _check_images(self.images, where, pixels=self.card.space == "pixels")
         _check_labels(self.labels, len(self.images), self.num_classes, where)
+        if self.store is not None:
+            self.store.check(
+                size=len(self), num_classes=self.num_classes, shape=self.shape, where=where
+            )
+        if self.outliers is not None:
+            _check_outliers(self.outliers, self.shape, where)
         _check_card(self.card, self.num_classes, self.shape[0], where)
         return self
 
@@ -193,6 +227,14 @@ def _check_images(x: Tensor, where: object, *, pixels: bool) -> None:
     if bad:
         what = f"{bad} of {len(x)} images contain NaN or infinity"
         raise BadInput(where, what, "Distillation probably diverged; distill again.")
+
+
+def _check_outliers(x: Tensor, shape: tuple[int, int, int], where: object) -> None:
+    if x.dtype != torch.float32 or x.ndim != 4 or len(x) == 0 or tuple(x.shape[1:]) != shape:
+        what = f"outliers are {_name(x.dtype)} {tuple(x.shape)}, expected float32 (M2, *{shape})"
+        raise BadInput(where, what, "They are images like the others, at least one.")
+    if not torch.isfinite(x).all():
+        raise BadInput(where, "outliers contain NaN or infinity", "Distill again.")
 
 
 def _check_labels(y: Tensor, count: int, num_classes: int, where: object) -> None:

@@ -1,9 +1,11 @@
 """Set files: one safetensors file with the card in its header. Opening one never runs code.
 
-Layout (``docs/formats.md``): tensors ``images`` and ``labels``; header metadata ``ddaudit.format``
-("1"), ``ddaudit.card`` (JSON) and ``ddaudit.num_classes``. Other tensors and metadata are left
-alone, so a later version can add some. The header is written here rather than by the safetensors
-library, whose metadata order changes from run to run: equal sets are equal files.
+Layout (``docs/formats.md``): tensors ``images`` and ``labels``; header metadata ``ddaudit.format``,
+``ddaudit.card`` (JSON) and ``ddaudit.num_classes``. Format 2 adds ``outliers``, the label store
+(``store.*``) and fields of the card; a set without any of them is written in format 1, so that older
+versions can read it. Other tensors and metadata are left alone, so a later version can add some.
+The header is written here rather than by the safetensors library, whose metadata order changes from
+run to run: equal sets are equal files.
 """
 
 from __future__ import annotations
@@ -23,10 +25,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ddaudit.errors import BadInput
+from ddaudit.sets._store import LabelStore
 from ddaudit.sets._types import Card, DistilledSet
 
-FORMAT_VERSION = 1
-_CODES = {torch.float32: ("F32", "<f4"), torch.int64: ("I64", "<i8")}
+FORMAT_VERSION = 2
+_CODES = {
+    torch.int64: ("I64", "<i8"),
+    torch.float32: ("F32", "<f4"),
+    torch.int32: ("I32", "<i4"),
+    torch.float16: ("F16", "<f2"),
+    torch.int16: ("I16", "<i2"),
+    torch.bool: ("BOOL", "|b1"),
+}
+_LATER_FIELDS = ("contains_real_pixels", "learned_lr", "bytes")  # of the card, since format 2
 _NOT_OURS = "'ddaudit import' makes a set file of other code's results; see docs/formats.md."
 
 
@@ -102,18 +113,21 @@ def read_file(path: str | Path) -> tuple[DistilledSet, list[str]]:
     card = _card(header, path)
     images, labels = tensors["images"], tensors["labels"]
     num_classes = _num_classes(header, labels, card, path)
-    return DistilledSet(images, labels, num_classes, card).check(path), others
+    store = LabelStore.from_tensors(tensors, path)
+    made = DistilledSet(images, labels, num_classes, card, store, tensors.get("outliers"))
+    return made.check(path), others
 
 
 def serialise(distilled: DistilledSet) -> bytes:
     """The bytes of a set file; the set must be valid."""
+    card, version = _versioned(distilled)
     metadata = {
-        "ddaudit.card": distilled.card.model_dump_json(),
-        "ddaudit.format": str(FORMAT_VERSION),
+        "ddaudit.card": card,
+        "ddaudit.format": version,
         "ddaudit.num_classes": str(distilled.num_classes),
     }
     # Wider types first keeps every tensor aligned to its item size.
-    parts = [("labels", distilled.labels), ("images", distilled.images)]
+    parts = [("labels", distilled.labels), ("images", distilled.images), *_further(distilled)]
     header: dict[str, Any] = {"__metadata__": metadata}
     data, offset = [], 0
     for name, tensor in parts:
@@ -129,15 +143,31 @@ def serialise(distilled: DistilledSet) -> bytes:
 
 
 def fingerprint(distilled: DistilledSet) -> str:
-    """16 hex digits of a SHA-256 over images and labels: equal content, equal fingerprint.
+    """16 hex digits of a SHA-256 over all tensors of the set: equal content, equal fingerprint.
 
     The card does not count: two copies that differ in their notes train the same networks.
     """
     digest = hashlib.sha256()
-    for part in (distilled.images, distilled.labels):
+    for name, part in (("", distilled.images), ("", distilled.labels), *_further(distilled)):
+        digest.update(name.encode())
         digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
         digest.update(part.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _further(distilled: DistilledSet) -> list[tuple[str, Tensor]]:
+    """The tensors of format 2 that the set has, wider types first."""
+    outliers = [] if distilled.outliers is None else [("outliers", distilled.outliers)]
+    return outliers + (list(distilled.store.tensors().items()) if distilled.store else [])
+
+
+def _versioned(distilled: DistilledSet) -> tuple[str, str]:
+    """(the card as JSON, the format it needs): 1 for sets that use nothing newer."""
+    card = distilled.card
+    new = [name for name in _LATER_FIELDS if getattr(card, name) is not None]
+    if not new and not _further(distilled):
+        return card.model_dump_json(exclude=set(_LATER_FIELDS)), "1"
+    return card.model_copy(update={"format_version": "2"}).model_dump_json(), "2"
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor], list[str]]:
@@ -150,12 +180,15 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor], list[str]]:
             header = dict(file.metadata() or {})
             names = list(file.keys())
             _check_header(header, names, path)
-            tensors = {name: file.get_tensor(name) for name in ("images", "labels")}
+            known = ["images", "labels"]
+            if int(header["ddaudit.format"]) >= 2:
+                known += [n for n in names if n == "outliers" or n in LabelStore.names()]
+            tensors = {name: file.get_tensor(name) for name in known}
     except SafetensorError as err:
         raise _unreadable(path, err) from err
     except OSError as err:
         raise BadInput(path, f"cannot be read ({err.strerror or err})") from err
-    return header, tensors, sorted(set(names) - {"images", "labels"})
+    return header, tensors, sorted(set(names) - set(tensors))
 
 
 def _check_header(header: dict[str, str], names: list[str], path: Path) -> None:
@@ -164,7 +197,7 @@ def _check_header(header: dict[str, str], names: list[str], path: Path) -> None:
         raise BadInput(path, what, _NOT_OURS)
     version = header.get("ddaudit.format", "missing")
     if not _is_number(version):
-        raise BadInput(path, f"header says format '{version[:20]}', expected '{FORMAT_VERSION}'")
+        raise BadInput(path, f"header says format '{version[:20]}', expected 1 or {FORMAT_VERSION}")
     if int(version) > FORMAT_VERSION:
         what = f"is in format {version}; this ddaudit reads up to {FORMAT_VERSION}"
         raise BadInput(path, what, "Upgrade ddaudit.")

@@ -18,9 +18,10 @@ from ddaudit.sets.files import fingerprint, read_file
 class Inspection(BaseModel):
     """The facts of one set file.
 
-    ``pixel_outside`` is the fraction of pixel values outside [0, 1], 0 where values are no pixels;
-    ``images_per_class`` counts
-    hard labels (the argmax of soft ones); sizes are in bytes; ``other_tensors`` are left alone.
+``pixel_outside`` is the fraction of pixel values outside [0, 1], 0 where values are no pixels;
+    ``images_per_class`` counts hard labels (the argmax of soft ones); sizes are in bytes;
+    ``ipc_equivalent`` is how many float32 images per class the storage would buy;
+    ``other_tensors`` are left alone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,6 +40,11 @@ class Inspection(BaseModel):
     file_bytes: int
     image_bytes: int
     label_bytes: int
+    store_epochs: int
+    store_bytes: int
+    num_outliers: int
+    outlier_bytes: int
+    ipc_equivalent: float
     fingerprint: str
     other_tensors: list[str]
     warnings: list[str]
@@ -81,6 +87,11 @@ def inspect(path: str | Path) -> Inspection:
         file_bytes=path.stat().st_size,
         image_bytes=images.nelement() * images.element_size(),
         label_bytes=labels.nelement() * labels.element_size(),
+        store_epochs=0 if distilled.store is None else len(distilled.store),
+        store_bytes=0 if distilled.store is None else distilled.store.num_bytes,
+        num_outliers=0 if distilled.outliers is None else len(distilled.outliers),
+        outlier_bytes=0 if distilled.outliers is None else 4 * distilled.outliers.nelement(),
+        ipc_equivalent=round(_ipc_equivalent(distilled), 3),
         fingerprint=fingerprint(distilled),
         other_tensors=others,
         warnings=_warnings(distilled, outside=outside, counts=counts, others=others),
@@ -95,6 +106,10 @@ def describe(inspection: Inspection) -> list[str]:
         ("images", f"{i.num_images} of {size} (C x H x W), {i.dtype}, {_size(i.image_bytes)}"),
         _values(i),
         ("labels", f"{i.label_kind}, {i.num_classes} classes, {_per_class(i.images_per_class)}"),
+        ("label store", _store(i)),
+        ("outliers", f"{i.num_outliers}, {_size(i.outlier_bytes)}" if i.num_outliers else ""),
+        ("storage", _storage(i)),
+        ("real pixels", "yes, pieces of real records" if card.contains_real_pixels else ""),
         ("file", f"{_size(i.file_bytes)}, fingerprint {i.fingerprint}"),
         ("method", card.method),
         ("recipe", _recipe(card.recipe)),
@@ -105,6 +120,7 @@ def describe(inspection: Inspection) -> list[str]:
         ("seed", _text(card.seed)),
         ("mean, std", f"{card.mean} {card.std}" if card.mean is not None else ""),
         ("protocol", _recipe(card.protocol)),
+        ("learned lr", "" if card.learned_lr is None else f"{card.learned_lr:g}"),
         ("made in", "" if card.seconds is None else f"{card.seconds:.1f} s"),
         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(card.versions.items()))),
     ]
@@ -115,6 +131,36 @@ def describe(inspection: Inspection) -> list[str]:
     lines += _privacy_lines(card.privacy)
     lines += [f"warning: {text}" for text in i.warnings]
     return lines
+
+
+def _store(i: Inspection) -> str:
+    if not i.store_epochs:
+        return ""
+    return f"{i.store_epochs} epochs of views and logits, {_size(i.store_bytes)}"
+
+
+def _storage(i: Inspection) -> str:
+    """The budget by the card, where it states one, and what it would buy in plain images."""
+    text = f"as much as {i.ipc_equivalent:g} float32 images per class"
+    if i.card.bytes is None:
+        return text
+    parts = i.card.bytes.model_dump().items()
+    return ", ".join(f"{name} {_size(n)}" for name, n in parts if n) + f": {text}"
+
+
+def _ipc_equivalent(distilled: DistilledSet) -> float:
+    """Stored bytes by those of one float32 image per class.
+
+    By the card's budget where it states one, else by the tensors. Hard labels in class order cost
+    nothing in the field's accounting; soft labels and stores do.
+    """
+    images, labels = distilled.images, distilled.labels
+    store = 0 if distilled.store is None else distilled.store.num_bytes
+    stated = distilled.card.bytes
+    extra = 0 if distilled.outliers is None else 4 * distilled.outliers.nelement()
+    total = 4 * images.nelement() if stated is None else stated.images + stated.decoder
+    soft = 4 * labels.nelement() if distilled.soft else 0
+    return (total + soft + store + extra) / (4 * math.prod(distilled.shape) * distilled.num_classes)
 
 
 def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
@@ -191,9 +237,11 @@ def _privacy_warnings(card: Card) -> list[str]:
     claim, found = card.privacy, []
     if card.member_indices:
         found.append(f"releases real records verbatim ({len(card.member_indices)} training images)")
+    elif card.contains_real_pixels:
+        found.append("releases pieces of real records verbatim (crops or patches)")
     if claim is None:
         return found
-    if card.member_indices:
+    if card.shows_records:
         found.append("claims privacy and releases real records: the claim cannot hold")
     if not claim.ledger:
         found.append("privacy claim without a ledger: it cannot be re-derived")

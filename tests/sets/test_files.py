@@ -319,8 +319,8 @@ def test_card_of_a_newer_version(tmp_path: Path, make_set: Make) -> None:
 
 def test_format_of_a_newer_version(tmp_path: Path, make_set: Make) -> None:
     path = tmp_path / "a.safetensors"
-    _write(path, make_set(), {"ddaudit.format": "2"})
-    _refused(path, "is in format 2", "Upgrade ddaudit")
+    _write(path, make_set(), {"ddaudit.format": "3"})
+    _refused(path, "is in format 3", "Upgrade ddaudit")
 
 
 @pytest.mark.parametrize("text", ["one", "9" * 5000, "²"])
