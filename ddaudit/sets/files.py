@@ -37,7 +37,8 @@ _CODES = {
     torch.int16: ("I16", "<i2"),
     torch.bool: ("BOOL", "|b1"),
 }
-_LATER_FIELDS = ("contains_real_pixels", "learned_lr", "bytes")  # of the card, since format 2
+# Fields of the card since format 2.
+_LATER_FIELDS = ("modality", "space", "contains_real_pixels", "learned_lr", "bytes")
 _NOT_OURS = "'ddaudit import' makes a set file of other code's results; see docs/formats.md."
 
 
@@ -164,7 +165,8 @@ def _further(distilled: DistilledSet) -> list[tuple[str, Tensor]]:
 def _versioned(distilled: DistilledSet) -> tuple[str, str]:
     """(the card as JSON, the format it needs): 1 for sets that use nothing newer."""
     card = distilled.card
-    new = [name for name in _LATER_FIELDS if getattr(card, name) is not None]
+    plain = Card()
+    new = [name for name in _LATER_FIELDS if getattr(card, name) != getattr(plain, name)]
     if not new and not _further(distilled):
         return card.model_dump_json(exclude=set(_LATER_FIELDS)), "1"
     return card.model_copy(update={"format_version": "2"}).model_dump_json(), "2"
