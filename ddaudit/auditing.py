@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation import Recipe, distill, distill_many, versions
-from ddaudit.errors import BadInput, Unsupported
-from ddaudit.findings import Check, Finding
+from ddaudit.errors import BadInput, Unsupported, closest
+from ddaudit.findings import Check, Finding, MetricInfo
 from ddaudit.models import Arch, Network, build
 from ddaudit.registry import Registry
 from ddaudit.seeds import stable_seed
@@ -54,9 +54,12 @@ class Subject:
 
 
 class Settings(BaseModel):
-    """Base of an auditor's own knobs. Frozen, validated, printed in the report."""
+    """Base of an auditor's own knobs. Frozen, validated, printed in the report.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The docstring under a field is its description in ``ddaudit list settings``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Preset(BaseModel):
@@ -290,6 +293,8 @@ class Auditor(ABC, Generic[S]):
     sources: ClassVar[tuple[str, ...]]
     labels: ClassVar[Mapping[str, str]] = {}
     """What a reader calls a metric, by metric name; one that is not here is called by the words of its name."""
+    metrics: ClassVar[tuple[MetricInfo, ...]] = ()
+    """Every metric it may emit, for ``ddaudit list metrics``."""
     version: ClassVar[int] = 1
     settings: ClassVar[type[Settings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -300,15 +305,19 @@ class Auditor(ABC, Generic[S]):
         Raises:
             BadInput: unknown option or bad value.
         """
+        values = {**self.presets.get(preset, {}), **(overrides or {})}
+        for key in values:
+            if key not in self.settings.model_fields:
+                hint = closest(str(key), self.settings.model_fields)
+                raise BadInput(
+                    f"{self.name}.{key}", f"unknown setting of auditor '{self.name}'", hint
+                )
         try:
-            return self.settings(**{**self.presets.get(preset, {}), **(overrides or {})})  # type: ignore[return-value]
-        except ValueError as error:
-            detail = str(error).replace("\n", " ")
-            raise BadInput(
-                f"auditors.{self.name}",
-                f"bad settings ({detail})",
-                f"Options: {', '.join(self.settings.model_fields)}.",
-            ) from None
+            return self.settings(**values)  # type: ignore[return-value]
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join(map(str, first["loc"])) or "settings"
+            raise BadInput(f"{self.name}.{path}", f"bad value ({first['msg'].lower()})") from None
 
     @abstractmethod
     def run(self, subject: Subject, ctx: Context, settings: S, seed: int) -> Finding:

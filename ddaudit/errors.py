@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DDAuditError(Exception):
     """Base of every error with a message meant for the user. The command line exits with 2 on it."""
@@ -30,3 +33,10 @@ class NotEnoughData(DDAuditError):
 
 class Unsupported(DDAuditError):
     """An auditor cannot answer its question for this subject; the report says so, with this reason."""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The hint for a word that nobody knows: the words most like it, or all of them."""
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(words)}."

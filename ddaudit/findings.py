@@ -7,6 +7,7 @@ unless ``unit`` says otherwise, never percents.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,6 +22,17 @@ CLAIMED = "privacy.epsilon_claimed"
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What an auditor measures, before it measures: what ``ddaudit list metrics`` prints of a metric."""
+
+    name: str
+    direction: Direction
+    meaning: str
+    """One line."""
+    unit: str = "fraction"
 
 
 class Estimate(Protocol):

@@ -6,17 +6,16 @@ theirs through an entry-point group; such a plugin is known by its name and as `
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from ddaudit.catalogue import KINDS, Entry, Kind, Row, builtin, load_registry
-from ddaudit.errors import BadInput
+from ddaudit.errors import BadInput, closest
 
 T = TypeVar("T")
 
@@ -37,6 +36,25 @@ def rows(kind: str) -> list[Row]:
             return [entry.row for _, entry in sorted(known.items())]
     registry: Registry[Any] = load_registry(KINDS[kind])
     return registry.rows()
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that no built-in entry has, before anything is imported. Says nothing where plugins might know it.
+
+    Raises:
+        BadInput: as :meth:`Registry.get` would.
+    """
+    if kind in _LIVE or entry_points(group=KINDS[kind].group):
+        return
+    known = builtin(KINDS[kind])
+    if known is not None and name not in known:
+        raise _unknown(KINDS[kind], name, known)
+
+
+def _unknown(kind: Kind, name: str, known: Iterable[str]) -> BadInput:
+    return BadInput(
+        name, f"unknown {kind.name}", f"{closest(name, known)} See 'ddaudit list {kind.listed}'."
+    )
 
 
 @dataclass(eq=False)
@@ -130,12 +148,7 @@ class Registry(Generic[T]):
                 plugins[0].refused or "",
                 f"Use {' or '.join(p.long_name for p in plugins)}.",
             )
-        known = self._all_names()
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known)}."
-        raise BadInput(
-            name, f"unknown {self.kind}", f"{hint} See 'ddaudit list {self._kind.listed}'."
-        )
+        raise _unknown(self._kind, name, self._all_names())
 
     def names(self) -> list[str]:
         """All names that can be used, sorted; broken plugins are left out, see :meth:`problems`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def write_report(
         Format -> path of the file written.
 
     Raises:
-        BadInput: unknown format; nothing is written then.
+        BadInput: unknown format (nothing is written then), or a file cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
@@ -43,12 +44,17 @@ def write_report(
                 f"--format {name}", "unknown report format", f"Known: {', '.join(FORMATS)}."
             )
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     return {name: _write(folder / f"report.{name}", FORMATS[name](report)) for name in formats}
 
 
 def _write(path: Path, text: str) -> Path:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise BadInput(path, f"cannot be written ({error.strerror or error})") from None
     return path

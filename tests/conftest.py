@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from ddaudit.cli import main
 from ddaudit.data import Dataset, ImageData
 
 torch.set_num_threads(1)
@@ -53,3 +55,17 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("no real data: set DDAUDIT_DATA to a data root to run this test")
     return Path(root)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a ddaudit command in this process; returns (exit code, standard output, lines of standard error)."""
+
+    def call(*argv: object) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["ddaudit", *map(str, argv)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err.strip().splitlines()
+
+    return call

@@ -2,27 +2,10 @@
 
 import json
 import pickle
-import sys
 
 import pytest
 import safetensors.torch
 import torch
-
-from ddaudit.cli import main
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command; returns (exit code, stdout, stderr lines)."""
-
-    def call(*argv):
-        monkeypatch.setattr(sys, "argv", ["ddaudit", *map(str, argv)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err.strip().splitlines()
-
-    return call
 
 
 def set_file(path, *, images=None, labels=None, card="{}", classes="10"):

@@ -3,6 +3,7 @@
 from ddaudit.audits.collection import Collected, collect
 from ddaudit.audits.config import AuditConfig, make_config
 from ddaudit.audits.plan import Plan, make_plan
+from ddaudit.audits.previews import PlannedCells, named_recipes, preview
 from ddaudit.audits.run import Outcome, run_audit
 from ddaudit.audits.store import RunStore
 from ddaudit.audits.subjects import make_subject
@@ -12,10 +13,13 @@ __all__ = [
     "Collected",
     "Outcome",
     "Plan",
+    "PlannedCells",
     "RunStore",
     "collect",
     "make_config",
     "make_plan",
     "make_subject",
+    "named_recipes",
+    "preview",
     "run_audit",
 ]

@@ -22,10 +22,10 @@ class AuditConfig(BaseModel):
     data: str = "digits"
     data_root: str | None = None
     download: bool = False
-    auditors: list[str] | None = None
+    auditors: list[str] | None = Field(default=None, min_length=1)
     """None: all of them."""
     preset: str = "quick"
-    seeds: int | None = Field(default=None, ge=1)
+    seeds: int | None = Field(default=None, ge=1, le=10_000)
     """None: the preset's number."""
     ipc: int = Field(default=10, ge=1)
     epsilon: float | None = None
@@ -39,7 +39,7 @@ class AuditConfig(BaseModel):
     victims: int | None = Field(default=None, ge=1)
     baselines: list[str] = Field(default_factory=lambda: list(BASELINES))
     device: str = "auto"
-    jobs: int | None = Field(default=None, ge=1)
+    jobs: int | None = Field(default=None, ge=1, le=1024)
     """Parallel worker processes; None: one per core on a CPU, one on a GPU."""
     ray: str | None = None
     out: str = "runs/audit"
@@ -86,6 +86,8 @@ def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditCon
             )
         base = loaded
     given = {k: v for k, v in values.items() if v is not None}
+    if isinstance(base.get("settings"), dict) and "settings" in given:
+        given["settings"] = _merged(base["settings"], given["settings"])
     try:
         return AuditConfig.model_validate({**base, **given})
     except ValidationError as error:
@@ -99,3 +101,9 @@ def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditCon
         raise BadInput(
             f"{file}: {path}" if file else f"--{path.replace('_', '-')}", first["msg"].lower(), hint
         ) from None
+
+
+def _merged(file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings by auditor: those of the file, with those of the command line on top, key by key."""
+    own = {name: file[name] if isinstance(file.get(name), dict) else {} for name in given}
+    return {**file, **{name: {**own[name], **given[name]} for name in given}}

@@ -62,7 +62,7 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
     jobs = config.jobs or default_jobs(device)
     config = config.model_copy(update={"device": str(device), "jobs": jobs})
     cells = {c.key: c for c in plan.cells}
-    missing = [c for c in cells.values() if _unfinished(store, c.key)]
+    missing = [c for c in cells.values() if unfinished(store, c.key)]
     _keep_files(plan, store)
     notify = on_event or (lambda *_: None)
     store.write_info(_info(plan, config))
@@ -140,7 +140,8 @@ def _execute(task: _Task) -> str | None:
     return None
 
 
-def _unfinished(store: RunStore, key: str) -> bool:
+def unfinished(store: RunStore, key: str) -> bool:
+    """True when a cell has to be computed: it is not there, or has failed."""
     finding = store.cell(key)
     return finding is None or finding.status == "failed"
 

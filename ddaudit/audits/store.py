@@ -10,6 +10,7 @@ KEY is a hash of everything the content depends on, so a second run finds finish
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -63,9 +64,12 @@ class RunStore:
             self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             self._fs.pipe_file(temporary, content)
             self._fs.mv(temporary, path)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        except OSError as error:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(temporary)
+            reason = error.strerror or error
             raise BadInput(
-                self.url, f"cannot be written ({error})", "Choose another --out."
+                self.url, f"cannot be written ({reason})", "Choose another --out."
             ) from None
 
     def names(self, folder: str) -> list[str]:

@@ -40,9 +40,8 @@ def make_subject(
     Raises:
         BadInput: neither a recipe nor a readable file, or it does not fit the data.
     """
-    path = Path(text)
-    if path.exists() or path.suffix in SUFFIXES or "/" in text:
-        return _file(path, text, data=data, arch=arch, baseline=baseline)
+    if is_file_name(text):
+        return _file(Path(text), text, data=data, arch=arch, baseline=baseline)
     recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)
     described = json.dumps(recipe.describe(), sort_keys=True)
@@ -50,6 +49,12 @@ def make_subject(
     return Subject(
         id=recipe.name, kind="recipe", recipe=recipe, baseline=baseline, identity=identity
     )
+
+
+def is_file_name(text: str) -> bool:
+    """True when a subject is read as a file rather than as a recipe's name."""
+    path = Path(text)
+    return path.exists() or path.suffix in SUFFIXES or "/" in text
 
 
 def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -> Subject:

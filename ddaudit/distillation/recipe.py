@@ -308,9 +308,14 @@ def resolve(
         options: dotted option -> value, applied last.
 
     Raises:
-        BadInput: unknown method, defense or option, or a defense that cannot work on the method.
+        BadInput: unknown method, defense or option, a defense named twice, or one that cannot work on the method.
     """
     base, *names = name.split("+")
+    twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
+    if twice:
+        raise BadInput(
+            name, f"names '{twice[0]}' more than once", f"'+{twice[0]}' once is all it can do."
+        )
     published = METHODS.get(base)
     defenses = sorted({DEFENSES.get(n) for n in names}, key=lambda d: (d.order, d.name))
     recipe = published.at(profile)

@@ -185,7 +185,7 @@ def test_config_errors_are_one_line(tmp_path):
     with pytest.raises(BadInput, match="sedes"):
         make_config({}, file=path)
     path.write_text("subjects: [dm]\nsettings: {utility: {nosuch: 1}}\n")
-    with pytest.raises(BadInput, match=r"auditors\.utility"):
+    with pytest.raises(BadInput, match=r"utility\.nosuch: unknown setting"):
         make_plan(make_config({"auditors": ["utility"]}, file=path))
     with pytest.raises(BadInput, match="unknown preset"):
         make_plan(config(tmp_path, preset="quickest"))

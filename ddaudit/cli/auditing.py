@@ -1,0 +1,187 @@
+"""Commands that audit: ``audit``, ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddaudit.cli import options, places, reporting
+from ddaudit.cli.output import events, say, say_error
+from ddaudit.cli.sets import say_privacy_target
+from ddaudit.registry import check_name
+
+if TYPE_CHECKING:
+    from ddaudit.audits import AuditConfig
+
+
+def audit(
+    subjects: Annotated[list[str], typer.Argument(help="Recipes, set files or checkpoints.")] = [],  # noqa: B006
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Data set the subjects are audited against (default: digits)."),
+    ] = None,
+    auditors: Annotated[
+        str | None,
+        typer.Option(
+            "--auditors", metavar="NAME,..", help="Default: all; see 'ddaudit list auditors'."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="quick, standard or full (default: quick).")
+    ] = None,
+    ipc: Annotated[
+        int | None, typer.Option("--ipc", help="Images per class of recipes (default: 10).")
+    ] = None,
+    epsilon: options.Epsilon = None,
+    delta: options.Delta = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Distillations per recipe.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", help="Run folder or fsspec URL; running again computes only what is missing."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Run cells on a Ray cluster ('local' starts one)."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML file with these options and per-auditor settings."),
+    ] = None,
+    set_: options.SetOption = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--setting",
+            metavar="AUDITOR.KEY=VALUE",
+            help="Change one setting of an auditor; repeat for more; see 'ddaudit list settings'.",
+        ),
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            "--baselines",
+            metavar="NAME,..",
+            help="Reference rows (default: full,random,herding; 'none').",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch", help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", help="Worker processes (default: one per core).")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:0.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be computed and what is there already."),
+    ] = False,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+) -> None:
+    """Audit subjects: train victims, run every auditor, keep each finished cell in the run folder."""
+    values: dict[str, Any] = {
+        "subjects": subjects or None,
+        "data": data,
+        "auditors": options.names("--auditors", auditors),
+        "preset": preset,
+        "ipc": ipc,
+        "epsilon": epsilon,
+        "delta": delta,
+        "seeds": seeds,
+        "out": out,
+        "ray": ray,
+        "options": options.recipe_options(set_) or None,
+        "settings": options.auditor_settings(setting) or None,
+        "arch": arch,
+        "jobs": jobs,
+        "device": device,
+        "baselines": [] if baselines == "none" else options.names("--baselines", baselines),
+        "data_root": str(data_root) if data_root else None,
+        "download": download or None,
+    }
+    if out is not None:
+        places.check_folder(out)
+    for name in (*(values["auditors"] or ()), *(values["settings"] or ())):
+        check_name("auditor", name)
+    for subject in subjects:
+        if not ("/" in subject or "." in subject or Path(subject).exists()):
+            options.check_recipe_name(subject)
+    if data is not None:
+        options.check_data_name(data)
+
+    from ddaudit.audits import make_config
+
+    made = make_config(values, file=config)
+    places.check_folder(made.out)
+    if dry_run:
+        _preview(made)
+        return
+    code = _run(made)
+    typer.echo(f"run: {made.out}")
+    typer.echo(f"next: ddaudit report {made.out}")
+    raise typer.Exit(code)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path(
+        "demo-run"
+    ),
+) -> None:
+    """The whole story on embedded data, in minutes on a laptop; prints the report's path."""
+    places.check_folder(out)
+
+    from ddaudit.audits import AuditConfig
+
+    config = AuditConfig(
+        subjects=["dm", "dm+fair", "dm+dp", "dm+fair+dp"],
+        data="digits-colored",
+        preset="quick",
+        epsilon=10.0,
+        delta=1e-4,
+        auditors=["utility", "membership", "backdoor", "adversarial", "calibration", "bias"],
+        baselines=["full", "random"],
+        out=str(out),
+    )
+    code = _run(config)
+    for path in reporting.write([str(out)], ["html", "md", "json", "csv"], None):
+        typer.echo(path)
+    raise typer.Exit(code)
+
+
+def _run(config: AuditConfig) -> int:
+    """Run an audit with progress; returns the exit code."""
+    from ddaudit.audits import named_recipes, run_audit
+
+    for recipe in named_recipes(config):
+        say_privacy_target(recipe, config.epsilon, config.delta)
+    with events() as on_event:
+        outcome = run_audit(config, on_event=on_event)
+    done = f"{outcome.computed} cells computed, {outcome.reused} reused"
+    say(f"{done}, {len(outcome.failed)} failed, {outcome.seconds:.0f} s")
+    for label, reason in outcome.failed:
+        say_error(f"{label}: {reason}")
+    return 3 if outcome.failed else 0
+
+
+def _preview(config: AuditConfig) -> None:
+    """What an audit would do, as a table."""
+    from ddaudit.audits import preview
+
+    rows = preview(config)
+    table = [("subject", "auditor", "cells", "there")]
+    table += [(r.subject or "(checks)", r.auditor, str(r.cells), str(r.there)) for r in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for left, right, planned, there in table:
+        text = f"{left:<{widths[0]}}  {right:<{widths[1]}}"
+        typer.echo(f"{text}  {planned:>{widths[2]}}  {there:>{widths[3]}}")
+    cells, done = sum(r.cells for r in rows), sum(r.there for r in rows)
+    typer.echo(f"{cells} cells in {config.out}: {done} are there, {cells - done} to compute")

@@ -1,0 +1,106 @@
+"""The command ``list``: what is registered, what is measured, what can be set."""
+
+from __future__ import annotations
+
+import json
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from ddaudit.cli.options import Json
+
+Row = dict[str, Any]
+
+
+def list_(
+    what: Annotated[
+        Literal["methods", "auditors", "datasets", "formats", "metrics", "settings"],
+        typer.Argument(),
+    ],
+    json_: Json = False,
+) -> None:
+    """List methods, auditors, datasets, formats, the metrics of auditors, or their settings."""
+    rows = {"metrics": _metrics, "settings": _settings}.get(what, lambda: _registered(what))()
+    if json_:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    heads = {"metrics": ("unit", "direction"), "settings": ("type", *_PRESETS)}.get(what, ())
+    columns = [[str(r["name"]), *(_short(r[h]) for h in heads)] for r in rows]
+    widths = [max(map(len, column), default=0) for column in zip(*columns, strict=True)]
+    for row, cells in zip(rows, columns, strict=True):
+        left = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        typer.echo(f"{left}  {row['description']}".rstrip())
+
+
+def _registered(what: str) -> list[Row]:
+    from ddaudit.registry import rows
+
+    if what == "methods":
+        defenses = [{**row, "name": f"+{row['name']}"} for row in rows("defense")]
+        return rows("method") + defenses
+    return rows(what.removesuffix("s"))
+
+
+def _metrics() -> list[Row]:
+    from ddaudit.auditing import AUDITORS
+
+    return [
+        {
+            "name": m.name,
+            "auditor": name,
+            "unit": m.unit,
+            "direction": m.direction,
+            "description": m.meaning,
+        }
+        for name, auditor in AUDITORS.items()
+        for m in auditor.metrics
+    ]
+
+
+def _settings() -> list[Row]:
+    from ddaudit.auditing import AUDITORS
+
+    rows = []
+    for name, auditor in AUDITORS.items():
+        at = {p: auditor.configure(p).model_dump(mode="json") for p in _PRESETS}
+        for key, field in auditor.settings.model_fields.items():
+            rows.append(
+                {
+                    "name": f"{name}.{key}",
+                    "auditor": name,
+                    "type": _type_name(field.annotation),
+                    **{preset: values[key] for preset, values in at.items()},
+                    "description": " ".join((field.description or "").split()),
+                }
+            )
+    return rows
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as a user reads it: "int", "list of float", "'Linf' or 'L2'"."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type_name, parts))
+    if origin is Annotated:
+        return _type_name(parts[0])
+    if origin is tuple and parts[-1] is Ellipsis:
+        return f"list of {_type_name(parts[0])}"
+    if origin is tuple:
+        return f"[{', '.join(map(_type_name, parts))}]"
+    if origin is not None and parts:
+        return f"{getattr(origin, '__name__', origin)} of {', '.join(map(_type_name, parts))}"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _short(value: Any) -> str:
+    """A cell of the table; what is longer stands in full under --json."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 24 else f"{text[:21]}..."
+
+
+_PRESETS = ("quick", "standard", "full")

@@ -1,0 +1,146 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from ddaudit.errors import BadInput
+from ddaudit.registry import check_name
+
+LARGEST_SEED = 2**31 - 1
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder with real data (torchvision's layout). Default: the variable DDAUDIT_DATA.",
+    ),
+]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Fetch missing data into the data root. Nothing is fetched without it."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print stable JSON.")]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(
+        "--epsilon",
+        help="Privacy target of private recipes. Default: the recipe's own, 10 for most; it is printed.",
+    ),
+]
+Delta = Annotated[
+    float | None,
+    typer.Option(
+        "--delta",
+        help="Privacy target of private recipes, below 1 / number of records. "
+        "Default: the recipe's own, 1e-5; it is printed.",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace a file that may hold a private release. It stays a release: publishing both costs both.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PART.OPTION=VALUE", help="Change one number of a recipe; repeat for more."
+    ),
+]
+
+
+def names(option: str, text: str | None) -> list[str] | None:
+    """ "a,b" as names; None stays None.
+
+    Args:
+        option: as the user typed it, "--auditors".
+
+    Raises:
+        BadInput: no name in it.
+    """
+    if text is None:
+        return None
+    found = [n.strip() for n in text.split(",") if n.strip()]
+    if not found:
+        raise BadInput(f'{option} "{text}"', "names nothing", "Leave the option out for all.")
+    return found
+
+
+def recipe_options(pairs: list[str] | None) -> dict[str, Any]:
+    """``--set PART.OPTION=VALUE`` as a mapping.
+
+    Raises:
+        BadInput: not of that form.
+    """
+    found = {}
+    for pair in pairs or []:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise BadInput(
+                f"--set {pair}",
+                "is not PART.OPTION=VALUE",
+                "For example --set loop.iterations=500.",
+            )
+        found[key] = value
+    return found
+
+
+def auditor_settings(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
+    """``--setting AUDITOR.KEY=VALUE`` as auditor -> key -> value; the value is read as YAML, ``a,b`` as a list.
+
+    Raises:
+        BadInput: not of that form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for pair in pairs or []:
+        path, sign, text = pair.partition("=")
+        auditor, dot, key = path.partition(".")
+        if not (sign and auditor and dot and key):
+            raise BadInput(
+                f"--setting {pair}",
+                "is not AUDITOR.KEY=VALUE",
+                "For example --setting membership.shadows=16; see 'ddaudit list settings'.",
+            )
+        listed = "," in text and text[:1] not in "[{\"'"
+        try:
+            value = yaml.safe_load(f"[{text}]" if listed else text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise BadInput(f"--setting {pair}", "has a value that cannot be read as YAML") from None
+        found.setdefault(auditor, {})[key] = value
+    return found
+
+
+def sizes(text: str) -> list[int]:
+    """ "1,10,50" as numbers.
+
+    Raises:
+        BadInput: not positive whole numbers, or one of them twice.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"--ipc {text}", "is not a whole number or a list like 1,10,50") from None
+    if min(found) < 1 or len(set(found)) < len(found):
+        raise BadInput(f"--ipc {text}", "images per class must be at least 1, each size once")
+    return found
+
+
+def check_recipe_name(text: str) -> None:
+    """Raises BadInput where no method or defense is called so; imports nothing for it."""
+    base, *defenses = text.split("+")
+    check_name("method", base)
+    for name in defenses:
+        check_name("defense", name)
+
+
+def check_data_name(spec: str) -> None:
+    """Raises BadInput where no data set is called so; imports nothing for it."""
+    check_name("dataset", spec.partition(":")[0])

@@ -1,0 +1,61 @@
+"""Commands about finished runs: ``report``, ``gate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddaudit.cli import options, places
+from ddaudit.errors import BadInput
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Run folders of 'ddaudit audit'.")],
+    formats: Annotated[
+        str, typer.Option("--format", metavar="html,md,json,csv,tex")
+    ] = "html,md,json,csv",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report (default: the first run's).")
+    ] = None,
+) -> None:
+    """Write the comparative report of one or several runs."""
+    for path in write(runs, options.names("--format", formats) or [], out):
+        typer.echo(path)
+
+
+def gate(
+    run: Annotated[str, typer.Argument(help="A run folder, or a report.json.")],
+    policy: Annotated[
+        Path, typer.Option("--policy", help="YAML file with rules; see docs/report.md.")
+    ],
+) -> None:
+    """Hold a run against a policy: exit 0 when every rule holds, 1 when one is violated."""
+    from ddaudit.reports import apply, load_policy, read_report
+    from ddaudit.reports.runs import report_of
+
+    rules = load_policy(policy)
+    made = read_report(run) if run.endswith(".json") else report_of([run])
+    results = apply(rules, made)
+    for result in results:
+        typer.echo(result.line)
+    raise typer.Exit(0 if all(r.holds for r in results) else 1)
+
+
+def write(runs: list[str], formats: list[str], out: Path | None) -> Iterable[Path]:
+    """Write the report of some runs; returns its files.
+
+    Raises:
+        BadInput: no folder to write to, or no runs to read.
+    """
+    if out is None and "://" in runs[0]:
+        raise BadInput(runs[0], "is not a local folder", "Say where the report goes with --out.")
+    if out is not None:
+        places.check_folder(out)
+
+    from ddaudit.reports import write_report
+    from ddaudit.reports.runs import report_of
+
+    return write_report(report_of(runs), out or Path(runs[0]), formats).values()

@@ -1,0 +1,238 @@
+"""The front door: version, completion, options that are refused before any work, places that cannot be written."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import ddaudit
+from ddaudit.auditing import AUDITORS
+
+SMALL = ("--data", "digits", "--ipc", 1, "--set", "loop.iterations=2", "--set", "networks.width=8")
+PRIVATE = ("distill", "dm+dp", *SMALL, "--delta", 1e-4)
+FEW = ("--auditors", "utility", "--baselines", "none", "--ipc", 1, "--jobs", 1)
+
+
+def test_version_is_the_package_s(run):
+    code, out, _ = run("--version")
+    assert (code, out) == (0, f"ddaudit {ddaudit.__version__}\n")
+
+
+def test_the_shell_completes_commands():
+    env = {
+        **os.environ,
+        "_DDAUDIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": "ddaudit dist",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv = ['ddaudit']; import ddaudit.cli as c; c.main()",
+        ],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "distill" in done.stdout.split()
+
+
+def test_what_needs_no_torch_does_not_import_it(tmp_path):
+    """Help, version and refusals of options: torch alone costs more than a second."""
+    code = (
+        "import sys, contextlib, io\n"
+        "from ddaudit.cli import main\n"
+        "for argv in (['--help'], ['audit', '--help'], ['--version'], ['distil'], ['audit', 'dm', '--auditors', ''],\n"
+        "             ['distill', 'dm', '--seed', '-1', '--out', 'x'], ['distill', 'dm', '--out', '.'],\n"
+        "             ['audit', 'dm', '--setting', 'nonsense'], ['report', 'x', '--out', sys.executable]):\n"
+        "    sys.argv = ['ddaudit', *argv]\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()\n"
+        "assert 'torch' not in sys.modules, argv\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("audit", "dm", "--auditors", ""), '--auditors "": names nothing'),
+        (("audit", "dm", "--auditors", " , "), "names nothing"),
+        (("audit", "dm", "--setting", "membership.shadow=3"), "Did you mean shadows"),
+        (("audit", "dm", "--setting", "membreship.shadows=3"), "Did you mean membership"),
+        (("audit", "dm", "--setting", "utility.bootstrap=many"), "utility.bootstrap: bad value"),
+        (("audit", "dm", "--setting", "utility.bootstrap"), "is not AUDITOR.KEY=VALUE"),
+        (("audit", "dm", "--setting", "bootstrap=3"), "is not AUDITOR.KEY=VALUE"),
+        (("audit", "dm", "--setting", "utility.bootstrap={"), "cannot be read as YAML"),
+        (("audit", "dm", "--seeds", 10**12), "--seeds"),
+        (("audit", "dm", "--jobs", 10**12), "--jobs"),
+        (("audit", "dm+fair+dp+fair", "--data", "digits-colored"), "names 'fair' more than once"),
+        (("distill", "dm+dp+dp", "--out", "x.safetensors"), "names 'dp' more than once"),
+        (("distill", "dm", "--seed", -1, "--out", "x.safetensors"), "--seed"),
+        (("distill", "dm", "--seed", 10**30, "--out", "x.safetensors"), "--seed"),
+        (("report", "x", "--format", ""), "names nothing"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_2(run, tmp_path, monkeypatch, argv, expected):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*argv)
+    assert (code, len(err)) == (2, 1), err
+    assert expected in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def _nothing_works(*_, **__):
+    raise AssertionError("the place was not checked before the work")
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ("folder", "is a folder"),
+        ("file/x.safetensors", "is a file"),
+        ("n" * 300 + ".safetensors", "too long"),
+        ("a\0b", "null byte"),
+        ("pipe", "no regular file"),
+    ],
+)
+def test_a_set_s_place_is_checked_first(run, tmp_path, monkeypatch, out, expected):
+    monkeypatch.setattr("ddaudit.distillation.distill_sizes", _nothing_works)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    code, _, err = run("distill", "dm", *SMALL, "--out", f"{tmp_path}/{out}")
+    assert (code, len(err)) == (2, 1), err
+    assert expected in err[0]
+
+
+@pytest.mark.parametrize("command", ["audit", "report", "demo"])
+def test_a_folder_s_place_is_checked_first(run, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("ddaudit.audits.run_audit", _nothing_works)
+    (tmp_path / "file").touch()
+    subject = {"audit": ["random"], "report": [tmp_path], "demo": []}[command]
+    for out in ("file", "file/below"):
+        code, _, err = run(command, *subject, "--out", tmp_path / out)
+        assert (code, len(err)) == (2, 1), err
+        assert "file" in err[0]
+
+
+def test_a_folder_without_permission_and_a_full_disk_are_refused(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            os, "access", lambda *_: False
+        )  # tests may run as root, who may write anywhere
+        code, _, err = run("audit", "random", "--out", tmp_path / "run")
+    assert (code, len(err)) == (2, 1)
+    assert "no permission" in err[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("ddaudit.cli.places.shutil.disk_usage", lambda _: _Full())
+        code, _, err = run("distill", "dm", *SMALL, "--out", tmp_path / "s.safetensors")
+    assert (code, len(err)) == (2, 1)
+    assert "the disk is full" in err[0]
+
+
+class _Full:
+    total, free = 10**9, 0
+
+
+def test_a_disk_that_fills_up_during_an_audit_is_one_line_and_leaves_no_parts(
+    run, tmp_path, monkeypatch
+):
+    from fsspec.implementations.local import LocalFileSystem
+
+    def full(self, path, value, **_):
+        with open(path, "wb") as file:
+            file.write(value[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", full)
+    code, _, err = run("audit", "random", *FEW, "--out", tmp_path / "run")
+    assert code == 2
+    assert "No space left on device" in err[-1]
+    assert [f for f in (tmp_path / "run").rglob("*") if f.is_file()] == []
+
+
+def test_a_private_release_is_not_overwritten(run, tmp_path):
+    path = tmp_path / "s.safetensors"
+    assert run("distill", "dm", *SMALL, "--out", path)[0] == 0
+    assert run(*PRIVATE, "--out", path)[0] == 0  # a plain set can be made again
+    before = path.read_bytes()
+    for again in (PRIVATE, ("distill", "dm", *SMALL)):
+        code, _, err = run(*again, "--out", path)
+        assert (code, len(err)) == (2, 1)
+        assert "holds a private release" in err[0]
+    assert path.read_bytes() == before
+    assert run(*PRIVATE, "--out", path, "--overwrite")[0] == 0
+    assert path.read_bytes() != before
+    path.write_bytes(before[:-10])  # damaged: may have been a release
+    assert run(*PRIVATE, "--out", path)[0] == 2
+
+
+def test_one_private_file_of_several_sizes_stops_all(run, tmp_path):
+    assert run(*PRIVATE, "--out", tmp_path / "s-ipc2.safetensors")[0] == 0
+    argv = ["2,3" if a == 1 else a for a in PRIVATE]
+    code, _, err = run(*argv, "--out", tmp_path / "s.safetensors")
+    assert code == 2
+    assert "s-ipc2.safetensors" in err[0]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_default_privacy_target_is_said(run, tmp_path):
+    from ddaudit.defenses.privacy.reader import PoissonGaussian
+
+    _, _, err = run(*PRIVATE, "--out", tmp_path / "s.safetensors")
+    assert "privacy target of dm+dp: epsilon 10 at delta 0.0001 (--epsilon by default)" in err
+    assert not any(
+        "privacy target" in line
+        for line in run("distill", "dm", *SMALL, "--out", tmp_path / "p")[2]
+    )
+    for command in ("distill", "audit"):
+        text = " ".join(run(command, "--help")[1].replace("│", " ").split())
+        assert f"the recipe's own, {PoissonGaussian().epsilon:g} for most" in text
+        assert f"the recipe's own, {PoissonGaussian().delta:.0e}".replace("e-0", "e-") in text
+
+
+def test_a_setting_reaches_its_auditor_on_top_of_the_file(run, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "subjects: [random]\nsettings: {utility: {bootstrap: 50, cross_architectures: [MLP]}}\n"
+    )
+    code, _, err = run(
+        "audit", "--config", config, *FEW, "--arch", "ConvNetD2W8", "--out", tmp_path / "run",
+        "--setting", "utility.bootstrap=20", "--setting", "calibration.bootstrap=30",
+    )  # fmt: skip
+    assert code == 0, err
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    used = {a["name"]: a["settings"] for a in info["auditors"]}["utility"]
+    assert used == {"bootstrap": 20, "cross_architectures": ["MLP"]}
+
+
+def test_a_dry_run_counts_cells_and_writes_nothing(run, tmp_path):
+    argv = ("audit", "random", "herding", *FEW, "--seeds", 2, "--out", tmp_path / "run")
+    argv += ("--arch", "ConvNetD2W8")
+    code, out, _ = run(*argv, "--dry-run")
+    assert code == 0
+    assert not (tmp_path / "run").exists()
+    table = [line.split() for line in out.splitlines()]
+    assert ["random", "utility", "2", "0"] in table
+    assert ["(checks)", "utility", "1", "0"] in table
+    assert out.splitlines()[-1].endswith("0 are there, 5 to compute")
+    one = ("audit", "random", *FEW, "--arch", "ConvNetD2W8", "--out", tmp_path / "run")
+    assert run(*one)[0] == 0
+    _, out, _ = run(*argv, "--dry-run")
+    assert ["random", "utility", "2", "1"] in [line.split() for line in out.splitlines()]
+    assert out.splitlines()[-1].endswith("2 are there, 3 to compute")
+
+
+def test_settings_are_listed_with_their_presets(run):
+    rows = {r["name"]: r for r in json.loads(run("list", "settings", "--json")[1])}
+    assert len(rows) == sum(len(a.settings.model_fields) for _, a in AUDITORS.items())
+    shadows = rows["membership.shadows"]
+    assert shadows["type"] == "int"
+    assert shadows["full"] == AUDITORS.get("membership").configure("full").shadows
+    assert shadows["description"].startswith("Re-distillations of a recipe")
+    assert rows["utility.cross_architectures"]["type"] == "list of str"
