@@ -32,7 +32,7 @@ from ddaudit.attacks.privacy.canaries import Canaries, Kind, plant
 from ddaudit.attacks.privacy.claims import check_claim, check_seen, claimed, describe, holds
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
-from ddaudit.defenses.privacy.selfcheck import check_reader, check_start
+from ddaudit.defenses.privacy.selfcheck import check_reader, check_rule, check_signals, check_start
 from ddaudit.distillation import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Check, Curve, Finding
@@ -129,7 +129,7 @@ class Privacy(Auditor[PrivacySettings]):
         "privacy.epsilon_claimed": "claimed ε",
         "privacy.epsilon_lower_bound": "ε lower bound",
     }
-    version = 3
+    version = 4
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"canaries": 200, "networks": 12, "release_megapixels": 15.0},
@@ -267,14 +267,13 @@ def _self_checks(subject: Subject, ctx: Context, audit: _Audit, seed: int) -> li
     claim, seen = audit.released.card.privacy, audit.releases[1]
     if claim and seen:
         found.append(check_seen(seen, claim, subject=subject.id))
+    drawn = ctx.seed_for("privacy", "probe", seed)
+    found += check_signals(recipe, ctx.data, subject=subject.id, seed=drawn)
     if recipe.target is not None:
+        train, device = ctx.data.train, ctx.device
+        found.append(check_rule(recipe.target, train, subject=subject.id, seed=drawn))
         found += check_reader(
-            recipe.reader,
-            recipe.target,
-            ctx.data.train,
-            subject=subject.id,
-            seed=ctx.seed_for("privacy", "probe", seed),
-            device=ctx.device,
+            recipe.reader, recipe.target, train, subject=subject.id, seed=drawn, device=device
         )
     return found
 

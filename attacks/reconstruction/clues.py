@@ -15,6 +15,7 @@ from ddaudit.attacks._common.features import embed, exact_copies, neighbours
 from ddaudit.attacks._common.releases import Release
 from ddaudit.attacks.reconstruction.inversion import Case, LowRankNormal, low_rank_normal, stack
 from ddaudit.data import ImageData
+from ddaudit.defenses.privacy.cells import cell_weights
 from ddaudit.defenses.privacy.source import PrivateSource
 from ddaudit.distillation.objectives import MeanEmbedding, clip_factor
 from ddaudit.distillation.parts import Opening, Query, Source, TargetRule
@@ -202,7 +203,7 @@ class Log:
             self.blind = "its releases cannot be followed back to pixels by gradient descent"
             return
         rule = release.opening.rule
-        mass = gate.expected_mass(lambda index: rule.rows(release.data, index))
+        mass = gate.expected_mass(cell_weights(rule, release.data).table)
         rates = mass / (release.members.float() @ release.rows(release.data).T).clamp_min(1e-12)
         rates = torch.where(rates > 1 - 1e-5, 1.0, rates.clamp_min(1e-6))
         noise = gate.ledger("")[-1].sigma * clip

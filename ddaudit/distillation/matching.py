@@ -116,6 +116,7 @@ class Matching:
             self.reusable(recipe, ipc)
             and bool(recipe.synthesis and recipe.synthesis.parallel)
             and not (recipe.networks and recipe.networks.couples_records())
+            and not (recipe.target and recipe.target.couples_records())
         )
 
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddaudit.distillation.parts import PrivateDefaults
 from ddaudit.models import Network
 
 
@@ -19,6 +20,16 @@ class MeanEmbedding:
     """
 
     shareable: bool = True
+
+    def couples_records(self) -> bool:
+        """Never: a record's embedding is its own, on networks without batch normalisation."""
+        return False
+
+    def private_defaults(self) -> PrivateDefaults:
+        """NDPDC's: embeddings clipped at 1 and matched as sums, whose scale asks for a step of 1."""
+        return PrivateDefaults(
+            1.0, "sum", 1.0, "Zheng & Li, Differentially Private Dataset Condensation, 2024"
+        )
 
     def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
         """(B, D) embeddings."""
@@ -59,6 +70,16 @@ class GradientMatch:
 
     epsilon: float = 1e-6
     shareable: bool = False
+
+    def couples_records(self) -> bool:
+        """Never: a record's gradient is its own, on networks without batch normalisation."""
+        return False
+
+    def private_defaults(self) -> PrivateDefaults:
+        """PSG's: gradients clipped at 0.1. Their cosine has no scale."""
+        return PrivateDefaults(
+            0.1, "mean", None, "Chen, Kerkouche & Fritz, Private Set Generation, 2022"
+        )
 
     def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
         """(B, P) per-example gradients of cross-entropy over all parameters, flattened."""

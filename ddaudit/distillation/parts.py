@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +33,30 @@ class Layout:
         slots: (R,) int64; the class whose synthetic images row r is matched to, or -1 for all of them.
         names: one readable name per row.
         reduction: how the rows' distances become one loss.
+        even: every class counts the same in the loss, however many rows it has and however many records they hold.
     """
 
     slots: Tensor
     names: tuple[str, ...]
     reduction: Reduction = field(default_factory=Sum)
+    even: bool = False
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        """(K, R) weights of the rows in the loss from those of a reader, 0 where a row has no records.
+
+        Where classes count alike, each that has records gets the same part of the total, and its rows share it in
+        proportion to ``weights``: the step of the whole set keeps its size.
+        """
+        if not self.even:
+            return weights
+        mine = F.one_hot(self.slots + 1, int(self.slots.max()) + 2).to(weights)
+        of_class = weights @ mine
+        present = (of_class > 0).sum(1, keepdim=True).clamp_min(1)
+        part = weights.sum(1, keepdim=True) / present
+        return weights * ((part / of_class.clamp_min(1e-30)) @ mine.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +113,10 @@ class Opening:
 
 
 class Signal(Protocol):
-    """Per-example signals of real data: all that a reader needs to know of an objective."""
+    """Per-example signals of real data: all that a reader needs to know of an objective.
+
+    An ``objective`` of a recipe also says whether it :meth:`Objective.couples_records`.
+    """
 
     @property
     def shareable(self) -> bool:
@@ -113,6 +132,12 @@ class Signal(Protocol):
 class Objective(Signal, Protocol):
     """Per-example signals and a distance between their aggregates."""
 
+    def couples_records(self) -> bool:
+        """True when the signal of one record depends on the others of its batch (centred or whitened signals)."""
+
+    def private_defaults(self) -> PrivateDefaults | None:
+        """How its signals are read under noise; None where no clip is known, so that the user has to choose one."""
+
     def synthetic(
         self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None
     ) -> Tensor:
@@ -126,8 +151,29 @@ class Objective(Signal, Protocol):
         """(K, R) distances between two (K, R, D) aggregates."""
 
 
+@dataclass(frozen=True)
+class PrivateDefaults:
+    """Published values for reading an objective's signals under noise.
+
+    Attributes:
+        clip: bound on a signal's L2 norm.
+        scale: "sum" where noisy sums are matched, so that a row's loss grows with its mass; "mean" otherwise.
+        lr: step of the images at that scale; None leaves the method's own.
+        source: where the values stand.
+    """
+
+    clip: float
+    scale: Literal["sum", "mean"]
+    lr: float | None
+    source: str
+
+
 class TargetRule(Protocol):
-    """Rows of weights over real examples: which aggregate each synthetic class is matched to."""
+    """Rows of weights over real examples: which aggregate each synthetic class is matched to; a frozen dataclass.
+
+    A private reader binds a rule to (class, group) counts alone and asks it for one weight per row, class and
+    group, so that no rule can let one record set another's weight. The rule says what it would do otherwise.
+    """
 
     def layout(self, data: ImageData) -> Layout:
         """The fixed rows of this rule on this data, and how their distances become one loss.
@@ -136,17 +182,52 @@ class TargetRule(Protocol):
             BadInput: the data lack what the rule needs (a protected attribute, say).
         """
 
+    def bind(self, data: ImageData, drawn: Tensor | None = None) -> TargetRule:
+        """This rule with whatever it needs to know of all the records at hand; itself when that is nothing.
+
+        Args:
+            data: the records. Under a private reader they have classes and groups, but blank images.
+            drawn: (num_classes,) how many records of each class a question takes on average; None: in proportion
+                to their number.
+        """
+
     def rows(self, data: ImageData, index: Tensor) -> Tensor:
-        """(R, B) unnormalised weights in [0, 1] of the records at ``index``.
+        """(R, B) unnormalised weights in [0, 1] of the records at ``index``; an unbound rule binds to ``data``.
 
         Every column has L2 norm <= 1: one record moves the stacked sums by at most its own signal's norm.
         """
+
+    def couples_records(self) -> bool:
+        """True when a record's weight depends on other records, apart from what :meth:`assumed` takes as public."""
+
+    def assumed(self, data: ImageData) -> tuple[str, ...]:
+        """What the weights rest on that a privacy claim must list as public, in words ("(class, group) counts")."""
 
     def bounded(self) -> TargetRule:
         """The rule to use under noise: as few rows as possible (itself when nothing is gained).
 
         For squared distances it has the same optimum.
         """
+
+
+class Weights(Protocol):
+    """How much single records weigh within the rows of a rule (``Weighted(rule, weights)``); a frozen dataclass."""
+
+    def bind(self, data: ImageData, layout: Layout, drawn: Tensor | None) -> Weights:
+        """These weights with what they need at hand; ``layout`` is that of the rule, the rest as for a rule."""
+
+    def weigh(self, data: ImageData, index: Tensor) -> Tensor:
+        """(B,) weights in [0, 1] of the records at ``index``, bound before."""
+
+    @property
+    def even(self) -> bool:
+        """True when classes shall count alike in the loss as well."""
+
+    def couples_records(self) -> bool:
+        """As for a rule."""
+
+    def assumed(self, layout: Layout) -> tuple[str, ...]:
+        """As for a rule."""
 
 
 class Source(Protocol):

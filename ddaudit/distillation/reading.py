@@ -16,9 +16,13 @@ from ddaudit.training.augment import AugmentParams, apply, draw
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Draws ``per_class`` records of each class per query (all of them where a class has fewer)."""
+    """Draws ``per_class`` records of each class per query (all of them where a class has fewer).
+
+    ``by_group`` spreads the records of a class evenly over its protected groups, all of a group that has fewer.
+    """
 
     per_class: int = 256
+    by_group: bool = False
 
     @property
     def private(self) -> bool:
@@ -30,7 +34,7 @@ class Minibatch:
 
     def open(self, data: ImageData, members: Tensor, opening: Opening) -> MinibatchSource:
         """Open ``data`` for any number of queries."""
-        return MinibatchSource(data, members, opening, self.per_class)
+        return MinibatchSource(data, members, opening, self.per_class, by_group=self.by_group)
 
 
 class MinibatchSource:
@@ -42,36 +46,53 @@ class MinibatchSource:
 
     clip: float | None = None
 
-    def __init__(self, data: ImageData, members: Tensor, opening: Opening, per_class: int) -> None:
-        self.layout: Layout = opening.rule.layout(data)
+    def __init__(
+        self,
+        data: ImageData,
+        members: Tensor,
+        opening: Opening,
+        per_class: int,
+        *,
+        by_group: bool = False,
+    ) -> None:
         self._data, self._opening = data, opening
         self._generator = torch.Generator().manual_seed(opening.seed)
         self._members = members
         reachable = members.any(0)
         share = float(members[:, reachable].float().mean()) if bool(reachable.any()) else 1.0
-        self._draw = max(1, round(per_class / max(share, 1e-6)))
-        self._pools = [
-            ((data.labels == c) & reachable).nonzero().squeeze(1) for c in range(data.num_classes)
-        ]
+        draw = max(1, round(per_class / max(share, 1e-6)))
+        self._pools: list[tuple[Tensor, int]] = []
+        drawn = torch.zeros(data.num_classes)
+        for c in range(data.num_classes):
+            pools = [((data.labels == c) & reachable).nonzero().squeeze(1)]
+            if by_group and data.groups is not None:
+                group = data.groups[pools[0]]
+                pools = [pools[0][group == g] for g in torch.unique(group)] or pools
+            each = -(-draw // len(pools))
+            self._pools += [(pool, each) for pool in pools]
+            drawn[c] = sum(min(len(pool), each) for pool in pools)
+        # What a rule learns of all the records, it learns of those that the runs may see.
+        seen = data if bool(reachable.all()) else data.subset(reachable)
+        self._rule = opening.rule.bind(seen, drawn)
+        self.layout: Layout = self._rule.layout(data)
 
     def targets(self, query: Query) -> Targets:
         """Weighted means of the query's signals: one row layout per run."""
         picks = []
-        for pool in self._pools:
-            if len(pool) <= self._draw:
+        for pool, count in self._pools:
+            if len(pool) <= count:
                 picks.append(pool)
             else:
-                picks.append(
-                    pool[torch.randperm(len(pool), generator=self._generator)[: self._draw]]
-                )
+                picks.append(pool[torch.randperm(len(pool), generator=self._generator)[:count]])
         index = torch.cat(picks)
         opening = self._opening
         x, y = load_batch(self._data, index, opening, query.augment)
-        rows = opening.rule.rows(self._data, index)[None] * self._members[:, index][:, None].float()
+        rows = self._rule.rows(self._data, index)[None] * self._members[:, index][:, None].float()
         mass = rows.sum(-1)
         rows = rows / mass.clamp_min(1e-12)[..., None]
         values = query.objective.real(query.net, x, y, rows.to(opening.device))
-        return Targets(values, (mass > 0).float().to(opening.device))
+        present = self.layout.weigh((mass > 0).float())
+        return Targets(values, present.to(opening.device))
 
     def claims(self) -> list[PrivacyClaim | None]:
         """No guarantee for any run."""

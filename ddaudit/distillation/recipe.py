@@ -30,6 +30,7 @@ from ddaudit.distillation.parts import (
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.reductions import Sum
 from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.targets import refuse_coupling
 from ddaudit.errors import BadInput
 from ddaudit.registry import Registry
 
@@ -168,7 +169,8 @@ class Recipe:
         """Refuse what would let a private recipe learn of records outside its ledger.
 
         Raises:
-            BadInput: real initialisation, private constants, networks that couple records, a teacher's labels.
+            BadInput: real initialisation, private constants, networks, a target rule or an objective that couple
+                records, a teacher's labels.
         """
         if self.reader is None or not self.reader.private:
             return
@@ -190,6 +192,9 @@ class Recipe:
                 "clips per record, and batch normalisation makes a record's signal depend on the others",
                 "Use a network with instance, group, layer or no normalisation.",
             )
+        for part in (self.target, self.objective):
+            if part is not None:
+                refuse_coupling(part, self.name)
         if self.labels is not None:
             raise BadInput(
                 self.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class ByGroup:
         names = tuple(f"{c}, {g}" for c in data.class_names for g in _group_names(data))
         return Layout(slots, names)
 
+    def bind(self, data: ImageData, drawn: Tensor | None = None) -> ByGroup:
+        """Needs nothing of the data."""
+        return self
+
     def rows(self, data: ImageData, index: Tensor) -> Tensor:
         """(num_classes * groups, B) indicators."""
         groups = _group_count(data)
@@ -46,6 +50,14 @@ class ByGroup:
         """The barycentre: for squared distances the same optimum with one row per class, so less noise."""
         return Barycentre()
 
+    def couples_records(self) -> bool:
+        """Never: a record's class and group are its own."""
+        return False
+
+    def assumed(self, data: ImageData) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Barycentre:
@@ -54,12 +66,14 @@ class Barycentre:
     A record of group g weighs n_min / n_g, n_min being the class's smallest group (at least
     ``smallest_share`` of the class, so that one rare record cannot set the scale). For squared distances
     sum_a ||m_a - s||^2 = G ||mean_a m_a - s||^2 + constant: FairDD's optimum. Needs the (class, group) counts,
-    which a private reader declares public.
+    which a privacy claim then lists as public.
 
     Source: FairDD (arXiv 2411.19623) and COBRA (arXiv 2605.00185) targets; the bound on weights is ours.
     """
 
     smallest_share: float = 0.01
+    weight: Tensor | None = field(default=None, repr=False, compare=False)
+    """(num_classes, groups) of a record; filled by :meth:`bind`."""
 
     def layout(self, data: ImageData) -> Layout:
         """One row per class.
@@ -70,8 +84,14 @@ class Barycentre:
         _group_count(data)
         return Layout(torch.arange(data.num_classes), data.class_names)
 
-    def rows(self, data: ImageData, index: Tensor) -> Tensor:
-        """(num_classes, B) weights in [0, 1]."""
+    def bind(self, data: ImageData, drawn: Tensor | None = None) -> Barycentre:
+        """Weigh the groups of each class by their counts in ``data``.
+
+        Raises:
+            BadInput: the data have no protected attribute.
+        """
+        if self.weight is not None:
+            return self
         groups = _group_count(data)
         assert data.groups is not None
         counts = (
@@ -82,12 +102,26 @@ class Barycentre:
         floor = (counts.sum(1, keepdim=True) * self.smallest_share).clamp_min(1.0)
         eligible = counts.clamp_min(floor)
         smallest = torch.where(counts > 0, eligible, torch.inf).amin(1, keepdim=True)
-        weight = smallest / eligible
-        return ByClass().rows(data, index) * weight[data.labels[index], data.groups[index]]
+        return replace(self, weight=smallest / eligible)
+
+    def rows(self, data: ImageData, index: Tensor) -> Tensor:
+        """(num_classes, B) weights in [0, 1]."""
+        if self.weight is None:
+            return self.bind(data).rows(data, index)
+        assert data.groups is not None
+        return ByClass().rows(data, index) * self.weight[data.labels[index], data.groups[index]]
 
     def bounded(self) -> Barycentre:
         """Already one bounded row per class."""
         return self
+
+    def couples_records(self) -> bool:
+        """Never, given the counts."""
+        return False
+
+    def assumed(self, data: ImageData) -> tuple[str, ...]:
+        """How many records there are of each group in each class."""
+        return ("(class, group) counts",)
 
 
 def _group_count(data: ImageData) -> int:

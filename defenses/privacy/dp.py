@@ -10,7 +10,7 @@ from ddaudit.distillation.objectives import MeanEmbedding
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
-from ddaudit.distillation.targets import Joint
+from ddaudit.distillation.targets import Joint, refuse_coupling
 from ddaudit.errors import BadInput
 
 NDPDC = "Zheng & Li, Differentially Private Dataset Condensation, NDSS workshop 2024"
@@ -20,10 +20,12 @@ PSG = "Chen, Kerkouche & Fritz, Private Set Generation with Discriminative Infor
 def dp(recipe: Recipe) -> Recipe:
     """Read through clipped noisy sums; start from noise; normalise by public constants.
 
-    Embeddings are clipped at 1 and matched as sums with step 1 (NDPDC's values), gradients clipped at 0.1 (PSG's).
+    The clip is the one that is published for the objective; where none is, ``reader.clip`` has to be set before
+    anything can be distilled. Means of raw signals are then matched, at the method's own step.
 
     Raises:
-        BadInput: the method is private already, or releases real records and cannot be made private this way.
+        BadInput: the method is private already, releases real records and cannot be made private this way, or weighs
+            or measures records by other records.
     """
     if recipe.reader is not None and recipe.reader.private:
         raise BadInput(
@@ -43,17 +45,20 @@ def dp(recipe: Recipe) -> Recipe:
             "has gradients of a scale of its own, for which no clip is known",
             f"Use dp-{recipe.name} where it exists ('ddaudit list methods').",
         )
-    embedding = isinstance(recipe.objective, MeanEmbedding)
+    for part in (recipe.target, recipe.objective):
+        refuse_coupling(part, f"{recipe.name}+dp")
+    states = getattr(recipe.objective, "private_defaults", None)
+    known = states() if states else None
     reader = (
-        PoissonGaussian(clip=1.0, scale="sum")
-        if embedding
-        else PoissonGaussian(clip=0.1, scale="mean")
+        PoissonGaussian(clip=known.clip, scale=known.scale)
+        if known
+        else PoissonGaussian(clip=None, scale="mean")
     )
     # Sums of clipped embeddings have another scale than means of raw ones; the cosine of gradients has none.
-    loop = replace(recipe.loop, lr=1.0) if embedding else recipe.loop
+    loop = replace(recipe.loop, lr=known.lr) if known and known.lr else recipe.loop
     target = recipe.target.bounded()
     notes = recipe.deviations
-    if not embedding and target != recipe.target:
+    if not isinstance(recipe.objective, MeanEmbedding) and target != recipe.target:
         notes += (
             f"{type(target).__name__} stands for {type(recipe.target).__name__} under noise; "
             "the two have one optimum for squared distances only, not for this method's",

@@ -17,10 +17,11 @@ from ddaudit.defenses.privacy.accounting import (
     cross_check,
     epsilon,
 )
+from ddaudit.defenses.privacy.cells import CellWeights, cell_weights
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
 from ddaudit.distillation.parts import Layout, Opening, Query, TargetRule, Targets
 from ddaudit.distillation.reading import load_batch
-from ddaudit.distillation.targets import ByClass, Joint
+from ddaudit.distillation.targets import ByClass, refuse_coupling
 from ddaudit.errors import BadInput
 from ddaudit.sets import PrivacyClaim
 
@@ -34,7 +35,7 @@ class PoissonGaussian:
     Attributes:
         epsilon, delta: the claim to calibrate sigma for (add-or-remove-one record).
         sigma: noise multiplier; None calibrates it, a number overrides ``epsilon`` (the claim is then computed).
-        clip: L2 bound on each record's signal.
+        clip: L2 bound on each record's signal; None, where the objective knows none, has to be set.
         batch: expected records per query, of each class ("per-class") or in all ("uniform").
         sampling: "per-class" takes each record of class c with probability batch / n_c; "uniform" with batch / n;
             "full" takes every record.
@@ -47,7 +48,7 @@ class PoissonGaussian:
     epsilon: float = 10.0
     delta: float = 1e-5
     sigma: float | None = None
-    clip: float = 1.0
+    clip: float | None = 1.0
     batch: int = 50
     sampling: Literal["per-class", "uniform", "full"] = "per-class"
     scale: Literal["sum", "mean"] = "sum"
@@ -60,7 +61,11 @@ class PoissonGaussian:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}")
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must lie in (0, 1), got {self.delta}")
-        if not self.clip > 0 or self.batch < 1 or (self.sigma is not None and not self.sigma > 0):
+        if (
+            (self.clip is not None and not self.clip > 0)
+            or self.batch < 1
+            or (self.sigma is not None and not self.sigma > 0)
+        ):
             raise ValueError("clip and sigma must be positive and batch at least 1")
         for value, options in (
             (self.sampling, ("per-class", "uniform", "full")),
@@ -78,20 +83,37 @@ class PoissonGaussian:
         return True
 
     def check(self, data: ImageData) -> None:
-        """Refuse a delta that would allow publishing a record.
+        """Refuse a delta that would allow publishing a record, and a clip that nobody has chosen.
 
         Raises:
-            BadInput: delta >= 1 / n.
+            BadInput: delta >= 1 / n, or no clip.
         """
+        self.bound()
         check_delta(self.delta, len(data))
+
+    def bound(self) -> float:
+        """The clip.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if self.clip is None:
+            raise BadInput(
+                "reader.clip",
+                "is not set, and no clip is known for the signals of this objective",
+                "Choose one on public data: --set reader.clip=... (half of the signals' norms is a start).",
+            )
+        return self.clip
 
     def open(self, data: ImageData, members: Tensor, opening: Opening) -> PrivateTargets:
         """Calibrate the noise for the opening's queries. Its public seed does not reach the gate.
 
         Raises:
-            BadInput: delta >= 1 / n, a class without records under public counts, or noisy counts with a rule
-                that needs exact ones.
+            BadInput: delta >= 1 / n, no clip, a rule that couples records, a class without records under public
+                counts, or noisy counts with a rule that needs exact ones.
         """
+        clip = self.bound()
+        refuse_coupling(opening.rule, "a private reader")
         for n in (int(members.sum(1).max()), int(members.sum(1).min())):
             check_delta(self.delta, n)
         gate = self.gate(data, members)
@@ -107,11 +129,15 @@ class PoissonGaussian:
                 count=opening.queries,
                 spent=gate.ledger(""),
             )
-        rates = by_class[data.labels]
-        gate.plan(Plan(rates, self.clip, sigma, opening.queries, q, opening.again))
-        return PrivateTargets(
-            self, gate, data, opening, self._mass(data, counts * by_class, opening, gate)
+        drawn = counts * by_class
+        weights = cell_weights(opening.rule, data, drawn.mean(0))
+        gate.plan(Plan(by_class[data.labels], clip, sigma, opening.queries, q, opening.again))
+        mass = (
+            gate.expected_mass(weights.table)
+            if self.counts == "public"
+            else drawn @ weights.by_class()[..., 0].T
         )
+        return PrivateTargets(self, gate, data, opening, weights, mass)
 
     def gate(self, data: ImageData, members: Tensor) -> PrivateSource:
         """The gate that this reader reads through, without a plan yet."""
@@ -125,11 +151,12 @@ class PoissonGaussian:
             return torch.stack(
                 [torch.bincount(data.labels[m], minlength=data.num_classes) for m in members]
             ).float()
-        if not isinstance(rule, (ByClass, Joint)):
+        needs = rule.assumed(data)
+        if needs or cell_weights(rule, data).differ_by_group:
             raise BadInput(
                 "reader.counts=noisy",
-                f"{type(rule).__name__} weighs records by exact counts",
-                "Use counts=public, which declares them on the card, or leave 'fair' out.",
+                f"{type(rule).__name__} weighs records by exact {' and '.join(needs) or '(class, group) counts'}",
+                "Use counts=public, which declares them on the card, or leave 'fair' or 'balanced' out.",
             )
         share = self.epsilon * self.count_share
         sigma = self.sigma or calibrate(epsilon=share, delta=self.delta, q=1.0, count=1)
@@ -159,17 +186,6 @@ class PoissonGaussian:
             )
         return (self.batch / smallest.clamp_min(1.0)).clamp(max=1.0)
 
-    def _mass(
-        self, data: ImageData, expected: Tensor, opening: Opening, gate: PrivateSource
-    ) -> Tensor:
-        """(K, R) expected weight of each row in a query, from what is public or released.
-
-        ``expected`` is (K, num_classes), the records of each class that a query samples on average.
-        """
-        if self.counts == "public":
-            return gate.expected_mass(lambda index: opening.rule.rows(data, index))
-        return expected.sum(1, keepdim=True) if isinstance(opening.rule, Joint) else expected
-
 
 class PrivateTargets:
     """A recipe's view of the gate: queries in, noisy target rows out, claims at the end."""
@@ -180,12 +196,13 @@ class PrivateTargets:
         gate: PrivateSource,
         data: ImageData,
         opening: Opening,
+        weights: CellWeights,
         mass: Tensor,
     ) -> None:
         self.layout: Layout = opening.rule.layout(data)
         self.clip: float | None = config.clip
         self.gate = gate
-        self._config, self._data, self._opening = config, data, opening
+        self._config, self._data, self._opening, self._weights = config, data, opening, weights
         self._runs = len(mass)
         self._mass = mass.to(opening.device)
 
@@ -196,14 +213,13 @@ class PrivateTargets:
             x, y = load_batch(self._data, index, self._opening, query.augment)
             return query.objective.signals(query.net, x, y)
 
-        sums = self.gate.noisy_sum(
-            query.id, signals, lambda index: self._opening.rule.rows(self._data, index)
-        )
+        sums = self.gate.noisy_sum(query.id, signals, self._weights.rows)
         values = sums / self._mass.clamp_min(1e-6)[..., None]
         weights = (
             self._mass.square() if self._config.scale == "sum" else torch.ones_like(self._mass)
         )
-        return Targets(values, torch.where(self._mass > 0, weights, 0.0))
+        weights = torch.where(self._mass > 0, weights, 0.0)
+        return Targets(values, self.layout.weigh(weights))
 
     def claims(self) -> list[PrivacyClaim | None]:
         """The claim of each run, re-derived from what was really asked, cross-checked by every accountant.
@@ -229,7 +245,7 @@ class PrivateTargets:
             + self.gate.origin,
             ledger=ledger,
             cross_checks=all_accountants(ledger, config.delta),
-            public=self._public(kind),
+            public=self._public(),
             release=self.gate.release,
             noise_seed_published=config.noise_seed is not None,
         )
@@ -239,7 +255,7 @@ class PrivateTargets:
         names = [f"{self.gate.release}/run {k}" for k in range(self._runs)]
         return [claim.model_copy(update={"release": name}) for name in names]
 
-    def _public(self, kind: str) -> list[str]:
+    def _public(self) -> list[str]:
         """What the claim treats as known to everybody."""
         config = self._config
         # Standardised values are taken as they are; what made them is in ``assumed``.
@@ -251,10 +267,11 @@ class PrivateTargets:
         ]
         if config.counts == "public":
             # The expected mass of a class row needs the class's count, whatever the sampling.
-            joint = config.sampling != "per-class" and kind == "Joint"
-            public.insert(0, "number of records" if joint else "class counts")
+            fine = config.sampling == "per-class" or self._weights.differ_by_class
+            public.insert(0, "class counts" if fine else "number of records")
         else:
             public.insert(0, f"that there are fewer than {1 / config.delta:.3g} records")
-        if kind in ("Barycentre", "ByGroup"):
+        if self._weights.differ_by_group:
             public.append("(class, group) counts")
-        return [*public, *self._opening.assumed]
+        public += self._opening.rule.assumed(self._data)
+        return list(dict.fromkeys([*public, *self._opening.assumed]))

@@ -166,11 +166,32 @@ class PrivateSource:
         self._releases[query_id] = release if keep else None
         return release
 
-    def expected_mass(self, rows: Rows) -> Tensor:
-        """(K, R) expected sum of weights per query: from counts and rates alone, which the claim lists as public."""
-        rates = self._planned().rates
-        weights = rows(torch.arange(len(self._data)))
-        return (rates * self._members.float()) @ weights.T
+    def expected_mass(self, table: Tensor) -> Tensor:
+        """(K, R) expected sum of weights per query: from counts and rates alone, which the claim lists as public.
+
+        Args:
+            table: (R, num_classes * groups) weight of a record of each class and group, class-major. Weights of
+                single records are not taken: the mass of a row that holds one record would say whether it is there.
+
+        Raises:
+            DDAuditError: a table of another width, weights that break the sensitivity bound, or rates that differ
+                within a class.
+        """
+        self._bounded("expected mass", table)
+        data, rates = self._data, self._planned().rates
+        groups, rest = divmod(table.shape[1], data.num_classes)
+        if rest or (groups > 1 and data.groups is None):
+            raise DDAuditError(f"no classes and groups make {table.shape[1]} weights")
+        cell = data.labels * groups
+        if groups > 1 and data.groups is not None:
+            cell = cell + data.groups
+        by_class = torch.zeros(data.num_classes).scatter_reduce(0, data.labels, rates, "amax")
+        if not torch.equal(by_class[data.labels], rates):
+            raise DDAuditError("sampling rates differ within a class, and no count gives the mass")
+        counts = torch.stack(
+            [torch.bincount(cell[m], minlength=table.shape[1]) for m in self._members]
+        )
+        return (counts * by_class.repeat_interleave(groups)) @ table.T
 
     def ledger(self, name: str) -> list[LedgerEntry]:
         """What has been released so far; ``name`` is what the sums are called."""
@@ -200,9 +221,11 @@ class PrivateSource:
 
     @staticmethod
     def _bounded(query_id: str, weights: Tensor) -> None:
-        if weights.shape[1] and float(weights.norm(dim=0).max()) > 1 + 1e-5:
+        # Written so that NaN fails.
+        if weights.shape[1] and not float(weights.norm(dim=0).max()) <= 1 + 1e-5:
             raise DDAuditError(
-                f"query {query_id}: a record's weights exceed L2 norm 1, so its sensitivity is not bounded by the clip"
+                f"query {query_id}: a record's weights exceed L2 norm 1 or are no numbers, so its sensitivity is not "
+                "bounded by the clip"
             )
 
 

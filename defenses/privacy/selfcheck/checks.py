@@ -88,7 +88,7 @@ def check_reader(
 
 
 def check_start(recipe: Recipe, data: Dataset, *, ipc: int, subject: str) -> list[Check]:
-    """Start a recipe's images on the real records and on other ones: nothing may change.
+    """Start a recipe's images on the real records, on other ones and without one: nothing may change.
 
     Real images as a starting point are a release of their own, outside every ledger.
 
@@ -105,10 +105,16 @@ def check_start(recipe: Recipe, data: Dataset, *, ipc: int, subject: str) -> lis
         return []
     mean, std = recipe.constants(data)
     train, started = data.train, []
-    for images in (train.images, 255 - train.images):
+    order = torch.arange(len(train)).roll(1)
+    for records in (
+        train,
+        replace(train, images=255 - train.images),
+        replace(train.subset(order), images=train.images),
+        train.subset(order[1:]),
+    ):
         canvas = recipe.synthesis.start(
-            replace(train, images=images),
-            torch.ones(1, len(train), dtype=torch.bool),
+            records,
+            torch.ones(1, len(records), dtype=torch.bool),
             ipc=ipc,
             mean=mean,
             std=std,
@@ -117,8 +123,12 @@ def check_start(recipe: Recipe, data: Dataset, *, ipc: int, subject: str) -> lis
         )
         with torch.no_grad():
             started.append((canvas.decode(), canvas.labels))
-    same = all(torch.equal(a, b) for a, b in zip(*started, strict=True))
-    detail = "The same start was made from the training records and from their negatives."
+    first, *others = started
+    same = all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+    detail = (
+        "The same start was made from the training records, from their negatives, with labels exchanged and "
+        "without one record."
+    )
     return [_check(START, same, "equal", detail, subject)]
 
 

@@ -81,7 +81,7 @@ def ask(
         values=answers,
         again=torch.stack(again) if again else answers[:0],
         included=included,
-        rows=rule.rows(records, torch.arange(len(records))).cpu(),
+        rows=rule.bind(records).rows(records, torch.arange(len(records))).cpu(),
         clip=clip if clip is not None else claim.clip if claim else None,
         entry=max(ledger, key=lambda e: e.count, default=None),
         answered=answered,
