@@ -12,7 +12,15 @@ from ddaudit.data import Dataset
 from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, load_checkpoint
-from ddaudit.sets import FORMATS, detect, digest, fingerprint, is_set_file, load
+from ddaudit.sets import (
+    FORMATS,
+    detect,
+    digest,
+    fingerprint,
+    is_set_file,
+    load,
+    match_classes,
+)
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".parquet", ".pkl", ".ckpt")
 
@@ -63,7 +71,7 @@ def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -
             text, "no such file, and no such recipe", f"Recipes: {', '.join(METHODS.names())}."
         )
     if is_set_file(path):
-        value = load(path)
+        value = match_classes(load(path), data.train.class_names, where=path)
         value.check_against(
             shape=data.shape,
             num_classes=data.num_classes,

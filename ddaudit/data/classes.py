@@ -73,7 +73,7 @@ def index_names(
     if numbers:
         top = _MOST_CLASSES if names is None else len(names)
         for where, values in kept.items():
-            over = [value for value in values if value is not None and value >= top]
+            over = [value for value in values if type(value) is int and value >= top]
             if over:
                 declared = "" if names is None else f": {top} names are declared"
                 what = f"{kind} column holds {over[0]}, out of range{declared}"

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from ddaudit.data._types import Dataset, ImageData
+from ddaudit.data.classes import class_order
 from ddaudit.data.decode import decode_images, index_classes
+from ddaudit.data.groups import groups_of, read_group_table, with_groups
 from ddaudit.data.names import numbered
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
@@ -67,10 +69,19 @@ def medmnist(request: Request) -> Dataset:
 @dataset(
     "image-folder",
     "folders of pictures: train/CLASS/*.png, test/CLASS/*.png and, if there, val/CLASS/*.png",
-    options=(Option("path", "", "the folder", required=True), SIZE, VALIDATION),
+    options=(
+        Option("path", "", "the folder", required=True),
+        Option("groups", "", "CSV or parquet table of file and group: the protected attribute"),
+        SIZE,
+        VALIDATION,
+    ),
 )
 def image_folder(request: Request) -> Dataset:
-    """Read a folder per split and class; classes are the folder names of train, sorted."""
+    """Read a folder per split and class.
+
+    Classes are the folders of train that hold pictures, in the order of ``class_order``: numbers by value, other
+    names as text. Hidden folders and folders without pictures are no classes.
+    """
     root = request.user_path(
         request.text("path"), get="Give a folder that holds train/CLASS/ and test/CLASS/."
     )
@@ -78,16 +89,42 @@ def image_folder(request: Request) -> Dataset:
         if not (root / needed).is_dir():
             todo = "The layout is train/CLASS/*.png and test/CLASS/*.png."
             raise BadInput(root, f"has no folder '{needed}'", todo)
-    class_names = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir()))
+    own = [name for name in ("val", "validation") if (root / name).is_dir()][:1]
+    files = {name: _pictures(root / name) for name in ("train", *own, "test")}
+    class_names = class_order(path.parent.name for path in files["train"])
     size = request.whole("size")
-    train = _folder_split(root / "train", class_names, size=size)
-    channels = train.shape[0]
-    test = _folder_split(root / "test", class_names, size=size, channels=channels)
-    own = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
-    validation = (
-        None if own is None else _folder_split(own, class_names, size=size, channels=channels)
+    splits = {"train": _folder_split(files["train"], class_names, size=size, where=root / "train")}
+    channels = splits["train"].shape[0]
+    for name in (*own, "test"):
+        splits[name] = _folder_split(
+            files[name], class_names, size=size, where=root / name, channels=channels
+        )
+    notes: tuple[str, ...] = ()
+    if list(class_names) != sorted(class_names):
+        notes = (
+            "Class folders named by numbers are in the order of the numbers; torchvision numbers them as text, so "
+            "a file that counts classes by position may mean others.",
+        )
+    if request.text("groups"):
+        path = request.user_path(
+            request.text("groups"),
+            get="Give a CSV or parquet file with the columns file and group.",
+        )
+        named = {
+            name: [file.relative_to(root).as_posix() for file in found]
+            for name, found in files.items()
+        }
+        groups = groups_of(named, read_group_table(path), where=path)
+        splits, said = with_groups(splits, groups, column="group")
+        notes = (*notes, *said)
+    return assemble(
+        request,
+        train=splits["train"],
+        validation=splits[own[0]] if own else None,
+        test=splits["test"],
+        where=root,
+        notes=notes,
     )
-    return assemble(request, train=train, validation=validation, test=test, where=root)
 
 
 def assemble(
@@ -168,16 +205,31 @@ def _checked_pair(
     )
 
 
-def _folder_split(
-    folder: Path, class_names: tuple[str, ...], *, size: int, channels: int | None = None
-) -> ImageData:
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures of a split's class folders, sorted; hidden folders and files are left alone."""
     files = sorted(
-        path for path in folder.glob("*/*") if path.suffix.lower() in PICTURES and path.is_file()
+        path
+        for path in folder.glob("*/*")
+        if path.suffix.lower() in PICTURES
+        and path.is_file()
+        and not path.name.startswith(".")
+        and not path.parent.name.startswith(".")
     )
     if not files:
         todo = f"Put them at {folder.name}/CLASS/NAME.png (also {', '.join(PICTURES[1:])})."
         raise BadInput(folder, "holds no pictures", todo)
-    labels = index_classes([path.parent.name for path in files], class_names, where=folder)
+    return files
+
+
+def _folder_split(
+    files: list[Path],
+    class_names: tuple[str, ...],
+    *,
+    size: int,
+    where: Path,
+    channels: int | None = None,
+) -> ImageData:
+    labels = index_classes([path.parent.name for path in files], class_names, where=where)
     images = decode_images(_named(files), size=size, channels=channels)
     return ImageData(images=images, labels=labels, class_names=class_names)
 

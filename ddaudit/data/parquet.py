@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from ddaudit.data._types import Dataset, ImageData
-from ddaudit.data.decode import decode_images, index_classes
+from ddaudit.data.classes import index_names
+from ddaudit.data.decode import decode_images
 from ddaudit.data.files import SIZE, assemble
+from ddaudit.data.groups import with_groups
 from ddaudit.data.names import CIFAR10_CLASSES, numbered
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
@@ -100,6 +102,7 @@ class _Table:
     labels: list[Any]
     groups: list[Any] | None
     names: tuple[str, ...] | None
+    group_names: tuple[str, ...] | None
 
 
 def _load(
@@ -118,27 +121,21 @@ def _load(
         missing = "train" if train is None else "test"
         todo = "Wanted: train.parquet and test.parquet, or the Hub's train-00000-of-00001.parquet."
         raise BadInput(folder, f"holds no {missing}.parquet", todo)
-    tables = [table for table in (train, validation, test) if table is not None]
-    class_names = (
-        columns.class_names
-        or train.names
-        or _names([t.labels for t in tables], "class", train.where)
+    tables = {t.where: t for t in (train, validation, test) if t is not None}
+    found, labels = index_names(
+        {where: t.labels for where, t in tables.items()},
+        kind="label",
+        names=columns.class_names or train.names,
     )
-    group_names = (
-        _names([t.groups or [] for t in tables], "group", train.where) if columns.group else ()
-    )
+    class_names = found or numbered(1 + max(int(part.max()) for part in labels.values()))
     made = {
-        table.where: ImageData(
-            images=table.images,
-            labels=_numbers(table.labels, class_names, table.where),
-            class_names=class_names,
-            groups=None
-            if table.groups is None
-            else _numbers(table.groups, group_names, table.where),
-            group_names=group_names,
-        )
-        for table in tables
+        where: ImageData(images=t.images, labels=labels[where], class_names=class_names)
+        for where, t in tables.items()
     }
+    if columns.group:
+        cells = {where: t.groups or [] for where, t in tables.items()}
+        made, said = with_groups(made, cells, column=columns.group, names=train.group_names)
+        notes = (*notes, *said)
     return assemble(
         request,
         train=made[train.where],
@@ -187,6 +184,7 @@ def _read(
         labels=table.column(label).to_pylist(),
         groups=groups,
         names=_hub_names(table.schema.metadata, label),
+        group_names=_hub_names(table.schema.metadata, columns.group),
     )
 
 
@@ -233,26 +231,3 @@ def _hub_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ..
     except (KeyError, TypeError, ValueError):
         return None
     return tuple(str(name) for name in names)
-
-
-def _names(columns: list[list[Any]], kind: str, where: str) -> tuple[str, ...]:
-    """Names for stored values: numbered up to the largest number, or the sorted texts."""
-    values = {value for column in columns for value in column}
-    if not all(type(value) is int for value in values):
-        return tuple(sorted(str(value) for value in values))
-    low, high = min(values), max(values)
-    if low < 0 or high >= 100_000:
-        what = f"{kind} column holds {low if low < 0 else high}"
-        raise BadInput(where, what, "Wanted: numbers from 0 up, or texts.")
-    return numbered(high + 1, kind=kind)
-
-
-def _numbers(values: list[Any], names: tuple[str, ...], where: str) -> torch.Tensor:
-    if all(type(value) is int for value in values) and not {str(v) for v in values} <= set(names):
-        bad = [value for value in values if not 0 <= value < len(names)]
-        if bad:
-            raise BadInput(
-                where, f"holds label {bad[0]} but there are {len(names)} names for labels"
-            )
-        return torch.tensor(values, dtype=torch.int64)
-    return index_classes([str(value) for value in values], names, where=where)

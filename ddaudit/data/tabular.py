@@ -144,7 +144,8 @@ def csv_table(request: Request) -> Dataset:
     labels, class_names = _classes(rows, target, path, kind="label", given=declared.get(target))
     if len(class_names) < 2:
         raise BadInput(path, f"column '{target}' holds one class only")
-    groups, group_names = None, ()
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
     if group:
         groups, group_names = _classes(rows, group, path, kind="group", given=declared.get(group))
         notes.append(f"The group column '{group}' is not among the inputs.")
@@ -200,7 +201,9 @@ def assemble(
     )
     return Dataset(
         name=request.name,
-        **parts,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
         mean=(0.0,),
         std=(1.0,),
         augment="",

@@ -3,6 +3,7 @@
 from ddaudit.sets._probe import from_bytes, is_set_file, to_bytes
 from ddaudit.sets._store import LabelStore
 from ddaudit.sets._types import Card, DistilledSet, LedgerEntry, PrivacyClaim, StorageBytes
+from ddaudit.sets.classes import match_classes
 from ddaudit.sets.files import digest, fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
@@ -26,6 +27,7 @@ __all__ = [
     "inspect",
     "is_set_file",
     "load",
+    "match_classes",
     "save",
     "to_bytes",
 ]

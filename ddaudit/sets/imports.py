@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput
 from ddaudit.sets._types import DistilledSet
+from ddaudit.sets.classes import match_classes
 from ddaudit.sets.formats import FORMATS, Format, _names
 from ddaudit.sets.formats._safe import load_torch
 
@@ -65,7 +66,7 @@ def import_set(
         std=std,
         options=options,
     )
-    result = _complete(result, importer, data)
+    result = _complete(result, importer, data, path)
     result.check(path)
     if data is not None:
         result.check_against(
@@ -128,43 +129,25 @@ def _is_images(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4
 
 
-def _complete(result: DistilledSet, importer: Format, data: Dataset | None) -> DistilledSet:
+def _complete(
+    result: DistilledSet, importer: Format, data: Dataset | None, where: Path
+) -> DistilledSet:
     """Add to the card what the import itself knows; put classes in the data set's order."""
+    if data is not None:
+        result = match_classes(result, data.train.class_names, where=where)
     card = result.card
     notes = [f"imported from format '{importer.name}' ({importer.source})", *card.notes]
     update: dict[str, Any] = {"versions": {**card.versions, **_own_version()}}
-    labels = result.labels
     if data is not None:
         if card.data is not None and not _names.same_data(card.data, data.name):
             notes.append(f"the file says it was distilled from {card.data}, not {data.name}")
-        labels, note = _in_order(result, list(data.train.class_names))
-        notes += [note] if note else []
         update["data"] = data.name
         if card.mean is None:
             update |= {"mean": list(data.mean), "std": list(data.std)}
         if result.num_classes == data.num_classes:
             update["class_names"] = list(data.train.class_names)
     card = card.model_copy(update={**update, "notes": notes})
-    return DistilledSet(result.images, labels, result.num_classes, card)
-
-
-def _in_order(result: DistilledSet, names: list[str]) -> tuple[Tensor, str | None]:
-    """Labels by the data set's class order when the file names the same classes in another one."""
-    own = result.card.class_names
-    if own is None or own == names:
-        return result.labels, None
-    if sorted(own) != sorted(names) or len(set(names)) != len(names):
-        return (
-            result.labels,
-            "class names differ from the data set's; classes were matched by position",
-        )
-    target = torch.tensor([names.index(name) for name in own])
-    note = "classes were put into the data set's order by name"
-    if not result.soft:
-        return target[result.labels], note
-    ordered = torch.empty_like(result.labels)
-    ordered[:, target] = result.labels
-    return ordered, note
+    return replace(result, card=card)
 
 
 def _numbers(options: Mapping[str, str], name: str) -> tuple[float, ...] | None:

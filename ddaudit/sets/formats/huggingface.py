@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddaudit.data.classes import index_names
 from ddaudit.errors import BadInput
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
@@ -41,14 +42,17 @@ def read(
     label_column = _column(table, options.get("label"), _LABEL_COLUMNS, "label", path)
     encoded = _encoded(table.column(image_column).to_pylist(), image_column, path)
     images, jpeg = decode_images(encoded, shape=shape, where=path)
-    labels, note = _read_labels(table.column(label_column).to_pylist(), label_column, path)
-    names = _class_names(table.schema.metadata, label_column)
-    if num_classes is not None and names is not None and len(names) != num_classes:
-        what = f"names {len(names)} classes but the data set has {num_classes}"
+    declared = _class_names(table.schema.metadata, label_column)
+    values = table.column(label_column).to_pylist()
+    names, labels, note = _read_labels(values, label_column, path, declared)
+    if num_classes is not None and declared is not None and len(declared) != num_classes:
+        what = f"names {len(declared)} classes but the data set has {num_classes}"
         raise BadInput(path, what, "Was this set distilled from other data? Pass --data.")
     notes = [JPEG_NOTE if jpeg else PNG_NOTE] + ([note] if note else [])
     card = Card(class_names=names, notes=notes)
-    return assemble(path, images, labels, num_classes=num_classes, card=card)
+    # Names found in the column are matched with the data's afterwards.
+    count = num_classes if names is None else len(names)
+    return assemble(path, images, labels, num_classes=count, card=card)
 
 
 def _files(path: Path, split: str | None) -> list[Path]:
@@ -107,13 +111,19 @@ def _encoded(values: list[Any], column: str, path: Path) -> Iterator[tuple[str, 
         yield f"row {row}", data
 
 
-def _read_labels(values: list[Any], column: str, path: Path) -> tuple[Tensor, str | None]:
+def _read_labels(
+    values: list[Any], column: str, path: Path, declared: list[str] | None
+) -> tuple[list[str] | None, Tensor, str | None]:
+    """Class names, labels and a note: one class per row by the rule of data sets, or K numbers per row."""
+    if not any(isinstance(value, list) for value in values):
+        names, indexed = index_names({str(path): values}, kind="label", names=declared)
+        return None if names is None else list(names), indexed[str(path)], None
     try:
         labels = torch.tensor(values)
     except (TypeError, ValueError, RuntimeError) as err:
         what = f"column '{column}' holds no class indices"
         raise BadInput(path, what, "Expected integers, or lists of K numbers.") from err
-    return _labels.hard_or_logits(labels, path)
+    return declared, *_labels.hard_or_logits(labels, path)
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ddaudit.data.classes import class_order
 from ddaudit.errors import BadInput
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
@@ -27,8 +28,9 @@ def read(
 ) -> DistilledSet:
     """Read ``CLASS/*.png|jpg``.
 
-    Folders that end in a number are classes by that number where the numbers are class indices
-    (``new000``, ``00003``); other folders are classes in alphabetical order, as torchvision has it.
+    Folders named by one word and a number, or a number alone, are classes by that number where the numbers are
+    class indices (``new000``, ``00003``); other folders are classes in the order of their names. The names go on the
+    card, and where data are given that know the same names, names decide. Hidden folders are no classes.
 
     Source: VILA-Lab/SRe2L and LINs-lab/RDED folder layouts; torchvision ImageFolder.
     """
@@ -39,37 +41,56 @@ def read(
         what = "holds no class folders with .png or .jpg images"
         raise BadInput(path, what, "Expected CLASS/IMAGE.png, one folder per class.")
     names = [folder.name for folder in classes]
-    indices = _numbers(names, num_classes)
-    class_names, note = None, "classes are the numbers that the folder names end in"
-    if indices is None:
-        class_names, note = names, "classes are the folders in alphabetical order"
-        indices = list(range(len(names)))
-        if num_classes not in (None, len(names)):
-            what = f"holds {len(names)} class folders but the data set has {num_classes} classes"
-            raise BadInput(path, what, "Name the folders by class index: 0, 1, 2, ...")
+    numbered = _numbered(names, num_classes)
+    if numbered is not None:
+        indices, class_names = numbered
+        note = "classes are the numbers in the folder names"
+    else:
+        class_names = list(class_order(names))
+        indices = [class_names.index(name) for name in names]
+        note = "classes are the folders by name, in order of numbers or alphabet"
     ordered = sorted(zip(indices, classes, strict=True))
     files = [(index, file) for index, folder in ordered for file in _images(folder)]
     encoded = ((str(file.relative_to(path)), file.read_bytes()) for _, file in files)
     images, jpeg = decode_images(encoded, shape=shape, where=path)
     labels = torch.tensor([index for index, _ in files], dtype=torch.int64)
     card = Card(class_names=class_names, notes=[note, JPEG_NOTE if jpeg else PNG_NOTE])
-    return assemble(path, images, labels, num_classes=num_classes, card=card)
+    return assemble(path, images, labels, num_classes=len(class_names), card=card)
 
 
 def _class_folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and _images(p))
+    return sorted(
+        p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".") and _images(p)
+    )
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in _SUFFIXES and p.is_file() and not p.name.startswith(".")
+    )
 
 
-def _numbers(names: list[str], num_classes: int | None) -> list[int] | None:
-    """The numbers that the names end in, where these are distinct class indices."""
-    endings = [re.search(r"(\d{1,9})$", name) for name in names]
-    numbers = [int(m.group(1)) for m in endings if m]
-    top = num_classes if num_classes is not None else len(names)
-    return numbers if len(set(numbers)) == len(names) and max(numbers) < top else None
+def _numbered(names: list[str], num_classes: int | None) -> tuple[list[int], list[str]] | None:
+    """Class of each folder, and a name for every class, where one word and a number name them: ``7``, ``new007``.
+
+    None where the numbers are no class indices, or words differ: an ending may mean anything then.
+    """
+    parsed = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
+    parts = [(m.group(1), m.group(2)) for m in parsed if m]
+    if len(parts) < len(names) or len({word for word, _ in parts}) > 1:
+        return None
+    numbers = [int(digits) for _, digits in parts]
+    count = num_classes if num_classes is not None else len(names)
+    if len(set(numbers)) < len(names) or max(numbers) >= count:
+        return None
+    word = parts[0][0]
+    width = max((len(d) for _, d in parts if d.startswith("0") and len(d) > 1), default=1)
+    class_names = [f"{word}{number:0{width}d}" for number in range(count)]
+    for number, name in zip(numbers, names, strict=True):
+        class_names[number] = name
+    return numbers, class_names
 
 
 def sniff(path: Path) -> bool:

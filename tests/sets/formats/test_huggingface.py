@@ -111,9 +111,9 @@ def test_columns_by_option(tmp_path: Path) -> None:
         ({"image": [{"bytes": None, "path": "a.png"}], "label": [0]}, "row 0 .* no image bytes"),
         ({"image": ["a.png"], "label": [0]}, "no image bytes"),
         ({"image": [{"bytes": b"no image", "path": ""}], "label": [0]}, "row 0: is not a readable"),
-        ({"image": [{"bytes": _png(0), "path": ""}], "label": ["cat"]}, "no class indices"),
-        ({"image": [{"bytes": _png(0), "path": ""}], "label": [None]}, "no class indices"),
-        ({"image": [{"bytes": _png(0), "path": ""}], "label": [-1]}, "label -1 is out of range"),
+        ({"image": [{"bytes": _png(0), "path": ""}], "label": [[[1]]]}, "expected"),
+        ({"image": [{"bytes": _png(0), "path": ""}], "label": [None]}, "1 of 1 labels are missing"),
+        ({"image": [{"bytes": _png(0), "path": ""}], "label": [-1]}, "1 of 1 labels are negative"),
         ({"image": [{"bytes": _png(0), "path": ""}]}, "no label column"),
     ],
 )

@@ -39,7 +39,7 @@ def test_pixels_are_255ths(tmp_path: Path) -> None:
     assert x.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert x.card.class_names == ["a", "b", "c"]
     assert x.card.ipc == 2
-    assert "alphabetical" in " ".join(x.card.notes)
+    assert "by name" in " ".join(x.card.notes)
 
 
 def test_height_and_width_keep_their_order(tmp_path: Path) -> None:
@@ -63,7 +63,26 @@ def test_numbered_folders_are_class_indices(tmp_path: Path, names: list[str]) ->
     assert x.labels.tolist() == [0, 0, 2, 2, 10, 10]
     red = _red_by_class(x)
     assert red == value
-    assert x.card.class_names is None
+    # Numbers between have their names too, in the spelling of the folders.
+    wanted = [f"new{c:03d}" if names[0] == "new002" else str(c) for c in range(11)]
+    assert x.card.class_names == wanted
+
+
+def test_endings_of_different_words_are_no_class_indices(tmp_path: Path) -> None:
+    x = import_set(_digits(tmp_path, ["ant2", "bee0", "cat1"]))
+    assert x.card.class_names == ["ant2", "bee0", "cat1"]
+    assert _red_by_class(x) == {0: 0, 1: 51, 2: 102}
+
+
+def test_numbers_that_are_no_indices_keep_their_order(tmp_path: Path) -> None:
+    x = import_set(_digits(tmp_path, ["100", "20", "3"]))
+    assert x.card.class_names == ["3", "20", "100"]
+    assert _red_by_class(x) == {2: 0, 1: 51, 0: 102}
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    x = import_set(_digits(tmp_path, ["a", "b", ".ipynb_checkpoints"]))
+    assert x.card.class_names == ["a", "b"]
 
 
 def test_wordnet_numbers_are_names(tmp_path: Path) -> None:
@@ -80,7 +99,7 @@ def test_classes_go_into_the_data_sets_order(tmp_path: Path, tiny: Dataset) -> N
 
 
 def test_too_few_named_folders(tmp_path: Path, tiny: Dataset) -> None:
-    with pytest.raises(BadInput, match="3 class folders but the data set has 4 classes"):
+    with pytest.raises(BadInput, match="holds 3 classes, the data 4"):
         import_set(_digits(tmp_path, ["ant", "bee", "cat"]), data=tiny)
 
 

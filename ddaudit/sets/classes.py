@@ -1,0 +1,60 @@
+"""Putting a set's classes into a data set's order: equal names mean equal classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ddaudit.data.classes import match_names
+from ddaudit.errors import BadInput
+from ddaudit.sets._types import DistilledSet
+
+BY_NAME = "classes were put into the data set's order by name"
+BY_POSITION = "class names differ from the data set's; classes were matched by position"
+
+
+def match_classes(value: DistilledSet, names: Sequence[str], *, where: object) -> DistilledSet:
+    """The set with labels that count classes as the data do; a note on its card says what was done.
+
+    A set without class names is left alone: its labels are positions. So is one whose names all differ from the
+    data's (``T-shirt`` for ``T-shirt/top``, numbers for words).
+
+    Raises:
+        BadInput: names of which some fit, at other positions, and some do not; or as many classes as the data lack.
+    """
+    own = value.card.class_names
+    if own is None or list(own) == list(names):
+        return value
+    try:
+        found = match_names(own, names)
+    except ValueError as error:
+        todo = (
+            "Rename the classes alike, or leave the names out of the file so that positions count."
+        )
+        raise BadInput(where, f"names classes that do not fit the data's: {error}", todo) from None
+    if found is None and len(own) != len(names):
+        what = f"holds {len(own)} classes, the data {len(names)}, and their names do not fit"
+        raise BadInput(where, what, "Was this set distilled from other data? Pass --data.")
+    moved = found is not None and found != list(range(len(own)))
+    notes = [BY_NAME] if moved else [BY_POSITION] if found is None else []
+    target = torch.tensor(found if found is not None else range(len(own)))
+    labels = value.labels
+    if value.soft:
+        labels = labels.new_zeros(len(labels), len(names))
+        labels[:, target] = value.labels
+    else:
+        labels = target[labels]
+    card = value.card.model_copy(
+        update={"class_names": list(names), "notes": [*value.card.notes, *notes]}
+    )
+    store = value.store
+    if store is not None:
+        if len(own) != len(names):
+            what = f"has a label store of {len(own)} classes, the data have {len(names)}"
+            raise BadInput(where, what)
+        logits = torch.empty_like(store.logits)
+        logits[..., target] = store.logits
+        store = replace(store, logits=logits)
+    return replace(value, labels=labels, num_classes=len(names), card=card, store=store)
