@@ -23,7 +23,7 @@ from ddaudit.attacks.adversarial.torchattacks_adapter import (
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import DDAuditError
-from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import Card, DistilledSet
 from ddaudit.stats import Interval, crossed, wilson
@@ -105,6 +105,14 @@ class Adversarial(Auditor[AdversarialSettings]):
         "Carlini et al., arXiv 1902.06705 (evaluation checklist)",
         "DD-RobustBench, IEEE TIP 2025, arXiv 2403.13322 (eps 2/255 for distilled data)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("adversarial.clean_accuracy", "higher", "accuracy on the attacked images before any change"),
+        MetricInfo(
+            "adversarial.robust_accuracy", "higher",
+            "accuracy after the strongest change within a radius that the attack finds",
+        ),
+        MetricInfo("adversarial.drop_rate", "lower", "share of correctly classified images that the attack breaks"),
+    )  # fmt: skip
     settings = AdversarialSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 100, "pgd_steps": 10, "autoattack_images": 48, "check_images": 100},

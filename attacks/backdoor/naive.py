@@ -18,7 +18,7 @@ from ddaudit.attacks.backdoor.trigger import Poisoned, SquareTrigger, poison
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput, Unsupported
-from ddaudit.findings import Check, Finding, Metric, Picture
+from ddaudit.findings import Check, Finding, Metric, MetricInfo, Picture
 from ddaudit.models import Arch, Network
 from ddaudit.sets import DistilledSet
 from ddaudit.stats import Interval, paired_difference
@@ -97,6 +97,17 @@ class Backdoor(Auditor[BackdoorSettings]):
         "Liu et al., 'Backdoor Attacks Against Dataset Distillation', NDSS 2023, arXiv 2301.01197 (NAIVEATTACK)",
         "Wu et al., 'BackdoorBench', NeurIPS 2022 (exclusive ASR)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("backdoor.asr", "lower", "attack success: stamped images that are called the target class"),
+        MetricInfo("backdoor.asr_clean", "none", "the same for networks of the clean set, which know no trigger"),
+        MetricInfo("backdoor.asr_gain", "lower", "attack success less that of the clean set"),
+        MetricInfo("backdoor.cta", "higher", "clean test accuracy of the poisoned networks"),
+        MetricInfo("backdoor.cta_clean", "higher", "clean test accuracy of the clean networks"),
+        MetricInfo(
+            "backdoor.poisoned_released", "lower",
+            "poisoned images that the method releases as they are", unit="images",
+        ),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "backdoor.cta": "clean test accuracy",
         "backdoor.asr": "attack success rate",

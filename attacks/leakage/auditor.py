@@ -24,7 +24,7 @@ from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, audito
 from ddaudit.data import ImageData
 from ddaudit.distillation.networks import fit
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric, Picture
+from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo, Picture
 from ddaudit.models import Arch, Network
 from ddaudit.stats import bootstrap, clopper_pearson
 
@@ -72,6 +72,21 @@ class Leakage(Auditor[LeakageSettings]):
         "(near-copies by relative distance)",
         "Dong, Zhao and Lyu, Privacy for Free, ICML 2022 (real-image initialisation leaks)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "leakage.copy_rate", "lower",
+            "released images that are nearer to a training record than held-out records ever are",
+        ),
+        MetricInfo("leakage.exact_copy_rate", "lower", "released images that equal a training record"),
+        MetricInfo(
+            "leakage.nearest_ratio", "higher",
+            "median distance to the nearest training record over that to the nearest held-out one", unit="ratio",
+        ),
+        MetricInfo(
+            "leakage.p_value", "higher",
+            "chance of so many near copies if none was copied", unit="probability",
+        ),
+    )  # fmt: skip
     version = 2
     settings = LeakageSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -21,7 +21,7 @@ from ddaudit.auditing import Auditor, Context, Shared, Subject, auditor
 from ddaudit.distillation import resolve
 from ddaudit.distillation.selection import Selection
 from ddaudit.errors import BadInput, NotEnoughData, Unsupported
-from ddaudit.findings import Check, Finding
+from ddaudit.findings import Check, Finding, MetricInfo
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import crossed_rate
 
@@ -71,6 +71,23 @@ class Membership(Auditor[MembershipSettings]):
         "2209.14987 (why DP-SGD and a random subset have to stand beside every reading)",
         "Abadi et al., Deep Learning with Differential Privacy, CCS 2016 (DP-SGD)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "membership.auc", "lower",
+            "chance that an attack ranks a record that was used above one that was not",
+        ),
+        MetricInfo(
+            "membership.tpr_at_fpr", "lower",
+            "records that were used and are found, at a fixed rate of false alarms",
+        ),
+        MetricInfo("membership.victim_accuracy", "higher", "accuracy of the networks under attack"),
+        MetricInfo(
+            "membership.control_auc", "none",
+            "AUC on a control: networks trained with DP-SGD, or on random real records",
+        ),
+        MetricInfo("membership.control_tpr_at_fpr", "none", "LiRA's TPR on a control"),
+        MetricInfo("membership.control_accuracy", "none", "accuracy of a control's networks"),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "membership.auc": "membership AUC",
         "membership.tpr_at_fpr": "TPR",

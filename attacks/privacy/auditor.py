@@ -35,7 +35,7 @@ from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.selfcheck import check_reader, check_rule, check_signals, check_start
 from ddaudit.distillation import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
-from ddaudit.findings import Check, Curve, Finding
+from ddaudit.findings import Check, Curve, Finding, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import roc_curve
@@ -125,6 +125,14 @@ class Privacy(Auditor[PrivacySettings]):
         "Nasr et al., S&P 2021, arXiv 2101.04535 (mislabelled canaries)",
         "Mironov, Talwar & Zhang, arXiv 1908.10530; Gopi et al., NeurIPS 2021 (accountants)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo("privacy.epsilon_claimed", "lower", "epsilon on the set's card", unit="epsilon"),
+        MetricInfo(
+            "privacy.epsilon_lower_bound", "lower",
+            "epsilon is at least this, by the guesses of one adversary (95 %)", unit="epsilon",
+        ),
+        MetricInfo("privacy.canary_accuracy", "lower", "guesses about canaries that are right"),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "privacy.epsilon_claimed": "claimed ε",
         "privacy.epsilon_lower_bound": "ε lower bound",

@@ -21,7 +21,7 @@ from ddaudit.attacks.reconstruction.attacks import (
 from ddaudit.attacks.reconstruction.clues import Log
 from ddaudit.attacks.reconstruction.inversion import Case
 from ddaudit.auditing import Auditor, Context, Subject, auditor, stratified
-from ddaudit.findings import Check, Curve, Finding, Metric, Picture
+from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo, Picture
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import bootstrap, clopper_pearson
 
@@ -56,6 +56,16 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         "Zhao & Bilen, Dataset Condensation with Distribution Matching, WACV 2023 (the class means "
         "that are inverted)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "reconstruction.success_rate", "lower",
+            "attacked records that are rebuilt closer than their class's average and any known record of it",
+        ),
+        MetricInfo(
+            "reconstruction.distance_ratio", "higher",
+            "median distance of the rebuilt record to the true one, over that of the class's average", unit="ratio",
+        ),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "reconstruction.success_rate": "rebuilt records",
         "reconstruction.distance_ratio": "distance of the rebuilt record",

@@ -35,7 +35,7 @@ from ddaudit.attacks.soft_labels.world import World, make_world
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Finding, Metric
+from ddaudit.findings import Check, Finding, Metric, MetricInfo
 from ddaudit.sets import DistilledSet
 
 
@@ -98,6 +98,23 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
         "Jagielski et al., Students Parrot Their Teachers, NeurIPS 2023, arXiv 2303.03446 (membership through "
         "students)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "soft_labels.leakage", "lower",
+            "how much more often a student names the planted label of a canary than a guess would",
+        ),
+        MetricInfo("soft_labels.canary_accuracy", "lower", "planted labels of canaries that a student recalls"),
+        MetricInfo("soft_labels.teacher_memory", "none", "planted labels that the teacher itself recalls"),
+        MetricInfo("soft_labels.student_accuracy", "higher", "accuracy of a student on real test images"),
+        MetricInfo(
+            "soft_labels.membership_auc", "lower",
+            "chance that a record the method has read is ranked above one it has not",
+        ),
+        MetricInfo(
+            "soft_labels.p_value", "higher",
+            "chance of so many recalled canaries if nothing leaked", unit="probability",
+        ),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "soft_labels.leakage": "leak through soft labels",
     }

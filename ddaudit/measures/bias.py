@@ -9,7 +9,7 @@ import torch
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import deo, gaps
 from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.measures._fairlearn import class_gaps
@@ -57,6 +57,33 @@ class Bias(Auditor[BiasSettings]):
         "FairDD: Fair Dataset Distillation, NeurIPS 2025, arXiv 2411.19623 (DEO_M, DEO_A as coded)",
         "fairlearn, Metrics and MetricFrame (demographic parity, equalized odds)",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "bias.deo_m", "lower",
+            "largest gap in true-positive rate between groups, the maximum over classes",
+        ),
+        MetricInfo("bias.deo_a", "lower", "the same gap, averaged over classes"),
+        MetricInfo(
+            "bias.deo_m_floor95", "none",
+            "DEO_M that a fair network of these rates exceeds by chance in 5 % of test sets",
+        ),
+        MetricInfo("bias.deo_a_floor95", "none", "the same for DEO_A"),
+        MetricInfo(
+            "bias.demographic_parity_difference", "lower",
+            "largest gap between groups in how often a class is predicted",
+        ),
+        MetricInfo(
+            "bias.equalized_odds_difference", "lower",
+            "largest gap between groups in true- or false-positive rate",
+        ),
+        MetricInfo("bias.group_accuracy", "higher", "accuracy on the images of one group"),
+        MetricInfo("bias.worst_cell_accuracy", "higher", "accuracy of the worst (class, group) cell"),
+        MetricInfo(
+            "bias.aligned_accuracy", "higher",
+            "accuracy where the group is the one most common in the training images of the class",
+        ),
+        MetricInfo("bias.conflicting_accuracy", "higher", "accuracy on all other images"),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "bias.deo_m": "DEO_M",
         "bias.deo_a": "DEO_A",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
-from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ece as binned
 from ddaudit.measures import scores
 from ddaudit.measures._common import few_images, victim_logits
@@ -61,6 +61,38 @@ class Calibration(Auditor[CalibrationSettings]):
         "Zhu et al., Rethinking Data Distillation: Do Not Overlook Calibration, ICCV 2023, "
         "arXiv 2307.12463",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "calibration.ece", "lower",
+            "expected calibration error: how far confidence and accuracy lie apart, over bins of confidence",
+        ),
+        MetricInfo(
+            "calibration.ece_debiased", "lower",
+            "ECE less what a perfectly calibrated network reads on these images by chance",
+        ),
+        MetricInfo(
+            "calibration.ks_error", "lower",
+            "largest gap between accumulated confidence and accumulated accuracy; needs no bins",
+        ),
+        MetricInfo("calibration.overconfidence", "none", "mean confidence less accuracy: above 0 is overconfident"),
+        MetricInfo(
+            "calibration.brier", "lower",
+            "squared distance between predicted probabilities and the true class", unit="squared error, 0 to 2",
+        ),
+        MetricInfo("calibration.nll", "lower", "mean negative log-probability of the true class", unit="nats"),
+        MetricInfo(
+            "calibration.aurc", "lower",
+            "area under the risk-coverage curve: error rate when only the most confident answers count",
+        ),
+        MetricInfo(
+            "calibration.excess_aurc", "lower",
+            "AURC less that of the best possible order of the same answers",
+        ),
+        MetricInfo(
+            "calibration.temperature", "none",
+            "what logits are divided by to calibrate them, fitted on validation images", unit="ratio",
+        ),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "calibration.ece": "ECE",
     }

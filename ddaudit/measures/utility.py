@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import BadInput, Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.models import Arch
 from ddaudit.stats import Interval, crossed, crossed_rate
@@ -52,6 +52,20 @@ class Utility(Auditor[UtilitySettings]):
         "Cui et al., DC-BENCH: Dataset Condensation Benchmark, NeurIPS 2022, arXiv 2207.09639",
         "Chen et al., A Comprehensive Study on Dataset Distillation, arXiv 2305.03355",
     )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "utility.accuracy", "higher",
+            "share of real test images that networks trained on the set get right",
+        ),
+        MetricInfo("utility.balanced_accuracy", "higher", "the same, averaged over classes"),
+        MetricInfo("utility.class_accuracy", "higher", "the same, of one class"),
+        MetricInfo("utility.class_std", "lower", "standard deviation of accuracy between classes"),
+        MetricInfo("utility.worst_class_accuracy", "higher", "accuracy of the class that is recognised worst"),
+        MetricInfo(
+            "utility.cross_architecture_accuracy", "higher",
+            "accuracy of networks of another architecture trained on the same set",
+        ),
+    )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "utility.accuracy": "accuracy",
     }

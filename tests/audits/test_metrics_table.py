@@ -1,0 +1,62 @@
+"""``ddaudit list metrics`` says what auditors emit: every name, unit and direction of real audits, and no others."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
+from ddaudit.distillation import resolve
+from ddaudit.models import Arch
+
+STORED = Path(__file__).parents[1] / "attacks" / "stored_findings.json"
+"""Real audits by the auditors that distil again, which take long; its own test compares it with fresh ones."""
+AUDITED = {
+    "utility": {"bootstrap": 20, "cross_architectures": ("MLP",)},
+    "calibration": {"bootstrap": 20, "simulations": 5},
+    "bias": {"bootstrap": 20, "simulations": 20},
+    "adversarial": {"images": 8, "autoattack_images": 2, "check_images": 4, "pgd_steps": 2},
+    "leakage": {"images": 20, "pairs": 0},
+    "backdoor": {"images": 40, "poison_ratios": (0.1,)},
+}
+
+
+@pytest.fixture(scope="module")
+def emitted(tiny) -> set[tuple[str, str, str]]:
+    """(name, unit, direction) of the metrics of real audits."""
+    preset = PRESETS["quick"].model_copy(update={"victims": 1})
+    ctx = Context(data=tiny, preset=preset, arch=Arch.parse("ConvNetD1W8"), ipc=2)
+    subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
+    found = set()
+    for name, settings in AUDITED.items():
+        auditor = AUDITORS.get(name)
+        finding = auditor.run(subject, ctx, auditor.configure("quick", settings), 0)
+        found |= {(m.name, m.unit, m.direction) for m in finding.metrics}
+    return found
+
+
+def stored() -> set[str]:
+    """Names of the metrics of every stored finding."""
+    auditors = "|".join(n.replace("-", "_") for n in AUDITORS.names())
+    named = re.compile(rf"({auditors})\.[a-z_0-9]+")
+    findings = json.loads(STORED.read_text())["findings"]
+    return {m[0] for finding in findings.values() for key in finding if (m := named.match(key))}
+
+
+def test_the_table_has_what_audits_emit_and_nothing_else(emitted):
+    declared = {(m.name, m.unit, m.direction) for _, a in AUDITORS.items() for m in a.metrics}
+    assert emitted <= declared, emitted - declared
+    names = {name for name, _, _ in emitted} | stored()
+    assert names == {name for name, _, _ in declared}
+
+
+def test_every_line_of_the_table_can_be_read():
+    for name, auditor in AUDITORS.items():
+        names = [m.name for m in auditor.metrics]
+        assert names, name
+        assert len(set(names)) == len(names)
+        assert set(auditor.labels) <= set(names)
+        for metric in auditor.metrics:
+            assert metric.name.startswith(f"{name.replace('-', '_')}.")
+            assert 3 <= len(metric.meaning.split()) <= 20, metric
