@@ -49,6 +49,7 @@ class KernelInducing:
     """
 
     takes_terms = True
+    learns_labels = True
     steps: int = 1000
     lr: float = 0.04
     kernel: Kernel = field(default_factory=DenseNTK)
@@ -99,14 +100,14 @@ class KernelInducing:
         # Augmented records are never seen twice.
         worth = self.kernel.costly and not strategy
         embed = _Remembered(self.kernel) if worth else self.kernel.embed
-        optimiser = torch.optim.Adam(canvas.parameters, lr=self.lr)
+        optimiser = torch.optim.Adam(canvas.groups(self.lr))
         for step in range(self.steps):
-            support = canvas.decode()
+            support, soft = canvas.decode(), canvas.label_distributions()
             question = RidgeGradient(
                 self.kernel,
                 self.reg,
                 support.detach(),
-                canvas.labels,
+                canvas.labels if soft is None else soft.detach(),
                 job.train.num_classes,
                 space=self.clip_in if recipe.reader.private else "features",
                 embed=embed,
@@ -125,11 +126,13 @@ class KernelInducing:
             self._descend(
                 canvas,
                 support,
+                soft,
                 question,
                 _mean_row(source.targets(query)),
                 extra=added(recipe.terms, view),
             )
             optimiser.step()
+            canvas.keep()
             if not canvas.finite:
                 raise DDAuditError(
                     f"{recipe.name}: diverged at step {step}. Lower --set loop.lr (now {self.lr})."
@@ -142,6 +145,7 @@ class KernelInducing:
         self,
         canvas: Canvas,
         support: Tensor,
+        soft: Tensor | None,
         question: RidgeGradient,
         gradient: Tensor,
         *,
@@ -152,18 +156,25 @@ class KernelInducing:
         moved = support
         if question.space == "features":
             moved = self.kernel.embed(support.flatten(0, 1))
-        canvas.pull(moved, gradient.view_as(moved), extra=extra)
+        if soft is not None:
+            # Behind the gradient in the images stands that in the labels.
+            images = gradient.shape[1] - soft[0].numel()
+            pulled = (soft * gradient[:, images:].reshape(soft.shape)).sum()
+            extra = pulled if extra is None else extra + pulled
+            gradient = gradient[:, :images]
+        canvas.pull(moved, gradient.reshape(moved.shape), extra=extra)
 
 
 class RidgeGradient:
     """The question of one step: gradients of the regression losses of real records in the synthetic images.
 
-    Signals are per record and over all synthetic images jointly: (B, M * P) in pixels, (B, M * F) in features.
+    Signals are per record and over all synthetic images jointly: (B, M * P) in pixels, (B, M * F) in features, and
+    behind them M * num_classes for the gradient in learned labels.
 
     Args:
         kernel, reg: of the regression.
         support: (K, M, C, H, W) normalised synthetic images, public.
-        labels: (M,) int64.
+        labels: (M,) int64, or (K, M, num_classes) distributions, which are learned.
         num_classes: how many classes there are.
         space: what the gradient is taken in, "pixels" or "features" (what the kernel sees).
         embed: (B, C, H, W) records -> (B, F), the kernel's embedding (or one that remembers).
@@ -186,6 +197,7 @@ class RidgeGradient:
         self._kernel, self._reg, self._support = kernel, reg, support
         self._classes = num_classes
         self._y = centred_targets(labels, num_classes).double()
+        self._learned = labels.is_floating_point()
         self._embed = embed or kernel.embed
 
     def signals(self, net: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -196,6 +208,8 @@ class RidgeGradient:
         """
         if len(self._support) != 1:
             raise DDAuditError("a record has one gradient per run, and several runs are asked for")
+        if self._learned:
+            raise DDAuditError("gradients in learned labels are not taken per record")
         images = self._support[0]
         with torch.no_grad():
             z, support = self._embed(x), self._kernel.embed(images)
@@ -212,32 +226,38 @@ class RidgeGradient:
             return self._kernel.pixel_pulls(images, z, support, pull).flatten(1)
 
     def real(self, net: Any, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        """(K, R, D) gradients of the row-weighted losses, without one gradient per record."""
+        """(K, R, D) gradients of the row-weighted losses, without one gradient per record; those in learned labels
+        behind those in the images."""
         k, m = self._support.shape[:2]
         with torch.no_grad():
             z = self._embed(x)
             support = self._kernel.embed(self._support.flatten(0, 1)).view(k, m, -1).detach()
         with torch.enable_grad():
             support.requires_grad_(True)
-            coefficients = solve(self._kernel.gram(support, support).double(), self._y, self._reg)
+            labels = self._y.detach().requires_grad_(self._learned)
+            coefficients = solve(self._kernel.gram(support, support).double(), labels, self._reg)
             losses = record_losses(
                 self._kernel.gram(z, support).double(),
                 coefficients,
                 centred_targets(y, self._classes),
             )
             weighted = (rows * losses[:, None]).sum((0, 2))
-            grads = [torch.autograd.grad(w, support, retain_graph=True)[0] for w in weighted]
-        out = torch.stack(grads, 1)
+            moved = [support, labels] if self._learned else [support]
+            grads = [torch.autograd.grad(w, moved, retain_graph=True) for w in weighted]
+        out = torch.stack([g[0] for g in grads], 1)
+        behind = []
+        if self._learned:
+            behind = [torch.stack([g[1] for g in grads], 1).flatten(2).to(out.dtype)]
         if self.space == "features":
-            return out.flatten(2)
+            return torch.cat([out.flatten(2), *behind], 2)
         with torch.enable_grad():
             images = self._support.detach().requires_grad_(True)
-            moved = self._kernel.embed(images.flatten(0, 1)).view(k, m, -1)
+            embedded = self._kernel.embed(images.flatten(0, 1)).view(k, m, -1)
             pixels = [
-                torch.autograd.grad(moved, images, out[:, r], retain_graph=True)[0]
+                torch.autograd.grad(embedded, images, out[:, r], retain_graph=True)[0]
                 for r in range(out.shape[1])
             ]
-        return torch.stack(pixels, 1).flatten(2)
+        return torch.cat([torch.stack(pixels, 1).flatten(2), *behind], 2)
 
 
 _REMEMBERED_FLOATS = 2**28

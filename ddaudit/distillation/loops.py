@@ -61,10 +61,11 @@ def finish(
     mean: Tensor,
     std: Tensor,
 ) -> list[Outcome]:
-    """The canvas (or its moving average) as pixel-space images, one outcome per run."""
+    """The canvas (or its moving average) as pixel-space images with their labels, one outcome per run."""
     with torch.no_grad():
         if average is not None:
             for p, kept in zip(canvas.parameters, average, strict=True):
                 p.copy_(kept)
         images = (canvas.decode().cpu() * std + mean).contiguous()
-    return [Outcome(images[k], canvas.labels.cpu(), claim) for k, claim in enumerate(claims)]
+        labels = [canvas.taught(k)[1].cpu().contiguous() for k in range(len(claims))]
+    return [Outcome(images[k], labels[k], claim) for k, claim in enumerate(claims)]

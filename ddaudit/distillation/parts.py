@@ -262,23 +262,65 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """Labels of K runs while they are optimised.
+
+    Attributes:
+        values: (K, M, num_classes), one of the canvas's parameters.
+        lr: their step size; None: that of the images.
+        decode: values -> label distributions of the same shape, differentiable.
+        keep: values after a step -> values that are kept; None keeps them as they are.
+    """
+
+    values: Tensor
+    lr: float | None
+    decode: Callable[[Tensor], Tensor]
+    keep: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Canvas:
     """The synthetic images of K runs while they are optimised.
 
     Attributes:
         parameters: what the optimiser moves; each with K as first dimension, or all of one run's.
-        labels: (M,) int64, one per decoded image.
+        labels: (M,) int64 class of each decoded image: which rows it is matched to, and its label unless labels
+            are learned.
         decode: () -> (K, M, C, H, W) normalised images, differentiable in ``parameters``.
+        soft: learned labels; None keeps the hard ones.
     """
 
     parameters: list[Tensor]
     labels: Tensor
     decode: Callable[[], Tensor]
+    soft: SoftLabels | None = None
+
+    def label_distributions(self) -> Tensor | None:
+        """(K, M, num_classes) learned labels, differentiable; None where labels are hard."""
+        return None if self.soft is None else self.soft.decode(self.soft.values)
+
+    def groups(self, lr: float) -> list[dict[str, Any]]:
+        """The parameters for an optimiser, learned labels with a step size of their own."""
+        soft = self.soft
+        if soft is None:
+            return [{"params": self.parameters, "lr": lr}]
+        images = [p for p in self.parameters if p is not soft.values]
+        return [
+            {"params": images, "lr": lr},
+            {"params": [soft.values], "lr": soft.lr or lr},
+        ]
+
+    def keep(self) -> None:
+        """To be called after every step: learned labels that left the distributions go back."""
+        if self.soft is not None and self.soft.keep is not None:
+            with torch.no_grad():
+                self.soft.values.copy_(self.soft.keep(self.soft.values))
 
     def taught(self, run: int) -> tuple[Tensor, Tensor]:
-        """What networks learn of a run: detached images (M, C, H, W) and labels (M,)."""
+        """What networks learn of a run: detached images (M, C, H, W), and labels (M,) or (M, num_classes)."""
         with torch.no_grad():
-            return self.decode()[run], self.labels
+            soft = self.label_distributions()
+            return self.decode()[run], self.labels if soft is None else soft[run].detach()
 
     def pull(
         self, output: Tensor, gradient: Tensor | None = None, *, extra: Tensor | None = None

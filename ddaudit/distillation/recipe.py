@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset
+from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import Job, Outcome
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import (
@@ -41,7 +42,8 @@ Status = Literal["faithful", "simplified", "ours"]
 class Loop(Protocol):
     """How parts are driven; a frozen dataclass.
 
-    A loop that adds a recipe's terms to its loss says so by a class attribute ``takes_terms = True``.
+    A loop that adds a recipe's terms to its loss says so by a class attribute ``takes_terms = True``, one that
+    learns labels by ``learns_labels = True``.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -71,7 +73,7 @@ class Recipe:
         loop: drives the parts.
         objective, target, synthesis, networks, reader: the parts of matching methods; None in selections.
         terms: losses on the synthetic set, added to the match; in loops that take terms.
-        labels: writes the labels after the images are made; None keeps their hard labels.
+        labels: writes the labels after the images are made, or has the loop learn them; None keeps the hard ones.
         augment: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         normalise: "data" (the data set's constants) or "public" (0.5, 0.5; constants that depend on no record).
         small: dotted option -> value, the 2-core profile.
@@ -89,7 +91,7 @@ class Recipe:
     networks: NetworkSource | None = None
     reader: Reader | None = None
     terms: tuple[Term, ...] = ()
-    labels: LabelModel | None = None
+    labels: LabelModel | LearnedLabels | None = None
     augment: str = "data"
     normalise: Literal["data", "public"] = "data"
     small: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +103,14 @@ class Recipe:
                 self.name,
                 f"its loop ({type(self.loop).__name__}) minimises no loss that terms could be added to",
                 "Terms go with matching methods, such as dm or dc.",
+            )
+        if isinstance(self.labels, LearnedLabels) and not getattr(
+            self.loop, "learns_labels", False
+        ):
+            raise BadInput(
+                self.name,
+                f"its loop ({type(self.loop).__name__}) has no gradient for learned labels",
+                "They go with kernel methods, such as kip; '+soft' writes labels for any method.",
             )
 
     def matching_parts(self) -> tuple[Objective, NetworkSource]:
@@ -147,7 +157,7 @@ class Recipe:
         return source
 
     def start(self, job: Job, generator: torch.Generator) -> Canvas:
-        """The synthesis' fresh parameters for a job.
+        """The synthesis' fresh parameters for a job, with those of learned labels.
 
         Raises:
             BadInput: the recipe has no synthesis, or it cannot start from these data.
@@ -155,7 +165,7 @@ class Recipe:
         if self.synthesis is None:
             raise BadInput(self.name, "lacks a synthesis")
         mean, std = self.constants(job.data)
-        return self.synthesis.start(
+        canvas = self.synthesis.start(
             job.train,
             job.members,
             ipc=job.ipc,
@@ -164,6 +174,9 @@ class Recipe:
             generator=generator,
             device=job.device,
         )
+        if isinstance(self.labels, LearnedLabels):
+            return self.labels.start(canvas, len(job.members), job.train.num_classes)
+        return canvas
 
     def check_private(self) -> None:
         """Refuse what would let a private recipe learn of records outside its ledger.
@@ -195,6 +208,12 @@ class Recipe:
         for part in (self.target, self.objective):
             if part is not None:
                 refuse_coupling(part, self.name)
+        if isinstance(self.labels, LearnedLabels):
+            raise BadInput(
+                self.name,
+                "learns labels from gradients that the private reader does not clip",
+                "Leave learned labels out under privacy.",
+            )
         if self.labels is not None:
             raise BadInput(
                 self.name,

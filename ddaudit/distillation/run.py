@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import Job, Outcome, Progress
 from ddaudit.distillation.reading import OpenedOnce
 from ddaudit.distillation.recipe import Recipe
@@ -176,7 +177,7 @@ def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
 
 def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome:
     """The outcome with its recipe's label model applied; ``row`` (N,) bool marks the records this run may see."""
-    if recipe.labels is None:
+    if recipe.labels is None or isinstance(recipe.labels, LearnedLabels):
         return made
     recipe.check_private()
     labels = recipe.labels.relabel(

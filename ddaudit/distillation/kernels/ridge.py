@@ -19,7 +19,7 @@ def centred_targets(labels: Tensor, num_classes: int) -> Tensor:
     """(N, num_classes) regression targets: one-hot (or soft) labels minus 1 / num_classes.
 
     Args:
-        labels: (N,) int64 hard or (N, num_classes) float soft labels.
+        labels: (N,) int64 hard or (..., N, num_classes) float soft labels.
         num_classes: how many classes there are.
     """
     soft = labels if labels.is_floating_point() else F.one_hot(labels, num_classes).float()
@@ -31,7 +31,7 @@ def solve(kernel_ss: Tensor, y: Tensor, reg: float) -> Tensor:
 
     Args:
         kernel_ss: (..., M, M) symmetric kernel of the support set.
-        y: (M, c) targets of the support set.
+        y: (M, c) or (..., M, c) targets of the support set.
         reg: relative ridge, at least 0.
     """
     coefficients: Tensor = torch.linalg.solve(regularised(kernel_ss, reg), y.to(kernel_ss.dtype))

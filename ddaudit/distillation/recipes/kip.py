@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ddaudit.distillation.kernels import DenseNTK, Scattering
 from ddaudit.distillation.kip import KernelInducing
+from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
@@ -25,6 +26,19 @@ KIP = register(
         deviations=(
             "evaluation: the paper's numbers are kernel ridge regression with the same kernel "
             "(ddaudit.distillation.kernels.krr_accuracy); networks trained on these images score lower",
+        ),
+    )
+)
+
+KIP_LABELS = register(
+    replace(
+        KIP,
+        name="kip-labels",
+        status="simplified",
+        labels=LearnedLabels(),
+        deviations=(
+            *KIP.deviations,
+            "labels stay distributions (source: any numbers), so that any network can be trained on them",
         ),
     )
 )

@@ -1,0 +1,69 @@
+"""Learned labels: soft labels that are optimised together with the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddaudit.distillation.parts import Canvas, SoftLabels
+
+
+@dataclass(frozen=True)
+class LearnedLabels:
+    """One label distribution per image, moved by the loop's own gradients; loops that regress on labels centre them.
+
+    Attributes:
+        form: "clamped" optimises the probabilities and projects them back onto the distributions after every step;
+            "logits" optimises what a softmax turns into them.
+        lr: step size of the labels; None: that of the images.
+        confidence: probability of an image's own class at the start, above 1 / classes; 1 (one-hot) with "clamped"
+            only. The rest is shared evenly.
+
+    Source: Nguyen, Chen & Lee (KIP), ICLR 2021, arXiv 2011.00050, section 2 (labels optimised as well); Bohdal et al.,
+    arXiv 2006.08572 (labels kept in [0, 1]); Guo et al. (DATM), ICLR 2024, arXiv 2310.05773, section 3 (logits).
+    Published regression labels are any numbers; a set's soft labels are distributions, so these are too.
+    """
+
+    form: Literal["clamped", "logits"] = "clamped"
+    lr: float | None = None
+    confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.form not in ("clamped", "logits"):
+            raise ValueError(f"labels.form is 'clamped' or 'logits', not '{self.form}'")
+        if self.lr is not None and not self.lr > 0:
+            raise ValueError(f"labels.lr must be positive, got {self.lr:g}")
+        if not 0 < self.confidence <= 1 or (self.form == "logits" and self.confidence == 1):
+            raise ValueError(
+                "labels.confidence must lie in (0, 1], and below 1 with labels.form=logits"
+            )
+
+    def start(self, canvas: Canvas, runs: int, num_classes: int) -> Canvas:
+        """The canvas with labels among its parameters."""
+        hard = F.one_hot(canvas.labels, num_classes).float()
+        rest = (1 - self.confidence) / max(1, num_classes - 1)
+        values = hard * self.confidence + (1 - hard) * rest
+        if self.form == "logits":
+            values = values.log()
+        values = values.expand(runs, -1, -1).clone().requires_grad_(True)
+        decode = (lambda v: v.softmax(-1)) if self.form == "logits" else (lambda v: v)
+        keep = to_simplex if self.form == "clamped" else None
+        soft = SoftLabels(values, self.lr, decode, keep)
+        return replace(canvas, parameters=[*canvas.parameters, values], soft=soft)
+
+
+def to_simplex(v: Tensor) -> Tensor:
+    """The nearest distributions, in Euclidean distance, to rows (..., C).
+
+    Source: Duchi et al., "Efficient Projections onto the l1-Ball for Learning in High Dimensions", ICML 2008, figure 1.
+    """
+    ordered = v.sort(-1, descending=True).values
+    excess = ordered.cumsum(-1) - 1
+    rank = torch.arange(1, v.shape[-1] + 1, device=v.device)
+    count = (ordered * rank > excess).sum(-1, keepdim=True)
+    shift = excess.gather(-1, count - 1) / count
+    return (v - shift).clamp_min(0)
