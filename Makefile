@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint check catalogue clean
+.PHONY: demo test test-slow lint check catalogue lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ddaudit demo --out demo-run
@@ -22,6 +22,13 @@ lint: $(VENV)/.installed-dev
 # What the registries hold, known without importing them: run after adding, renaming or describing an entry.
 catalogue: $(VENV)/.installed
 	$(BIN)/python -m ddaudit.catalogue
+
+# What .ci/run installs with this version of Python; run in an environment in which everything passes.
+lock: $(VENV)/.installed-dev
+	$(BIN)/python -c "import sys; print('# Python %d.%d' % sys.version_info[:2])" > ci/constraints.new
+	echo "# What .ci/run installs with that Python; others take what pyproject.toml allows. Made by 'make lock'." >> ci/constraints.new
+	$(BIN)/python -m pip freeze --exclude-editable --exclude ddaudit >> ci/constraints.new
+	mv ci/constraints.new ci/constraints.txt
 
 # Types and the import contract are checked on an installed wheel: attacks/, defenses/ and reports/ only become
 # ddaudit.attacks, ddaudit.defenses and ddaudit.reports there.

@@ -1,0 +1,1 @@
+"""Auditors with an adversary, one folder a question."""

@@ -1,0 +1,1 @@
+"""How small a change fools networks that were trained on a set?"""

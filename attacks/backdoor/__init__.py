@@ -1,0 +1,1 @@
+"""Does a trigger planted in the real data survive distillation?"""

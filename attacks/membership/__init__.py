@@ -1,0 +1,1 @@
+"""Can one tell which real records were used?"""

@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 _RIDGE = 3e-3
@@ -83,6 +82,8 @@ def held_out_accuracy(
 
 def _teacher(x: Tensor, y: Tensor) -> Tensor:
     """(d,) weights of a logistic regression on (n, d) inputs and labels of -1 or 1."""
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(
         C=1 / _RIDGE, fit_intercept=False, solver="newton-cholesky", max_iter=200
     )
