@@ -1,7 +1,7 @@
 """ddaudit: the trustworthiness audit suite for dataset distillation.
 
-The public API is small: load data, resolve a recipe, distil, audit, report. Everything else is a part that
-registers by name.
+The public API is small: load data, distil, audit, report, and the nouns that methods and auditors of one's own are
+written with. Everything else is a part that registers by name.
 """
 
 from __future__ import annotations
@@ -10,22 +10,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddaudit.api import Run, audit, distill
+    from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
     from ddaudit.audits import AuditConfig, run_audit
-    from ddaudit.data import load_data
-    from ddaudit.distillation import distill, resolve
+    from ddaudit.data import Dataset, load_data
+    from ddaudit.distillation import Recipe, register, resolve
+    from ddaudit.errors import BadInput
+    from ddaudit.findings import Check, Finding, Metric
     from ddaudit.reports import write_report
     from ddaudit.reports.runs import report_of
     from ddaudit.sets import DistilledSet, import_set, load, save
 
 __version__ = "0.1.0"
 
+# Lazy: 'import ddaudit' and the command line's --help do not wait for torch.
 _HOME = {
     "AuditConfig": "ddaudit.audits",
+    "Auditor": "ddaudit.auditing",
+    "BadInput": "ddaudit.errors",
+    "Check": "ddaudit.findings",
+    "Context": "ddaudit.auditing",
+    "Dataset": "ddaudit.data",
     "DistilledSet": "ddaudit.sets",
-    "distill": "ddaudit.distillation",
+    "Finding": "ddaudit.findings",
+    "Metric": "ddaudit.findings",
+    "Recipe": "ddaudit.distillation",
+    "Run": "ddaudit.api",
+    "Settings": "ddaudit.auditing",
+    "Subject": "ddaudit.auditing",
+    "audit": "ddaudit.api",
+    "auditor": "ddaudit.auditing",
+    "distill": "ddaudit.api",
     "import_set": "ddaudit.sets",
     "load": "ddaudit.sets",
     "load_data": "ddaudit.data",
+    "register": "ddaudit.distillation",
     "report_of": "ddaudit.reports.runs",
     "resolve": "ddaudit.distillation",
     "run_audit": "ddaudit.audits",
@@ -35,11 +54,25 @@ _HOME = {
 
 __all__ = [
     "AuditConfig",
+    "Auditor",
+    "BadInput",
+    "Check",
+    "Context",
+    "Dataset",
     "DistilledSet",
+    "Finding",
+    "Metric",
+    "Recipe",
+    "Run",
+    "Settings",
+    "Subject",
+    "audit",
+    "auditor",
     "distill",
     "import_set",
     "load",
     "load_data",
+    "register",
     "report_of",
     "resolve",
     "run_audit",
@@ -49,7 +82,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: 'import ddaudit' and the command line's --help should not wait for torch.
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'ddaudit' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

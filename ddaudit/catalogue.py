@@ -92,6 +92,7 @@ KINDS = {
             "ddaudit.formats",
             "formats",
         ),
+        Kind("arch", "ddaudit.models.own:ARCHS", (), "ddaudit.archs", "archs"),
     )
 }
 

@@ -186,6 +186,17 @@ class Finding(_Model):
     seconds: float = 0.0
     seed: int | None = None
 
+    def _repr_html_(self) -> str:
+        from ddaudit._html import facts, interval, paragraphs, table
+
+        title = facts(
+            f"{self.auditor}: {self.subject}", {"status": self.status, "reason": self.reason}
+        )
+        rows = [[m.label or m.name, interval(m.value, m.low, m.high), m.n] for m in self.metrics]
+        failed = [f"failed: {c.name} (expected {c.expected})" for c in self.checks if not c.passed]
+        body = table(["metric", "value and 95 % interval", "n"], rows) if rows else ""
+        return title + body + paragraphs([*failed, *self.caveats])
+
     def metric(self, name: str, **params: Any) -> Metric:
         """The metric of this name whose params include ``params``.
 

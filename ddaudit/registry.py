@@ -80,11 +80,11 @@ class Registry(Generic[T]):
 
     Args:
         kind: a name in :data:`ddaudit.catalogue.KINDS`, or a kind of one's own.
-        of: the type of the things; a plugin that is something else is refused.
+        of: the type of the things, a plugin that is something else is refused; None: they are classes or functions.
         row: what ``ddaudit list`` shows of one.
     """
 
-    def __init__(self, kind: str | Kind, *, of: type[Any], row: Callable[[T], Row]) -> None:
+    def __init__(self, kind: str | Kind, *, of: type[Any] | None, row: Callable[[T], Row]) -> None:
         self._kind = KINDS[kind] if isinstance(kind, str) else kind
         self.kind = self._kind.name
         self._of, self._row = of, row
@@ -161,7 +161,11 @@ class Registry(Generic[T]):
         return ((name, self.get(name)) for name in self.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        try:
+            self.get(str(name))
+        except BadInput:
+            return False
+        return True
 
     def rows(self) -> list[Row]:
         """What ``ddaudit list`` shows, by name; see :func:`rows`."""
@@ -315,6 +319,10 @@ class Registry(Generic[T]):
             registered = self._entries[plugin.point.name]
         if registered is not None:
             return registered
+        if self._of is None:
+            if not callable(loaded):
+                raise TypeError(f"{plugin.point.value} cannot be called")
+            return loaded
         if isinstance(loaded, type) and issubclass(loaded, self._of):
             return loaded()
         if not isinstance(loaded, self._of):

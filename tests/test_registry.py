@@ -28,7 +28,8 @@ def test_the_committed_catalogue_says_what_the_code_says() -> None:
     held = catalogue.FILE.read_text(encoding="utf-8")
     assert catalogue.generate() == held, "run 'make catalogue' and commit catalogue.json"
     for kind in KINDS.values():
-        assert catalogue.builtin(kind), kind
+        assert catalogue.builtin(kind) is not None, kind
+        assert catalogue.builtin(kind) or not kind.packages, kind
 
 
 def test_listing_imports_nothing_heavy_and_asking_imports_one_module() -> None:
@@ -274,7 +275,8 @@ def test_two_plugins_of_one_name_must_be_asked_for_in_full(plugins) -> None:
 
 
 def test_every_kind_has_rows_with_name_and_description() -> None:
-    for kind in KINDS:
+    for kind in (k for k, v in KINDS.items() if v.packages):
         found = rows(kind)
+        assert found
         assert [r["name"] for r in found] == sorted(r["name"] for r in found)
         assert all(r["description"] for r in found)

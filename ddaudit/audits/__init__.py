@@ -2,7 +2,7 @@
 
 from ddaudit.audits.collection import Collected, collect
 from ddaudit.audits.config import AuditConfig, make_config
-from ddaudit.audits.plan import Plan, make_plan
+from ddaudit.audits.plan import Given, Plan, make_plan
 from ddaudit.audits.previews import PlannedCells, named_recipes, preview
 from ddaudit.audits.run import Outcome, run_audit
 from ddaudit.audits.store import RunStore
@@ -11,6 +11,7 @@ from ddaudit.audits.subjects import make_subject
 __all__ = [
     "AuditConfig",
     "Collected",
+    "Given",
     "Outcome",
     "Plan",
     "PlannedCells",

@@ -18,7 +18,9 @@ class AuditConfig(BaseModel):
     """Everything an audit depends on. Stored in the run folder; workers rebuild their context from it."""
 
     model_config = ConfigDict(extra="forbid")
-    subjects: list[str] = Field(min_length=1)
+    subjects: list[str]
+    names: dict[str, str] = Field(default_factory=dict)
+    """File of ``subjects`` -> what the report calls it; default: the file's name."""
     data: str = "digits"
     data_root: str | None = None
     download: bool = False

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Settings, Subject
 from ddaudit.audits.config import AuditConfig
-from ddaudit.audits.subjects import make_subject
-from ddaudit.data import load_data
+from ddaudit.audits.subjects import make_subject, module_subject
+from ddaudit.data import Dataset, load_data
 from ddaudit.devices import pick_device
 from ddaudit.distillation import has_option
 from ddaudit.distillation.networks import fit
@@ -50,12 +53,30 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What Python code hands to an audit although no name and no file stands for it.
+
+    Attributes:
+        data: the data set itself; None: ``AuditConfig.data`` names it.
+        modules: id -> network of one's own, a subject.
+    """
+
+    data: Dataset | None = None
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+def make_plan(
+    config: AuditConfig, artifacts: Artifacts | None = None, given: Given | None = None
+) -> Plan:
     """Resolve names, load the data, validate every subject, list the cells.
 
     Raises:
         BadInput: anything that would make a cell impossible for a reason the user can mend.
     """
+    given = given or Given()
+    if not config.subjects and not given.modules:
+        raise BadInput("subjects", "none is given", "Name a recipe, a set file or a checkpoint.")
     preset = config.resolved_preset()
     names = list(dict.fromkeys(config.auditors or AUDITORS.names()))
     for name in config.settings:
@@ -64,7 +85,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
     for name in names:
         auditor = AUDITORS.get(name)
         auditors[name] = (auditor, auditor.configure(config.preset, config.settings.get(name)))
-    data = load_data(config.data, root=config.data_root, download=config.download)
+    data = given.data or load_data(config.data, root=config.data_root, download=config.download)
     arch = Arch.parse(config.arch) if config.arch else Arch.parse("ConvNet")
     if config.arch is None and preset.profile == "small":
         arch = replace(arch, width=32)
@@ -77,7 +98,9 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
         device=pick_device(config.device),
         artifacts=artifacts,
     )
-    subjects: dict[str, Subject] = {}
+    subjects: dict[str, Subject] = {
+        name: module_subject(name, module, data=data) for name, module in given.modules.items()
+    }
     for text in [*config.subjects, *config.baselines]:
         subject = make_subject(
             text,
@@ -89,6 +112,7 @@ def make_plan(config: AuditConfig, artifacts: Artifacts | None = None) -> Plan:
             epsilon=config.epsilon,
             delta=config.delta,
             baseline=text in config.baselines,
+            name=config.names.get(text),
         )
         if (
             subject.id in subjects

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shlex
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from ddaudit.auditing import Subject
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.executors import default_jobs, run_tasks
-from ddaudit.audits.plan import Cell, Plan, make_plan
+from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
 from ddaudit.distillation.run import versions
 from ddaudit.errors import DDAuditError, Unsupported
@@ -44,10 +45,25 @@ class _Task:
     config: str
     cell: Cell
     run: str
+    modules: tuple[str, ...] = ()
+    """What has to be imported first: the user's own modules that register something."""
 
 
-def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome:
+def run_audit(
+    config: AuditConfig,
+    *,
+    on_event: Report | None = None,
+    given: Given | None = None,
+    modules: Sequence[str] = (),
+    here: bool = False,
+) -> Outcome:
     """Run every cell of ``config`` that its run folder lacks.
+
+    Args:
+        on_event: told of every cell.
+        given: data and modules that only this process has: what needs them runs here.
+        modules: names of modules that worker processes import first.
+        here: run everything in this process.
 
     Returns:
         What was computed, reused and failed. Failed cells are stored with their reason and tried again next time.
@@ -57,7 +73,8 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
     """
     started = time.perf_counter()
     store = RunStore(config.out)
-    plan = make_plan(config, store)
+    given = given or Given()
+    plan = make_plan(config, store, given)
     device = plan.context.device
     jobs = config.jobs or default_jobs(device)
     config = config.model_copy(update={"device": str(device), "jobs": jobs})
@@ -72,9 +89,21 @@ def run_audit(config: AuditConfig, *, on_event: Report | None = None) -> Outcome
     total, done = len(preparations) + len(missing), 0
     run = uuid.uuid4().hex
     notify("start", None, 0, total)
-    for tasks in (preparations, missing):
-        payload = [_Task(config.model_dump_json(), c, run) for c in tasks]
-        for task, result in run_tasks(_execute, payload, jobs=jobs, ray=config.ray):
+    here = here or given.data is not None
+
+    def results(wanted: Sequence[Cell]) -> Iterator[tuple[_Task, str | BaseException | None]]:
+        mine = [c for c in wanted if here or c.subject in given.modules]
+        others = [c for c in wanted if c not in mine]
+        text = config.model_dump_json()
+        for cells, function, count, ray in (
+            (others, _execute, jobs, config.ray),
+            (mine, partial(_run_cell, plan), 1, None),
+        ):
+            tasks = [_Task(text, c, run, tuple(modules)) for c in cells]
+            yield from run_tasks(function, tasks, jobs=count, ray=ray)
+
+    for cells_now in (preparations, missing):
+        for task, result in results(cells_now):
             done += 1
             reason = _reason(result) if isinstance(result, BaseException) else result
             if reason and task.cell.auditor is not None:
@@ -113,9 +142,15 @@ def _plan(config: str, run: str) -> Plan:
 
 
 def _execute(task: _Task) -> str | None:
-    """Run one cell in a worker. Returns None, or the reason a preparation failed (its cells will say it again)."""
-    plan, cell = _plan(task.config, task.run), task.cell
-    context = plan.context
+    """Run one cell in a worker, which makes the plan for itself."""
+    for module in task.modules:
+        importlib.import_module(module)
+    return _run_cell(_plan(task.config, task.run), task)
+
+
+def _run_cell(plan: Plan, task: _Task) -> str | None:
+    """Run one cell. Returns None, or the reason a preparation failed (its cells will say it again)."""
+    cell, context = task.cell, plan.context
     if cell.auditor is None:
         assert cell.subject is not None
         context.victims(plan.subjects[cell.subject], cell.seed)
@@ -183,7 +218,9 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "kind": s.kind,
                 "identity": f"{s.identity}-ipc{plan.context.ipc}" if s.recipe else s.identity,
                 "baseline": s.baseline,
-                "source": s.recipe.source if s.recipe else str(s.path),
+                "source": s.recipe.source
+                if s.recipe
+                else str(s.path or "a module of the user's own"),
                 "set_keys": _set_keys(plan, s),
                 "private": s.private,
                 "card": s.set.card.model_dump(mode="json") if s.set else None,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
+import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
 
 from ddaudit.auditing import Subject
 from ddaudit.data import Dataset
 from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
-from ddaudit.models import Arch, load_checkpoint
+from ddaudit.models import Arch, Network, load_checkpoint, wrap
 from ddaudit.sets import (
     FORMATS,
     detect,
@@ -36,6 +43,7 @@ def make_subject(
     epsilon: float | None = None,
     delta: float | None = None,
     baseline: bool = False,
+    name: str | None = None,
 ) -> Subject:
     """The subject a word on the command line names.
 
@@ -44,12 +52,14 @@ def make_subject(
         data: what it is audited against; shapes and classes must fit.
         arch: the architecture a checkpoint is read as.
         options: recipe options of --set; ignored for files.
+        name: what the report calls a file; default: the file's name.
 
     Raises:
         BadInput: neither a recipe nor a readable file, or it does not fit the data.
     """
     if is_file_name(text):
-        return _file(Path(text), text, data=data, arch=arch, baseline=baseline)
+        subject = _file(Path(text), text, data=data, arch=arch, baseline=baseline)
+        return replace(subject, id=name) if name else subject
     recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)
     described = json.dumps(recipe.describe(), sort_keys=True)
@@ -63,6 +73,45 @@ def is_file_name(text: str) -> bool:
     """True when a subject is read as a file rather than as a recipe's name."""
     path = Path(text)
     return path.exists() or path.suffix in SUFFIXES or "/" in text
+
+
+def module_subject(name: str, module: nn.Module, *, data: Dataset) -> Subject:
+    """A network of one's own as a subject: a copy of it, known by its class and weights.
+
+    Args:
+        module: takes pixels in [0, 1] (standardised values where the data are), gives logits, (N, C, H, W) -> (N, K).
+
+    Raises:
+        BadInput: it does not, for these data.
+    """
+    own = copy.deepcopy(module).eval()
+    network = own if isinstance(own, Network) else wrap(own, data.shape, data.num_classes)
+    try:
+        with torch.no_grad():
+            logits = network.cpu()(data.test.pixels(torch.arange(min(2, len(data.test)))))
+    except Exception as error:  # the user's own code
+        text = " ".join(str(error).split())[:200]
+        raise BadInput(
+            name,
+            f"fails on images of '{data.name}' ({type(error).__name__}: {text})",
+            "A module takes pixels in [0, 1], (N, C, H, W).",
+        ) from None
+    if not isinstance(logits, Tensor) or logits.shape[1:] != (data.num_classes,):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise BadInput(name, f"gives {shape}, not logits of {data.num_classes} classes")
+    return Subject(id=name, kind="checkpoint", network=network, identity=_module_identity(module))
+
+
+def _module_identity(module: nn.Module) -> str:
+    """A hash of a module's class, its source where there is one, and its weights."""
+    made = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode())
+    with contextlib.suppress(OSError, TypeError):
+        made.update(inspect.getsource(type(module)).encode())
+    for key, value in sorted(module.state_dict().items()):
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        made.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        made.update(raw.numpy().tobytes())
+    return made.hexdigest()[:16]
 
 
 def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -> Subject:

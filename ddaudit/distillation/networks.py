@@ -54,7 +54,7 @@ class Fresh:
 
     def couples_records(self) -> bool:
         """True when the signal of one record depends on the rest of its batch (batch normalisation)."""
-        return self.resolve().norm == "batch"
+        return self.resolve().norm in ("batch", "unknown")
 
     def assumed(self, data: Dataset) -> tuple[str, ...]:
         """Nothing: architecture and seed are no data."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ddaudit.models.arch import FAMILIES, Arch
 from ddaudit.models.building import build
-from ddaudit.models.checkpoints import load_checkpoint, load_state
+from ddaudit.models.checkpoints import load_checkpoint, load_state, save_checkpoint
 from ddaudit.models.network import Body, Network, Normalize
+from ddaudit.models.own import ARCHS, wrap
 
 __all__ = [
+    "ARCHS",
     "FAMILIES",
     "Arch",
     "Body",
@@ -16,4 +18,6 @@ __all__ = [
     "build",
     "load_checkpoint",
     "load_state",
+    "save_checkpoint",
+    "wrap",
 ]

@@ -43,6 +43,9 @@ class Arch:
     with the classifier among them (``MLPD1`` is logistic regression). For ``resnet18`` a
     ``pool`` of "avg" means down-sampling by average pooling instead of by stride.
 
+    The family "own" is an architecture of the user's: ``own`` names it, ``digest`` is a hash of its code, and
+    nothing is known of its parts (see ``ddaudit.models.own``).
+
     Raises:
         BadInput: a part that the family does not have.
 
@@ -56,8 +59,12 @@ class Arch:
     norm: str = ""
     act: str = "relu"
     pool: str = ""
+    own: str = ""
+    digest: str = ""
 
     def __post_init__(self) -> None:
+        if self.family == "own":
+            return
         if self.family not in _ALLOWED:
             raise BadInput(
                 self.family, "unknown architecture family", f"Known: {', '.join(_ALLOWED)}."
@@ -89,15 +96,33 @@ class Arch:
     def parse(cls, name: str) -> Arch:
         """Read a name of the field: "ConvNetD2W32", "ConvNetASwishBN", "VGG11BN", "ResNet18AP".
 
-        Case, ``_`` and ``-`` do not matter ("ResNet18BN_AP" is the released code's spelling).
+        Case, ``_`` and ``-`` do not matter ("ResNet18BN_AP" is the released code's spelling). Other names are looked
+        up among the user's own: ``file.py:ClassName``, or what a package registers.
 
         Raises:
-            BadInput: unknown family or suffix.
+            BadInput: unknown family or suffix; an own architecture that cannot be had.
         """
+        from ddaudit.models.own import ARCHS, own_arch
+
+        plain = re.sub(r"@[0-9a-f]{8}$", "", name)
+        if ".py:" in plain:
+            return own_arch(plain)
+        try:
+            return cls._of_the_field(name)
+        except BadInput:
+            if plain in ARCHS:
+                return own_arch(plain)
+            raise
+
+    @classmethod
+    def _of_the_field(cls, name: str) -> Arch:
         text = re.sub(r"[_\-\s]", "", name)
         head = _FAMILY.match(text)
         if head is None:
-            raise BadInput(name, "unknown architecture", f"Known: {', '.join(FAMILIES.values())}.")
+            known = ", ".join(FAMILIES.values())
+            raise BadInput(
+                name, "unknown architecture", f"Known: {known}; your own: FILE.py:ClassName."
+            )
         parts: dict[str, str | int] = {}
         at = head.end()
         while at < len(text):
@@ -117,6 +142,8 @@ class Arch:
         return cls(head.group().lower(), **parts)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
+        if self.family == "own":
+            return f"{self.own}@{self.digest}" if self.digest else self.own
         default = _ALLOWED[self.family]
         name = FAMILIES[self.family]
         name += f"D{self.depth}" if self.depth != 3 else ""

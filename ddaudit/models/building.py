@@ -13,6 +13,7 @@ from ddaudit.models._convnet import convnet_features
 from ddaudit.models._resnet import resnet18_features
 from ddaudit.models.arch import Arch
 from ddaudit.models.network import Body, Network
+from ddaudit.models.own import own_body
 
 
 def build(
@@ -42,8 +43,11 @@ def build(
     # Layers draw from torch's CPU generator: lend it a seeded state and give the caller's back.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        features, width = _features(arch, shape)
-        body = Body(features, nn.Linear(width, num_classes))
+        if arch.family == "own":
+            body = own_body(arch, shape, num_classes)
+        else:
+            features, width = _features(arch, shape)
+            body = Body(features, nn.Linear(width, num_classes))
     return Network(body, arch=arch, shape=shape, num_classes=num_classes, mean=mean, std=std)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ _RENAMES: dict[str, dict[str, str]] = {
         p: f"features.{p}" for p in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
     },
 }
+_ARCH = "ddaudit_arch"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 
 
@@ -43,14 +44,73 @@ def load_checkpoint(
 
     Args:
         path: the file; a state dict, or a dict that holds one under "state_dict", "model" or "net".
-        arch: what the weights are for. ``shape`` (C, H, W), ``num_classes``, ``mean`` and ``std``
-            as for ``build``; the normalisation must be the one the weights were trained with.
+        arch: what the weights are for, unless the file says so itself (see :func:`save_checkpoint`). ``shape``
+            (C, H, W), ``num_classes``, ``mean`` and ``std`` as for ``build``; the normalisation must be the one
+            the weights were trained with.
 
     Raises:
         BadInput: missing, truncated, unsafe or foreign content, or weights of another architecture.
     """
-    network = build(arch, shape=shape, num_classes=num_classes, seed=0, mean=mean, std=std)
-    return load_state(network, _read(Path(path)), where=path).eval()
+    state, stated = _read(Path(path)), _stated_arch(Path(path))
+
+    def filled(wanted: Arch) -> Network:
+        network = build(wanted, shape=shape, num_classes=num_classes, seed=0, mean=mean, std=std)
+        return load_state(network, state, where=path).eval()
+
+    if stated:
+        return filled(Arch.parse(stated))
+    try:
+        return filled(arch)
+    except BadInput as error:
+        fitting = [str(a) for a in candidates(state) if a != arch and _fits(filled, a)]
+        if not fitting:
+            raise
+        what = f"does not fit {arch} ({error.what})"
+        todo = (
+            f"Its weights fit --arch {' or '.join(fitting)}; activation and pooling leave no trace in them and "
+            "must be those of its training."
+        )
+        raise BadInput(path, what, todo) from None
+
+
+def save_checkpoint(path: str | Path, network: Network) -> None:
+    """Write a network's weights and normalisation as safetensors, with the name of its architecture."""
+    from safetensors.torch import save_file
+
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, metadata={_ARCH: str(network.arch)})
+
+
+def candidates(state: Mapping[str, Tensor]) -> list[Arch]:
+    """The architectures of the field that a state dict may belong to, by its convolutions and their width."""
+    maps = [v for k, v in state.items() if k.endswith("weight") and v.ndim == 4]
+    norms: tuple[str, ...] = ("instance", "batch", "layer", "group", "none")
+    found = [Arch("mlp"), Arch("lenet"), Arch("alexnet")]
+    if maps:
+        width = int(maps[0].shape[0])
+        norms = norms if width % 4 == 0 else tuple(n for n in norms if n != "group")
+        found = [Arch(depth=min(len(maps), 8), width=width, norm=norm) for norm in norms] + found
+        found += [Arch(f, norm=n) for f in ("vgg11", "resnet18") for n in ("instance", "batch")]
+    return found
+
+
+def _fits(filled: Callable[[Arch], Network], arch: Arch) -> bool:
+    try:
+        filled(arch)
+    except BadInput:
+        return False
+    return True
+
+
+def _stated_arch(path: Path) -> str | None:
+    """The architecture that a file of ours names."""
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {}).get(_ARCH)
 
 
 def load_state(
@@ -101,6 +161,8 @@ def _own_name(key: str, family: str) -> str:
     key = str(key).removeprefix("module.")
     if key.startswith(("body.", "normalize.")):
         return key
+    if family == "own":
+        return f"body.module.{key}"
     for theirs, ours in _RENAMES.get(family, {}).items():
         if key.startswith(theirs):
             return f"body.{ours}{key[len(theirs) :]}"

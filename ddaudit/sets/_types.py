@@ -135,6 +135,11 @@ class DistilledSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def _repr_html_(self) -> str:
+        from ddaudit.sets._notebook import to_html
+
+        return to_html(self)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""

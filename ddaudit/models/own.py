@@ -1,0 +1,191 @@
+"""Architectures of the user's own: a class that a package registers, ``file.py:ClassName``, or a module in hand.
+
+A class is called with those of these arguments that it takes: ``num_classes`` (or ``classes``, ``n_classes``),
+``in_channels`` (``channel``, ``channels``, ``in_chans``), ``image_size`` (``im_size``, (H, W)), ``shape`` (C, H, W).
+Its modules take normalised images (N, C, H, W) and give logits (N, K).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddaudit.errors import BadInput, Unsupported
+from ddaudit.models.arch import Arch
+from ddaudit.models.network import Body, Network
+from ddaudit.registry import Registry
+
+Make = Callable[..., nn.Module]
+
+ARCHS: Registry[Make] = Registry(
+    "arch",
+    of=None,
+    row=lambda make: {
+        "name": make.__name__,
+        "description": (inspect.getdoc(make) or "no description").splitlines()[0],
+    },
+)
+"""Architectures of other packages (entry-point group ``ddaudit.archs``: a class or function)."""
+
+
+def own_arch(name: str) -> Arch:
+    """The architecture that ``file.py:ClassName`` or a registered name stands for.
+
+    Raises:
+        BadInput: no such file, class or name, or the file cannot be imported.
+    """
+    make = find(name)
+    return Arch("own", own=name, digest=_digest(make), norm="unknown")
+
+
+def find(name: str) -> Make:
+    """The class itself. Importing ``file.py`` runs it: the user named it.
+
+    Raises:
+        BadInput: see :func:`own_arch`.
+    """
+    file, colon, attribute = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return ARCHS.get(name)
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise BadInput(f"--arch {name}", f"there is no file {file}", "Write FILE.py:ClassName.")
+    module = f"ddaudit_arch_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    if module not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[module])
+        except (Exception, SystemExit) as error:  # the user's own code
+            del sys.modules[module]
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise BadInput(f"--arch {name}", f"{file} cannot be imported ({why})") from None
+    found = getattr(sys.modules[module], attribute, None)
+    if not callable(found):
+        raise BadInput(f"--arch {name}", f"{file} has no class or function '{attribute}'")
+    make: Make = found
+    return make
+
+
+def own_body(arch: Arch, shape: tuple[int, int, int], num_classes: int) -> Body:
+    """A freshly made body of an architecture of the user's own.
+
+    Raises:
+        BadInput: it wants arguments that we do not know, or fails on images of this shape.
+    """
+    where, make = f"--arch {arch.own}", find(arch.own)
+    size = shape[1:]
+    offers: dict[str, Any] = dict.fromkeys(("num_classes", "classes", "n_classes"), num_classes)
+    offers |= dict.fromkeys(("in_channels", "channel", "channels", "in_chans"), shape[0])
+    offers |= dict.fromkeys(("image_size", "im_size"), size) | {"shape": shape}
+    taken = inspect.signature(make).parameters
+    unknown = [
+        p.name
+        for p in taken.values()
+        if p.name not in offers
+        and p.default is p.empty
+        and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if unknown:
+        raise BadInput(
+            where, f"wants the argument '{unknown[0]}'", f"It may take: {', '.join(offers)}."
+        )
+    try:
+        body = OwnBody(make(**{k: v for k, v in offers.items() if k in taken}), num_classes)
+        with torch.no_grad():
+            logits = body.eval()(torch.zeros(2, *shape))
+    except Exception as error:  # the user's own code
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise BadInput(where, f"fails on {shape} images ({why})") from None
+    if tuple(logits.shape) != (2, num_classes):
+        raise BadInput(where, f"gives {tuple(logits.shape)}, not (2, {num_classes}) logits")
+    return body.train()
+
+
+def wrap(
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """A module in hand as a Network; without constants it takes pixels as they are."""
+    channels = shape[0]
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    return Network(
+        OwnBody(module, num_classes),
+        arch=Arch("own", own=name, norm="unknown"),
+        shape=shape,
+        num_classes=num_classes,
+        mean=mean or (0.0,) * channels,
+        std=std or (1.0,) * channels,
+    )
+
+
+class OwnBody(Body):
+    """A body around any module: embeddings are what its last linear layer of K outputs takes in."""
+
+    def __init__(self, module: nn.Module, num_classes: int) -> None:
+        nn.Module.__init__(self)
+        self.module = module
+        self.num_classes = num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.module(x)
+        return logits
+
+    @property
+    def classifier(self) -> nn.Linear:  # type: ignore[override]
+        """The last linear layer with K outputs.
+
+        Raises:
+            Unsupported: there is none.
+        """
+        layers = [
+            m
+            for m in self.module.modules()
+            if isinstance(m, nn.Linear) and m.out_features == self.num_classes
+        ]
+        if not layers:
+            raise Unsupported("needs embeddings, and this network ends in no linear layer")
+        return layers[-1]
+
+    @property
+    def features(self) -> nn.Module:  # type: ignore[override]
+        """(N, C, H, W) normalised images -> (N, D), the classifier's input."""
+        return _Embedding(self)
+
+
+class _Embedding(nn.Module):
+    def __init__(self, body: OwnBody) -> None:
+        super().__init__()
+        self._body = (body,)  # a tuple: not a submodule, whose weights would count twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        taken: list[Tensor] = []
+        (body,) = self._body
+        hook = body.classifier.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+        try:
+            body(x)
+        finally:
+            hook.remove()
+        return taken[-1].flatten(1)
+
+
+def _digest(make: Make) -> str:
+    """A hash of the file that defines an architecture: edited code is another architecture."""
+    try:
+        content = Path(inspect.getfile(make)).read_bytes()
+    except (OSError, TypeError):
+        content = repr(make).encode()
+    return hashlib.sha256(content).hexdigest()[:8]
