@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation import Recipe, distill, distill_many, versions
+from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput, Unsupported, closest
 from ddaudit.findings import Check, Finding, MetricInfo
 from ddaudit.models import Arch, Network, build
@@ -90,8 +91,8 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-class Artifacts(Protocol):
-    """Where a context keeps sets and victims between cells (the run store implements it)."""
+class Artifacts(Store, Protocol):
+    """Where a context keeps sets, victims and what distillations share between cells (the run store implements it)."""
 
     def load_set(self, key: str) -> DistilledSet | None: ...
     def save_set(self, key: str, value: DistilledSet) -> None: ...
@@ -211,7 +212,15 @@ class Context:
             Unsupported: the subject is a file or a checkpoint.
         """
         recipe = self._recipe(subject)
-        return distill(recipe, train, data=self.data, ipc=self.ipc, seed=seed, device=self.device)
+        return distill(
+            recipe,
+            train,
+            data=self.data,
+            ipc=self.ipc,
+            seed=seed,
+            device=self.device,
+            store=self.artifacts,
+        )
 
     def redistill_many(
         self, subject: Subject, train: ImageData, members: Tensor, seed: int
@@ -223,7 +232,14 @@ class Context:
         """
         recipe = self._recipe(subject)
         return distill_many(
-            recipe, train, members, data=self.data, ipc=self.ipc, seed=seed, device=self.device
+            recipe,
+            train,
+            members,
+            data=self.data,
+            ipc=self.ipc,
+            seed=seed,
+            device=self.device,
+            store=self.artifacts,
         )
 
     def train(

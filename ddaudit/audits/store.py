@@ -2,7 +2,7 @@
 
     run.json            the resolved configuration, data notes, subjects, what was planned
     cells/KEY.json      a Finding: one (subject, auditor, seed), or an auditor's instrument checks
-    sets/KEY.safetensors, victims/KEY.safetensors   shared work
+    sets/KEY.safetensors, victims/KEY.safetensors, shared/KEY.safetensors   shared work
     releases/           one record per private set that was made
 
 KEY is a hash of everything the content depends on, so a second run finds finished work by itself.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 
 from ddaudit.data import Dataset
+from ddaudit.distillation.store import pack, unpack
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, Network, build
@@ -196,3 +197,12 @@ class RunStore:
                 for name, value in net.state_dict().items()
             }
         self.write(f"victims/{key}.safetensors", safetensors.torch.save(tensors))
+
+    def get(self, key: str) -> dict[str, torch.Tensor] | None:
+        """Tensors that distillations share (experts), or None; an unreadable file counts as missing."""
+        raw = self.read(f"shared/{key}.safetensors")
+        return None if raw is None else unpack(raw)
+
+    def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep tensors that distillations share."""
+        self.write(f"shared/{key}.safetensors", pack(tensors))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distillation.parts import Canvas
+from ddaudit.distillation.parts import Canvas, NetworkSource
+from ddaudit.distillation.store import Store
 from ddaudit.sets import PrivacyClaim
 
 Progress = Callable[[int, int], None]
@@ -27,6 +29,7 @@ class Job:
         seed: seeds everything but privacy noise.
         device: where to compute.
         progress: called with (steps done, steps in all).
+        store: keeps work that other jobs can use (experts); None keeps none.
     """
 
     train: ImageData
@@ -36,6 +39,16 @@ class Job:
     seed: int
     device: torch.device
     progress: Progress | None = None
+    store: Store | None = None
+
+
+@runtime_checkable
+class LearnsRecords(Protocol):
+    """A network source whose networks are trained on real records: no private reader's ledger covers that, and no two
+    runs share them unless their records are the same."""
+
+    def learn(self, job: Job, mean: Tensor, std: Tensor) -> NetworkSource:
+        """This source with its networks trained on the records of the job's one run, normalised by mean and std."""
 
 
 @dataclass(frozen=True)

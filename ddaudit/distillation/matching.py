@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.distillation.loops import Job, Outcome, blend, finish
+from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, blend, finish
 from ddaudit.distillation.parts import NetworkSource, Query, Signal, View
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
 from ddaudit.distillation.recipe import Recipe
@@ -116,6 +116,7 @@ class Matching:
             self.reusable(recipe, ipc)
             and bool(recipe.synthesis and recipe.synthesis.parallel)
             and not (recipe.networks and recipe.networks.couples_records())
+            and not isinstance(recipe.networks, LearnsRecords)
             and not (recipe.target and recipe.target.couples_records())
         )
 
@@ -143,7 +144,7 @@ class Matching:
         strategy = recipe.augment_for(job.data)
         source = recipe.open(job, again=self.pool is not None)
         canvas = recipe.start(job, generator)
-        networks = networks.bind(job.data)
+        networks = recipe.networks_for(job) or networks
         asker = _Asker(
             strategy,
             networks,

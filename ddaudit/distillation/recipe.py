@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddaudit.data import Dataset
 from ddaudit.distillation.learned import LearnedLabels
-from ddaudit.distillation.loops import Job, Outcome
+from ddaudit.distillation.loops import Job, LearnsRecords, Outcome
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import (
     Canvas,
@@ -129,6 +129,21 @@ class Recipe:
         self.check_private()
         return self.objective, self.networks
 
+    def networks_for(self, job: Job) -> NetworkSource | None:
+        """The networks, bound to the job's data and, where they learn from records, trained on those of its run.
+
+        Raises:
+            BadInput: what the networks need is missing.
+        """
+        if self.networks is None:
+            return None
+        bound = self.networks.bind(job.data)
+        return (
+            bound.learn(job, *self.constants(job.data))
+            if isinstance(bound, LearnsRecords)
+            else bound
+        )
+
     def open(self, job: Job, *, again: bool = False) -> Source:
         """The reader, opened on a job's records for the questions that the loop will ask.
 
@@ -198,6 +213,12 @@ class Recipe:
                 self.name,
                 "normalises by constants of the private data",
                 "Use --set normalise=public.",
+            )
+        if isinstance(self.networks, LearnsRecords):
+            raise BadInput(
+                self.name,
+                "trains networks on private records outside the ledger",
+                "Use fresh networks, or a pool that is trained on the synthetic set.",
             )
         if self.networks is not None and self.networks.couples_records():
             raise BadInput(

@@ -16,6 +16,7 @@ from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import Job, Outcome, Progress
 from ddaudit.distillation.reading import OpenedOnce
 from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput
 from ddaudit.sets import Card, DistilledSet
 from ddaudit.training import reuse_memory
@@ -30,6 +31,7 @@ def distill(
     seed: int,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    store: Store | None = None,
 ) -> DistilledSet:
     """Distil ``train`` into ``ipc`` images per class.
 
@@ -41,6 +43,7 @@ def distill(
         seed: seeds everything but privacy noise.
         device: where to compute.
         progress: called with (steps done, steps in all).
+        store: keeps work that other distillations can use, such as experts.
 
     Returns:
         The set, in pixel space, with its card.
@@ -50,7 +53,7 @@ def distill(
         DDAuditError: the optimisation diverged.
     """
     everyone = torch.ones(1, len(train), dtype=torch.bool)
-    job = Job(train, everyone, data, ipc, seed, torch.device(device), progress)
+    job = Job(train, everyone, data, ipc, seed, torch.device(device), progress, store)
     return _run(recipe, job)[0]
 
 
@@ -114,6 +117,7 @@ def distill_many(
     ipc: int,
     seed: int,
     device: torch.device | str = "cpu",
+    store: Store | None = None,
 ) -> list[DistilledSet]:
     """Shadow distillation: distil on K subsets of ``train``.
 
@@ -123,6 +127,8 @@ def distill_many(
     Args:
         members: (K, N) bool, row k = the records that run k may see.
 
+        recipe, train, data, ipc, seed, device, store: see :func:`distill`.
+
     Returns:
         K sets. Positions in ``card.member_indices`` refer to ``train``.
     """
@@ -130,7 +136,7 @@ def distill_many(
         raise ValueError(
             f"members must be bool (K, {len(train)}), got {members.dtype} {tuple(members.shape)}"
         )
-    job = Job(train, members, data, ipc, seed, torch.device(device))
+    job = Job(train, members, data, ipc, seed, torch.device(device), store=store)
     if recipe.loop.shareable(recipe, ipc):
         return _run(recipe, job)
     return [

@@ -1,7 +1,8 @@
-"""DM: distribution matching, alone, with a contrast between classes, and on networks trained on its images."""
+"""DM: distribution matching, alone, with a contrast between classes, and on trained networks."""
 
 from dataclasses import replace
 
+from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import MeanEmbedding
@@ -52,5 +53,17 @@ DM_POOL = register(
         networks=Pool(),
         terms=(CrossEntropy(),),
         small={**DM.small, "networks.size": 5, "networks.age": 50},
+    )
+)
+
+DM_EXPERTS = register(
+    replace(
+        DM,
+        name="dm-experts",
+        status="ours",
+        source=f"{DM.source}; on networks trained on the real records beforehand (after IDC, ICML 2022, and NCFM, "
+        "CVPR 2025)",
+        networks=Experts(),
+        small={**DM.small, "networks.count": 3, "networks.epochs": 10},
     )
 )
