@@ -157,6 +157,17 @@ class Context:
         limits = [v for v in (limit, self.preset.test_limit) if v is not None]
         return stratified(self.data.test, min(limits)) if limits else self.data.test
 
+    def require_pixels(self, why: str) -> None:
+        """Refuse data whose values are no pixels; ``why`` says in a clause what needs them.
+
+        Raises:
+            Unsupported: standardised values (a table, say).
+        """
+        if self.data.space != "pixels":
+            raise Unsupported(
+                f"needs pixels ({why}), and '{self.data.name}' holds standardised {self.data.modality} values"
+            )
+
     # ---- sets and victims ------------------------------------------------------------------------
 
     def set_key(self, subject: Subject, seed: int) -> str:
@@ -342,6 +353,14 @@ class Auditor(ABC, Generic[S]):
         Raises:
             Unsupported: the question cannot be answered for this kind of subject; the message says why.
         """
+
+    def inputs(self, ctx: Context) -> Mapping[str, str]:
+        """Fingerprints of what this auditor reads beyond train, validation and test, by name.
+
+        Stored cells are addressed by them: an auditor that reads ``ctx.data.extra["test_paired"]``, or a data set of
+        its own, names it here, so that other content gives another cell.
+        """
+        return {}
 
     @abstractmethod
     def checks(self, ctx: Context, settings: S) -> list[Check]:

@@ -25,7 +25,7 @@ def report_of(urls: Sequence[str]) -> Report:
     for entry in run.subjects:
         value = entry["set"]
         pictures = []
-        if value is not None:
+        if value is not None and value.card.modality == "image":
             pictures = [
                 gallery(
                     value.images,

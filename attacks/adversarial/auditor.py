@@ -127,6 +127,7 @@ class Adversarial(Auditor[AdversarialSettings]):
         self, subject: Subject, ctx: Context, settings: AdversarialSettings, seed: int
     ) -> Finding:
         """Attack the subject's victims, then test the numbers for gradient masking."""
+        ctx.require_pixels("its radii are grey levels")
         victims = ctx.victims(subject, seed)
         attack_seed = ctx.seed_for("adversarial", seed)
         finding = Finding(

@@ -132,6 +132,7 @@ class Backdoor(Auditor[BackdoorSettings]):
                 f"a {subject.kind} is the finished result (whether it already hides somebody else's backdoor is "
                 "a different question, which this auditor does not answer)"
             )
+        ctx.require_pixels("its trigger is a white square")
         _check_target(settings.target, ctx.data.num_classes)
         test, trigger = ctx.test(settings.images), SquareTrigger.published(ctx.data.shape)
         clean = outcome(ctx, ctx.victims(subject, seed), test, trigger, settings.target)
@@ -154,6 +155,8 @@ class Backdoor(Auditor[BackdoorSettings]):
 
     def checks(self, ctx: Context, settings: BackdoorSettings) -> list[Check]:
         """A planted backdoor that must be found, a clean network that must show none, and the trigger's place."""
+        if ctx.data.space != "pixels":
+            return []
         _check_target(settings.target, ctx.data.num_classes)
         return [*controls(ctx, settings.target), stamp_check()]
 

@@ -116,7 +116,7 @@ class Leakage(Auditor[LeakageSettings]):
             curves=[_curve(space, tests[space]) for space in SPACES],
             caveats=_caveats(released.card.source_fingerprint, ctx, bench, sampled, len(images)),
         )
-        if settings.pairs > 0:
+        if settings.pairs > 0 and ctx.data.modality == "image":
             nearest = bench.train.pixels(pixels.train_index)
             finding.images.append(
                 closest_pairs(images, nearest, pixels.ratio, pairs=settings.pairs)

@@ -229,12 +229,13 @@ def label_scores(
                     pixels,
                     labels,
                     draws=noise_draws,
+                    bounds=records.bounds,
                     generator=ctx.generator("membership", "noise", seed),
                 )
                 for net in networks
             ]
         )
-    if "label-only-shifts" in attacks:
+    if "label-only-shifts" in attacks and records.modality == "image":
         out["label-only-shifts"] = mean_of(
             [label_only.stability_under_shifts(classes(net), pixels, labels) for net in networks]
         )

@@ -95,7 +95,7 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         for attack in attacks:
             finding.metrics += _metrics(attack)
             finding.curves += _curves(attack)
-            if settings.pairs > 0:
+            if settings.pairs > 0 and ctx.data.modality == "image":
                 side = attack.inside
                 finding.images.append(
                     triples(

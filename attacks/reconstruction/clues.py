@@ -132,7 +132,7 @@ def unexplained(released: DistilledSet, case: Case) -> list[Tensor | None]:
         copies = exact_copies(nearest, pixels=size)
         odd = (~copies & (labels == label)).nonzero().squeeze(1)
         coreset = float(copies.double().mean()) >= _CORESET
-        out.append(images[odd[0]].clamp(0, 1) if coreset and len(odd) else None)
+        out.append(images[odd[0]].clamp(*case.pool.bounds) if coreset and len(odd) else None)
     return out
 
 

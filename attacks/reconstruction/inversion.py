@@ -91,10 +91,12 @@ class Prior:
     Attributes:
         means: (J, C, H, W) mean of the known records of each target's class, the best blind guess.
         spread: how records scatter around their class mean, flattened pixels.
+        bounds: lowest and highest value a record may have.
     """
 
     means: Tensor
     spread: LowRankNormal
+    bounds: tuple[float, float] = (0.0, 1.0)
 
     def surprise(self, images: Tensor, which: Tensor) -> Tensor:
         """(B,) negative log-density of candidates, up to a constant."""
@@ -118,7 +120,7 @@ def class_prior(case: Case, *, device: torch.device) -> Prior:
     variance = max(variance, 1e-6)
     rows = off * ((1 - _SHRINK) / max(len(off), 1)) ** 0.5
     spread = low_rank_normal(rows.to(device), floor=_SHRINK * variance)
-    return Prior(torch.stack(means).to(device), spread)
+    return Prior(torch.stack(means).to(device), spread, case.pool.bounds)
 
 
 def invert(
@@ -153,7 +155,7 @@ def invert(
     scatter = prior.spread.sample(count * (starts - 1), generator).view(-1, *shape)
     x = prior.means[which].clone()
     x[count:] += scatter
-    x = x.clamp_(0, 1).requires_grad_(True)
+    x = x.clamp_(*prior.bounds).requires_grad_(True)
     together = float(len(clues)) if independent else 1.0
     optimiser = torch.optim.Adam([x], lr=lr)
     for step in range(steps):
@@ -164,7 +166,7 @@ def invert(
         optimiser.param_groups[0]["lr"] = lr * (1 - step / steps)
         optimiser.step()
         with torch.no_grad():
-            x.clamp_(0, 1)
+            x.clamp_(*prior.bounds)
     rebuilt = x.detach()
     if starts == 1:
         return rebuilt

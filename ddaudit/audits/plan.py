@@ -142,7 +142,10 @@ def make_plan(
 
     def settings_of(name: str) -> dict[str, Any]:
         auditor, settings = auditors[name]
+        # Without further inputs the key stays what it was.
+        inputs = dict(auditor.inputs(context))
         return {
+            **({"inputs": inputs} if inputs else {}),
             "auditor": name,
             "version": auditor.version,
             "settings": settings.model_dump(mode="json"),

@@ -88,6 +88,11 @@ class ImageData:
         images = self.images if index is None else self.images[index]
         return images.float().div_(255.0) if images.dtype == torch.uint8 else images.clone()
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(lowest, highest) value an input may have: 0 and 1 for pixels, no bound for standardised values."""
+        return (0.0, 1.0) if self.space == "pixels" else (-math.inf, math.inf)
+
     def subset(self, index: Tensor) -> ImageData:
         """The records at ``index`` (int64 positions or a bool mask), in that order."""
         return replace(

@@ -15,6 +15,9 @@ from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.measures._fairlearn import class_gaps
 from ddaudit.stats import fair_gap_floor, max_min_gap
 
+PAIRED = "test_paired"
+"""The extra split of data that show every test image in every group."""
+
 SMALL_CELL = 30
 """Below this many images in a (group, class) cell, caveats say so."""
 
@@ -122,7 +125,7 @@ class Bias(Auditor[BiasSettings]):
             curves=[_class_curve(answers, subject.id), _group_curve(metrics, answers, subject.id)],
             caveats=few_images(len(test), len(victims)) + _caveats(answers, metrics),
         )
-        paired = ctx.data.extra.get("test_paired")
+        paired = ctx.data.extra.get(PAIRED)
         if paired is None:
             return finding
         chosen = gaps.paired_sample(paired, settings.paired_limit)
@@ -140,6 +143,11 @@ class Bias(Auditor[BiasSettings]):
         except Unsupported as error:
             finding.status, finding.reason = "partial", f"No paired gaps: {error}."
         return finding
+
+    def inputs(self, ctx: Context) -> Mapping[str, str]:
+        """The paired test set, where the data have one."""
+        paired = ctx.data.extra.get(PAIRED)
+        return {} if paired is None else {PAIRED: paired.fingerprint}
 
     def checks(self, ctx: Context, settings: BiasSettings) -> list[Check]:
         """Perfect, group-reading and fair simulated networks; the mapping to fairlearn."""

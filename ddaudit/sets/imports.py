@@ -119,6 +119,8 @@ def _by_content(path: Path) -> str | None:
         return None
     if isinstance(content, Mapping) and isinstance(content.get("data"), list | tuple):
         return "dc"
+    if isinstance(content, Mapping) and {"images", "labels"} <= set(content):
+        return "tensors"
     if _is_images(content):
         return "mtt"
     pair = isinstance(content, list | tuple) and len(content) == 2

@@ -58,7 +58,7 @@ def test_other_files_are_told_apart(tmp_path: Path, make_set: Make) -> None:
     (tmp_path / "e.txt").write_text("text")
     save(make_set(), tmp_path / "f.safetensors")
     found = {p.name[0]: detect(p) for p in tmp_path.iterdir()}
-    assert found == {"a": "frepo", "b": "kip", "c": None, "d": "huggingface", "e": None, "f": None}
+    assert found == {"a": "frepo", "b": "npz", "c": None, "d": "huggingface", "e": None, "f": None}
 
 
 def test_folders_are_told_apart(tmp_path: Path) -> None:

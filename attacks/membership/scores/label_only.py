@@ -18,6 +18,7 @@ def stability_under_noise(
     *,
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.2),
     draws: int = 4,
+    bounds: tuple[float, float] = (0.0, 1.0),
     generator: torch.Generator,
 ) -> Tensor:
     """Share of correct answers over noisy copies of a record (and the clean one).
@@ -28,6 +29,7 @@ def stability_under_noise(
         labels: (N,) int64 true classes.
         sigmas: noise levels, in pixel units.
         draws: noisy copies per level.
+        bounds: lowest and highest value an input may have; what noise pushes over them is set to them.
         generator: CPU generator of the noise. All records get the same noise, which ranks them
             better.
 
@@ -41,7 +43,7 @@ def stability_under_noise(
     for sigma in sigmas:
         for _ in range(draws):
             noise = torch.randn(images.shape[1:], generator=generator).to(images)
-            hits += _hits(classify, (images + sigma * noise).clamp(0, 1), labels)
+            hits += _hits(classify, (images + sigma * noise).clamp(*bounds), labels)
     return hits / (1 + draws * len(sigmas))
 
 

@@ -67,8 +67,9 @@ def _says_zca(path: Path, *, channels: int) -> bool:
 
 
 def sniff(path: Path) -> bool:
-    """True for an .npz with ``images`` and ``labels``."""
-    return path.suffix == ".npz" and {"images", "labels"} <= npz_names(path)
+    """True for an .npz with ``images`` and ``labels`` that is named as KIP names them."""
+    named = path.suffix == ".npz" and path.name.startswith("kip_")
+    return named and {"images", "labels"} <= npz_names(path)
 
 
 FORMATS.add(

@@ -23,6 +23,7 @@ from ddaudit.defenses.privacy.selfcheck.questions import (
     SILENT,
     Answers,
     ask,
+    inverted,
     made_up,
 )
 from ddaudit.distillation import Recipe
@@ -108,7 +109,7 @@ def check_start(recipe: Recipe, data: Dataset, *, ipc: int, subject: str) -> lis
     order = torch.arange(len(train)).roll(1)
     for records in (
         train,
-        replace(train, images=255 - train.images),
+        replace(train, images=inverted(train.images)),
         replace(train.subset(order), images=train.images),
         train.subset(order[1:]),
     ):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.defenses.privacy.selfcheck.questions import inverted
 from ddaudit.distillation import Recipe
 from ddaudit.distillation.objectives import row_norms
 from ddaudit.distillation.parts import Opening, TargetRule
@@ -93,7 +94,9 @@ def check_signals(recipe: Recipe, data: Dataset, *, subject: str, seed: int = 0)
     before, worst = signals(batch), 0.0
     for record in range(min(_CHANGED, len(batch))):
         others = torch.arange(len(batch)) != record
-        moved = row_norms(signals(_with_pixels(batch, record, 255 - batch.images[record])) - before)
+        moved = row_norms(
+            signals(_with_pixels(batch, record, inverted(batch.images[record]))) - before
+        )
         size = row_norms(before).clamp_min(1e-12)
         worst = max(worst, float((moved / size)[others].max()))
     detail = "Largest move of another record's signal in a batch of 24, relative to its norm."
@@ -149,7 +152,7 @@ def _alike_in_counts(data: ImageData, record: int) -> Iterator[tuple[ImageData, 
 
 
 def _pixel_changes(data: ImageData, record: int) -> Iterator[ImageData]:
-    yield _with_pixels(data, record, 255 - data.images[record])
+    yield _with_pixels(data, record, inverted(data.images[record]))
     # A copy of a record of the same cell shows at every bandwidth of a density.
     same = data.labels == data.labels[record]
     if data.groups is not None:
@@ -180,6 +183,8 @@ def _made_up(train: ImageData, seed: int) -> ImageData:
     return replace(
         train,
         images=(x.clamp(0, 1) * 255).to(torch.uint8),
+        space="pixels",
+        modality="image",
         labels=labels,
         class_names=train.class_names[:classes],
         groups=None if train.groups is None else group,

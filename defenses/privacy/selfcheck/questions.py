@@ -40,16 +40,25 @@ def made_up(train: ImageData) -> ImageData:
     groups = len(train.group_names) if train.groups is not None else 1
     count = min(_RECORDS, len(train))
     number = torch.arange(count)
-    images = torch.zeros(count, *train.shape, dtype=torch.uint8)
+    # Two values hold the number, so a table of one column gets another.
+    shape = train.shape if math.prod(train.shape) > 1 else (1, 1, 2)
+    images = torch.zeros(count, *shape, dtype=torch.uint8)
     flat = images.view(count, -1)
     flat[:, 0], flat[:, 1] = (number % 256).to(torch.uint8), (number // 256).to(torch.uint8)
     return replace(
         train,
         images=images,
+        space="pixels",
+        modality="image",
         labels=number % classes,
         class_names=train.class_names[:classes],
         groups=None if train.groups is None else number // classes % groups,
     )
+
+
+def inverted(images: Tensor) -> Tensor:
+    """Other inputs of the same kind: pixels as their negative, standardised values with their sign turned."""
+    return 255 - images if images.dtype == torch.uint8 else -images
 
 
 def ask(

@@ -1,0 +1,143 @@
+"""Plain arrays ``images`` and ``labels``: which range and layout they are in, said or refused, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddaudit.errors import BadInput
+from ddaudit.sets._types import Card, DistilledSet
+from ddaudit.sets.formats import _labels
+from ddaudit.sets.formats._base import assemble, choice
+from ddaudit.sets.formats._pixels import said, unnormalise
+
+RANGES = ("0-1", "0-255", "-1-1", "normalised", "standard")
+LAYOUTS = ("nchw", "nhwc")
+
+PLAIN_OPTIONS = {
+    "range": "what values are: 0-1, 0-255, -1-1, normalised (by mean and std), or standard (a table)",
+    "layout": "nchw or nhwc, where both fit",
+}
+_WIDE = 10.0
+"""Optimised pixels overshoot [0, 1] or [-1, 1], but no published set comes near this."""
+
+
+def from_arrays(
+    images: Any,
+    labels: Any,
+    path: Path,
+    *,
+    num_classes: int | None,
+    shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    options: Mapping[str, str],
+) -> DistilledSet:
+    """A set of two stored arrays or tensors; the card says what range was found and what was assumed.
+
+    Raises:
+        BadInput: two readings are plausible (the line names the option that decides), or none is.
+    """
+    values = _tensor(images, path)
+    kind = choice(options, "range", RANGES, default="") if "range" in options else ""
+    table = kind == "standard" and values.ndim == 2
+    x = values[:, None, None, :] if table else _channels_first(values, shape, options, path)
+    if x.numel() == 0:
+        raise BadInput(path, "holds no images", "An empty set cannot be audited.")
+    low, high = float(x.min()), float(x.max())
+    kind = kind or _only_range(x, low, high, path)
+    _contradiction(kind, low, high, path)
+    x = x.float().contiguous()
+    notes = [f"stored values run from {low:g} to {high:g}, read as {kind}"]
+    if kind == "0-255":
+        x = x / 255.0
+    elif kind == "-1-1":
+        x = (x + 1.0) / 2.0
+    elif kind == "normalised":
+        x = unnormalise(x, mean=mean, std=std, where=path)
+        notes.append(said(mean, std))
+    hard_or_soft, note = _labels.hard_or_logits(_labels.tensor(labels, path), path)
+    card = Card(
+        notes=[*notes, *filter(None, [note])],
+        modality="tabular" if kind == "standard" else "image",
+        space="standard" if kind == "standard" else "pixels",
+        mean=list(mean) if kind == "normalised" and mean else None,
+        std=list(std) if kind == "normalised" and std else None,
+    )
+    return assemble(path, x, hard_or_soft, num_classes=num_classes, card=card)
+
+
+def _tensor(value: Any, path: Path) -> Tensor:
+    """Integer or floating-point values of a stored array, finite, on the CPU."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        value = torch.from_numpy(np.array(value))
+    if not isinstance(value, Tensor) or value.is_sparse or value.is_complex() or value.is_quantized:
+        raise BadInput(path, f"images are {type(value).__name__}, expected a numeric array")
+    if value.dtype == torch.bool:
+        raise BadInput(path, "images are true or false, expected numbers")
+    value = value.detach().cpu()
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise BadInput(path, "images contain NaN or infinity", "Distillation probably diverged.")
+    return value
+
+
+def _channels_first(
+    x: Tensor, shape: tuple[int, int, int] | None, options: Mapping[str, str], path: Path
+) -> Tensor:
+    """(N, C, H, W) of (N, H, W), (N, C, H, W) or (N, H, W, C)."""
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim != 4:
+        todo = "Wanted: (N, C, H, W), (N, H, W, C) or (N, H, W); a table of (N, D) needs range=standard."
+        raise BadInput(path, f"images have shape {tuple(x.shape)}", todo)
+    last = x.permute(0, 3, 1, 2)
+    if "layout" in options:
+        return last if choice(options, "layout", LAYOUTS, default="") == "nhwc" else x
+    if shape is not None and (tuple(x.shape[1:]) == shape) != (tuple(last.shape[1:]) == shape):
+        return x if tuple(x.shape[1:]) == shape else last
+    fits = [y for y in (x, last) if y.shape[1] in (1, 3)]
+    if len(fits) != 1:
+        both = "its first and its last axis may" if fits else "neither axis can"
+        what = f"images have shape {tuple(x.shape)}: {both} hold the channels"
+        raise BadInput(path, what, "Pass --set layout=nchw or --set layout=nhwc.")
+    return fits[0]
+
+
+def _only_range(x: Tensor, low: float, high: float, path: Path) -> str:
+    """The one range that values can be in; refused where there are two."""
+    whole = not x.is_floating_point() or bool((x == x.round()).all())
+    if low >= 0 and high <= 1 and not (whole and not x.is_floating_point()):
+        return "0-1"
+    if low >= 0 and 1 < high <= 255 and whole:
+        return "0-255"
+    if low < 0 and high <= 1 and low >= -1:
+        plausible = "-1-1 or normalised (or 0-1 that overshoots)"
+    elif low < 0:
+        plausible = "normalised, or 0-1 or -1-1 that overshoots"
+    elif high <= 1:
+        plausible = "0-1 or 0-255: integers of 0 and 1"
+    elif high <= 255:
+        plausible = "0-255 or 0-1 that overshoots"
+    else:
+        plausible = "none of the usual ranges"
+    what = (
+        f"values run from {low:g} to {high:g} and the file does not say what they are: {plausible}"
+    )
+    raise BadInput(path, what, f"Pass --set range={'|'.join(RANGES)}.")
+
+
+def _contradiction(kind: str, low: float, high: float, path: Path) -> None:
+    """Refuse a range that the values cannot be in."""
+    wrong = {
+        "0-1": high > _WIDE or low < -_WIDE,
+        "-1-1": high > _WIDE or low < -_WIDE,
+        "0-255": low < 0 or high > 255 or high <= 1,
+    }.get(kind, False)
+    if wrong:
+        what = f"values run from {low:g} to {high:g}, which is not {kind}"
+        raise BadInput(path, what, f"Pass another --set range={'|'.join(RANGES)}.")

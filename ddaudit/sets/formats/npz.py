@@ -1,0 +1,49 @@
+"""``npz``: anybody's NumPy archive with the arrays ``images`` and ``labels``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ddaudit.sets._types import DistilledSet
+from ddaudit.sets.formats._base import FORMATS, Format
+from ddaudit.sets.formats._plain import PLAIN_OPTIONS, from_arrays
+from ddaudit.sets.formats._safe import load_npz, npz_names
+
+NAMES = ("images", "labels")
+
+
+def read(
+    path: Path,
+    *,
+    num_classes: int | None,
+    shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    options: Mapping[str, str],
+) -> DistilledSet:
+    """Read ``images`` (N, C, H, W), (N, H, W, C) or (N, H, W) and ``labels`` (N,) or (N, K)."""
+    arrays = load_npz(path, NAMES)
+    return from_arrays(
+        arrays["images"], arrays["labels"], path,
+        num_classes=num_classes, shape=shape, mean=mean, std=std, options=options,
+    )  # fmt: skip
+
+
+def sniff(path: Path) -> bool:
+    """True for an .npz with both arrays that is not named like KIP's."""
+    kip = path.name.startswith("kip_")
+    return path.suffix == ".npz" and not kip and set(NAMES) <= npz_names(path)
+
+
+FORMATS.add(
+    "npz",
+    Format(
+        name="npz",
+        summary=".npz with the arrays images and labels, of a range that is said",
+        source="NumPy",
+        read=read,
+        sniff=sniff,
+        options=PLAIN_OPTIONS,
+    ),
+)

@@ -1,0 +1,76 @@
+"""``tensors``: a PyTorch or safetensors file that holds ``images`` and ``labels``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ddaudit.errors import BadInput
+from ddaudit.sets._types import DistilledSet
+from ddaudit.sets.formats._base import FORMATS, Format
+from ddaudit.sets.formats._plain import PLAIN_OPTIONS, from_arrays
+from ddaudit.sets.formats._safe import load_torch
+
+NAMES = ("images", "labels")
+
+
+def read(
+    path: Path,
+    *,
+    num_classes: int | None,
+    shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    options: Mapping[str, str],
+) -> DistilledSet:
+    """Read a dict ``{"images": ..., "labels": ...}``; other entries are left alone. Nothing is unpickled but tensors
+    and plain containers."""
+    content = _safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    if not isinstance(content, Mapping) or any(name not in content for name in NAMES):
+        held = (
+            ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        )
+        raise BadInput(
+            path, f"holds no dict of images and labels ({held[:100]})", "Is it another format?"
+        )
+    return from_arrays(
+        content["images"], content["labels"], path,
+        num_classes=num_classes, shape=shape, mean=mean, std=std, options=options,
+    )  # fmt: skip
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            if "ddaudit.card" in (file.metadata() or {}):
+                raise BadInput(path, "is a ddaudit set file already", "It needs no import.")
+            return {name: file.get_tensor(name) for name in NAMES if name in set(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise BadInput(path, f"is not a readable safetensors file ({error})") from error
+
+
+def sniff(path: Path) -> bool:
+    """True for a safetensors file with both tensors and no card; PyTorch files are told by their content."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            return set(NAMES) <= set(file.keys()) and "ddaudit.card" not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+FORMATS.add(
+    "tensors",
+    Format(
+        name="tensors",
+        summary=".pt or .safetensors with the tensors images and labels, of a range that is said",
+        source="PyTorch",
+        read=read,
+        sniff=sniff,
+        options=PLAIN_OPTIONS,
+    ),
+)

@@ -1,0 +1,119 @@
+"""Plain arrays and tensors: the range is found, said or refused; nothing is guessed and nothing unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ddaudit.data import load_data
+from ddaudit.errors import BadInput
+from ddaudit.sets import detect, import_set
+
+LABELS = np.arange(4)
+
+
+def unit(shape: tuple[int, ...] = (4, 3, 6, 6)) -> np.ndarray[Any, Any]:
+    """Values in [0, 1], both ends among them."""
+    x = np.random.RandomState(0).rand(*shape).astype(np.float32)
+    x.flat[0], x.flat[1] = 0.0, 1.0
+    return x
+
+
+def npz(path: Path, images: Any, labels: Any = LABELS) -> Path:
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "error"),
+    [
+        (unit(), {}, 0.0),
+        (unit(), {"range": "0-1"}, 0.0),
+        ((unit() * 255).round().astype(np.uint8), {}, 0.5 / 255),
+        ((unit() * 255).round(), {}, 0.5 / 255),
+        (unit() * 255, {"range": "0-255"}, 0.0),
+        (unit() * 2 - 1, {"range": "-1-1"}, 0.0),
+        (
+            (unit() - 0.4) / 0.2,
+            {"range": "normalised", "mean": "0.4,0.4,0.4", "std": "0.2,0.2,0.2"},
+            0.0,
+        ),
+        (unit().transpose(0, 2, 3, 1), {}, 0.0),
+    ],
+)
+def test_every_range_comes_back_to_pixels(tmp_path: Path, stored: Any, options: Any, error: float):
+    made = import_set(npz(tmp_path / "x.npz", stored), options=options)
+    assert made.labels.tolist() == [0, 1, 2, 3]
+    assert float((made.images - torch.from_numpy(unit())).abs().max()) <= error + 1e-6
+    assert "read as" in made.card.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "said"),
+    [
+        (unit() * 2 - 1, {}, "-1-1 or normalised"),
+        ((unit() - 0.4) / 0.2, {}, "normalised, or"),
+        (unit() * 3, {}, "0-255 or 0-1"),
+        ((unit() > 0.5).astype(np.uint8), {}, "integers of 0 and 1"),
+        (unit() * 1000, {}, "none of the usual"),
+        (unit() * 255, {"range": "0-1"}, "which is not 0-1"),
+        (unit(), {"range": "0-255"}, "which is not 0-255"),
+        (unit((4, 3, 6, 3)), {}, "first and its last axis"),
+        (unit((4, 5, 6, 7)), {}, "neither axis"),
+        (unit((4, 6)), {}, "range=standard"),
+        (np.where(unit() > 0.9, np.nan, unit()), {}, "NaN"),
+    ],
+)
+def test_two_readings_are_refused_with_the_option_that_decides(
+    tmp_path: Path, stored: Any, options: Any, said: str
+):
+    with pytest.raises(BadInput, match=said):
+        import_set(npz(tmp_path / "x.npz", stored), options=options)
+
+
+def test_files_of_tensors_are_found_and_read(tmp_path: Path):
+    content = {"images": torch.from_numpy(unit()), "labels": torch.arange(4), "note": "ours"}
+    torch.save(content, tmp_path / "x.pt")
+    save_file({k: content[k] for k in ("images", "labels")}, tmp_path / "x.safetensors")
+    for name in ("x.pt", "x.safetensors"):
+        assert detect(tmp_path / name) == "tensors"
+        made = import_set(tmp_path / name)
+        assert torch.equal(made.images, content["images"])
+        assert made.shape == (3, 6, 6)
+
+
+def test_soft_labels_stay_what_they_are(tmp_path: Path):
+    soft = np.full((4, 4), 0.1, np.float32) + 0.6 * np.eye(4, dtype=np.float32)
+    made = import_set(npz(tmp_path / "x.npz", unit(), soft))
+    assert torch.allclose(made.labels, torch.from_numpy(soft))
+
+
+def test_a_table_of_somebody_else_is_checked_against_its_data(tmp_path: Path):
+    rows = np.random.RandomState(0).randn(6, 13)
+    path = npz(tmp_path / "x.npz", rows, np.arange(6) % 2)
+    made = import_set(path, options={"range": "standard"}, data=load_data("wine"))
+    assert (made.shape, made.card.space, made.card.modality) == ((1, 1, 13), "standard", "tabular")
+    with pytest.raises(BadInput, match=r"\(1, 1, 13\) .* is \(1, 1, 30\)"):
+        import_set(path, options={"range": "standard"}, data=load_data("breast-cancer"))
+
+
+class Planted:
+    def __reduce__(self) -> Any:
+        return print, ("planted code ran",)
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.npz"])
+def test_pickled_code_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / name
+    if name == "x.pt":
+        torch.save({"images": Planted(), "labels": torch.arange(4)}, path)
+    else:
+        np.savez(path, images=np.array([Planted()], dtype=object), labels=LABELS)
+    with pytest.raises(BadInput, match="pickled code"):
+        import_set(path, format="tensors" if name == "x.pt" else "npz")
+    assert "planted" not in capsys.readouterr().out
