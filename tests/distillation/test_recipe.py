@@ -1,0 +1,160 @@
+"""Recipes: resolving names, composing defenses, changing options, and what is refused before any work."""
+
+import json
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ddaudit.distillation import METHODS, Defense, resolve
+from ddaudit.distillation.loops import Job
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.parts import describe, option, replace_option
+from ddaudit.errors import BadInput
+
+
+def job(data, **changes):
+    everyone = torch.ones(1, len(data.train), dtype=torch.bool)
+    return replace(Job(data.train, everyone, data, 1, 0, torch.device("cpu")), **changes)
+
+
+def test_every_method_resolves_at_both_profiles_and_goes_on_a_card():
+    for name in METHODS.names():
+        for profile in ("paper", "small"):
+            recipe = resolve(name, profile=profile)
+            assert recipe.name == name
+            card = json.loads(json.dumps(recipe.describe()))
+            assert card["loop"]["part"] == type(recipe.loop).__name__
+            assert not {"small", "deviations"} & card.keys()
+
+
+def test_the_small_profile_is_the_recipe_with_its_small_numbers_and_says_so():
+    for name in METHODS.names():
+        paper, small = resolve(name), resolve(name, profile="small")
+        for path, value in paper.small.items():
+            assert option(small, path) == value, (name, path)
+        told = [d.split(" = ")[0] for d in small.deviations if d not in paper.deviations]
+        assert told == [p for p in paper.small if option(paper, p) != option(small, p)], name
+        # Nothing else differs.
+        back = replace(small, deviations=paper.deviations, name=paper.name)
+        for path in paper.small:
+            value = option(paper, path)
+            back = replace_option(back, path, "none" if value is None else value, where=path)
+        assert back == paper, name
+
+
+def test_defenses_apply_in_their_order_whatever_order_they_are_named_in(monkeypatch):
+    def noting(name, order):
+        def apply(recipe):
+            return replace(recipe, deviations=(*recipe.deviations, name))
+
+        return Defense(name, "", "", apply, order=order)
+
+    known = {n: noting(n, order) for n, order in (("late", 9), ("b", 1), ("a", 1))}
+    monkeypatch.setattr("ddaudit.distillation.recipe.DEFENSES", SimpleNamespace(get=known.get))
+    recipe = resolve("dm+late+b+a")
+    assert recipe.name == "dm+a+b+late"
+    assert recipe.deviations == ("a", "b", "late")
+    with pytest.raises(BadInput, match="names 'a' more than once"):
+        resolve("dm+a+late+a")
+
+
+def test_options_are_typed_by_what_they_replace():
+    recipe = resolve(
+        "dm",
+        options={
+            "loop.iterations": "1_000",
+            "loop.lr": "3",
+            "loop.pool": "none",
+            "networks.arch": "ConvNetD2",
+            "normalise": "public",
+        },
+    )
+    assert (recipe.loop.iterations, recipe.loop.lr, recipe.loop.pool) == (1000, 3.0, None)
+    assert isinstance(recipe.loop.lr, float)
+    assert (recipe.networks.arch, recipe.normalise) == ("ConvNetD2", "public")
+    for path, value, message in (
+        ("loop", "fast", "'loop' is a part, not a value"),
+        ("loop.lr.size", "1", "no option 'size' in float"),
+        ("speed", "1", "no option 'speed' in Recipe"),
+        ("loop.lr", "-1", "loop.lr positive"),
+        ("reader.per_class", "many", "is not a number"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            resolve("dm", options={path: value})
+    with pytest.raises(BadInput, match="nonesuch"):
+        resolve("nonesuch")
+    with pytest.raises(BadInput, match="nonesuch"):
+        resolve("dm+nonesuch")
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Outer:
+    parts: tuple[Inner, ...] = (Inner(1), Inner(2))
+    flag: bool = False
+
+
+def test_parts_are_described_and_changed_wherever_they_stand():
+    outer = Outer()
+    assert describe(outer) == {
+        "part": "Outer",
+        "parts": [{"part": "Inner", "size": 1}, {"part": "Inner", "size": 2}],
+        "flag": False,
+    }
+    changed = replace_option(outer, "parts.1.size", "5", where="test")
+    assert changed == Outer((Inner(1), Inner(5)))
+    assert replace_option(outer, "parts.inner.size", 7, where="test") == Outer((Inner(7), Inner(2)))
+    assert (option(changed, "parts.1.size"), option(changed, "parts.2.size")) == (5, None)
+    assert replace_option(outer, "flag", "yes", where="test").flag
+    with pytest.raises(BadInput, match="is not true or false"):
+        replace_option(outer, "flag", "maybe", where="test")
+
+
+def test_a_private_recipe_refuses_every_way_around_its_ledger(tiny):
+    private = resolve("ndpdc")
+    private.check_private()
+    bad = {
+        "starts from real images": replace(private, synthesis=resolve("dm").synthesis),
+        "normalises by constants": replace(private, normalise="data"),
+        "batch normalisation": replace(private, networks=Fresh("ConvNetBN")),
+        "lets a teacher read": replace(private, labels=resolve("dm+soft").labels),
+        "trains networks on private records": replace(
+            private, networks=resolve("dm-experts").networks
+        ),
+    }
+    for message, recipe in bad.items():
+        with pytest.raises(BadInput, match=message):
+            recipe.check_private()
+        replace(recipe, reader=resolve("dm").reader).check_private()  # fine without a claim
+
+
+def test_missing_parts_are_named(tiny):
+    dm = resolve("dm")
+    for name in ("objective", "target", "synthesis", "networks", "reader"):
+        with pytest.raises(BadInput, match="is no matching recipe"):
+            replace(dm, **{name: None}).matching_parts()
+    with pytest.raises(BadInput, match="lacks a target or a reader"):
+        replace(dm, target=None).open(job(tiny))
+    with pytest.raises(BadInput, match="lacks a synthesis"):
+        replace(dm, synthesis=None).start(job(tiny), torch.Generator())
+
+
+def test_normalisation_and_augmentation_are_the_datas_or_public(tiny):
+    data = replace(tiny, augment="flip")
+    plain, public = resolve("dm"), resolve("dm", options={"normalise": "public", "augment": ""})
+    assert plain.normalisation(data) == (data.mean, data.std)
+    assert public.normalisation(data) == ((0.5,) * 3, (0.5,) * 3)
+    assert (plain.augment_for(data), public.augment_for(data)) == ("flip", "")
+    mean, std = plain.constants(data)
+    assert mean.shape == std.shape == (3, 1, 1)
+
+
+def test_recipes_are_plain_values():
+    assert resolve("dm") == resolve("dm")
+    assert resolve("dm") != resolve("dm", options={"loop.lr": 2})
