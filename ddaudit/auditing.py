@@ -72,6 +72,8 @@ class Preset(BaseModel):
     victims: int
     """Networks trained per distilled set."""
     protocol: str
+    reference_draws: int = 5
+    """Seeds of the random subset, at least: it costs little, and every verdict is held against its spread."""
     profile: Literal["small", "paper"]
     test_limit: int | None
     """At most this many test images (a fixed stratified sample); None: all."""
@@ -322,6 +324,8 @@ class Auditor(ABC, Generic[S]):
     """What a reader calls a metric, by metric name; one that is not here is called by the words of its name."""
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()
     """Every metric it may emit, for ``ddaudit list metrics``."""
+    redistils: ClassVar[bool] = False
+    """Whether many distillations of a recipe lie behind each number, so that its interval covers the draw of a set."""
     version: ClassVar[int] = 1
     settings: ClassVar[type[Settings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -370,16 +374,23 @@ class Auditor(ABC, Generic[S]):
         """What to take from a finding (of one seed or of several) beyond its table of numbers; empty: nothing."""
         return ""
 
+    def warning(self, finding: Finding) -> str:
+        """What a reader must hear before any number, as words to follow "NAME: "; empty: nothing."""
+        return ""
+
     def described(self, finding: Finding) -> Finding:
         """The finding in words: its metrics with their labels, and its sentence."""
         metrics = [
-            m if m.label or m.name not in self.labels
-            else m.model_copy(update={"label": self.labels[m.name]})
+            m.model_copy(
+                update={
+                    "label": m.label or self.labels.get(m.name, ""),
+                    "covers_draws": self.redistils,
+                }
+            )
             for m in finding.metrics
-        ]  # fmt: skip
-        return finding.model_copy(
-            update={"metrics": metrics, "sentence": self.sentence(finding) or finding.sentence}
-        )
+        ]
+        said = {"sentence": self.sentence(finding), "warning": self.warning(finding)}
+        return finding.model_copy(update={"metrics": metrics, **said})
 
 
 AUDITORS: Registry[Auditor[Any]] = Registry(

@@ -70,6 +70,13 @@ class Metric(_Model):
     params: dict[str, Any] = Field(default_factory=dict)
     headline: bool = False
     per_seed: list[float | None] | None = None
+    draws: int = 1
+    """Independent distillations behind the value: its seeds, or 1 where every seed met the same file."""
+    covers_draws: bool = False
+    """The interval covers the draw of the set: many distillations lie behind each seed's value."""
+    within: tuple[float, float] | None = None
+    """Of several seeds: the half-widths below and above the value that come from test records and victims within
+    a seed, without the spread between seeds."""
     merge: Merge = "mean"
     """How seeds become one number: their mean; the best of their one-sided bounds (see ``best_of``); or the
     smallest p-value times their number. A metric that is called ``*.p_value`` is a p-value unless it says otherwise.
@@ -86,12 +93,17 @@ class Metric(_Model):
     """
     basis: bool = False
     """What every other number of the subject is weighed against: how well it does what it is for (its accuracy)."""
+    chance: float | None = None
+    """What the best constant answer reads on these records; a basis that is not clearly above it voids all verdicts."""
 
     @model_validator(mode="before")
     @classmethod
-    def _a_p_value_by_name(cls, data: Any) -> Any:
+    def _proofs_are_no_measurements(cls, data: Any) -> Any:
         if isinstance(data, dict) and str(data.get("name")).endswith(".p_value"):
-            return {"merge": "p-value", **data}
+            data = {"merge": "p-value", **data}
+        if isinstance(data, dict) and data.get("merge") == "bound":
+            # A low bound may mean a weak attack: it stands as "at least", and nobody is ranked by it.
+            data = {**data, "direction": "none"}
         return data
 
     @classmethod
@@ -106,13 +118,14 @@ class Metric(_Model):
         two_sided: bool = False,
         headline: bool = False,
         basis: bool = False,
+        chance: float | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> Metric:
         """The metric of this name with the interval's numbers."""
         return cls(
             name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n,
             direction=direction, unit=unit, floor=floor, two_sided=two_sided, headline=headline,
-            basis=basis, params=dict(params or {}),
+            basis=basis, chance=chance, params=dict(params or {}),
         )  # fmt: skip
 
     @property
@@ -181,6 +194,8 @@ class Finding(_Model):
     curves: list[Curve] = Field(default_factory=list)
     images: list[Picture] = Field(default_factory=list)
     caveats: list[str] = Field(default_factory=list)
+    warning: str = ""
+    """What a reader must hear first, baseline or not, without the subject's name (see ``Auditor.warning``)."""
     sentence: str = ""
     """What to take from it beyond its table of numbers, in one plain sentence (see ``Auditor.sentence``)."""
     seconds: float = 0.0

@@ -107,14 +107,21 @@ def _cell(cell: Cell) -> str:
     words = {t.word for t in cell.tags}
     marks = "+" if "better" in words else "-" if "worse" in words else ""
     marks += r"\dagger" if cell.greyed else ""
+    size = f" {{\\scriptsize (${cell.size}$)}}" if cell.size else ""
     marks += r"\times" if cell.broken else ""
     value = _math(cell.text) + (f"^{{{marks}}}" if marks else "")
     if cell.half_width:
-        return f"${value} \\pm {_math(cell.half_width)}$"
-    return f"${value}$ {{\\scriptsize ${_math(cell.interval)}$}}" if cell.interval else f"${value}$"
+        return f"${value} \\pm {_math(cell.half_width)}$" + size
+    span = f" {{\\scriptsize ${_math(cell.interval)}$}}" if cell.interval else ""
+    return f"${value}${span}{size}"
 
 
 def _math(text: str) -> str:
     """A formatted number or interval inside math mode."""
-    text = text.replace("−", "-").replace("∞", r"\infty ").replace(labels.MISSING, r"\text{--}")
+    text = (
+        text.replace("−", "-")
+        .replace("∞", r"\infty ")
+        .replace("≥", r"\geq ")
+        .replace(labels.MISSING, r"\text{--}")
+    )
     return re.sub(r"(\d),(\d)", r"\1{,}\2", text) if not text.startswith("[") else text

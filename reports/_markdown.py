@@ -40,7 +40,8 @@ def _cell(cell: Cell) -> str:
         return f"*{cell.state}: {escape(labels.short(cell.note, 80))}*"
     value = f"~~{cell.text}~~" if cell.greyed else f"**{cell.text}**"
     tags = " · ".join(str(tag) for tag in cell.tags)
-    return " ".join(part for part in (value, cell.interval, f"<br>{tags}" if tags else "") if part)
+    parts = (value, cell.interval, cell.size, f"<br>{tags}" if tags else "")
+    return " ".join(part for part in parts if part)
 
 
 def _claim(claim: Claim | None) -> str:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ddaudit.auditing import AUDITORS
 from ddaudit.findings import CLAIMED, Check, Finding, Metric
-from ddaudit.reports.compare import difference, failing_checks, outcome
+from ddaudit.reports.compare import Difference, between_draws, difference, failing_checks, outcome
+from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
 from ddaudit.reports.schema import (
     AuditorInfo,
     Claim,
     Comparison,
+    Doubt,
     Greyed,
     Report,
     RunInfo,
     SubjectInfo,
 )
-from ddaudit.reports.summary import summarise
+from ddaudit.reports.summary import base_of, summarise
+from ddaudit.stats.verdicts import holm
 
 _BOOKKEEPING = {"format", "cells", "missing", "failed", "seconds", "subjects", "auditors"}
 """What a run store keeps in its info for itself, or says elsewhere."""
@@ -68,7 +72,8 @@ def build_report(run: RawRun) -> Report:
     report = Report(
         run=info, subjects=subjects, auditors=auditors, findings=findings, greyed=greyed
     )
-    report.comparisons = [c for f in findings for c in _comparisons(report, f)]
+    report.at_chance = [d for f in findings if (d := _doubt(report, f)) is not None]
+    report.comparisons = _comparisons(report)
     report.claims = [claim for s in subjects if (claim := _claim(report, s)) is not None]
     report.summary = summarise(report)
     return report
@@ -129,6 +134,10 @@ def _finding(run: RawRun, info: RunInfo, subject: SubjectInfo, auditor: AuditorI
             else ()
         )
         finding = _in_words(merge_findings(cells, expected_seeds=seeds))
+        if subject.kind != "recipe":  # every seed met the same set
+            finding.metrics = [
+                m.model_copy(update={"draws": 1, "covers_draws": False}) for m in finding.metrics
+            ]
     else:
         finding = Finding(
             subject=subject.id, auditor=auditor.name, status="skipped", reason="not run yet"
@@ -161,38 +170,96 @@ def _greyed(finding: Finding) -> list[Greyed]:
     ]
 
 
-def _comparisons(report: Report, finding: Finding) -> list[Comparison]:
-    rows = []
+def _doubt(report: Report, finding: Finding) -> Doubt | None:
+    """Whether the subject's basis may be chance: its interval reaches what a constant answer reads."""
+    for m in finding.metrics:
+        end = m.value if m.low is None else m.low
+        if m.basis and end is not None and m.chance is not None and end <= m.chance:
+            reason = (
+                f"{metric_name(m)} of {finding.subject} ({number(m.value, m.unit)}) is not clearly above "
+                f"chance ({number(m.chance, m.unit)})"
+            )
+            return Doubt(subject=finding.subject, reason=reason)
+    return None
+
+
+def _comparisons(report: Report) -> list[Comparison]:
+    """Every headline metric against every baseline, and against the recipe a subject is built on.
+
+    Verdicts against one baseline, or against own bases, are one family for Holm's correction; those against the
+    reference and own bases, which the verdict table and the summary tell, are one together.
+    """
+    ids = [s.id for s in report.subjects]
+    rows: dict[str, list[_Pair]] = {}
+    for finding in report.findings:
+        base = base_of(finding.subject, ids)
+        own = base if base and not report.subject(finding.subject).baseline else None
+        for other in dict.fromkeys([*report.baselines, *([own] if own else [])]):
+            family = other if other in report.baselines else report.reference or ""
+            rows.setdefault(family, []).extend(_pairs(report, finding, other))
+    out = []
+    for pairs in rows.values():
+        judged = [p for p in pairs if p.judged is not None]
+        corrected = holm([p.judged for p in judged if p.judged is not None])
+        adjusted = {id(p): a for p, a in zip(judged, corrected, strict=True)}
+        out += [_comparison(report, p, adjusted.get(id(p))) for p in pairs]
+    order = {(f.subject, f.auditor): i for i, f in enumerate(report.findings)}
+    return sorted(out, key=lambda c: order[c.subject, c.auditor])
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """The same metric of two subjects."""
+
+    finding: Finding
+    metric: Metric
+    other: Finding
+    match: Metric
+    diff: Difference
+    withheld: str
+
+    @property
+    def judged(self) -> float | None:
+        """Its p-value, where a verdict may be given."""
+        return None if self.withheld else self.diff.p_value
+
+
+def _pairs(report: Report, finding: Finding, baseline: str) -> Iterator[_Pair]:
+    other = report.finding(baseline, finding.auditor)
+    if baseline == finding.subject or other is None:
+        return
+    theirs = {m.key: m for m in other.metrics}
     for metric in finding.metrics:
-        if not metric.headline:
+        match = theirs.get(metric.key)
+        if not metric.headline or match is None or metric.merge == "bound":
             continue
-        for baseline in report.baselines:
-            other = report.finding(baseline, finding.auditor)
-            match = next((m for m in other.metrics if m.key == metric.key), None) if other else None
-            if baseline == finding.subject or other is None or match is None:
-                continue
-            row = _comparison(report, finding, metric, other, match)
-            rows += [row] if row else []
-    return rows
+        diff = difference(metric, match, between_draws(report, finding.auditor, metric))
+        if diff is not None:
+            why = report.doubt(finding, metric) or report.doubt(other, match)
+            if diff.low is not None and diff.p_value is None:
+                why = why or "one draw of each, and no baseline was drawn several times"
+            yield _Pair(finding, metric, other, match, diff, why)
 
 
-def _comparison(
-    report: Report, finding: Finding, metric: Metric, other: Finding, match: Metric
-) -> Comparison | None:
-    diff = difference(metric, match)
-    if diff is None:
-        return None
+def _comparison(report: Report, pair: _Pair, adjusted: float | None) -> Comparison:
+    diff, metric = pair.diff, pair.metric
     return Comparison(
-        subject=finding.subject,
-        baseline=other.subject,
-        auditor=finding.auditor,
+        subject=pair.finding.subject,
+        baseline=pair.other.subject,
+        auditor=pair.finding.auditor,
         metric=metric.name,
         params=metric.params,
         difference=diff.value,
         low=diff.low,
         high=diff.high,
-        outcome=outcome(diff, metric.direction),
-        trusted=not (report.failing_checks(finding, metric) or report.failing_checks(other, match)),
+        p_value=diff.p_value,
+        adjusted=adjusted,
+        outcome=outcome(diff, metric.direction, adjusted),
+        reason=pair.withheld,
+        trusted=not (
+            report.failing_checks(pair.finding, metric)
+            or report.failing_checks(pair.other, pair.match)
+        ),
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ddaudit.findings import Direction, Finding, Metric
-from ddaudit.reports.schema import Outcome
+from ddaudit.reports.schema import Outcome, Report
+from ddaudit.stats.verdicts import Reading, Spread, half_widths, p_value
+
+LEVEL = 0.05
+"""The chance that a report on subjects that do not differ calls any of them better or worse."""
 
 
 @dataclass(frozen=True)
@@ -16,13 +19,8 @@ class Difference:
     value: float
     low: float | None
     high: float | None
-
-    @property
-    def distinguishable(self) -> bool | None:
-        """Whether the interval excludes 0; None without an interval."""
-        if self.low is None or self.high is None:
-            return None
-        return self.low > 0 or self.high < 0
+    p_value: float | None = None
+    """Not corrected; None where nothing is known of the spread between draws of either number."""
 
 
 def mirrored(metric: Metric) -> Metric:
@@ -35,6 +33,7 @@ def mirrored(metric: Metric) -> Metric:
     if not metric.two_sided or floor is None or value is None or metric.direction == "none":
         return metric
     turned = {
+        "within": None if metric.within is None else metric.within[::-1],
         "value": 2 * floor - value,
         "low": None if high is None else 2 * floor - high,
         "high": None if low is None else 2 * floor - low,
@@ -65,34 +64,66 @@ def _on_good_side(value: float, metric: Metric) -> bool:
     return value < metric.floor if metric.direction == "lower" else value > metric.floor
 
 
-def difference(a: Metric, b: Metric) -> Difference | None:
-    """``a - b`` with a square-and-add interval; None when either has no value. Two-sided numbers
-    are compared by their distance from the floor, see :func:`mirrored`.
+def difference(a: Metric, b: Metric, spread: Spread | None = None) -> Difference | None:
+    """``a - b``; None when either has no value. Two-sided numbers are compared by their distance from
+    the floor, see :func:`mirrored`.
 
-    Each side of the interval adds, in squares, the two half-widths that push the difference that
-    way (their variances add). The two numbers are taken as independent. Subjects are measured on
-    the same test records, which usually makes the true interval narrower: a difference called
-    real here is, one called not distinguishable may still be.
+    The interval covers draws, victims and test records (``ddaudit.stats.verdicts``). The two numbers are
+    taken as independent: a difference called real here is, one called not distinguishable may still be.
 
-    Source: Newcombe, "Interval estimation for the difference between independent proportions:
-    comparison of eleven methods", Statistics in Medicine 1998, method 10 (square-and-add).
+    Args:
+        spread: between the draws of the report's reference; stands in for that of a number with one draw.
     """
     a, b = mirrored(a), mirrored(b)
     if a.value is None or b.value is None:
         return None
     value = a.value - b.value
-    if a.low is None or a.high is None or b.low is None or b.high is None:
+    mine, theirs = _reading(a, spread), _reading(b, spread)
+    if mine is None or theirs is None:
         return Difference(value, None, None)
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Difference(value, low, high)
+    low, high = half_widths(mine, theirs)
+    known = mine.spread is not None and theirs.spread is not None
+    p = p_value(mine, theirs) if known else None
+    return Difference(value, value - low, value + high, p)
 
 
-def outcome(diff: Difference, direction: Direction) -> Outcome:
-    """The difference in a word, seen from the first number."""
-    if diff.distinguishable is None:
+def spread_of(metric: Metric) -> Spread | None:
+    """Between the draws of a number; None for a single draw."""
+    values = [v for v in metric.per_seed or () if v is not None]
+    return Spread.of(values) if metric.draws > 1 and metric.merge == "mean" else None
+
+
+def between_draws(report: Report, auditor: str, metric: Metric) -> Spread | None:
+    """Between draws of the report's reference, or of another baseline that was drawn several times."""
+    for name in sorted(report.baselines, key=lambda b: b != report.reference):
+        finding = report.finding(name, auditor)
+        for found in finding.metrics if finding else ():
+            if found.key == metric.key and (spread := spread_of(found)) is not None:
+                return spread
+    return None
+
+
+def _reading(metric: Metric, spread: Spread | None) -> Reading | None:
+    if metric.value is None or metric.low is None or metric.high is None:
+        return None
+    down, up = metric.value - metric.low, metric.high - metric.value
+    own = spread_of(metric) or (Spread(0.0, 1.0) if metric.covers_draws else spread)
+    if metric.within is not None and metric.draws > 1:
+        down, up = metric.within
+    return Reading(metric.value, metric.draws, own, down, up)
+
+
+def outcome(diff: Difference, direction: Direction, adjusted: float | None) -> Outcome:
+    """The difference in a word, seen from the first number.
+
+    Args:
+        adjusted: its p-value, corrected for the number of verdicts; None where the spread between draws is unknown.
+    """
+    if diff.low is None or diff.high is None:
         return "no interval"
-    if not diff.distinguishable:
+    if adjusted is None:
+        return "withheld"
+    if adjusted > LEVEL:
         return "not distinguishable"
     if direction == "none":
         return "higher" if diff.value > 0 else "lower"

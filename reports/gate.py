@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports import labels
-from ddaudit.reports.compare import Difference, difference, inverted, mirrored
+from ddaudit.reports.compare import Difference, between_draws, difference, inverted, mirrored
 from ddaudit.reports.schema import Report
 
 Use = Literal["value", "low", "high", "conservative"]
@@ -200,7 +200,8 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
     if rule.relative_to is not None:
         base = report.finding(rule.relative_to, finding.auditor)
         other = next((m for m in base.metrics if m.key == metric.key), None) if base else None
-        diff = difference(metric, other) if other else None
+        spread = between_draws(report, finding.auditor, metric)
+        diff = difference(metric, other, spread) if other else None
         if base is None or other is None or diff is None:
             why = f"{rule.relative_to} has no such number to compare with"
             return _missing(rule, finding.subject, why)

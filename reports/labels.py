@@ -13,7 +13,7 @@ _ACRONYMS = {
     "asr", "auc", "auroc", "aurc", "cta", "cw", "deo", "ece", "fgsm", "fid", "fpr", "ks", "mce", "mmd",
     "nll", "ood", "pgd", "psnr", "ssim", "tpr",
 }  # fmt: skip
-DIRECTIONS = {
+_DIRECTIONS = {
     "higher": "higher is better",
     "lower": "lower is better",
     "none": "neither end is better",
@@ -47,6 +47,13 @@ def params_text(params: dict[str, Any]) -> str:
         else:
             parts.append(str(value))
     return ", ".join(parts)
+
+
+def direction(metric: Metric) -> str:
+    """Which end is better, in words."""
+    if metric.merge == "bound":
+        return "at least so much; no ranking"
+    return _DIRECTIONS[metric.direction]
 
 
 def full_name(metric: Metric, *, params: bool = True) -> str:

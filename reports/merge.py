@@ -49,6 +49,7 @@ def merge_findings(cells: Sequence[Finding], *, expected_seeds: Sequence[int] = 
         images=next((c.images for c in usable if c.images), list[Picture]()),
         # What was said of one seed need not hold for several; their auditor then says it again.
         sentence=usable[0].sentence if len(usable) == 1 else "",
+        warning=next((c.warning for c in usable if c.warning), ""),
         caveats=list(dict.fromkeys(text for c in cells for text in c.caveats)),
         seconds=math.fsum(c.seconds for c in cells if math.isfinite(c.seconds)),
         seed=cells[0].seed if len(cells) == 1 else None,
@@ -88,6 +89,8 @@ def merge_metric(metrics: Sequence[Metric]) -> Metric:
             "params": plain(first.params),
             "headline": any(m.headline for m in metrics),
             "per_seed": per_seed if len(metrics) > 1 else None,
+            "draws": max(1, len(values)),
+            "within": _within(values, kept),
             "best_of": first.best_of if len(metrics) == 1 else {},
         }
     )
@@ -203,15 +206,33 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     if len(values) == 1:
         return finite(metrics[0].low), finite(metrics[0].high)
-    lows = [v - b for m, v in zip(metrics, values, strict=True) if (b := finite(m.low)) is not None]
-    highs = [
-        b - v for m, v in zip(metrics, values, strict=True) if (b := finite(m.high)) is not None
-    ]
+    lows, highs = _sides(values, metrics)
     low, high = value - _half_width(values, lows), value + _half_width(values, highs)
     bounds = [b for m in metrics for b in (m.low, m.value, m.high) if b is not None]
     if metrics[0].unit == "fraction" and all(0.0 <= b <= 1.0 for b in bounds):
         low, high = max(low, 0.0), min(high, 1.0)
     return low, high
+
+
+def _sides(values: Sequence[float], metrics: Sequence[Metric]) -> tuple[list[float], list[float]]:
+    """Half-widths of each seed, below and above."""
+    both = list(zip(metrics, values, strict=True))
+    return (
+        [v - b for m, v in both if (b := finite(m.low)) is not None],
+        [b - v for m, v in both if (b := finite(m.high)) is not None],
+    )
+
+
+def _within(values: Sequence[float], metrics: Sequence[Metric]) -> tuple[float, float] | None:
+    """``Metric.within`` of several seeds."""
+    lows, highs = _sides(values, metrics)
+    if len(values) < 2 or not lows or not highs:
+        return None
+    return math.sqrt(_mean_square(lows)), math.sqrt(_mean_square(highs))
+
+
+def _mean_square(values: Sequence[float]) -> float:
+    return math.fsum(v * v for v in values) / len(values) if values else 0.0
 
 
 def _half_width(values: Sequence[float], within: Sequence[float]) -> float:
@@ -220,9 +241,7 @@ def _half_width(values: Sequence[float], within: Sequence[float]) -> float:
     mean = math.fsum(values) / count
     variance = math.fsum((v - mean) ** 2 for v in values) / (count - 1)
     between = student(count - 1, 0.95) * math.sqrt(variance / count)
-    return math.sqrt(
-        between**2 + (math.fsum(w * w for w in within) / len(within) if within else 0.0)
-    )
+    return math.sqrt(between**2 + _mean_square(within))
 
 
 def _merge_check(checks: Sequence[Check]) -> Check:

@@ -18,7 +18,9 @@ from ddaudit.findings import Finding, Metric, Picture
 
 SCHEMA_VERSION: Literal["1"] = "1"
 
-Outcome = Literal["better", "worse", "higher", "lower", "not distinguishable", "no interval"]
+Outcome = Literal[
+    "better", "worse", "higher", "lower", "not distinguishable", "no interval", "withheld"
+]  # fmt: skip
 Tone = Literal["good", "bad", "neutral", "warning"]
 ClaimState = Literal["violated", "not contradicted", "not tested", "void"]
 
@@ -101,7 +103,7 @@ class AuditorInfo(_Open):
 
 
 class Comparison(_Model):
-    """A headline metric of a subject minus that of a baseline."""
+    """A headline metric of a subject minus that of a baseline, or of the recipe that the subject is built on."""
 
     subject: str
     baseline: str
@@ -112,8 +114,13 @@ class Comparison(_Model):
     """For two-sided metrics (an AUC) of the numbers mirrored to the bad side of their floor."""
     low: float | None = None
     high: float | None = None
-    """Square-and-add 95% interval of the difference, the two numbers taken as independent."""
+    """95% interval of the difference over draws, victims and records, the two numbers taken as independent."""
+    p_value: float | None = None
+    adjusted: float | None = None
+    """``p_value`` corrected (Holm) for all verdicts against the same baseline; None without a spread between draws."""
     outcome: Outcome
+    reason: str = ""
+    """Why a verdict is withheld."""
     trusted: bool = True
     """False when a failing instrument check greys out either number."""
 
@@ -127,6 +134,13 @@ class Greyed(_Model):
     params: dict[str, Any] = Field(default_factory=dict)
     checks: list[str]
     """Names of the failing checks."""
+
+
+class Doubt(_Model):
+    """A subject whose basis (its accuracy) is not clearly above chance: no other verdict on it means anything."""
+
+    subject: str
+    reason: str
 
 
 class Claim(_Model):
@@ -169,6 +183,7 @@ class Report(_Model):
     comparisons: list[Comparison] = Field(default_factory=list)
     greyed: list[Greyed] = Field(default_factory=list)
     claims: list[Claim] = Field(default_factory=list)
+    at_chance: list[Doubt] = Field(default_factory=list)
     summary: list[Sentence] = Field(default_factory=list)
 
     def subject(self, subject_id: str) -> SubjectInfo:
@@ -196,6 +211,21 @@ class Report(_Model):
             if (grey.subject, grey.auditor, metric_key(grey.metric, grey.params)) == wanted:
                 return grey.checks
         return []
+
+    def basis(self, subject_id: str) -> Metric | None:
+        """What every other number of a subject is weighed against (its accuracy); None where nobody measured it."""
+        for finding in self.findings:
+            for metric in finding.metrics:
+                if finding.subject == subject_id and metric.basis and metric.value is not None:
+                    return metric
+        return None
+
+    def doubt(self, finding: Finding, metric: Metric) -> str:
+        """Why no verdict on this number means anything, because its subject is at chance; empty: it may."""
+        return next(
+            (d.reason for d in self.at_chance if d.subject == finding.subject and not metric.basis),
+            "",
+        )
 
     def comparison(
         self, finding: Finding, metric: Metric, baseline: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ddaudit.defenses.privacy.accounting import compose
 from ddaudit.findings import Finding, Metric
-from ddaudit.reports.compare import at_floor, difference, inverted, mirrored, outcome
+from ddaudit.reports.compare import at_floor, inverted, mirrored
 from ddaudit.reports.labels import INVERTED, brief, full_name, number
 from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone
 from ddaudit.sets import PrivacyClaim
@@ -16,12 +16,16 @@ _MOST_CHANGES = 5
 
 
 def summarise(report: Report) -> list[Sentence]:
-    """The sentences of a report, most urgent first: broken claims, failed instruments, what the runs do
-    not have in common, numbers that are too good to be true, what each
+    """The sentences of a report, most urgent first: sets that are not what they should be, broken claims, failed
+    instruments, what the runs do not have in common, numbers that are too good to be true, what each
     defense changed against the method it is built on, what each subject changed against the
     reference, and what is missing."""
     return [
+        *_warnings(report),
+        *_cards(report),
         *_claims(report),
+        *_at_chance(report),
+        *_one_draw(report),
         *_together(report),
         *_checks(report),
         *_runs(report),
@@ -43,6 +47,57 @@ def base_of(subject_id: str, ids: Sequence[str]) -> str | None:
         if name in ids:
             return name
     return None
+
+
+def _warnings(report: Report) -> list[Sentence]:
+    """What auditors want said first, baseline or not."""
+    groups: dict[str, list[str]] = {}
+    for finding in report.findings:
+        if finding.warning:
+            groups.setdefault(finding.warning, []).append(finding.subject)
+    return [_say("warning", f"{_join(who)}: {text}") for text, who in groups.items()]
+
+
+def _cards(report: Report) -> list[Sentence]:
+    """Files whose card does not fit the data they are audited against."""
+    out = []
+    facts = report.run.data_facts
+    for subject in report.subjects:
+        card, wrong = subject.card, []
+        if subject.kind != "file":
+            continue
+        if card.get("data") and card["data"] != report.run.data:
+            wrong.append(f"it was made from “{card['data']}”, not “{report.run.data}”")
+        source, train = card.get("source_fingerprint"), facts.get("fingerprint")
+        if source and train and source != train:
+            wrong.append("its source records are others (fingerprint)")
+        names, classes = card.get("class_names"), facts.get("classes")
+        if names and classes and list(names) != list(classes):
+            same = sorted(map(str, names)) == sorted(map(str, classes))
+            wrong.append(
+                f"it has {'the same classes in another order' if same else 'other classes'}"
+            )
+        if wrong:
+            text = f"The card of {subject.id} does not fit these data: {_join(wrong)}."
+            out.append(_say("bad", text))
+    return out
+
+
+def _at_chance(report: Report) -> list[Sentence]:
+    return [
+        _say("warning", f"{_capital(d.reason)}: no other verdict on it is given.")
+        for d in report.at_chance
+    ]
+
+
+def _one_draw(report: Report) -> list[Sentence]:
+    """One distillation speaks of one set."""
+    recipes = {s.id for s in report.subjects if s.kind == "recipe" and not s.baseline}
+    single = {f.subject for f in report.findings for m in f.metrics if m.draws == 1}
+    if not report.comparisons or not recipes & single or len(report.run.seeds) > 1:
+        return []
+    text = "Each recipe was distilled once: what follows is true of these sets, not of the methods."
+    return [_say("warning", text)]
 
 
 def _claims(report: Report) -> list[Sentence]:
@@ -148,9 +203,12 @@ def _changes(report: Report, name: str, base: str, kind: str) -> list[Sentence]:
     better: list[str] = []
     worse: list[str] = []
     unclear = 0
-    for metric, other in _shared_headlines(report, name, base):
-        diff = difference(metric, other)
-        result = outcome(diff, metric.direction) if diff else "no interval"
+    for finding, metric in _headlines(report):
+        row = report.comparison(finding, metric, base) if finding.subject == name else None
+        other = _beside(report, finding, metric, base) if row else None
+        if row is None or other is None:
+            continue
+        result = row.outcome
         unclear += result == "not distinguishable"
         if result in ("better", "worse"):
             text = f"{names[metric.key]} ({_short(other)} to {_short(metric)})"
@@ -231,22 +289,30 @@ def _headlines(report: Report) -> list[tuple[Finding, Metric]]:
         (f, m)
         for f in report.findings
         for m in f.metrics
-        if m.headline and m.value is not None and not report.failing_checks(f, m)
+        if m.headline
+        and m.value is not None
+        and not report.failing_checks(f, m)
+        and not report.doubt(f, m)
     ]
 
 
-def _shared_headlines(report: Report, name: str, base: str) -> list[tuple[Metric, Metric]]:
-    mine = [(f.auditor, m) for f, m in _headlines(report) if f.subject == name]
-    theirs = {(f.auditor, m.key): m for f, m in _headlines(report) if f.subject == base}
-    return [(m, theirs[auditor, m.key]) for auditor, m in mine if (auditor, m.key) in theirs]
+def _beside(report: Report, finding: Finding, metric: Metric, base: str) -> Metric | None:
+    """The same number of another subject, unless a check greys it out."""
+    other = report.finding(base, finding.auditor)
+    found = next((m for m in other.metrics if m.key == metric.key), None) if other else None
+    return None if other is None or found is None or report.failing_checks(other, found) else found
 
 
 def _accuracy(report: Report, name: str) -> Metric | None:
+    metric = report.basis(name)
     for finding in report.findings:
-        for metric in finding.metrics:
-            if finding.subject == name and metric.basis and metric.value is not None:
-                return None if report.failing_checks(finding, metric) else metric
-    return None
+        if (
+            finding.subject == name
+            and metric is not None
+            and report.failing_checks(finding, metric)
+        ):
+            return None
+    return metric
 
 
 def _short(metric: Metric) -> str:

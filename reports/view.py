@@ -59,6 +59,8 @@ class Cell:
     state: Literal["value", "skipped", "failed", "absent"]
     text: str = labels.MISSING
     interval: str = ""
+    size: str = ""
+    """``n = 48``, where an accuracy rests on other images than the subject's first one."""
     half_width: str = ""
     """Half the interval's width when it is symmetric, for a plus-minus."""
     tags: tuple[Tag, ...] = ()
@@ -205,7 +207,7 @@ def _column(key: MetricKey, metrics: Sequence[Metric]) -> Column:
         name=labels.metric_name(first),
         params=labels.params_text(first.params),
         arrow=labels.ARROWS[first.direction],
-        direction=labels.DIRECTIONS[first.direction],
+        direction=labels.direction(first),
         floor=_common_floor(metrics),
     )
 
@@ -262,13 +264,8 @@ def _headline_cell(report: Report, finding: Finding, column: Column) -> Cell:
     metric = _find(finding, column.key)
     if metric is None or metric.value is None:
         return Cell("absent", note="not measured for this subject")
-    greyed = tuple(report.failing_checks(finding, metric))
+    greyed, tags = _greyed(report, finding, metric)
     comparison = report.comparison(finding, metric)
-    tags: list[Tag] = []
-    if greyed:
-        tags.append(
-            Tag("◌", "check failed", "warning", f"failing instrument check: {', '.join(greyed)}")
-        )
     if _breaks_claim(report, finding, metric):
         tags.append(Tag("✗", "claim violated", "bad", "above the claimed epsilon"))
     if comparison is not None and not greyed and comparison.outcome != "no interval":
@@ -278,8 +275,9 @@ def _headline_cell(report: Report, finding: Finding, column: Column) -> Cell:
         tags.append(Tag("◐", "partial", "warning", finding.reason or "some seeds are missing"))
     return Cell(
         "value",
-        text=labels.number(metric.value, metric.unit),
-        interval=labels.interval(metric.low, metric.high, metric.unit),
+        text=_text(metric),
+        interval=_interval(metric),
+        size=_size(report, finding, metric),
         half_width=_half_width(metric),
         tags=tuple(tags),
         greyed=greyed,
@@ -287,9 +285,43 @@ def _headline_cell(report: Report, finding: Finding, column: Column) -> Cell:
     )
 
 
+def _greyed(report: Report, finding: Finding, metric: Metric) -> tuple[tuple[str, ...], list[Tag]]:
+    """Why a number is shown grey, and the tags that say so."""
+    failing = report.failing_checks(finding, metric)
+    doubt = report.doubt(finding, metric)
+    tags = []
+    if failing:
+        why = f"failing instrument check: {', '.join(failing)}"
+        tags.append(Tag("◌", "check failed", "warning", why))
+    if doubt:
+        tags.append(Tag("◌", "at chance", "neutral", doubt))
+    return (*failing, *([doubt] if doubt else [])), tags
+
+
+def _text(metric: Metric) -> str:
+    text = labels.number(metric.value, metric.unit)
+    return f"≥ {text}" if metric.merge == "bound" else text
+
+
+def _interval(metric: Metric) -> str:
+    if metric.merge == "bound":  # its value says it
+        return ""
+    return labels.interval(metric.low, metric.high, metric.unit)
+
+
+def _size(report: Report, finding: Finding, metric: Metric) -> str:
+    """The number of images of an accuracy that rests on others than the subject's basis."""
+    basis = report.basis(finding.subject)
+    if basis is None or "accuracy" not in labels.metric_name(metric) or metric.n == basis.n:
+        return ""
+    return f"n = {labels.count(metric.n)}"
+
+
 def _comparison_tag(comparison: Comparison, unit: str) -> Tag:
     word, baseline = comparison.outcome, comparison.baseline
     delta = labels.signed(comparison.difference, unit)
+    if word == "withheld":
+        return Tag("◌", "no verdict", "neutral", comparison.reason, delta)
     if word == "not distinguishable":
         title = f"not distinguishable from {baseline}"
         return Tag("≈", "unclear", "neutral", title, delta)
@@ -353,11 +385,14 @@ def _metric_row(report: Report, found: Sequence[tuple[Finding, Metric | None]]) 
     metrics = [m for _, m in found if m is not None]
     first = metrics[0]
     sizes = sorted({m.n for m in metrics if m.n is not None})
-    detail = [] if first.direction == "none" else [labels.DIRECTIONS[first.direction]]
+    ranked = first.direction != "none" or first.merge == "bound"
+    detail = [labels.direction(first)] if ranked else []
     if first.unit != "fraction":
         detail.append(f"unit: {first.unit}")
     if sizes:
         detail.append(f"n = {' to '.join(dict.fromkeys(map(labels.count, (sizes[0], sizes[-1]))))}")
+    if first.chance is not None:
+        detail.append(f"chance {labels.number(first.chance, first.unit)}")
     if floor := _common_floor(metrics):
         detail.append(f"noise floor {floor}")
     return MetricRow(
@@ -372,13 +407,12 @@ def _metric_row(report: Report, found: Sequence[tuple[Finding, Metric | None]]) 
 def _plain_cell(report: Report, finding: Finding, metric: Metric | None) -> Cell:
     if metric is None or metric.value is None:
         return Cell("absent", note="not measured for this subject")
-    greyed = tuple(report.failing_checks(finding, metric))
-    tags = [Tag("◌", "check failed", "warning", ", ".join(greyed))] if greyed else []
+    greyed, tags = _greyed(report, finding, metric)
     tags += [] if greyed else _floor_tags(metric)
     return Cell(
         "value",
-        text=labels.number(metric.value, metric.unit),
-        interval=labels.interval(metric.low, metric.high, metric.unit),
+        text=_text(metric),
+        interval=_interval(metric),
         tags=tuple(tags),
         greyed=greyed,
     )

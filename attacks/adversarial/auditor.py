@@ -113,6 +113,7 @@ class Adversarial(Auditor[AdversarialSettings]):
         ),
         MetricInfo("adversarial.drop_rate", "lower", "share of correctly classified images that the attack breaks"),
     )  # fmt: skip
+    version = 2
     settings = AdversarialSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 100, "pgd_steps": 10, "autoattack_images": 48, "check_images": 100},
@@ -275,7 +276,10 @@ def _robust(
 def _headline(auto: _Attacked, settings: AdversarialSettings) -> list[Metric]:
     norm, eps = settings.autoattack_norm, settings.autoattack_eps
     robust = _robust("autoattack", norm, eps, auto.survived, headline=True)
-    metrics = [robust]
+    clean = rate_metric(
+        "adversarial.clean_accuracy", rate(auto.clean), direction="higher", attack="autoattack"
+    )
+    metrics = [robust, clean]  # of the same images: there are fewer of them
     if bool(auto.clean.any()):
         drop = _drop(auto.clean, auto.survived)
         metrics.append(

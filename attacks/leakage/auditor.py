@@ -123,6 +123,20 @@ class Leakage(Auditor[LeakageSettings]):
             )
         return finding
 
+    def warning(self, finding: Finding) -> str:
+        """Records that anybody can see in the set."""
+        try:
+            share = finding.metric("leakage.exact_copy_rate").value or 0.0
+        except KeyError:
+            return ""
+        if share == 1.0:
+            return "every released image is a verbatim copy of a training record."
+        return (
+            f"{share:.2%} of the released images are verbatim copies of training records."
+            if share
+            else ""
+        )
+
     def checks(self, ctx: Context, settings: LeakageSettings) -> list[Check]:
         """Sets whose copy rate is known: training copies, held-out copies, noise."""
         bench = self._bench(ctx, settings)

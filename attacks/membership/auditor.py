@@ -93,6 +93,7 @@ class Membership(Auditor[MembershipSettings]):
         "membership.tpr_at_fpr": "TPR",
         "membership.control_tpr_at_fpr": "control TPR",
     }
+    redistils = True
     version = 3
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS

@@ -137,6 +137,7 @@ class Privacy(Auditor[PrivacySettings]):
         "privacy.epsilon_claimed": "claimed ε",
         "privacy.epsilon_lower_bound": "ε lower bound",
     }
+    redistils = True
     version = 4
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

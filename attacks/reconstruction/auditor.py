@@ -70,6 +70,7 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         "reconstruction.success_rate": "rebuilt records",
         "reconstruction.distance_ratio": "distance of the rebuilt record",
     }
+    redistils = True
     version = 1
     settings = ReconstructionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Settings, Subject
+from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Preset, Settings, Subject
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.subjects import make_subject, module_subject
 from ddaudit.data import Dataset, load_data
@@ -133,7 +133,11 @@ def make_plan(
         "protocol": context.protocol.key,
         "ddaudit": versions().get("ddaudit"),
     }
-    shared["preset"].pop("seeds")  # more seeds add cells, they do not change the old ones
+    for name in (
+        "seeds",
+        "reference_draws",
+    ):  # more seeds add cells, they do not change the old ones
+        shared["preset"].pop(name)
 
     def key(**parts: Any) -> str:
         return hashlib.sha256(
@@ -151,21 +155,29 @@ def make_plan(
             "settings": settings.model_dump(mode="json"),
         }
 
-    seeds = range(preset.seeds)
+    seeds = {s.id: seeds_of(s, preset) for s in subjects.values()}
     preparations = [
         Cell(s.id, None, seed, key(subject=s.identity, seed=seed))
         for s in subjects.values()
-        for seed in seeds
+        for seed in seeds[s.id]
         if s.kind != "checkpoint"
     ]
     cells = [Cell(None, name, 0, key(checks=True, **settings_of(name))) for name in names]
     cells += [
         Cell(s.id, name, seed, key(**_identity(s), seed=seed, **settings_of(name)))
-        for seed in seeds
+        for seed in range(max(map(len, seeds.values()), default=0))
         for s in subjects.values()
+        if seed in seeds[s.id]
         for name in names
+        if seed < preset.seeds or not auditors[name][0].redistils
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+
+
+def seeds_of(subject: Subject, preset: Preset) -> range:
+    """The seeds a subject is audited with; a baseline that draws records at random gets several always."""
+    draws = subject.baseline and getattr(getattr(subject.recipe, "loop", None), "random", False)
+    return range(max(preset.seeds, preset.reference_draws) if draws else preset.seeds)
 
 
 def _identity(subject: Subject) -> dict[str, Any]:

@@ -88,6 +88,11 @@ class Selection:
                 f"loop.strategy is one of {', '.join(STRATEGIES)}, not '{self.strategy}'"
             )
 
+    @property
+    def random(self) -> bool:
+        """Whether a draw costs nothing but its victims: no network selects."""
+        return self.strategy == "random"
+
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """Selections that look at no feature can serve K runs in one call."""
         return self.strategy in ("full", "random")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -80,19 +80,13 @@ def gap_metrics(
     networks of the same rates whose predictions within a class ignore the group.
     """
     a, counts = answers, answers.counts
-
-    def draw(count: int) -> Tensor:
-        return deo.resampled_rates(
-            a.predictions, a.labels, a.groups, counts, n_boot=count, generator=generator
-        )
-
-    drawn = _replicates(draw, counts, a.rates, n_boot)
-    per_network = _measures(a.rates, counts)
     theirs = [one_vs_rest_gaps(a.labels, p, a.groups, len(a.class_names)) for p in a.predictions]
     # fairlearn's values are printed; ours equal them and can be resampled a thousand times.
-    per_network[PARITY] = torch.tensor([t.demographic_parity for t in theirs]).double()
-    per_network[ODDS] = torch.tensor([t.equalized_odds for t in theirs]).double()
-    intervals = _intervals(per_network, drawn, counts, n=len(a.labels))
+    printed = {
+        PARITY: torch.tensor([t.demographic_parity for t in theirs]).double(),
+        ODDS: torch.tensor([t.equalized_odds for t in theirs]).double(),
+    }
+    intervals = gap_intervals(a, n_boot=n_boot, generator=generator, printed=printed)
     seed = int(torch.randint(2**31, (1,), generator=generator))
     floor = fair_gap_floor(counts, deo.pooled_tpr(a.rates, counts), n_sim=n_sim, seed=seed)
     out = _deo_metrics(intervals, floor, test=STANDARD)
@@ -106,6 +100,30 @@ def gap_metrics(
         out.append(Metric.of(f"bias.{name}", intervals[name], direction="lower", floor=chance))
     out.append(Metric.of(f"bias.{WORST_CELL}", intervals[WORST_CELL], direction="higher"))
     return out
+
+
+def gap_intervals(
+    answers: Answers,
+    *,
+    n_boot: int,
+    generator: torch.Generator,
+    printed: Mapping[str, Tensor] | None = None,
+) -> dict[str, Interval]:
+    """Every gap on independent images with its interval, see :func:`gap_metrics`.
+
+    Args:
+        printed: (V,) values of each network to take in place of our own.
+    """
+    a, counts = answers, answers.counts
+
+    def draw(count: int) -> Tensor:
+        return deo.resampled_rates(
+            a.predictions, a.labels, a.groups, counts, n_boot=count, generator=generator
+        )
+
+    drawn = _replicates(draw, counts, a.rates, n_boot)
+    per_network = {**_measures(a.rates, counts), **(printed or {})}
+    return _intervals(per_network, drawn, counts, n=len(a.labels))
 
 
 def paired_metrics(

@@ -69,6 +69,7 @@ class Utility(Auditor[UtilitySettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "utility.accuracy": "accuracy",
     }
+    version: ClassVar[int] = 2
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"cross_architectures": (), "bootstrap": 500},
@@ -211,6 +212,7 @@ def accuracy_metrics(
             direction="higher",
             headline=True,
             basis=True,
+            chance=float(counts.max()) / n,
         ),
         Metric.of("utility.balanced_accuracy", summary(lambda x: x.mean(-1)), direction="higher"),
         Metric.of(

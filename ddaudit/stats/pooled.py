@@ -18,7 +18,8 @@ from scipy import special
 from torch import Tensor
 
 from ddaudit.errors import NotEnoughData
-from ddaudit.stats import Interval, Roc, clopper_pearson, roc_curve, tpr_at_fpr
+from ddaudit.stats import Interval, Roc, clopper_pearson, roc_curve
+from ddaudit.stats.roc import tpr_at_threshold
 
 
 def mean_auc(
@@ -109,7 +110,7 @@ def pooled_tpr(
         positive counts estimated from survey data", Survey Methodology 24 (1998).
     """
     flat_scores, flat_members, record, target = _flatten(scores, members, keep)
-    exact = tpr_at_fpr(flat_scores, flat_members, fpr, confidence=confidence)
+    exact = tpr_at_threshold(flat_scores, flat_members, fpr, confidence=confidence)
     if exact.value in (0.0, 1.0):
         # No resample can differ: as many all-or-nothing trials as there are distinct records.
         trials = len(torch.unique(record[flat_members]))

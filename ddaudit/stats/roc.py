@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from ddaudit.errors import NotEnoughData
@@ -156,14 +157,49 @@ def tpr_at_fpr(
         groups: (N,) int, see :func:`auc`; the threshold is then chosen again in every resample.
 
     Returns:
-        The rate in [0, 1] with a 95 % Clopper-Pearson interval at the chosen threshold (``n``
-        members), or with ``groups`` a bootstrap over groups (``n`` groups).
+        The rate in [0, 1] (``n`` members) with a conservative 95 % interval for the rate at this
+        false-positive rate of the *population* of non-members: order statistics of the non-members
+        bound the threshold that has it, Clopper-Pearson the rate there, each with half of the
+        error. 0 and 1 where the non-members are too few to bound it. With ``groups`` a bootstrap
+        over groups (``n`` groups).
 
     Raises:
         NotEnoughData: fewer than 1 / fpr non-members, so the rate is not resolved.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022, section
-        III.
+        III; order statistics: David and Nagaraja, Order Statistics, 2003, section 7.1.
+    """
+    at = tpr_at_threshold(scores, members, fpr, confidence=confidence)
+    s, m = _validated(scores, members)
+    if groups is not None:
+        return _cluster_bootstrap(
+            at.value, _tpr_statistic(s, m, fpr), groups,
+            n_boot=n_boot, seed=seed, confidence=confidence,
+        )  # fmt: skip
+    positives, negatives = s[m], torch.sort(s[~m], descending=True).values
+    tail = (1 - confidence) / 4  # of the threshold, and again of the rate, on either side
+    n = len(negatives)
+    j = torch.arange(1, n + 1, dtype=torch.float64)
+    # The share of the population above the j-th largest of n is Beta(j, n - j + 1).
+    below = torch.as_tensor(special.betainc(j, n - j + 1, fpr))
+    strict, loose = (below >= 1 - tail).nonzero(), (below <= tail).nonzero()
+    low, high = 0.0, 1.0
+    if len(strict):
+        hits = int((positives > negatives[strict[-1, 0]]).sum())
+        low = clopper_pearson(hits, len(positives), 1 - 2 * tail).low
+    if len(loose):
+        hits = int((positives >= negatives[loose[0, 0]]).sum())
+        high = clopper_pearson(hits, len(positives), 1 - 2 * tail).high
+    return Interval(at.value, min(low, at.value), max(high, at.value), at.n)
+
+
+def tpr_at_threshold(
+    scores: Values, members: Values, fpr: float, *, confidence: float = 0.95
+) -> Interval:
+    """As :func:`tpr_at_fpr`, for the threshold as it was chosen: Clopper-Pearson over the members.
+
+    It leaves out that the threshold is an estimate and covers far less than its confidence where
+    that matters: for callers who add the threshold's part themselves.
     """
     if not 0 < fpr < 1:
         raise ValueError(f"fpr must lie in (0, 1), got {fpr}")
@@ -176,13 +212,7 @@ def tpr_at_fpr(
             f"there are {len(negatives)}"
         )
     threshold = torch.sort(negatives, descending=True).values[min(allowed, len(negatives) - 1)]
-    hits = int((positives > threshold).sum())
-    if groups is not None:
-        return _cluster_bootstrap(
-            hits / len(positives), _tpr_statistic(s, m, fpr), groups,
-            n_boot=n_boot, seed=seed, confidence=confidence,
-        )  # fmt: skip
-    return clopper_pearson(hits, len(positives), confidence)
+    return clopper_pearson(int((positives > threshold).sum()), len(positives), confidence)
 
 
 def null_tpr(fpr: float, negatives: int) -> float:

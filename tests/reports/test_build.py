@@ -33,7 +33,12 @@ class _Run:
 
 
 def _cell(
-    subject: str, value: float, half: float = 0.01, auditor: str = "utility", **kwargs: Any
+    subject: str,
+    value: float,
+    half: float = 0.01,
+    auditor: str = "utility",
+    seed: int = 0,
+    **kwargs: Any,
 ) -> Finding:
     metric = Metric(
         name="utility.accuracy",
@@ -43,7 +48,14 @@ def _cell(
         direction="higher",
         headline=True,
     )
-    return Finding(subject=subject, auditor=auditor, seed=0, metrics=[metric], **kwargs)
+    return Finding(subject=subject, auditor=auditor, seed=seed, metrics=[metric], **kwargs)
+
+
+def _draws(subject: str, values: list[float], half: float = 0.01) -> list[Finding]:
+    return [_cell(subject, v, half, seed=seed) for seed, v in enumerate(values)]
+
+
+RANDOM = [0.39, 0.40, 0.40, 0.40, 0.41]
 
 
 def _bound(value: float, *checks: Check, refutes: str | None = CLAIMED, **params: Any) -> Finding:
@@ -86,7 +98,8 @@ def _claim(
 
 
 def test_baselines_come_first_and_every_other_subject_is_compared_with_them() -> None:
-    report = build_report(_Run([_cell("dm", 0.5), _cell("random", 0.4), _cell("full", 0.9)]))
+    cells = [_cell("dm", 0.5), *_draws("random", RANDOM), _cell("full", 0.9)]
+    report = build_report(_Run(cells))
     assert report.baselines == ["random", "full"]
     assert [s.id for s in report.subjects] == ["random", "full", "dm"]
     rows = {
@@ -104,10 +117,116 @@ def test_only_headline_metrics_with_a_partner_are_compared() -> None:
     assert build_report(_Run([_cell("dm", 0.5)])).comparisons == []
 
 
-def test_a_difference_within_its_interval_is_not_distinguishable() -> None:
-    report = build_report(_Run([_cell("dm", 0.41, 0.01), _cell("random", 0.40, 0.01)]))
-    assert report.comparisons[0].outcome == "not distinguishable"
-    assert report.comparisons[0].low == pytest.approx(0.01 - 0.01 * 2**0.5)
+def test_a_difference_that_draws_explain_is_not_distinguishable() -> None:
+    """Alone, the two intervals exclude 0; as one more draw of random, 0.43 is nothing special."""
+    cells = [_cell("dm", 0.43, 0.001), *_draws("random", RANDOM, 0.001)]
+    (row,) = [c for c in build_report(_Run(cells)).comparisons if c.subject == "dm"]
+    assert row.outcome == "better"  # one verdict: nothing to correct for
+    several = [_cell(f"dm{i}", 0.43, 0.001) for i in range(5)]
+    rows = build_report(_Run([*several, *cells[1:]])).comparisons
+    assert {c.outcome for c in rows} == {"not distinguishable"}
+    assert rows[0].adjusted == pytest.approx(5 * row.p_value)
+
+
+def test_with_one_draw_of_everything_no_verdict_is_given() -> None:
+    report = build_report(_Run([_cell("dm", 0.5), _cell("random", 0.4)]))
+    (row,) = report.comparisons
+    assert (row.outcome, row.p_value) == ("withheld", None)
+    assert "no baseline was drawn several times" in row.reason
+    assert row.low == pytest.approx(0.1 - 0.01 * 2**0.5)  # of these two sets
+
+
+def test_seeds_of_a_file_are_one_draw() -> None:
+    cells = [*_draws("a.safetensors", [0.5, 0.5, 0.5]), *_draws("random", RANDOM)]
+    for kind, draws in (("file", 1), ("recipe", 3)):
+        subjects = [
+            {"id": "a.safetensors", "kind": kind},
+            {"id": "random", "kind": "recipe", "baseline": True},
+        ]
+        report = build_report(_Run(cells, subjects=subjects))
+        finding = report.finding("a.safetensors", "utility")
+        assert finding is not None
+        assert finding.metrics[0].draws == draws
+
+
+def _at_chance(low: float) -> Report:
+    accuracy = _cell("dm", 0.15)
+    accuracy.metrics[0] = accuracy.metrics[0].model_copy(
+        update={"low": low, "basis": True, "chance": 0.1}
+    )
+    ece = Metric(
+        name="calibration.ece", value=0.01, low=0.0, high=0.02, direction="lower", headline=True
+    )
+    better = [
+        Finding(subject=s, auditor="calibration", seed=seed,
+                metrics=[ece.model_copy(update={"value": v, "low": v - 0.01, "high": v + 0.01})])
+        for s, v in (("dm", 0.01), ("random", 0.3)) for seed in range(1 if s == "dm" else 5)
+    ]  # fmt: skip
+    return build_report(_Run([accuracy, *_draws("random", RANDOM), *better]))
+
+
+@pytest.mark.parametrize(("low", "chance"), [(0.05, True), (0.1, True), (0.11, False)])
+def test_a_subject_at_chance_earns_no_other_verdict(low: float, chance: bool) -> None:
+    report = _at_chance(low)
+    (row,) = [c for c in report.comparisons if (c.subject, c.auditor) == ("dm", "calibration")]
+    assert row.outcome == ("withheld" if chance else "better")
+    (own,) = [c for c in report.comparisons if (c.subject, c.auditor) == ("dm", "utility")]
+    assert own.outcome == "worse"
+    (dm,) = (r for r in verdict(report)[0].rows if r.subject.id == "dm")
+    words = {t.word for cell in dm.cells for t in cell.tags}
+    assert ("at chance" in words) is chance
+    assert any("not clearly above chance" in s.text for s in report.summary) is chance
+
+
+def test_what_a_card_says_of_other_data_stands_at_the_top() -> None:
+    info = {"data": {"name": "digits", "fingerprint": "f1", "classes": ["0", "1"]}, "seeds": [0]}
+    cards = {
+        "right": {"data": "digits", "source_fingerprint": "f1", "class_names": ["0", "1"]},
+        "silent": {},
+        "other": {"data": "cifar10", "source_fingerprint": "f2", "class_names": ["1", "0"]},
+    }
+    subjects = [{"id": i, "kind": "file", "card": c} for i, c in cards.items()]
+    cells = [_cell(i, 0.5) for i in cards]
+    first, *rest = build_report(_Run(cells, info=info, subjects=subjects)).summary
+    assert first.tone == "bad"
+    for words in ("“cifar10”, not “digits”", "fingerprint", "the same classes in another order"):
+        assert words in first.text
+    assert not any("card of" in s.text for s in rest)
+
+
+def test_verbatim_copies_are_stated_first_baseline_or_not() -> None:
+    copies = Metric(name="leakage.exact_copy_rate", value=1.0, low=0.9, high=1.0)
+    cells = [
+        Finding(subject=s, auditor="leakage", seed=0, metrics=[copies]) for s in ("dm", "random")
+    ]
+    first = build_report(_Run(cells)).summary[0]
+    assert "random and dm: every released image is a verbatim copy" in first.text
+
+
+def test_a_lower_bound_is_at_least_and_never_ranked() -> None:
+    def cell(subject: str, value: float, seed: int) -> Finding:
+        bound = Metric(
+            name="privacy.epsilon_lower_bound", value=value, low=value, unit="epsilon", direction="lower",
+            floor=0.0, headline=True, merge="bound", best_of={1: value, 5: value},
+        )  # fmt: skip
+        return Finding(subject=subject, auditor="privacy", seed=seed, metrics=[bound])
+
+    cells = [cell("dm", 0.0, 0), *(cell("random", 3.0 + s / 10, s) for s in range(5))]
+    report = build_report(_Run(cells))
+    assert report.comparisons == []
+    (dm,) = (r for r in verdict(report)[0].rows if r.subject.id == "dm")
+    assert (dm.cells[0].text, dm.cells[0].tags) == ("≥ 0", ())
+    assert verdict(report)[0].groups[0].columns[0].arrow == ""
+
+
+def test_an_accuracy_on_other_images_says_on_how_many() -> None:
+    whole = _cell("dm", 0.5)
+    whole.metrics[0] = whole.metrics[0].model_copy(update={"basis": True, "n": 400})
+    robust = Metric(name="adversarial.robust_accuracy", value=0.1, n=48, headline=True)
+    same = robust.model_copy(update={"n": 400, "params": {"attack": "pgd"}})
+    part = Finding(subject="dm", auditor="adversarial", seed=0, metrics=[robust, same])
+    (row,) = verdict(build_report(_Run([whole, part])))[0].rows
+    assert [c.size for c in row.cells] == ["", "n = 48", ""]
 
 
 def test_a_cell_that_never_ran_is_said() -> None:

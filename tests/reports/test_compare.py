@@ -61,19 +61,21 @@ def test_no_value_no_difference_and_no_interval_no_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("diff", "direction", "word"),
+    ("diff", "adjusted", "direction", "word"),
     [
-        (Difference(0.1, 0.01, 0.2), "higher", "better"),
-        (Difference(0.1, 0.01, 0.2), "lower", "worse"),
-        (Difference(-0.1, -0.2, -0.01), "lower", "better"),
-        (Difference(-0.1, -0.2, -0.01), "none", "lower"),
-        (Difference(0.1, -0.01, 0.2), "higher", "not distinguishable"),
-        (Difference(0.1, 0.0, 0.2), "higher", "not distinguishable"),
-        (Difference(0.1, None, None), "higher", "no interval"),
+        (Difference(0.1, 0.01, 0.2), 0.05, "higher", "better"),
+        (Difference(0.1, 0.01, 0.2), 0.01, "lower", "worse"),
+        (Difference(-0.1, -0.2, -0.01), 0.01, "lower", "better"),
+        (Difference(-0.1, -0.2, -0.01), 0.01, "none", "lower"),
+        (Difference(0.1, 0.01, 0.2), 0.051, "higher", "not distinguishable"),
+        (Difference(0.1, 0.01, 0.2), None, "higher", "withheld"),
+        (Difference(0.1, None, None), 0.01, "higher", "no interval"),
     ],
 )
-def test_outcome_words(diff: Difference, direction: Direction, word: str) -> None:
-    assert outcome(diff, direction) == word
+def test_outcome_words(
+    diff: Difference, adjusted: float | None, direction: Direction, word: str
+) -> None:
+    assert outcome(diff, direction, adjusted) == word
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_below_a_two_sided_floor_is_neither_at_it_nor_better() -> None:
     diff = difference(wrong, guess)
     assert diff is not None
     assert diff.value == pytest.approx(0.4)
-    assert outcome(diff, "lower") == "worse"
+    assert outcome(diff, "lower", 0.0) == "worse"
 
 
 def test_two_numbers_at_a_two_sided_floor_are_never_told_apart() -> None:
@@ -165,4 +167,6 @@ def test_two_numbers_at_a_two_sided_floor_are_never_told_apart() -> None:
         for b in near:
             diff = difference(a, b)
             assert diff is not None
-            assert not diff.distinguishable
+            assert diff.low is not None
+            assert diff.high is not None
+            assert diff.low <= 0 <= diff.high

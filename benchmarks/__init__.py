@@ -1,0 +1,1 @@
+"""Programs that measure ddaudit itself: speed, false alarms, coverage."""
