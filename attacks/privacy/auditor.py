@@ -128,7 +128,7 @@ class Privacy(Auditor[PrivacySettings]):
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("privacy.epsilon_claimed", "lower", "epsilon on the set's card", unit="epsilon"),
         MetricInfo(
-            "privacy.epsilon_lower_bound", "lower",
+            "privacy.epsilon_lower_bound", "none",
             "epsilon is at least this, by the guesses of one adversary (95 %)", unit="epsilon",
         ),
         MetricInfo("privacy.canary_accuracy", "lower", "guesses about canaries that are right"),
