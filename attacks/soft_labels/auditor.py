@@ -12,7 +12,12 @@ from torch import Tensor
 from ddaudit.attacks._common.nonmembers import held_out
 from ddaudit.attacks._common.signals import logit_margin
 from ddaudit.attacks.soft_labels import known_answers
-from ddaudit.attacks.soft_labels.measure import planted_margin, recalled
+from ddaudit.attacks.soft_labels.canaries import (
+    CanaryRun,
+    planted_margin,
+    recalled,
+    run_with_canaries,
+)
 from ddaudit.attacks.soft_labels.results import (
     Reading,
     accuracy_metric,
@@ -31,7 +36,6 @@ from ddaudit.attacks.soft_labels.students import (
     students,
     versions,
 )
-from ddaudit.attacks.soft_labels.world import World, make_world
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
@@ -67,7 +71,7 @@ class SoftLabelsSettings(Settings):
 
 @auditor
 class SoftLabels(Auditor[SoftLabelsSettings]):
-    """Random-label canaries that only the teacher has seen, asked of students of the released set."""
+    """Random-label canaries that only the teacher has seen, looked for in students of the released set."""
 
     name = "soft-labels"
     title = "Soft-label leakage"
@@ -131,7 +135,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
     def run(
         self, subject: Subject, ctx: Context, settings: SoftLabelsSettings, seed: int
     ) -> Finding:
-        """Distil with canaries, train students on every version of the labels, and ask them for the canaries.
+        """Distil with canaries, train students on every version of the labels, and look for the canaries in them.
 
         Raises:
             Unsupported: hard labels, a checkpoint, fewer than three classes, or too few records.
@@ -144,67 +148,69 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
                 )
             if subject.recipe is None:
                 return _of_file(subject.id, released, ctx, settings, seed)
-        world = make_world(
+        run = run_with_canaries(
             subject, ctx, canaries=settings.canaries, unseen=settings.unseen, seed=seed
         )
         tried = versions(
-            world.made.labels,
-            temperature=world.temperature,
+            run.made.labels,
+            temperature=run.temperature,
             temperatures=settings.temperatures,
             top=settings.top,
             shuffled=ctx.generator("soft-labels", "shuffle", seed) if settings.shuffle else None,
         )
-        networks = students(world.made, tried, ctx, seed=seed, others=settings.students)
-        natural, strangers = _natural(world.planted.base, world.made, ctx, settings, seed)
+        networks = students(run.made, tried, ctx, seed=seed, others=settings.students)
+        natural, others = _natural(run.planted.base, run.made, ctx, settings, seed)
         test = ctx.test()
         groups = [
-            world.tested.records.images,
-            world.planted.unseen.records.images,
-            world.planted.shown.records.images,
+            run.tested.records.images,
+            run.planted.unseen.records.images,
+            run.planted.shown.records.images,
             test.images,
             natural.images,
-            strangers.images,
+            others.images,
         ]
         readings: list[Reading] = []
         finding = Finding(subject=subject.id, auditor=self.name)
         for version in tried:
-            told = answers(networks[version.name], groups, ctx)
-            reading = _reading(version, world, told, test)
+            logits = answers(networks[version.name], groups, ctx)
+            reading = _reading(version, run, logits, test)
             readings.append(reading)
             finding.metrics += [leak_metric(reading), accuracy_metric(reading)]
             if version.name == RELEASED:
-                shown = recalled(list(told[2]), world.planted.shown) if world.separate else None
+                shown = recalled(list(logits[2]), run.planted.shown) if run.separate else None
                 finding.metrics += group_metrics(reading, shown, ctx.data.num_classes)
                 finding.metrics += p_values(reading, ctx.data.num_classes)
-                finding.metrics.append(_canary_membership(world, told))
+                finding.metrics.append(_canary_membership(run, logits))
             if version.name in (RELEASED, HARD):
-                finding.metrics += _membership(version.name, natural, strangers, told[4], told[5])
-        if world.memory is not None:
-            finding.metrics.append(memory_metric(world.memory, ctx.data.num_classes))
+                finding.metrics += _membership(version.name, natural, others, logits[4], logits[5])
+        if run.memory is not None:
+            finding.metrics.append(memory_metric(run.memory, ctx.data.num_classes))
         finding.curves += curves(readings)
-        finding.caveats += _caveats(world, ctx)
-        finding.caveats += selection_caveats(world.planted.base, world.made)
+        finding.caveats += _caveats(run, ctx)
+        finding.caveats += selection_caveats(run.planted.base, run.made)
         return finding
 
     def checks(self, ctx: Context, settings: SoftLabelsSettings) -> list[Check]:
-        """The linear world with its sharp threshold, hard labels, labels given away, canaries nobody saw."""
-        return [*known_answers.threshold(), *known_answers.published(ctx)]
+        """Canaries that are published with their labels, and canaries nobody saw."""
+        return known_answers.published(ctx)
 
 
-def _reading(version: Version, world: World, told: Sequence[Tensor], test: ImageData) -> Reading:
+def _reading(
+    version: Version, run: CanaryRun, logits: Sequence[Tensor], test: ImageData
+) -> Reading:
     return Reading(
         name=version.name,
         temperature=version.temperature,
-        tested=recalled(list(told[0]), world.tested),
-        unseen=recalled(list(told[1]), world.planted.unseen),
-        correct=told[3].argmax(2) == test.labels,
+        tested=recalled(list(logits[0]), run.tested),
+        unseen=recalled(list(logits[1]), run.planted.unseen),
+        correct=logits[3].argmax(2) == test.labels,
     )
 
 
-def _canary_membership(world: World, told: Sequence[Tensor]) -> Metric:
+def _canary_membership(run: CanaryRun, logits: Sequence[Tensor]) -> Metric:
     """Canaries the method has read against canaries nobody has, by their planted label."""
-    inside = planted_margin(list(told[0]), world.tested)
-    outside = planted_margin(list(told[1]), world.planted.unseen)
+    inside = planted_margin(list(logits[0]), run.tested)
+    outside = planted_margin(list(logits[1]), run.planted.unseen)
     return membership_metric(inside, outside, records="canaries", labels=RELEASED)
 
 
@@ -220,25 +226,25 @@ def _natural(
     Args:
         members: training records; the set's ``member_indices`` count from the first of them.
     """
-    free = ~_given(members, made)
-    strangers = held_out(ctx).records
+    free = ~_verbatim(members, made)
+    others = held_out(ctx).records
     generator = ctx.generator("soft-labels", "records", seed)
     parts = []
     for data, index in (
         (members, free.nonzero().squeeze(1)),
-        (strangers, torch.arange(len(strangers))),
+        (others, torch.arange(len(others))),
     ):
         order = torch.randperm(len(index), generator=generator)[: settings.records]
         parts.append(data.subset(index[order]))
     return parts[0], parts[1]
 
 
-def _given(members: ImageData, made: DistilledSet) -> Tensor:
+def _verbatim(members: ImageData, made: DistilledSet) -> Tensor:
     """(N,) bool, training records that the set says it releases as they are."""
-    given = torch.zeros(len(members), dtype=torch.bool)
+    verbatim = torch.zeros(len(members), dtype=torch.bool)
     index = torch.tensor(made.card.member_indices or [], dtype=torch.int64)
-    given[index[index < len(members)]] = True
-    return given
+    verbatim[index[index < len(members)]] = True
+    return verbatim
 
 
 def selection_caveats(members: ImageData, made: DistilledSet) -> list[str]:
@@ -248,13 +254,13 @@ def selection_caveats(members: ImageData, made: DistilledSet) -> list[str]:
     ``1/2 = f A_released + (1 - f) A_rest``, so ``A_rest`` lies within ``f / (2 (1 - f))`` of 1/2. No
     non-members can be left out likewise: nobody selected among them.
     """
-    given = _given(members, made)
-    share = float(given.double().mean())
+    verbatim = _verbatim(members, made)
+    share = float(verbatim.double().mean())
     if not 0 < share < 1:
         return []
     bound = min(0.5, share / (2 * (1 - share)))
     return [
-        f"{int(given.sum())} of {len(given)} training records are released as they are and were left out of the "
+        f"{int(verbatim.sum())} of {len(verbatim)} training records are released as they are and were left out of the "
         "guess at ordinary records. Where they were chosen for being typical (herding), those left are less so, "
         f"and their membership AUC then lies below 0.5 without any leak: by {bound:.3f} at the very most, and by "
         "0.01 to 0.03 in a trial on digits (10 and 50 images per class). What the labels add is the "
@@ -263,14 +269,14 @@ def selection_caveats(members: ImageData, made: DistilledSet) -> list[str]:
 
 
 def _membership(
-    labels: str, members: ImageData, strangers: ImageData, inside: Tensor, outside: Tensor
+    labels: str, members: ImageData, others: ImageData, inside: Tensor, outside: Tensor
 ) -> list[Metric]:
     """The margin attack on ordinary records; nothing where all of them are released as they are."""
-    if len(members) < 20 or len(strangers) < 20:
+    if len(members) < 20 or len(others) < 20:
         return []
     scores = [
-        torch.stack([logit_margin(z, data.labels) for z in told]).mean(0)
-        for data, told in ((members, inside), (strangers, outside))
+        torch.stack([logit_margin(z, data.labels) for z in logits]).mean(0)
+        for data, logits in ((members, inside), (others, outside))
     ]
     return [membership_metric(scores[0], scores[1], records="ordinary", labels=labels)]
 
@@ -278,10 +284,10 @@ def _membership(
 def _of_file(
     subject: str, released: DistilledSet, ctx: Context, settings: SoftLabelsSettings, seed: int
 ) -> Finding:
-    """What can be said of a finished set: membership through students, with its labels soft and rounded."""
+    """What is known of a finished set: membership through students, with its labels soft and rounded."""
     tried = versions(released.labels, temperature=None, temperatures=(), top=())
     networks = students(released, tried, ctx, seed=seed, others=ctx.preset.victims)
-    natural, strangers = _natural(ctx.data.train, released, ctx, settings, seed)
+    natural, others = _natural(ctx.data.train, released, ctx, settings, seed)
     test = ctx.test()
     finding = Finding(
         subject=subject,
@@ -293,9 +299,9 @@ def _of_file(
         ),
     )
     for version in tried:
-        told = answers(networks[version.name], [natural.images, strangers.images, test.images], ctx)
-        finding.metrics += _membership(version.name, natural, strangers, told[0], told[1])
-        finding.metrics.append(accuracy_metric(_accuracy_only(version, told[2], test)))
+        logits = answers(networks[version.name], [natural.images, others.images, test.images], ctx)
+        finding.metrics += _membership(version.name, natural, others, logits[0], logits[1])
+        finding.metrics.append(accuracy_metric(_accuracy_only(version, logits[2], test)))
     if not any(m.name == "soft_labels.membership_auc" for m in finding.metrics):
         raise Unsupported(
             "planting canaries needs the recipe, and too few records are left to guess the membership of"
@@ -315,10 +321,10 @@ def _of_file(
     return finding
 
 
-def _accuracy_only(version: Version, told: Tensor, test: ImageData) -> Reading:
+def _accuracy_only(version: Version, logits: Tensor, test: ImageData) -> Reading:
     nothing = torch.zeros(0, dtype=torch.bool)
     return Reading(
-        version.name, version.temperature, nothing, nothing, told.argmax(2) == test.labels
+        version.name, version.temperature, nothing, nothing, logits.argmax(2) == test.labels
     )
 
 
@@ -333,24 +339,24 @@ _FORGOT = (
 )
 
 
-def _caveats(world: World, ctx: Context) -> list[str]:
-    planted = world.planted
+def _caveats(run: CanaryRun, ctx: Context) -> list[str]:
+    planted = run.planted
     total = len(planted.everything)
     notes = [
         f"Measured on the recipe, run on {total} records of which {len(planted.shown) + len(planted.hidden)} carry a "
-        "random wrong label. Mislabelled records are the ones a teacher learns by heart; ordinary records leave a "
+        "random wrong label. Mislabelled records are the ones a teacher memorises; ordinary records leave a "
         "fainter trace.",
         f"Students train under the audit's protocol '{ctx.protocol.name}'. One that trains longer, or without "
         "augmentation, reads more out of the same labels.",
     ]
-    if world.temperature is not None:
+    if run.temperature is not None:
         notes.append(_UNDONE)
-    if not world.separate:
+    if not run.separate:
         notes.append(
             "This method makes images and labels together, so no canary can be kept from the images alone: the "
             "leakage counts what travelled through either. Rounding the labels ('hard') shows what is left in the "
             "images."
         )
-    elif not world.remembered:
+    elif not run.remembered:
         notes.append(_FORGOT)
     return [*notes, *held_out(ctx).caveats()]

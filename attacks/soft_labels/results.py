@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+from scipy import stats as scipy_stats
 from torch import Tensor
 
 from ddaudit.attacks._common.rates import rate, rate_metric
-from ddaudit.attacks.soft_labels.measure import binomial_p, chance, difference, fisher_p
+from ddaudit.attacks.soft_labels.canaries import chance
 from ddaudit.attacks.soft_labels.students import RELEASED
 from ddaudit.findings import Curve, Metric
-from ddaudit.stats import Interval, auc, clopper_pearson
+from ddaudit.stats import Interval, auc, clopper_pearson, wilson
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ def group_metrics(reading: Reading, shown: Tensor | None, classes: int) -> list[
 
 def p_values(reading: Reading, classes: int) -> list[Metric]:
     """``soft_labels.p_value``: exactly against chance, and against the canaries that nobody saw."""
-    found = {
+    values = {
         "binomial": binomial_p(reading.tested, chance(classes)),
         "fisher": fisher_p(reading.tested, reading.unseen),
     }
@@ -95,7 +97,7 @@ def p_values(reading: Reading, classes: int) -> list[Metric]:
             direction="higher",
             params={"test": test},
         )
-        for test, value in found.items()
+        for test, value in values.items()
     ]
 
 
@@ -126,7 +128,7 @@ def membership_metric(inside: Tensor, outside: Tensor, *, records: str, labels: 
 def curves(readings: list[Reading]) -> list[Curve]:
     """Leakage against student accuracy over all versions, and against temperature."""
     points = [(rate(r.correct).value, r.leak) for r in readings]
-    found = [
+    out = [
         Curve(
             plot="Leak against accuracy",
             label="versions of the labels",
@@ -144,7 +146,7 @@ def curves(readings: list[Reading]) -> list[Curve]:
     )
     if len(hot) > 2:
         leaks = [r.leak for r in hot]
-        found.append(
+        out.append(
             Curve(
                 plot="Leak by temperature",
                 label="labels",
@@ -156,4 +158,34 @@ def curves(readings: list[Reading]) -> list[Curve]:
                 y_label="leakage (0 = none)",
             )
         )
-    return found
+    return out
+
+
+def difference(a: Tensor, b: Tensor, confidence: float = 0.95) -> Interval:
+    """Interval of the difference of two independent rates, ``mean(a) - mean(b)``.
+
+    Args:
+        a, b: (N,) and (M,) bool.
+
+    Returns:
+        The difference in [-1, 1]; ``n`` is the number of entries in ``a``.
+
+    Source: Newcombe, Statistics in Medicine 17 (1998), method 10.
+    """
+    p, q = (wilson(int(x.sum()), len(x), confidence) for x in (a, b))
+    value = p.value - q.value
+    low = value - math.hypot(p.value - p.low, q.high - q.value)
+    high = value + math.hypot(p.high - p.value, q.value - q.low)
+    return Interval(value, low, high, p.n).clamp(-1.0, 1.0)
+
+
+def binomial_p(hits: Tensor, rate: float) -> float:
+    """Chance of at least that many hits at this rate: small where the rate cannot explain them."""
+    test = scipy_stats.binomtest(int(hits.sum()), len(hits), rate, alternative="greater")
+    return float(test.pvalue)
+
+
+def fisher_p(a: Tensor, b: Tensor) -> float:
+    """Fisher's exact test of equal rates against a higher one in ``a`` (both bool)."""
+    table = [[int(x.sum()), int((~x).sum())] for x in (a, b)]
+    return float(scipy_stats.fisher_exact(table, alternative="greater").pvalue)

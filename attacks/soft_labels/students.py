@@ -50,18 +50,18 @@ def versions(
         top: numbers of classes to cut to; cuts that would change nothing are skipped.
         shuffled: draws how labels are dealt out anew within each class; None leaves that version out.
     """
-    found = [Version(RELEASED, labels, temperature)]
+    tried = [Version(RELEASED, labels, temperature)]
     if temperature is not None:
-        found += [
+        tried += [
             Version(f"temperature {t:g}", temper(labels, t / temperature), t)
             for t in temperatures
             if t != temperature
         ]
     width = int((labels > 0).sum(1).max())
-    found += [Version(f"top {k}", keep_top(labels, k), None) for k in top if 1 < k < width]
+    tried += [Version(f"top {k}", keep_top(labels, k), None) for k in top if 1 < k < width]
     if shuffled is not None:
-        found.append(Version("shuffled in class", shuffle_in_class(labels, shuffled), None))
-    return [*found, Version(HARD, harden(labels), 0.0)]
+        tried.append(Version("shuffled in class", shuffle_in_class(labels, shuffled), None))
+    return [*tried, Version(HARD, harden(labels), 0.0)]
 
 
 def shuffle_in_class(labels: Tensor, generator: torch.Generator) -> Tensor:

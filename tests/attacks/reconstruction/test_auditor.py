@@ -202,11 +202,11 @@ def test_the_picture_shows_triples_closest_first() -> None:
 
     picture = triples(grey(0.0, 1.0), grey(0.6, 0.8), grey(0.4, 0.2), name="x", most=2)
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.png_base64))))
-    assert shown.shape == (2 * 56 + 14, 3 * 56 + 2 * 2, 3)
+    assert shown.shape == (56, 2 * (3 * 56 + 2 * 2) + 14, 3)
     middle = [shown[28, 28 + 58 * i, 0] for i in range(3)]
     assert middle == [255, 204, 51]
-    below = [shown[28 + 70, 28 + 58 * i, 0] for i in range(3)]
-    assert below == [0, 153, 102]
+    second = [shown[28, 186 + 28 + 58 * i, 0] for i in range(3)]
+    assert second == [0, 153, 102]
     assert "do not publish" in picture.caption
 
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from scipy import stats
 
-from ddaudit.attacks.soft_labels.canaries import Marked, mark, plant
-from ddaudit.attacks.soft_labels.measure import (
-    binomial_p,
+from ddaudit.attacks.soft_labels.canaries import (
+    Marked,
     chance,
-    difference,
-    fisher_p,
+    mark,
+    plant,
     planted_margin,
     recalled,
 )
+from ddaudit.attacks.soft_labels.results import binomial_p, difference, fisher_p
 from ddaudit.attacks.soft_labels.students import HARD, RELEASED, shuffle_in_class, versions
 from ddaudit.data import Dataset, ImageData
 from ddaudit.errors import NotEnoughData
