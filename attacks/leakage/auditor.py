@@ -16,9 +16,9 @@ from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.attacks.leakage.copies import (
     FALSE_ALARM,
     CopyTest,
+    chance_ratios,
     contrast_normalised,
     copy_test,
-    stranger_ratios,
 )
 from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, auditor
 from ddaudit.data import ImageData
@@ -36,7 +36,7 @@ class LeakageSettings(Settings):
 
     images: int = Field(default=2000, ge=1)
     """At most this many released images (a fixed random sample of larger sets)."""
-    strangers: int = Field(default=2000, ge=20)
+    nonmembers: int = Field(default=2000, ge=20)
     """At most this many held-out records that set the threshold."""
     pairs: int = Field(default=12, ge=0)
     """Pairs in the picture; 0 keeps real records out of the report."""
@@ -90,9 +90,9 @@ class Leakage(Auditor[LeakageSettings]):
     version = 2
     settings = LeakageSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"images": 500, "strangers": 500},
-        "standard": {"images": 2000, "strangers": 2000},
-        "full": {"images": 10_000, "strangers": 10_000},
+        "quick": {"images": 500, "nonmembers": 500},
+        "standard": {"images": 2000, "nonmembers": 2000},
+        "full": {"images": 10_000, "nonmembers": 10_000},
     }
 
     def __init__(self) -> None:
@@ -157,19 +157,19 @@ class Leakage(Auditor[LeakageSettings]):
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """Training and held-out records in every space, with the ratios of strangers."""
+    """Training and held-out records in every space, with the ratios of non-members."""
 
     train: ImageData
     holdout: ImageData
     network: Network
     rows: dict[str, tuple[Tensor, Tensor]]
-    strangers: dict[str, Tensor]
+    by_chance: dict[str, Tensor]
     caveats: list[str]
 
     def test(self, space: str, images: Tensor) -> CopyTest:
         train, holdout = self.rows[space]
         rows = _view(space, images, self.network)
-        return copy_test(rows, train, holdout, self.strangers[space])
+        return copy_test(rows, train, holdout, self.by_chance[space])
 
 
 def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
@@ -184,15 +184,15 @@ def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
     network = ctx.random_network("leakage", "random network", arch=narrow)
     train, holdout = ctx.data.train.pixels(), held.records.pixels()
     rows = {s: (_view(s, train, network), _view(s, holdout, network)) for s in SPACES}
-    strangers = {
-        space: stranger_ratios(
+    by_chance = {
+        space: chance_ratios(
             *rows[space],
             generator=ctx.generator("leakage", "strangers"),  # the same records in every space
-            limit=settings.strangers,
+            limit=settings.nonmembers,
         )
         for space in SPACES
     }
-    return _Bench(ctx.data.train, held.records, network, rows, strangers, held.caveats())
+    return _Bench(ctx.data.train, held.records, network, rows, by_chance, held.caveats())
 
 
 def _view(space: str, images: Tensor, network: Network) -> Tensor:
@@ -251,7 +251,7 @@ def _metrics(space: str, test: CopyTest) -> list[Metric]:
             n=len(finite),
             unit="ratio",
             direction="higher",
-            floor=float(test.stranger_ratio.clamp(max=1e6).median()),
+            floor=float(test.chance_ratio.clamp(max=1e6).median()),
             params=params,
             headline=main,
         ),

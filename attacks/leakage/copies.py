@@ -1,4 +1,4 @@
-"""Nearest-copy test: is a released image closer to a training record than strangers ever are?
+"""Nearest-copy test: is a released image closer to a training record than non-members ever are?
 
 For each released image s: distance to the nearest training record, divided by the distance to the
 nearest held-out record. Held-out records never influenced the set, so they show how close a
@@ -20,7 +20,7 @@ from ddaudit.attacks._common.features import neighbours
 from ddaudit.errors import NotEnoughData
 
 FALSE_ALARM = 0.01
-"""Share of genuine strangers that the near-copy rule flags."""
+"""Share of non-members that the near-copy rule flags."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class CopyTest:
         ratio: (M,) float64 ``to_train / to_holdout``; infinite for a copy of a held-out record.
         near: (M,) bool near-copies: ratio below ``threshold``.
         threshold: the ratio that ``FALSE_ALARM`` of held-out images stay below.
-        stranger_ratio: (H,) float64 the same ratio for held-out images, each against the others.
+        chance_ratio: (H,) float64 the same ratio for held-out images, each against the others.
         p_value: sign test, see :func:`sign_test`.
     """
 
@@ -43,18 +43,18 @@ class CopyTest:
     ratio: Tensor
     near: Tensor
     threshold: float
-    stranger_ratio: Tensor
+    chance_ratio: Tensor
     p_value: float
 
 
-def copy_test(released: Tensor, train: Tensor, holdout: Tensor, strangers: Tensor) -> CopyTest:
+def copy_test(released: Tensor, train: Tensor, holdout: Tensor, by_chance: Tensor) -> CopyTest:
     """Run the test in the space that the rows are given in.
 
     Args:
         released: (M, ...) released images or their embeddings.
         train: (T, ...) training records.
         holdout: (H, ...) records of the same distribution that the set was not made from.
-        strangers: (H,) float64 from :func:`stranger_ratios` on the same train and holdout.
+        by_chance: (H,) float64 from :func:`chance_ratios` on the same train and holdout.
 
     Raises:
         NotEnoughData: fewer than 20 held-out records.
@@ -63,7 +63,7 @@ def copy_test(released: Tensor, train: Tensor, holdout: Tensor, strangers: Tenso
         raise NotEnoughData(f"the nearest-copy test needs 20 held-out records, got {len(holdout)}")
     to_train, to_holdout = neighbours(released, train), neighbours(released, holdout)
     ratio = _ratio(to_train.distance, to_holdout.distance)
-    threshold = float(torch.quantile(strangers, FALSE_ALARM))
+    threshold = float(torch.quantile(by_chance, FALSE_ALARM))
     return CopyTest(
         to_train=to_train.distance,
         to_holdout=to_holdout.distance,
@@ -72,16 +72,16 @@ def copy_test(released: Tensor, train: Tensor, holdout: Tensor, strangers: Tenso
         # an exact copy counts even where duplicates between the splits make the threshold 0
         near=(ratio < threshold) | (ratio == 0),
         threshold=threshold,
-        stranger_ratio=strangers,
+        chance_ratio=by_chance,
         p_value=sign_test(to_train.distance, to_train.index, to_holdout.distance, to_holdout.index,
                           train=len(train), holdout=len(holdout)),
     )  # fmt: skip
 
 
-def stranger_ratios(
+def chance_ratios(
     train: Tensor, holdout: Tensor, *, generator: torch.Generator, limit: int = 2000
 ) -> Tensor:
-    """The ratio of genuine strangers: each held-out record against train and the other held-out
+    """The ratio of non-members: each held-out record against train and the other held-out
     records.
 
     Larger training sets come closer to anything; these ratios contain that, so the rule needs no
@@ -89,9 +89,9 @@ def stranger_ratios(
 
     Args:
         train: (T, ...); ``holdout`` (H, ...).
-        generator: draws the strangers where there are more than ``limit``. The first ones would be
+        generator: draws the non-members where there are more than ``limit``. The first ones would be
             no sample: image folders are read class by class.
-        limit: held-out records to use as strangers.
+        limit: held-out records to use.
 
     Returns:
         (min(H, limit),) float64.

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from ddaudit.attacks._common.nonmembers import composition_check
-from ddaudit.attacks.membership import comparison, control, known_answers
-from ddaudit.attacks.membership.battery import shadow_evidence
-from ddaudit.attacks.membership.caveats import holdout_caveats, shadow_caveats
-from ddaudit.attacks.membership.ceiling import ceiling_check, ceiling_curve, weakest_claim
-from ddaudit.attacks.membership.evidence import Summary, direction_check, summarise
-from ddaudit.attacks.membership.holdout import holdout_evidence, split
+from ddaudit.attacks.membership import controls, known_answers
+from ddaudit.attacks.membership.attacks import attack
+from ddaudit.attacks.membership.caveats import file_caveats, recipe_caveats
+from ddaudit.attacks.membership.evidence import (
+    Summary,
+    ceiling_check,
+    ceiling_curve,
+    direction_check,
+    summarise,
+    weakest_claim,
+)
 from ddaudit.attacks.membership.settings import PRESETS, MembershipSettings
-from ddaudit.attacks.membership.shadows import Halves, Shadows, draw_halves, run_shadows
+from ddaudit.attacks.membership.shadows import (
+    Cohort,
+    Trial,
+    draw_halves,
+    read_networks,
+    run_shadows,
+    split,
+)
 from ddaudit.auditing import Auditor, Context, Shared, Subject, auditor
 from ddaudit.distillation import resolve
 from ddaudit.distillation.selection import Selection
@@ -107,12 +118,12 @@ class Membership(Auditor[MembershipSettings]):
     ) -> Finding:
         """Shadows where there is a recipe, else members against held-out records."""
         if subject.recipe is not None:
-            return self._from_shadows(subject, ctx, settings, seed)
-        return self._from_holdout(subject, ctx, settings, seed)
+            return self._of_recipe(subject, ctx, settings, seed)
+        return self._of_file(subject, ctx, settings, seed)
 
     def sentence(self, finding: Finding) -> str:
         """No membership reading without the private training that does not distil at all."""
-        return comparison.beside_dp_sgd(finding)
+        return controls.beside_dp_sgd(finding)
 
     def checks(self, ctx: Context, settings: MembershipSettings) -> list[Check]:
         """A victim that memorised, LiRA on known Gaussians, held-out records against held-out records, and what
@@ -126,55 +137,48 @@ class Membership(Auditor[MembershipSettings]):
         ]
         # With so few held-out records, files and checkpoints are hardly attacked either.
         with suppress(NotEnoughData):
-            checks.append(known_answers.strangers_only(ctx))
+            checks.append(known_answers.nonmembers_only(ctx))
         if settings.control_runs:
             try:
                 halves = self._halves(ctx, settings, seed=0)
-                found = self._dp_sgd(ctx, settings, halves, claim=None, seed=0)
+                reading, _ = self._dp_sgd(ctx, settings, halves, claim=None, seed=0)
             except (Unsupported, NotEnoughData, BadInput):
                 return checks  # the subjects' findings say why there is no control
             runs = min(settings.control_runs, settings.shadows)
-            checks.append(control.overfitted(ctx, halves, found.reading, runs=runs, seed=0))
+            checks.append(controls.overfitted(ctx, halves, reading, runs=runs, seed=0))
         return checks
 
-    def _from_shadows(
+    def _of_recipe(
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
     ) -> Finding:
-        shadows = self._shadows(subject, ctx, settings, seed)
-        evidence, verbatim = shadow_evidence(
-            shadows,
-            ctx,
-            attacks=settings.attacks,
-            random_networks=settings.random_networks,
-            rmia_gamma=settings.rmia_gamma,
-            rmia_a=settings.rmia_a,
-            rmia_references=settings.rmia_references,
-            seed=seed,
+        trial = self._shadows(subject, ctx, settings, seed)
+        evidence, verbatim = attack(
+            trial, ctx, settings, attacks={"lira", "nearest", *settings.attacks}, seed=seed
         )
         generator = ctx.generator("membership", "ties", seed)
         summary = summarise(
             evidence,
             headlines=_verdicts("lira"),
-            released=verbatim & shadows.members,
+            released=None if verbatim is None else verbatim & trial.members,
             generator=generator,
         )
         finding = _finding(self.name, subject, summary, headline="lira")
-        claim = weakest_claim(shadows.sets)
+        claim = weakest_claim(trial.sets)
         if claim is not None:
             finding.checks.append(
                 ceiling_check(evidence, claim, subject=subject.id, generator=generator)
             )
             finding.curves.append(ceiling_curve(claim))
-        finding.metrics.append(comparison.victim_accuracy(crossed_rate(shadows.answers.correct)))
-        self._compare(finding, subject, shadows, ctx, settings, claim, seed)
-        finding.caveats += shadow_caveats(shadows, settings, claimed=claim is not None)
+        finding.metrics.append(controls.victim_accuracy(crossed_rate(trial.readings.correct)))
+        self._compare(finding, subject, trial, ctx, settings, claim, seed)
+        finding.caveats += recipe_caveats(trial, settings, claimed=claim is not None)
         return finding
 
     def _compare(
         self,
         finding: Finding,
         subject: Subject,
-        shadows: Shadows,
+        trial: Trial,
         ctx: Context,
         settings: MembershipSettings,
         claim: PrivacyClaim | None,
@@ -184,35 +188,34 @@ class Membership(Auditor[MembershipSettings]):
         if not settings.control_runs:
             return
         runs = min(settings.control_runs, settings.shadows)
-        ours = control.read(shadows.answers, shadows.halves, {}, runs=runs)
-        said = []
+        ours = controls.read(trial.readings, trial.cohort, {}, runs=runs)
+        sentences = []
         generator = ctx.generator("membership", "control ties", seed)
         try:
-            private = self._dp_sgd(ctx, settings, shadows.halves, claim=claim, seed=seed)
+            reading, delta = self._dp_sgd(ctx, settings, trial.cohort, claim=claim, seed=seed)
         except BadInput as error:
-            said.append(f"{subject.id} has no DP-SGD control: {error}")
+            sentences.append(f"{subject.id} has no DP-SGD control: {error}")
         else:
-            reading = private.reading
-            finding.metrics += comparison.control_metrics(reading, generator=generator)
-            finding.curves += comparison.control_curve(reading, generator=generator)
-            said.append(
-                comparison.against_dp_sgd(
-                    subject.id, ours, reading, delta=private.delta, runs=runs, claim=claim
+            finding.metrics += controls.control_metrics(reading, generator=generator)
+            finding.curves += controls.control_curve(reading, generator=generator)
+            sentences.append(
+                controls.against_dp_sgd(
+                    subject.id, ours, reading, delta=delta, runs=runs, claim=claim
                 )
             )
         if not _is_random(subject):
-            subsets = self._random(ctx, settings, shadows.halves, seed)
+            subsets = self._random(ctx, settings, trial.cohort, seed)
             for reading in subsets:
-                finding.metrics += comparison.control_metrics(reading, generator=generator)
+                finding.metrics += controls.control_metrics(reading, generator=generator)
             if subsets:
-                said.append(comparison.against_random(subject.id, ours, subsets, runs=runs))
+                sentences.append(controls.against_random(subject.id, ours, subsets, runs=runs))
         if ctx.preset.seeds > 1:
-            said = [f"Seed {seed}: {text}" for text in said]
-        finding.caveats[:0] = said
+            sentences = [f"Seed {seed}: {text}" for text in sentences]
+        finding.caveats[:0] = sentences
 
     # ---- what subjects share ---------------------------------------------------------------------
 
-    def _halves(self, ctx: Context, settings: MembershipSettings, seed: int) -> Halves:
+    def _halves(self, ctx: Context, settings: MembershipSettings, seed: int) -> Cohort:
         return self._shared.once(
             ctx,
             ("halves", settings, seed),
@@ -227,8 +230,8 @@ class Membership(Auditor[MembershipSettings]):
 
     def _shadows(
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
-    ) -> Shadows:
-        def make() -> Shadows:
+    ) -> Trial:
+        def make() -> Trial:
             return run_shadows(
                 subject,
                 ctx,
@@ -248,18 +251,18 @@ class Membership(Auditor[MembershipSettings]):
         self,
         ctx: Context,
         settings: MembershipSettings,
-        halves: Halves,
+        halves: Cohort,
         *,
         claim: PrivacyClaim | None,
         seed: int,
-    ) -> _Private:
-        epsilon, delta = control.target_of(
+    ) -> tuple[controls.Reading, float]:
+        epsilon, delta = controls.target_of(
             claim, epsilon=settings.control_epsilon, delta=settings.control_delta
         )
         reading = self._shared.once(
             ctx,
             ("dp-sgd", settings, seed, epsilon, delta),
-            lambda: control.dp_sgd(
+            lambda: controls.dp_sgd(
                 ctx,
                 halves,
                 runs=min(settings.control_runs, settings.shadows),
@@ -269,70 +272,68 @@ class Membership(Auditor[MembershipSettings]):
                 seed=seed,
             ),
         )
-        return _Private(reading, delta)
+        return reading, delta
 
     def _random(
-        self, ctx: Context, settings: MembershipSettings, halves: Halves, seed: int
-    ) -> list[control.Reading]:
+        self, ctx: Context, settings: MembershipSettings, halves: Cohort, seed: int
+    ) -> list[controls.Reading]:
         runs = min(settings.control_runs, settings.shadows)
 
-        def make(ipc: int) -> control.Reading:
+        def make(ipc: int) -> controls.Reading:
             if ipc == ctx.ipc:
                 recipe = resolve("random", profile=ctx.preset.profile)
                 same = Subject(id="random", kind="recipe", recipe=recipe)
-                answers = self._shadows(same, ctx, settings, seed).answers
-                return control.read(answers, halves, {"control": "random", "ipc": ipc}, runs=runs)
-            return control.random_records(
+                readings = self._shadows(same, ctx, settings, seed).readings
+                return controls.read(readings, halves, {"control": "random", "ipc": ipc}, runs=runs)
+            return controls.random_records(
                 ctx, halves, ipc=ipc, runs=runs, victims=settings.victims_per_shadow, seed=seed
             )
 
         return [
             self._shared.once(ctx, ("subset", settings, seed, n), partial(make, n))
-            for n in control.sizes_tried(settings.control_sizes, ctx, halves)
+            for n in controls.sizes_tried(settings.control_sizes, ctx, halves)
         ]
 
     # ---- files and checkpoints -------------------------------------------------------------------
 
-    def _from_holdout(
+    def _of_file(
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
     ) -> Finding:
         try:
-            sides = split(ctx, members=settings.pool, strangers=settings.population)
+            cohort = split(ctx, members=settings.pool, nonmembers=settings.population)
         except NotEnoughData as error:
             raise Unsupported(str(error)) from None
-        evidence, verbatim = holdout_evidence(
-            subject,
+        readings = read_networks(
+            [ctx.victims(subject, seed)],
             ctx,
-            sides,
-            attacks=settings.file_attacks,
-            random_networks=settings.random_networks,
+            cohort,
+            attacks={"loss", *settings.file_attacks},
             noise_draws=settings.noise_draws,
-            rmia_gamma=settings.rmia_gamma,
-            rmia_a=settings.rmia_a,
-            rmia_references=settings.rmia_references,
+            seed=seed,
+        )
+        trial = Trial(cohort, readings, [] if subject.set is None else [subject.set])
+        evidence, verbatim = attack(
+            trial,
+            ctx,
+            settings,
+            attacks={"loss", "class-mean", "nearest", *settings.file_attacks},
             seed=seed,
         )
         headline = "class-mean" if subject.set is not None else "loss"
         summary = summarise(
             evidence,
             headlines=_verdicts(headline),
-            released=verbatim,
+            released=None if verbatim is None else verbatim & trial.members,
             generator=ctx.generator("membership", "ties", seed),
         )
         finding = _finding(self.name, subject, summary, headline=headline)
         finding.checks.insert(
-            0, composition_check(sides.records, sides.members, subject=subject.id)
+            0, composition_check(cohort.records, cohort.members[0], subject=subject.id)
         )
         finding.status = "partial"
         finding.reason = "no recipe: LiRA, online RMIA and the controls need re-distillation"
-        finding.caveats += [*sides.caveats, *holdout_caveats(subject, ctx, headline)]
+        finding.caveats += [*cohort.caveats, *file_caveats(subject, ctx, headline)]
         return finding
-
-
-@dataclass(frozen=True, eq=False)
-class _Private:
-    reading: control.Reading
-    delta: float
 
 
 def _is_random(subject: Subject) -> bool:

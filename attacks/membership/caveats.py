@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ddaudit.attacks.membership.battery import OWN_SPREAD
+from ddaudit.attacks.membership.attacks import OWN_SPREAD
 from ddaudit.attacks.membership.settings import MembershipSettings
-from ddaudit.attacks.membership.shadows import Shadows
+from ddaudit.attacks.membership.shadows import Trial
 from ddaudit.auditing import Context, Subject
 
 NO_FREE_LUNCH = (
@@ -20,13 +20,13 @@ AVERAGE = (
 )
 
 
-def shadow_caveats(shadows: Shadows, settings: MembershipSettings, *, claimed: bool) -> list[str]:
+def recipe_caveats(trial: Trial, settings: MembershipSettings, *, claimed: bool) -> list[str]:
     """Of a reading from shadows; ``claimed``: the subject carries a privacy claim."""
-    count, records = shadows.members.shape
+    count, records = trial.members.shape
     spread = "one spread for all records" if count < OWN_SPREAD else "a spread for each record"
-    inside = int(shadows.members.sum())
+    inside = int(trial.members.sum())
     caveats = [
-        *shadows.halves.caveats,
+        *trial.cohort.caveats,
         f"Measured on {count} re-distillations of random halves of {records} training records, "
         f"about {inside // count} a run: one record weighs more in them than in a set made from "
         "all of the data.",
@@ -53,7 +53,7 @@ def shadow_caveats(shadows: Shadows, settings: MembershipSettings, *, claimed: b
     return caveats
 
 
-def holdout_caveats(subject: Subject, ctx: Context, headline: str) -> list[str]:
+def file_caveats(subject: Subject, ctx: Context, headline: str) -> list[str]:
     """Of a reading without a recipe; ``headline`` is the attack that carries the verdict."""
     caveats = [
         "Members are training records, non-members validation and test records, drawn with the same "

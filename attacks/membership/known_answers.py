@@ -1,4 +1,4 @@
-"""Known-answer tests of the membership instrument: a victim that memorised, simulated shadows with and
+"""Known-answer tests of the membership attacks: a victim that memorised, simulated shadows with and
 without a signal, and held-out records that pose as members.
 """
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ddaudit.attacks._common.nonmembers import TOLERANCE, cell_auc, cells, held_out
 from ddaudit.attacks._common.signals import negative_loss
-from ddaudit.attacks.membership.battery import lira_scores
-from ddaudit.attacks.membership.holdout import split
+from ddaudit.attacks.membership.attacks import lira_scores
 from ddaudit.attacks.membership.scores import lira
+from ddaudit.attacks.membership.shadows import split
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.findings import Check
@@ -27,7 +27,7 @@ RATE_TOLERANCE = 0.55
 
 
 def memorised_victim(ctx: Context, *, records: int = 150) -> Check:
-    """A small network overfitted on random labels: its loss must give its members away.
+    """A small network overfitted on random labels: its loss must show its members.
 
     Labels are random, so nothing but memory can lower the loss of a member.
     """
@@ -43,14 +43,14 @@ def memorised_victim(ctx: Context, *, records: int = 150) -> Check:
     )
 
 
-def strangers_only(ctx: Context, *, records: int = 400) -> Check:
+def nonmembers_only(ctx: Context, *, records: int = 400) -> Check:
     """Held-out records that pose as members, by the way that files and checkpoints are attacked.
 
     Every other (class, group) cell gives 60 % of its held-out records to the "members" and the others
     40 %, so that the two sides differ in composition until
-    :func:`~ddaudit.attacks.membership.holdout.split` has made them alike. The victim is a network
+    :func:`~ddaudit.attacks.membership.shadows.split` has made them alike. The victim is a network
     trained on real records that were drawn just as unevenly; it saw neither side, so its loss must
-    find nothing. The interval is a 99.9 % one: a sound instrument fails once in 1000 audits.
+    show nothing. The interval is a 99.9 % one: a sound instrument fails once in 1000 audits.
 
     Args:
         records: training records of the victim, at most.
@@ -74,14 +74,14 @@ def strangers_only(ctx: Context, *, records: int = 400) -> Check:
     sides = split(
         replace(ctx, data=data, artifacts=None),
         members=max(20, int(posing.sum()) // 2),
-        strangers=1000,
+        nonmembers=1000,
     )
     pick = torch.randperm(len(train), generator=g)
     own = train.subset(pick[seen[pick]][:records])
     network = _fit(own.pixels(), own.labels, ctx.data.num_classes, g, steps=60)
     scores = negative_loss(network(sides.records.pixels()), sides.records.labels)
-    value = auc(scores, sides.members, confidence=0.999)
-    composition = cell_auc(sides.records, sides.members)
+    value = auc(scores, sides.members[0], confidence=0.999)
+    composition = cell_auc(sides.records, sides.members[0])
     return Check(
         name="non-members against non-members",
         passed=value.low <= 0.5 <= value.high and composition <= TOLERANCE,
@@ -195,11 +195,11 @@ def _fit(
     """A small network fitted to all of the images at once."""
     network = _wide(images[0].numel(), classes, generator)
     shift, scale = images.mean(), images.std()
-    learn_by_heart(network, (images - shift) / scale, labels, steps=steps)
+    memorise(network, (images - shift) / scale, labels, steps=steps)
     return _Scaled(network, shift, scale)
 
 
-def learn_by_heart(network: nn.Module, x: Tensor, y: Tensor, *, steps: int) -> None:
+def memorise(network: nn.Module, x: Tensor, y: Tensor, *, steps: int) -> None:
     """Fit a network in place to all records at once, (N, ...) inputs and (N,) labels: no batches, no augmentation."""
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     for _ in range(steps):

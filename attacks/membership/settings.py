@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from ddaudit.attacks.membership.battery import ATTACKS, FILE_ATTACKS, Attack, FileAttack
 from ddaudit.auditing import Settings
+
+Attack = Literal[
+    "lira", "lira-offline", "lira-fixed", "rmia", "rmia-offline", "quantile", "loss", "confidence",
+    "entropy", "modified-entropy", "label-only", "label-only-shifts", "class-mean", "domias", "nearest",
+    "nearest-features",
+]  # fmt: skip
+"""In the order of the report. "lira" is online; "lira-fixed" is online with one spread for all records
+(fixed variance), which "lira" itself uses below 64 shadows."""
+
+FileAttack = Literal[
+    "rmia-offline", "quantile", "loss", "confidence", "entropy", "modified-entropy", "label-only",
+    "label-only-shifts", "class-mean", "domias", "nearest", "nearest-features",
+]  # fmt: skip
+"""What works without the recipe. On a checkpoint, only those that look at a network."""
+
+ATTACKS: tuple[Attack, ...] = get_args(Attack)
+FILE_ATTACKS: tuple[FileAttack, ...] = get_args(FileAttack)
 
 
 class MembershipSettings(Settings):
@@ -22,8 +38,8 @@ class MembershipSettings(Settings):
     """
     victims_per_shadow: int = Field(default=2, ge=1)
     population: int = Field(default=2000, ge=20)
-    """Records from validation and test: strangers of RMIA (recipe); at most as many non-members
-    (file).
+    """Records from validation and test: non-members that calibrate (recipe); at most as many non-members
+    under attack (file).
     """
     attacks: tuple[Attack, ...] = (
         "lira", "lira-offline", "rmia", "loss", "class-mean", "nearest",

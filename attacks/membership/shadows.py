@@ -1,9 +1,9 @@
-"""Shadow re-distillations: the recipe run on many random halves of a pool, victims trained on each.
+"""What attacks look at: records, who of them was in which run, and what networks trained on each run answer.
 
-A record enters each shadow independently with probability one half. Independence is not a detail:
-it makes a member's and a non-member's references alike (see ``scores.lira.fit``), and it makes "in"
-and "out" differ by exactly one added record, which is the neighbouring relation that privacy claims
-are stated for.
+A recipe is run on many random halves of a pool (shadows). A record enters each shadow independently with
+probability one half. Independence is not a detail: it makes a member's and a non-member's references alike (see
+``scores.lira.fit``), and it makes "in" and "out" differ by exactly one added record, which is the neighbouring
+relation that privacy claims are stated for. A file or a checkpoint is one run, on all of the training data.
 """
 
 from __future__ import annotations
@@ -15,103 +15,112 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks._common import signals
-from ddaudit.attacks._common.nonmembers import held_out
+from ddaudit.attacks._common.nonmembers import cells, held_out, matched_samples
+from ddaudit.attacks._common.records import join
 from ddaudit.attacks.membership.scores import label_only
 from ddaudit.auditing import Context, Subject, stratified
 from ddaudit.data import ImageData
-from ddaudit.errors import Unsupported
+from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
 
 
 @dataclass(frozen=True, eq=False)
-class Halves:
-    """K random halves of a pool, and records that none of them holds.
+class Cohort:
+    """Records under attack, who of them is in which run, and non-members that calibrate the attacks.
 
     Attributes:
-        pool: the N records that halves are drawn from.
-        strangers: Z records outside (validation and test, composed like training).
-        members: (K, N) bool.
-        caveats: what a report must say about the strangers.
+        records: the N records under attack.
+        members: (K, N) bool, which of them run k was made from.
+        nonmembers: Z other records, in none of the runs.
+        caveats: what a report must state about the non-members.
     """
 
-    pool: ImageData
-    strangers: ImageData
+    records: ImageData
     members: Tensor
+    nonmembers: ImageData
     caveats: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What the networks of K runs say of pool, strangers and test images.
+class Readings:
+    """What the networks of K runs answer on records, non-members and test images.
 
     Attributes:
         phi: (K, N) float64 logit margins, averaged over a run's networks.
         log_p: (K, N) float64 log of the true label's probability, averaged (as a probability) over networks.
-        stranger_phi, stranger_log_p: (K, Z) the same for strangers.
+        nonmember_phi, nonmember_log_p: (K, Z) the same for non-members.
         scores: attack -> (K, N) float64, for attacks that look at one network at a time; averaged over networks.
         correct: (K * V, T) float64, 1 where a network is right on a test image.
     """
 
     phi: Tensor
     log_p: Tensor
-    stranger_phi: Tensor
-    stranger_log_p: Tensor
+    nonmember_phi: Tensor
+    nonmember_log_p: Tensor
     scores: dict[str, Tensor]
     correct: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Shadows:
-    """K shadow runs: the sets they made, and what networks trained on those say."""
+class Trial:
+    """K runs under attack: their sets, and what networks trained on those answer.
 
-    halves: Halves
+    Attributes:
+        cohort: the records.
+        readings: of the networks.
+        sets: one of each run; none where only networks are known.
+    """
+
+    cohort: Cohort
+    readings: Readings
     sets: list[DistilledSet]
-    answers: Answers
 
     @property
     def members(self) -> Tensor:
         """(K, N) bool."""
-        return self.halves.members
+        return self.cohort.members
 
 
 def run_shadows(
     subject: Subject,
     ctx: Context,
-    halves: Halves,
+    cohort: Cohort,
     *,
     victims: int,
     attacks: Collection[str] = ("loss",),
     noise_draws: int = 0,
     seed: int,
-) -> Shadows:
+) -> Trial:
     """Re-distil on every half and train ``victims`` networks on each set.
 
     Args:
         subject: must have a recipe.
-        halves: from :func:`draw_halves`.
+        cohort: from :func:`draw_halves`.
         victims: networks per shadow.
-        attacks, noise_draws: see :func:`ask`.
+        attacks, noise_draws: see :func:`read_networks`.
         seed: of distillation and victims.
 
     Raises:
         Unsupported: no recipe.
     """
     distil_seed = ctx.seed_for("membership", "distil", seed)
-    sets = ctx.redistill_many(subject, halves.pool, halves.members, distil_seed)
+    sets = ctx.redistill_many(subject, cohort.records, cohort.members, distil_seed)
     networks = train_victims(sets, ctx, victims=victims, seed=seed)
-    answers = ask(networks, ctx, halves, attacks=attacks, noise_draws=noise_draws, seed=seed)
-    return Shadows(halves, sets, answers)
+    readings = read_networks(
+        networks, ctx, cohort, attacks=attacks, noise_draws=noise_draws, seed=seed
+    )
+    return Trial(cohort, readings, sets)
 
 
-def draw_halves(ctx: Context, *, shadows: int, pool: int, population: int, seed: int) -> Halves:
+def draw_halves(ctx: Context, *, shadows: int, pool: int, population: int, seed: int) -> Cohort:
     """K random halves of the training records, the same for every subject of an audit.
 
     Args:
         shadows: K; the halves of a smaller K are the first ones of a larger.
         pool: records to draw from; raised to four times the size of a distilled set, so that a half
             holds twice as many records as are released.
-        population: at most this many strangers.
+        population: at most this many non-members.
         seed: of memberships.
 
     Raises:
@@ -126,7 +135,47 @@ def draw_halves(ctx: Context, *, shadows: int, pool: int, population: int, seed:
         generator=ctx.generator("membership", "members", seed),
     )
     held = held_out(ctx)
-    return Halves(records, stratified(held.records, population), members, tuple(held.caveats()))
+    return Cohort(records, members, stratified(held.records, population), tuple(held.caveats()))
+
+
+def split(ctx: Context, *, members: int, nonmembers: int) -> Cohort:
+    """Random training records, and held-out ones of exactly the same class and group composition.
+
+    A third of the held-out records calibrates, non-members are drawn from the other two thirds.
+
+    Args:
+        members: at most this many training records.
+        nonmembers: at most this many non-members, and half as many reference records.
+
+    Raises:
+        NotEnoughData: fewer than 20 records on a side.
+    """
+    train, held = ctx.data.train, held_out(ctx)
+    order = torch.randperm(len(held.records), generator=ctx.generator("membership", "split"))
+    cut = len(order) // 3
+    reference = held.records.subset(torch.sort(order[:cut][: max(20, nonmembers // 2)]).values)
+    outside = held.records.subset(torch.sort(order[cut:]).values)
+    drawn = matched_samples(
+        *cells(train, outside),
+        most_inside=members,
+        most_outside=nonmembers,
+        generator=ctx.generator("membership", "sides"),
+    )
+    inside, outside = train.subset(drawn.inside), outside.subset(drawn.outside)
+    if min(len(inside), len(reference), len(outside)) < 20:
+        raise NotEnoughData(
+            f"membership needs 20 members, non-members and reference records, there are "
+            f"{len(inside)}, {len(outside)} and {len(reference)}"
+        )
+    records = join(inside, outside)
+    caveats = held.caveats()
+    if drawn.untested > 0:
+        caveats.append(
+            f"{drawn.untested:.1%} of the training records were not tested: they belong to classes or "
+            "groups with too few held-out records to compare with."
+        )
+    sides = torch.arange(len(records)) < len(inside)
+    return Cohort(records, sides[None], reference, tuple(caveats))
 
 
 def train_victims(
@@ -142,53 +191,53 @@ def train_victims(
     return [networks[k * victims : (k + 1) * victims] for k in range(len(sets))]
 
 
-def ask(
+def read_networks(
     networks: Sequence[Sequence[Network]],
     ctx: Context,
-    halves: Halves,
+    cohort: Cohort,
     *,
     attacks: Collection[str] = ("loss",),
     noise_draws: int = 0,
     seed: int,
-) -> Answers:
-    """Put pool, strangers and test images to the networks of every run.
+) -> Readings:
+    """What the networks of every run answer on records, non-members and test images.
 
     Args:
         networks: K runs of V networks each.
-        halves: whose pool and strangers are asked about.
+        cohort: the records and non-members.
         attacks: names of the attacks whose scores are wanted; those that do not look at single networks
             are passed over.
         noise_draws: noisy copies per level of the attack "label-only".
         seed: of that noise, the same for all networks.
     """
     test = ctx.test()
-    pool, strangers = halves.pool, halves.strangers
-    images = torch.cat([pool.images, strangers.images, test.images])
-    labels = torch.cat([pool.labels, strangers.labels])
-    n, asked = len(pool), len(labels)
+    records, nonmembers = cohort.records, cohort.nonmembers
+    images = torch.cat([records.images, nonmembers.images, test.images])
+    labels = torch.cat([records.labels, nonmembers.labels])
+    n, known = len(records), len(labels)
     phi, log_p, correct = [], [], []
     scores: dict[str, list[Tensor]] = {}
     for own in networks:
         logits = [ctx.predict(net, images) for net in own]
-        phi.append(mean_of([signals.logit_margin(z[:asked], labels) for z in logits]))
-        log_p.append(log_mean([signals.negative_loss(z[:asked], labels) for z in logits]))
-        correct += [(z[asked:].argmax(1) == test.labels).double() for z in logits]
-        found = network_scores([z[:n] for z in logits], pool.labels, attacks=attacks)
-        found |= label_scores(own, ctx, pool, attacks=attacks, noise_draws=noise_draws, seed=seed)
-        for name, score in found.items():
+        phi.append(mean_of([signals.logit_margin(z[:known], labels) for z in logits]))
+        log_p.append(log_mean([signals.negative_loss(z[:known], labels) for z in logits]))
+        correct += [(z[known:].argmax(1) == test.labels).double() for z in logits]
+        new = _network_scores([z[:n] for z in logits], records.labels, attacks=attacks)
+        new |= _label_scores(own, ctx, records, attacks=attacks, noise_draws=noise_draws, seed=seed)
+        for name, score in new.items():
             scores.setdefault(name, []).append(score)
     margins, logs = torch.stack(phi), torch.stack(log_p)
-    return Answers(
+    return Readings(
         phi=margins[:, :n],
         log_p=logs[:, :n],
-        stranger_phi=margins[:, n:],
-        stranger_log_p=logs[:, n:],
+        nonmember_phi=margins[:, n:],
+        nonmember_log_p=logs[:, n:],
         scores={name: torch.stack(rows) for name, rows in scores.items()},
         correct=torch.stack(correct),
     )
 
 
-def network_scores(
+def _network_scores(
     logits: Sequence[Tensor], labels: Tensor, *, attacks: Collection[str]
 ) -> dict[str, Tensor]:
     """(N,) scores of the attacks that read a network's probabilities, averaged over networks."""
@@ -205,7 +254,7 @@ def network_scores(
     }
 
 
-def label_scores(
+def _label_scores(
     networks: Sequence[Network],
     ctx: Context,
     records: ImageData,
@@ -266,11 +315,6 @@ def draw_members(
         if bool(((held > 0) | (sizes == 0)).all()):
             rows.append(row)
     return torch.stack(rows)
-
-
-def others(index: int, count: int) -> list[int]:
-    """Every shadow but the target."""
-    return [k for k in range(count) if k != index]
 
 
 def log_mean(log_p: list[Tensor]) -> Tensor:

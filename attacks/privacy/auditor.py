@@ -272,19 +272,19 @@ def _self_checks(subject: Subject, ctx: Context, audit: _Audit, seed: int) -> li
     if recipe is None or recipe.reader is None or not recipe.reader.private:
         return []
     few = replace(ctx.data, train=stratified(ctx.data.train, _START_POOL))
-    found = check_start(recipe, few, ipc=ctx.ipc, subject=subject.id)
+    checks = check_start(recipe, few, ipc=ctx.ipc, subject=subject.id)
     claim, seen = audit.released.card.privacy, audit.releases[1]
     if claim and seen:
-        found.append(check_seen(seen, claim, subject=subject.id))
+        checks.append(check_seen(seen, claim, subject=subject.id))
     drawn = ctx.seed_for("privacy", "probe", seed)
-    found += check_signals(recipe, ctx.data, subject=subject.id, seed=drawn)
+    checks += check_signals(recipe, ctx.data, subject=subject.id, seed=drawn)
     if recipe.target is not None:
         train, device = ctx.data.train, ctx.device
-        found.append(check_rule(recipe.target, train, subject=subject.id, seed=drawn))
-        found += check_reader(
+        checks.append(check_rule(recipe.target, train, subject=subject.id, seed=drawn))
+        checks += check_reader(
             recipe.reader, recipe.target, train, subject=subject.id, seed=drawn, device=device
         )
-    return found
+    return checks
 
 
 def _score(

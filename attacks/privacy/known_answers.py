@@ -32,15 +32,15 @@ def known_gaussian(*, canaries: int, shares: Sequence[Shares], delta: float) -> 
     """Every canary's coin is released with Gaussian noise of known size: bounds must not pass it."""
     truth = epsilon_from_mu(_MU, delta)
     generator = torch.Generator().manual_seed(1)
-    found = []
+    bounds = []
     for _ in range(_REPEATS):
         included = toss(canaries, generator)
         noise = torch.randn(canaries, generator=generator)
-        found.append(bound(_MU * included + noise, included, shares=shares, delta=delta))
+        bounds.append(bound(_MU * included + noise, included, shares=shares, delta=delta))
     checks = []
     for method, values in (
-        ("one-run", [b.epsilon for b in found]),
-        ("one-run-gdp", [b.epsilon_gdp for b in found]),
+        ("one-run", [b.epsilon for b in bounds]),
+        ("one-run-gdp", [b.epsilon_gdp for b in bounds]),
     ):
         over = sum(v > truth for v in values)
         mean = sum(values) / len(values)
@@ -62,11 +62,11 @@ def no_noise(*, canaries: int, shares: Sequence[Shares], delta: float) -> Check:
     top = ceiling(canaries, shares=shares, delta=delta)
     order = torch.randperm(canaries, generator=torch.Generator().manual_seed(2))
     included = order < canaries // 2
-    found = bound(included.float(), included, shares=shares, delta=delta).epsilon
+    proven = bound(included.float(), included, shares=shares, delta=delta).epsilon
     return Check(
         name="no noise at all",
-        passed=found >= 0.8 * top,
-        value=found,
+        passed=proven >= 0.8 * top,
+        value=proven,
         expected=f">= {0.8 * top:.3g} (ceiling {top:.3g})",
         affects=BOUND,
     )
@@ -100,13 +100,13 @@ def noisy_sums(*, canaries: int, shares: Sequence[Shares], delta: float) -> list
     checks = []
     for name, sigma in (("known noise", math.sqrt(_RELEASES) / _MU), ("no noise", 0.0)):
         scores, included = simulate_sums(count, sigma=sigma, seed=4)
-        found = bound(scores, included, shares=shares, delta=delta, confidence=_SURE).epsilon
-        good = 0 < found <= truth if sigma else found >= 0.5 * top
+        proven = bound(scores, included, shares=shares, delta=delta, confidence=_SURE).epsilon
+        good = 0 < proven <= truth if sigma else proven >= 0.5 * top
         checks.append(
             Check(
                 name=f"intermediate adversary on simulated sums, {name}",
                 passed=good,
-                value=found,
+                value=proven,
                 expected=f"in (0, {truth:.3g}]" if sigma else f">= {0.5 * top:.3g}",
                 affects=BOUND,
             )
@@ -142,7 +142,7 @@ def verbatim(
     shares: Sequence[Shares],
     delta: float,
 ) -> list[Check]:
-    """Release the pool itself, then the pool without any canary: found at once, and not found at all."""
+    """Release the pool itself, then the pool without any canary: all is seen at once, and nothing."""
     planted = plant(train, count=canaries, kinds=kinds, generator=torch.Generator().manual_seed(5))
     top = ceiling(len(planted), shares=shares, delta=delta)
     checks = []
@@ -157,14 +157,14 @@ def verbatim(
         }
         for adversary, scores in attacks.items():
             confidence = 0.95 if leaks else _SURE
-            found = bound(
+            proven = bound(
                 scores, planted.included, shares=shares, delta=delta, confidence=confidence
             ).epsilon
             checks.append(
                 Check(
                     name=f"{name}, {adversary}",
-                    passed=found >= 0.5 * top if leaks else found == 0,
-                    value=found,
+                    passed=proven >= 0.5 * top if leaks else proven == 0,
+                    value=proven,
                     expected=f">= {0.5 * top:.3g}" if leaks else "0",
                     affects=BOUND,
                 )
@@ -175,8 +175,8 @@ def verbatim(
 def accountants() -> Check:
     """A published noise level (NDPDC on MNIST, 1000 queries) by two independent accountants."""
     entry = LedgerEntry(query="check", sigma=1.335, q=50 / 5421, count=1000)
-    found = all_accountants([entry], 1e-5)
-    values = [found["pld"], found.get("prv", math.inf)]
+    epsilons = all_accountants([entry], 1e-5)
+    values = [epsilons["pld"], epsilons.get("prv", math.inf)]
     return Check(
         name="accountants on sigma 1.335, q 50/5421, 1000 queries, delta 1e-5",
         passed=all(0.99 <= v <= 1.01 for v in values),

@@ -137,7 +137,7 @@ def pooled_roc(scores: Tensor, members: Tensor, *, keep: Tensor | None = None) -
 def break_ties(scores: Tensor, *, generator: torch.Generator) -> Tensor:
     """Order tied scores at random, and change no other order.
 
-    A score with few distinct values (a share of 400 strangers, a count of correct labels) otherwise
+    A score with few distinct values (a share of 400 non-members, a count of correct labels) otherwise
     has no threshold at low false-positive rates, and reads 0 there.
 
     Returns:

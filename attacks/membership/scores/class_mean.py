@@ -7,52 +7,8 @@ product of x's feature with that sum's deviation from the population.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor
-
-Embed = Callable[[Tensor], Tensor]
-"""(n, C, H, W) pixels -> (n, D) features."""
-
-
-def class_mean(
-    networks: Iterable[Embed],
-    images: Tensor,
-    labels: Tensor,
-    released: Tensor,
-    released_labels: Tensor,
-    reference: Tensor,
-    reference_labels: Tensor,
-    *,
-    num_classes: int,
-    clip: float | None = None,
-) -> Tensor:
-    """``sum_t <clip(psi_t(x)) - mean_R, mean_S - mean_R>`` over public random networks psi_t.
-
-    Args:
-        networks: random embeddings psi_t (public: anybody can draw them).
-        images: (N, C, H, W) records under attack.
-        labels: (N,) int64 their classes.
-        released: (M, C, H, W) the set S.
-        released_labels: (M,) int64, or (M, K) soft labels used as weights.
-        reference: (R, C, H, W) non-members of the same distribution.
-        reference_labels: (R,) int64.
-        num_classes: K.
-        clip: features longer than this are scaled down to it (the DP methods clip to 1), or None.
-
-    Returns:
-        (N,) float64; 0 for classes that S or R lacks.
-    """
-    total = torch.zeros(len(images), dtype=torch.float64)
-    for embed in networks:
-        x, s, r = (
-            clip_rows(embed(part).double().cpu(), clip) for part in (images, released, reference)
-        )
-        total += inner_product(
-            x, labels, s, released_labels, r, reference_labels, num_classes=num_classes
-        )
-    return total
 
 
 def inner_product(

@@ -1,4 +1,4 @@
-"""Robust membership inference (RMIA): does the victim favour a record more than strangers?
+"""Robust membership inference (RMIA): does the victim favour a record more than non-members?
 
 Works with one to four references. All ratios are taken in log space; a probability is never clipped
 to 0.
@@ -62,7 +62,7 @@ def score(
     *,
     gamma: float = 1.0,
 ) -> Tensor:
-    """Share of strangers z with ``[p(x|victim) / p(x)] / [p(z|victim) / p(z)] >= gamma``.
+    """Share of non-members z with ``[p(x|victim) / p(x)] / [p(z|victim) / p(z)] >= gamma``.
 
     For a single victim and any gamma the order of records is that of ``p(x|victim) / p(x)``,
     coarsened to the population's size; the population is what makes scores of *different* victims
@@ -71,7 +71,7 @@ def score(
     Args:
         log_p: (N,) log-probability of the true label under the victim.
         reference: (N,) ``log p(x)``.
-        population_log_p: (Z,) the same for strangers: records that neither victim nor references
+        population_log_p: (Z,) the same for non-members: records that neither victim nor references
             saw.
         population_reference: (Z,) ``log p(z)``.
         gamma: how much more the record must be favoured, at least 1 to be strict.

@@ -115,7 +115,7 @@ def test_too_few_held_out_records_are_unsupported(tiny: Dataset) -> None:
 def test_the_picture_shows_the_closest_pairs_first() -> None:
     released = torch.stack([torch.full((1, 4, 4), v) for v in (0.0, 1.0, 1.5)])
     nearest = torch.stack([torch.full((1, 4, 4), v) for v in (0.2, 0.8, 0.4)])
-    picture = closest_pairs(released, nearest, torch.tensor([0.9, 0.1, 0.5]), pairs=2, columns=2)
+    picture = closest_pairs(released, nearest, torch.tensor([0.9, 0.1, 0.5]), pairs=2)
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.png_base64))))
     assert shown.shape == (56, 2 * (2 * 56 + 2) + 14, 3)
     assert shown[28, 28].tolist() == [255] * 3  # ratio 0.1 comes first

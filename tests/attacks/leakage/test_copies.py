@@ -19,51 +19,51 @@ def images(n: int, seed: int) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def sides() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     train, holdout = images(600, 0), images(300, 1)
     return (
         train,
         holdout,
-        copies.stranger_ratios(train, holdout, generator=torch.Generator().manual_seed(0)),
+        copies.chance_ratios(train, holdout, generator=torch.Generator().manual_seed(0)),
     )
 
 
-World = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Sides = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def test_copies_are_found_and_strangers_are_not(world: World) -> None:
-    train, holdout, strangers = world
-    near = copies.copy_test(train[:50], train, holdout, strangers)
+def test_copies_are_noticed_and_non_members_are_not(sides: Sides) -> None:
+    train, holdout, by_chance = sides
+    near = copies.copy_test(train[:50], train, holdout, by_chance)
     assert bool(near.near.all())
     assert near.ratio.tolist() == [0.0] * 50
     assert near.train_index.tolist() == list(range(50))
-    fresh = copies.copy_test(images(400, 2), train, holdout, strangers)
-    # 1 % of strangers by construction; more than 12 of 400 happen once in 2000 tries
+    fresh = copies.copy_test(images(400, 2), train, holdout, by_chance)
+    # 1 % of non-members by construction; more than 12 of 400 happen once in 2000 tries
     assert int(fresh.near.sum()) <= 12
-    own = copies.copy_test(holdout[:50], train, holdout, strangers)
+    own = copies.copy_test(holdout[:50], train, holdout, by_chance)
     assert not bool(own.near.any())
     assert bool(torch.isinf(own.ratio).all())
     assert own.p_value > 0.99
 
 
-def test_slightly_noised_copies_are_near_and_not_exact(world: World) -> None:
-    train, holdout, strangers = world
+def test_slightly_noised_copies_are_near_and_not_exact(sides: Sides) -> None:
+    train, holdout, by_chance = sides
     g = torch.Generator().manual_seed(3)
     noised = train[:50] + 0.03 * torch.randn(50, 3, 8, 8, generator=g)
-    found = copies.copy_test(noised, train, holdout, strangers)
+    found = copies.copy_test(noised, train, holdout, by_chance)
     assert bool(found.near.all())
     assert not bool(exact_copies(found.to_train, pixels=192).any())
     rounded = (train[:50] * 255).round() / 255
-    exact = copies.copy_test(rounded, train, holdout, strangers)
+    exact = copies.copy_test(rounded, train, holdout, by_chance)
     assert bool(exact_copies(exact.to_train, pixels=192).all())
 
 
-def test_a_brightened_copy_hides_in_pixels_but_not_in_structure(world: World) -> None:
-    train, holdout, strangers = world
+def test_a_brightened_copy_hides_in_pixels_but_not_in_structure(sides: Sides) -> None:
+    train, holdout, by_chance = sides
     disguised = 0.35 * train[:50] + 0.6
-    assert float(copies.copy_test(disguised, train, holdout, strangers).near.double().mean()) < 0.1
+    assert float(copies.copy_test(disguised, train, holdout, by_chance).near.double().mean()) < 0.1
     rows = [copies.contrast_normalised(part) for part in (disguised, train, holdout)]
-    ratios = copies.stranger_ratios(rows[1], rows[2], generator=torch.Generator().manual_seed(0))
+    ratios = copies.chance_ratios(rows[1], rows[2], generator=torch.Generator().manual_seed(0))
     assert bool(copies.copy_test(*rows, ratios).near.all())
 
 
@@ -76,13 +76,13 @@ def test_structure_distance_is_correlation() -> None:
     assert distance == pytest.approx((2 - 2 * r) ** 0.5, abs=1e-5)
 
 
-def test_stranger_ratio_skips_the_record_itself(world: World) -> None:
-    train, holdout, strangers = world
+def test_chance_ratio_skips_the_record_itself(sides: Sides) -> None:
+    train, holdout, by_chance = sides
     i = 7
     others = torch.cat([holdout[:i], holdout[i + 1 :]]).flatten(1)
     expected = float(torch.cdist(holdout[i][None].flatten(1), train.flatten(1)).min())
     expected /= float(torch.cdist(holdout[i][None].flatten(1), others).min())
-    assert float(strangers[i]) == pytest.approx(expected, rel=1e-4)
+    assert float(by_chance[i]) == pytest.approx(expected, rel=1e-4)
 
 
 def _sign_p(released: torch.Tensor, train: torch.Tensor, holdout: torch.Tensor) -> float:
@@ -118,7 +118,7 @@ def test_sign_test_is_the_hypergeometric_tail() -> None:
     assert p == pytest.approx(by_hand)
 
 
-def test_strangers_are_a_random_sample_of_class_sorted_records() -> None:
+def test_non_members_are_a_random_sample_of_class_sorted_records() -> None:
     """Image folders are read class by class, and classes differ in dimension: the first 500 held-out
     records are of wide classes only, and 17 % of a set without copies were flagged."""
     g = torch.Generator().manual_seed(0)
@@ -131,23 +131,23 @@ def test_strangers_are_a_random_sample_of_class_sorted_records() -> None:
         return x
 
     train, held, fresh = (torch.cat([of_class(c, n) for c in range(10)]) for n in (300, 150, 100))
-    strangers = copies.stranger_ratios(
+    by_chance = copies.chance_ratios(
         train, held, generator=torch.Generator().manual_seed(1), limit=500
     )
-    assert len(strangers) == 500
-    rate = float(copies.copy_test(fresh, train, held, strangers).near.double().mean())
-    assert rate < 0.03  # 1 % stated; the threshold rests on 5 of 500 strangers
+    assert len(by_chance) == 500
+    rate = float(copies.copy_test(fresh, train, held, by_chance).near.double().mean())
+    assert rate < 0.03  # 1 % stated; the threshold rests on 5 of 500 non-members
 
 
-def test_duplicates_between_splits_are_not_called_copies(world: World) -> None:
-    train, holdout, _ = world
+def test_duplicates_between_splits_are_not_called_copies(sides: Sides) -> None:
+    train, holdout, _ = sides
     both = torch.cat([holdout, train[:5]])
-    strangers = copies.stranger_ratios(train, both, generator=torch.Generator().manual_seed(0))
-    found = copies.copy_test(train[:5], train, both, strangers)
+    by_chance = copies.chance_ratios(train, both, generator=torch.Generator().manual_seed(0))
+    found = copies.copy_test(train[:5], train, both, by_chance)
     assert not bool(found.near.any())
 
 
-def test_too_few_held_out_records_are_refused(world: World) -> None:
-    train, holdout, strangers = world
+def test_too_few_held_out_records_are_refused(sides: Sides) -> None:
+    train, holdout, by_chance = sides
     with pytest.raises(NotEnoughData, match="20 held-out"):
-        copies.copy_test(train[:3], train, holdout[:10], strangers)
+        copies.copy_test(train[:3], train, holdout[:10], by_chance)

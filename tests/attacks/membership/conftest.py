@@ -9,17 +9,17 @@ import torch
 
 from ddaudit.attacks._common.nonmembers import held_out
 from ddaudit.attacks._common.records import join
-from ddaudit.attacks.membership.holdout import Sides
+from ddaudit.attacks.membership.shadows import Cohort
 from ddaudit.auditing import Context, stratified
 
 
 @pytest.fixture
-def flattened() -> Callable[..., Sides]:
+def flattened() -> Callable[..., Cohort]:
     """A defective ``split``: members evenly over cells, held-out records as they come."""
 
-    def draw(ctx: Context, *, members: int, strangers: int) -> Sides:
+    def draw(ctx: Context, *, members: int, nonmembers: int) -> Cohort:
         inside, outside = stratified(ctx.data.train, members), held_out(ctx).records
         both = join(inside, outside)
-        return Sides(both, torch.arange(len(both)) < len(inside), outside, ())
+        return Cohort(both, (torch.arange(len(both)) < len(inside))[None], outside, ())
 
     return draw

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddaudit.attacks.membership.attacks import out_references
 from ddaudit.attacks.membership.auditor import Membership
-from ddaudit.attacks.membership.battery import ATTACKS, FILE_ATTACKS, out_references
-from ddaudit.attacks.membership.settings import MembershipSettings
-from ddaudit.attacks.membership.shadows import Shadows, draw_halves, draw_members, run_shadows
+from ddaudit.attacks.membership.settings import ATTACKS, FILE_ATTACKS, MembershipSettings
+from ddaudit.attacks.membership.shadows import Trial, draw_halves, run_shadows
 from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset
 from ddaudit.distillation import resolve
@@ -211,9 +211,9 @@ def test_every_attack_on_a_recipe_runs_and_those_that_should_find_everything(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Victims that remember all of their members; LiRA's own spread is switched on at 5 shadows."""
-    from ddaudit.attacks.membership import battery
+    from ddaudit.attacks.membership import attacks
 
-    monkeypatch.setattr(battery, "OWN_SPREAD", 5)
+    monkeypatch.setattr(attacks, "OWN_SPREAD", 5)
     found = audit(
         top_class_only(tiny), "full", remember=True, shadows=5, attacks=ATTACKS, noise_draws=1
     )
@@ -332,31 +332,9 @@ def test_too_little_held_out_data_is_unsupported_not_a_crash(tiny: Dataset) -> N
 # ---------------------------------------------------------------------------------------
 
 
-def test_memberships_are_independent_halves() -> None:
-    labels = torch.arange(4000) % 4
-    g = torch.Generator().manual_seed(0)
-    members = draw_members(labels, 40, num_classes=4, generator=g)
-    share = members.double().mean()
-    assert float(share) == pytest.approx(0.5, abs=0.004)  # 3 sd
-    per_record = members.double().sum(0)
-    # binomial(40, 1/2): variance 10, were every record in exactly half of the runs it would be 0
-    assert float(per_record.var()) == pytest.approx(10.0, rel=0.1)
-    correlation = torch.corrcoef(members.double())
-    assert float((correlation - torch.eye(40)).abs().max()) < 0.08
-
-
-def test_every_class_stays_populated_and_singletons_are_refused() -> None:
-    labels = torch.tensor([0] * 50 + [1, 1])
-    g = torch.Generator().manual_seed(0)
-    members = draw_members(labels, 200, num_classes=2, generator=g)
-    assert bool(members[:, 50:].any(1).all())
-    with pytest.raises(Unsupported, match="single training record"):
-        draw_members(torch.tensor([0, 0, 1]), 3, num_classes=2, generator=g)
-
-
 def run(
     subject: Subject, ctx: Context, *, shadows: int, pool: int, victims: int, population: int
-) -> Shadows:
+) -> Trial:
     halves = draw_halves(ctx, shadows=shadows, pool=pool, population=population, seed=0)
     return run_shadows(subject, ctx, halves, victims=victims, seed=0)
 
@@ -365,11 +343,11 @@ def test_shadow_sets_hold_members_only(tiny: Dataset) -> None:
     ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=3)
     subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
     shadows = run(subject, ctx, shadows=4, pool=100, victims=2, population=50)
-    answers, pool = shadows.answers, shadows.halves.pool
+    readings, pool = shadows.readings, shadows.cohort.records
     assert len(pool) == 100  # 4 * 3 * 4 = 48 would do
-    assert answers.phi.shape == answers.log_p.shape == (4, 100)
-    assert answers.stranger_log_p.shape == answers.stranger_phi.shape == (4, 50)
-    assert answers.correct.shape == (8, len(tiny.test))
+    assert readings.phi.shape == readings.log_p.shape == (4, 100)
+    assert readings.nonmember_log_p.shape == readings.nonmember_phi.shape == (4, 50)
+    assert readings.correct.shape == (8, len(tiny.test))
     for row, made in zip(shadows.members, shadows.sets, strict=True):
         inside = pool.pixels(row).flatten(1).double()
         assert (torch.cdist(made.images.flatten(1).double(), inside).amin(1) < 1e-4).all()
@@ -379,7 +357,7 @@ def test_a_small_pool_grows_with_the_set(tiny: Dataset) -> None:
     ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=10)
     subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
     shadows = run(subject, ctx, shadows=3, pool=60, victims=1, population=50)
-    assert len(shadows.halves.pool) == 160
+    assert len(shadows.cohort.records) == 160
 
 
 # ---- the instrument

@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 
-from ddaudit.attacks.membership.ceiling import ceiling_check, ceiling_curve, weakest_claim
-from ddaudit.attacks.membership.evidence import Evidence
+from ddaudit.attacks.membership.evidence import (
+    Evidence,
+    ceiling_check,
+    ceiling_curve,
+    weakest_claim,
+)
 from ddaudit.sets import Card, DistilledSet, PrivacyClaim
 from ddaudit.stats.gdp import mu_from_epsilon
 

@@ -18,8 +18,8 @@ from ddaudit.attacks._common.nonmembers import (
 )
 from ddaudit.attacks.membership import auditor as module
 from ddaudit.attacks.membership.auditor import Membership
-from ddaudit.attacks.membership.holdout import Sides, split
 from ddaudit.attacks.membership.settings import MembershipSettings
+from ddaudit.attacks.membership.shadows import Cohort, split
 from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData
 from ddaudit.errors import NotEnoughData
@@ -70,24 +70,24 @@ def biased() -> Context:
 @pytest.mark.parametrize("pool", [300, 1200, 10_000])
 def test_a_score_of_the_class_alone_reads_one_half_on_long_tail_data(pool: int) -> None:
     """With members spread evenly over classes it read 0.29 to 0.43: the rarer class is the likelier."""
-    sides = split(long_tail(), members=pool, strangers=2000)
+    sides = split(long_tail(), members=pool, nonmembers=2000)
     frequency = torch.tensor(LONG_TAIL, dtype=torch.float64)[sides.records.labels]
-    assert auc(frequency, sides.members).value == pytest.approx(0.5, abs=1e-9)
-    assert cell_auc(sides.records, sides.members) == pytest.approx(0.5, abs=1e-9)
-    assert int(sides.members.sum()) >= min(pool, 400)
-    shares = torch.bincount(sides.records.labels[sides.members], minlength=10).double()
+    assert auc(frequency, sides.members[0]).value == pytest.approx(0.5, abs=1e-9)
+    assert cell_auc(sides.records, sides.members[0]) == pytest.approx(0.5, abs=1e-9)
+    assert int(sides.members[0].sum()) >= min(pool, 400)
+    shares = torch.bincount(sides.records.labels[sides.members[0]], minlength=10).double()
     natural = torch.tensor(LONG_TAIL).double() / sum(LONG_TAIL)
     torch.testing.assert_close(shares / shares.sum(), natural, atol=0.06, rtol=0)
 
 
 @pytest.mark.parametrize("pool", [300, 1200, 10_000])
 def test_group_alignment_reads_one_half_on_biased_data(pool: int) -> None:
-    sides = split(biased(), members=pool, strangers=2000)
+    sides = split(biased(), members=pool, nonmembers=2000)
     assert sides.records.groups is not None
     same = (sides.records.groups == sides.records.labels).double()
-    assert auc(same, sides.members).value == pytest.approx(0.5, abs=1e-9)
+    assert auc(same, sides.members[0]).value == pytest.approx(0.5, abs=1e-9)
     assert float(same.mean()) > 0.9
-    assert cell_auc(sides.records, sides.members) == pytest.approx(0.5, abs=1e-9)
+    assert cell_auc(sides.records, sides.members[0]) == pytest.approx(0.5, abs=1e-9)
     assert any("were not tested" in c for c in sides.caveats)
 
 
@@ -125,17 +125,17 @@ def test_the_ratio_with_the_least_variance_is_chosen() -> None:
 
 @pytest.mark.parametrize("make", [long_tail, biased])
 def test_the_check_notices_sides_of_different_composition(
-    make: Any, flattened: Callable[..., Sides]
+    make: Any, flattened: Callable[..., Cohort]
 ) -> None:
     for drawn, sound in ((split, True), (flattened, False)):
-        sides = drawn(make(), members=300, strangers=2000)
-        check = composition_check(sides.records, sides.members, subject="ckpt")
+        sides = drawn(make(), members=300, nonmembers=2000)
+        check = composition_check(sides.records, sides.members[0], subject="ckpt")
         assert check.passed is sound, check
         assert (check.subject, check.affects) == ("ckpt", ["membership."])
 
 
 def test_every_reading_of_a_checkpoint_carries_the_check(
-    monkeypatch: pytest.MonkeyPatch, flattened: Callable[..., Sides]
+    monkeypatch: pytest.MonkeyPatch, flattened: Callable[..., Cohort]
 ) -> None:
     """A network that saw no record at all: sound sides pass, flattened ones grey its readings."""
     ctx = long_tail()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from ddaudit.attacks.membership import battery, known_answers
+from ddaudit.attacks.membership import attacks, known_answers
 from ddaudit.attacks.membership.auditor import Membership
-from ddaudit.attacks.membership.holdout import Sides
 from ddaudit.attacks.membership.scores import lira
 from ddaudit.attacks.membership.settings import MembershipSettings
+from ddaudit.attacks.membership.shadows import Cohort
 from ddaudit.auditing import PRESETS, Context
 from ddaudit.data import Dataset, load_data
 from ddaudit.models import Arch
@@ -40,7 +40,7 @@ def test_a_sound_instrument_passes_on_ten_sets_of_seeds(
     seed_for = Context.seed_for
     for run in range(10):
         monkeypatch.setattr(Context, "seed_for", lambda self, *a, run=run: seed_for(self, run, *a))
-        checks = [*shadows(ctx), known_answers.strangers_only(ctx)]
+        checks = [*shadows(ctx), known_answers.nonmembers_only(ctx)]
         assert all(c.passed for c in checks), checks
 
 
@@ -60,7 +60,7 @@ def swapped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def own_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(battery, "others", lambda index, count: list(range(count)))
+    monkeypatch.setattr(attacks, "other_runs", lambda index, count: list(range(count)))
 
 
 def global_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,35 +96,35 @@ def test_broken_attacks_fail(
     assert all(c.affects == ["membership."] for c in checks)
 
 
-def test_sides_of_another_composition_fail_the_strangers_check(
-    ctx: Context, monkeypatch: pytest.MonkeyPatch, flattened: Callable[..., Sides]
+def test_sides_of_another_composition_fail_the_nonmembers_check(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, flattened: Callable[..., Cohort]
 ) -> None:
-    assert known_answers.strangers_only(ctx).passed
+    assert known_answers.nonmembers_only(ctx).passed
     monkeypatch.setattr(known_answers, "split", flattened)
-    assert not known_answers.strangers_only(ctx).passed
+    assert not known_answers.nonmembers_only(ctx).passed
 
 
-def test_a_score_of_the_position_fails_the_strangers_check(
+def test_a_score_of_the_position_fails_the_nonmembers_check(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A score that knows the order of records (members come first) separates two kinds of strangers."""
+    """A score that knows the order of records (members come first) separates two kinds of non-members."""
     monkeypatch.setattr(known_answers, "negative_loss", lambda z, y: -torch.arange(len(y)).double())
-    assert not known_answers.strangers_only(ctx).passed
+    assert not known_answers.nonmembers_only(ctx).passed
 
 
-def test_a_victim_that_saw_its_members_fails_the_strangers_check(
+def test_a_victim_that_saw_its_members_fails_the_nonmembers_check(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were one side among what the network has learnt, the check would say so."""
+    """Were one side among what the network has learnt, the check would fail."""
     draw = known_answers.split
-    seen: list[Sides] = []
+    seen: list[Cohort] = []
 
-    def spying(*args: Any, **kw: Any) -> Sides:
+    def spying(*args: Any, **kw: Any) -> Cohort:
         seen.append(draw(*args, **kw))
         return seen[-1]
 
     def leaking(*args: Any, **kw: Any) -> Any:
-        own = seen[-1].records.subset(seen[-1].members)
+        own = seen[-1].records.subset(seen[-1].members[0])
         answers = 10.0 * torch.nn.functional.one_hot(own.labels, 10)
 
         def network(pixels: Any) -> Any:
@@ -135,7 +135,7 @@ def test_a_victim_that_saw_its_members_fails_the_strangers_check(
 
     monkeypatch.setattr(known_answers, "split", spying)
     monkeypatch.setattr(known_answers, "_fit", leaking)
-    assert not known_answers.strangers_only(ctx).passed
+    assert not known_answers.nonmembers_only(ctx).passed
 
 
 def test_the_auditor_runs_all_of_them(tiny: Dataset) -> None:

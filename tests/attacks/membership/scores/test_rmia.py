@@ -18,7 +18,7 @@ def parts() -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
-def test_score_is_the_counted_share_of_dominated_strangers(
+def test_score_is_the_counted_share_of_dominated_non_members(
     parts: tuple[torch.Tensor, ...], gamma: float
 ) -> None:
     x, rx, z, rz = (p.exp() for p in parts)

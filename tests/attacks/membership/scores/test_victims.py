@@ -17,7 +17,7 @@ def margins(n: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, 3 * x[:, 0] + spread * torch.randn(n, generator=g, dtype=torch.float64)
 
 
-def test_gaussian_head_standardises_strangers() -> None:
+def test_gaussian_head_standardises_non_members() -> None:
     head = quantile.fit_gaussian(*margins(3000, seed=0), seed=0)
     x, phi = margins(4000, seed=1)
     score = head.score(x, phi)

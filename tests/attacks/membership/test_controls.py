@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from ddaudit.attacks.membership import comparison, control
+from ddaudit.attacks.membership import controls
 from ddaudit.attacks.membership.auditor import Membership
-from ddaudit.attacks.membership.comparison import against_dp_sgd, against_random, relation
-from ddaudit.attacks.membership.control import Reading, target_of
+from ddaudit.attacks.membership.controls import (
+    Reading,
+    against_dp_sgd,
+    against_random,
+    relation,
+    target_of,
+)
 from ddaudit.attacks.membership.settings import MembershipSettings
-from ddaudit.attacks.membership.shadows import Halves, draw_halves
+from ddaudit.attacks.membership.shadows import Cohort, draw_halves
 from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import resolve
@@ -36,7 +41,7 @@ def ctx(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> Context:
     return Context(data=tiny, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W8"), ipc=2)
 
 
-def halves_of(ctx: Context, runs: int = 3, seed: int = 0) -> Halves:
+def halves_of(ctx: Context, runs: int = 3, seed: int = 0) -> Cohort:
     return draw_halves(ctx, shadows=runs, pool=240, population=80, seed=seed)
 
 
@@ -61,15 +66,15 @@ def test_every_control_network_stays_within_its_epsilon(
     from opacus.accountants import PRVAccountant
 
     gates = []
-    honest = control.open_private
+    honest = controls.open_private
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         gates.append(honest(*args, **kwargs))
         return gates[-1]
 
-    monkeypatch.setattr(control, "open_private", spy)
+    monkeypatch.setattr(controls, "open_private", spy)
     halves = halves_of(ctx)
-    found = control.dp_sgd(ctx, halves, runs=3, steps=4, epsilon=10.0, delta=1e-3, seed=0)
+    found = controls.dp_sgd(ctx, halves, runs=3, steps=4, epsilon=10.0, delta=1e-3, seed=0)
     assert found.params == {"control": "dp-sgd", "epsilon": 10.0}
     spent = []
     for source, members in zip(gates, halves.members, strict=True):
@@ -86,9 +91,9 @@ def test_every_control_network_stays_within_its_epsilon(
 
 
 def test_batch_norm_gives_way(ctx: Context) -> None:
-    assert str(control.private_arch(Arch.parse("ConvNetD2W8BN"))) == "ConvNetD2W8"
-    assert control.private_arch(Arch.parse("LeNet")) == Arch.parse("LeNet")
-    found = control.dp_sgd(
+    assert str(controls.private_arch(Arch.parse("ConvNetD2W8BN"))) == "ConvNetD2W8"
+    assert controls.private_arch(Arch.parse("LeNet")) == Arch.parse("LeNet")
+    found = controls.dp_sgd(
         replace(ctx, arch=Arch.parse("ConvNetD1W4BN")), halves_of(ctx), runs=3, steps=4,
         epsilon=10.0, delta=1e-3, seed=0,
     )  # fmt: skip
@@ -112,8 +117,8 @@ def test_the_target_is_the_claim_or_the_fixed_epsilon() -> None:
 def test_an_overfitted_network_is_found_and_dp_sgd_is_not(ctx: Context) -> None:
     """The same attack, same halves: unprotected memory reads near 1, DP-SGD stays near one half."""
     halves = halves_of(ctx, runs=4)
-    private = control.dp_sgd(ctx, halves, runs=4, steps=20, epsilon=2.0, delta=1e-3, seed=0)
-    check = control.overfitted(ctx, halves, private, runs=4, seed=0)
+    private = controls.dp_sgd(ctx, halves, runs=4, steps=20, epsilon=2.0, delta=1e-3, seed=0)
+    check = controls.overfitted(ctx, halves, private, runs=4, seed=0)
     assert check.passed
     assert check.value is not None
     assert check.value > 0.85
@@ -123,11 +128,13 @@ def test_an_overfitted_network_is_found_and_dp_sgd_is_not(ctx: Context) -> None:
 
 def test_a_blind_attack_fails_the_check(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     halves = halves_of(ctx)
-    private = control.dp_sgd(ctx, halves, runs=3, steps=4, epsilon=10.0, delta=1e-3, seed=0)
+    private = controls.dp_sgd(ctx, halves, runs=3, steps=4, epsilon=10.0, delta=1e-3, seed=0)
     monkeypatch.setattr(
-        control, "lira_scores", lambda phi, members, *, pooled: phi[:, torch.randperm(phi.shape[1])]
+        controls,
+        "lira_scores",
+        lambda phi, members, *, pooled: phi[:, torch.randperm(phi.shape[1])],
     )
-    assert not control.overfitted(ctx, halves, private, runs=3, seed=0).passed
+    assert not controls.overfitted(ctx, halves, private, runs=3, seed=0).passed
 
 
 def test_the_auditor_runs_the_check_and_says_what_it_affects(ctx: Context) -> None:
@@ -181,13 +188,13 @@ def test_controls_are_computed_once_for_all_subjects(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    honest = control.dp_sgd
+    honest = controls.dp_sgd
 
     def count(*args: Any, **kwargs: Any) -> Reading:
         asked.append((kwargs["epsilon"], kwargs["seed"]))
         return honest(*args, **kwargs)
 
-    monkeypatch.setattr(control, "dp_sgd", count)
+    monkeypatch.setattr(controls, "dp_sgd", count)
     auditor = Membership()
     first, second = (audit(auditor, name, ctx) for name in ("full", "random"))
     auditor.checks(ctx, MembershipSettings(**SETTINGS))
@@ -210,7 +217,7 @@ def test_the_random_row_is_its_own_control(ctx: Context) -> None:
     row = audit(auditor, "random", ctx)
     assert not any(m.params.get("control") == "random" for m in row.metrics)
     other = audit(auditor, "full", ctx)
-    apart = control.random_records(ctx, halves_of(ctx), ipc=2, runs=3, victims=1, seed=0)
+    apart = controls.random_records(ctx, halves_of(ctx), ipc=2, runs=3, victims=1, seed=0)
     stored = other.metric("membership.control_auc", control="random", attack="lira")
     assert stored.value == pytest.approx(apart.auc.value)
     accuracy = other.metric("membership.control_accuracy", control="random")
@@ -234,8 +241,8 @@ def test_several_seeds_say_which_one_speaks(ctx: Context) -> None:
 
 def test_sizes_follow_the_images_per_class(ctx: Context) -> None:
     halves = halves_of(ctx)
-    assert control.sizes_tried((0.5, 1.0, 1.2, 5.0), ctx, halves) == [1, 2, 10]
-    assert control.sizes_tried((1.0, 1000.0), ctx, halves) == [2]
+    assert controls.sizes_tried((0.5, 1.0, 1.2, 5.0), ctx, halves) == [1, 2, 10]
+    assert controls.sizes_tried((1.0, 1000.0), ctx, halves) == [2]
 
 
 # ---- the sentence
@@ -321,7 +328,7 @@ def test_the_random_control_nearest_in_accuracy_is_chosen() -> None:
 
 def test_every_pair_of_relations_has_its_words() -> None:
     kinds = ("below", "alike", "above")
-    assert set(comparison._VERDICTS) == {(a, b) for a in kinds for b in kinds}
+    assert set(controls._VERDICTS) == {(a, b) for a in kinds for b in kinds}
 
 
 @pytest.mark.slow
@@ -330,13 +337,13 @@ def test_the_controls_on_digits() -> None:
     data = load_data("digits")
     ctx = Context(data=data, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W32"), ipc=10)
     halves = draw_halves(ctx, shadows=6, pool=1200, population=600, seed=0)
-    private = control.dp_sgd(ctx, halves, runs=6, steps=60, epsilon=10.0, delta=1e-5, seed=0)
+    private = controls.dp_sgd(ctx, halves, runs=6, steps=60, epsilon=10.0, delta=1e-5, seed=0)
     assert private.accuracy.value > 0.8
     assert private.auc.value < 0.56
     networks = [
-        [control._memorise(ctx, halves.pool.subset(row), seed=0, steps=200)]
+        [controls._memorise(ctx, halves.records.subset(row), seed=0, steps=200)]
         for row in halves.members
     ]
-    answers = control.ask(networks, ctx, halves, seed=0)
-    known = control.read(answers, halves, {}, runs=6)
+    readings = controls.read_networks(networks, ctx, halves, seed=0)
+    known = controls.read(readings, halves, {}, runs=6)
     assert known.auc.low > private.auc.high
