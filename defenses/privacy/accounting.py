@@ -1,59 +1,45 @@
 """What a ledger of noisy queries costs: epsilon by three accountants, calibration, cross-checks.
 
 Every entry of a ledger is ``count`` Gaussian sums with noise multiplier ``sigma`` (noise std over
-sensitivity), each on an independent Poisson sample of rate ``q``. The default accountant composes
-privacy-loss distributions (dp-accounting); PRV and RDP (Opacus) are independent code and serve as
-cross-checks.
+sensitivity), each on an independent Poisson sample of rate ``q``. By default privacy-loss distributions are composed
+(PLD, dp-accounting), and RDP (Opacus) stands in where PLD's grid cannot hold the ledger or resolve delta; PRV (Opacus)
+is independent code and serves as a cross-check.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal
 
 from scipy.optimize import brentq
-from scipy.stats import norm
 
+from ddaudit.defenses.privacy.accountants import (
+    Accountant,
+    OutOfRange,
+    Relation,
+    Steps,
+    epsilon_by,
+    rough,
+)
 from ddaudit.errors import BadInput
 from ddaudit.sets import LedgerEntry, PrivacyClaim
 from ddaudit.stats.gdp import check_delta_range, mu_from_epsilon
 
-Accountant = Literal["pld", "prv", "rdp"]
-Relation = Literal["add-or-remove-one", "replace-one"]
-
 ACCOUNTANTS: tuple[Accountant, ...] = ("pld", "prv", "rdp")
 RELATIONS: tuple[Relation, ...] = ("add-or-remove-one", "replace-one")
 
-_PRECISION = 5e-4
-"""Relative discretisation error allowed in a PLD epsilon (it errs upwards)."""
-_ORDERS = tuple(
-    [1.01, 1.02, 1.05]
-    + [1 + k / 10 for k in range(1, 100)]
-    + list(range(12, 64))
-    + [64, 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512, 768, 1024]
-)
-"""Renyi orders: Opacus' own list, with both ends extended for very large and very small epsilon.
-
-Opacus' binomials overflow above 1029, so a larger order would never win.
-"""
-_FEW_ORDERS = (2, 3, 4, 5, 6, 8, 11, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Enough for a bound that is right within some 30 %; whole orders are a hundred times cheaper."""
-
-_BEYOND_PRV = 1000.0
-"""PRV's grid grows with epsilon; beyond this it would not fit into memory."""
 _LARGEST_LOG_SIGMA = 25.0
 
-_Steps = tuple[tuple[float, float, int], ...]
+MOST_KINDS = 256
+"""Kinds of queries (sigma, q) in one ledger; each costs every accountant a composition of its own."""
 
 
 def epsilon(
     ledger: Sequence[LedgerEntry],
     delta: float,
     *,
-    accountant: Accountant = "pld",
+    accountant: Accountant | None = None,
     relation: Relation = "add-or-remove-one",
 ) -> float:
     """Upper bound on epsilon of all the ledger's queries together.
@@ -63,14 +49,14 @@ def epsilon(
             one entry with the largest rate among the parts: parallel composition under add/remove.
         delta: in (0, 1); the honest choice is below 1 / n, see :func:`check_delta`.
         accountant: ``pld`` is tight; ``prv`` is independent and nearly as tight; ``rdp`` gives
-            values that are 7 to 10 % larger.
+            values that are 7 to 10 % larger. None takes :func:`best_accountant`.
         relation: neighbouring relation; ``replace-one`` costs about double and needs ``pld``.
 
     Returns:
         epsilon >= 0; 0 for an empty ledger, infinity when an entry has no noise.
 
     Raises:
-        BadInput: a value out of range, or an accountant that does not know the relation.
+        BadInput: a value out of range, an accountant that does not know the relation or cannot hold the ledger.
 
     Source: Koskela, Jalko & Honkela, AISTATS 2020, and Doroshenko et al., PoPETs 2022 (PLD); Gopi,
         Lee & Wutschitz, NeurIPS 2021 (PRV); Mironov, Talwar & Zhang, arXiv 1908.10530 (RDP).
@@ -82,7 +68,20 @@ def epsilon(
         return 0.0
     if any(sigma == 0 for sigma, _, _ in steps):
         return math.inf
-    return _epsilon(steps, float(delta), accountant, relation)
+    try:
+        return _epsilon(steps, float(delta), accountant, relation)
+    except OutOfRange as error:
+        todo = "" if relation == "replace-one" else "Leave the accountant out, or take 'rdp'."
+        raise BadInput("ledger", str(error), todo) from None
+
+
+def best_accountant(ledger: Sequence[LedgerEntry], delta: float) -> Accountant:
+    """The accountant that :func:`epsilon` goes by where none is named: ``pld`` in its range, else ``rdp``."""
+    try:
+        epsilon_by(_steps(ledger), float(delta), "pld", "add-or-remove-one")
+    except OutOfRange:
+        return "rdp"
+    return "pld"
 
 
 def calibrate(
@@ -91,7 +90,7 @@ def calibrate(
     delta: float,
     q: float,
     count: int,
-    accountant: Accountant = "pld",
+    accountant: Accountant | None = None,
     relation: Relation = "add-or-remove-one",
     spent: Sequence[LedgerEntry] = (),
 ) -> float:
@@ -105,7 +104,7 @@ def calibrate(
         delta: in (0, 1).
         q: Poisson sampling rate in (0, 1].
         count: number of queries, >= 1.
-        accountant: whose epsilon is meant.
+        accountant: whose epsilon is meant; None as in :func:`epsilon`.
         relation: neighbouring relation.
         spent: queries that the same budget has already paid for.
 
@@ -123,9 +122,12 @@ def calibrate(
     if count < 1 or int(count) != count:
         raise BadInput("count", f"must be a whole number >= 1, got {count}")
     _check_names(accountant, relation)
-    return _calibrate(
-        float(epsilon), float(delta), float(q), int(count), accountant, relation, _steps(spent)
-    )
+    try:
+        return _calibrate(
+            float(epsilon), float(delta), float(q), int(count), accountant, relation, _steps(spent)
+        )
+    except OutOfRange as error:
+        raise BadInput(f"delta {delta:g}", str(error), "Take a larger delta.") from None
 
 
 def calibrate_tight(
@@ -141,7 +143,7 @@ def calibrate_tight(
     for _ in range(8):
         try:
             found = _epsilon((*before, (sigma, q, count)), delta, "prv", "add-or-remove-one")
-        except (RuntimeError, ValueError, OverflowError):  # out of PRV's numerical range
+        except (RuntimeError, ValueError):  # out of PRV's numerical range
             return safe
         if not math.isfinite(found) or found <= epsilon:
             return sigma
@@ -156,18 +158,21 @@ def calibrate_tight(
 def all_accountants(ledger: Sequence[LedgerEntry], delta: float) -> dict[str, float]:
     """epsilon by every accountant and relation: ``pld``, ``prv``, ``rdp``, ``pld replace-one``.
 
-    An accountant that fails numerically on this ledger (PRV, far from useful epsilon) is left out.
+    An accountant that cannot hold this ledger, resolve this delta, or fails numerically on it is left out.
     """
-    found = {"pld": epsilon(ledger, delta)}
-    for name in ("prv", "rdp"):
+    check_delta_range(delta)
+    steps, found = _steps(ledger), {}
+    for name, accountant, relation in (
+        *((a, a, RELATIONS[0]) for a in ACCOUNTANTS),
+        ("pld replace-one", "pld", "replace-one"),
+    ):
         try:
-            value = epsilon(ledger, delta, accountant=name)  # type: ignore[arg-type]
-        except (RuntimeError, ValueError, FloatingPointError):
+            found[name] = epsilon(ledger, delta, accountant=accountant, relation=relation)
+        except (BadInput, RuntimeError, ValueError):
             continue
-        if math.isfinite(value) or not math.isfinite(found["pld"]):
-            found[name] = value
-    found["pld replace-one"] = epsilon(ledger, delta, relation="replace-one")
-    return found
+    if not steps or not math.isfinite(found.get("pld", math.inf)):
+        return found
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def cross_check(
@@ -195,6 +200,7 @@ def cross_check(
     """
     found = all_accountants(ledger, delta)
     names = ("pld", "prv") if relation == "add-or-remove-one" else ("pld replace-one",)
+    # Where no tight accountant holds the ledger nothing refutes the claim: RDP is an upper bound.
     worst = max(((found[n], n) for n in names if n in found), default=(0.0, ""))
     if not worst[0] <= claim_epsilon * (1 + tolerance):
         raise BadInput(
@@ -256,16 +262,16 @@ def check_delta(delta: float, n: int) -> None:
 # ---- helpers -------------------------------------------------------------------------------------
 
 
-def _check_names(accountant: Accountant, relation: Relation) -> None:
-    if accountant not in ACCOUNTANTS:
+def _check_names(accountant: Accountant | None, relation: Relation) -> None:
+    if accountant is not None and accountant not in ACCOUNTANTS:
         raise BadInput(accountant, "unknown accountant", f"Known: {', '.join(ACCOUNTANTS)}.")
     if relation not in RELATIONS:
         raise BadInput(relation, "unknown neighbouring relation", f"Known: {', '.join(RELATIONS)}.")
-    if relation == "replace-one" and accountant != "pld":
-        raise BadInput(accountant, "does not know replace-one", "Use the 'pld' accountant.")
+    if relation == "replace-one" and accountant not in (None, "pld"):
+        raise BadInput(str(accountant), "does not know replace-one", "Use the 'pld' accountant.")
 
 
-def _steps(ledger: Sequence[LedgerEntry]) -> _Steps:
+def _steps(ledger: Sequence[LedgerEntry]) -> Steps:
     """(sigma, q, count) of the entries that cost something, equal queries merged."""
     merged: dict[tuple[float, float], int] = {}
     for entry in ledger:
@@ -279,77 +285,25 @@ def _steps(ledger: Sequence[LedgerEntry]) -> _Steps:
         if entry.count and entry.q:
             key = (float(entry.sigma), float(entry.q))
             merged[key] = merged.get(key, 0) + entry.count
+    if len(merged) > MOST_KINDS:
+        raise BadInput(
+            f"ledger of {len(merged)} different queries",
+            f"is more than the {MOST_KINDS} kinds (sigma, q) that are composed",
+            "Merge them: a smaller sigma and a larger q stand for others, on the safe side.",
+        )
     return tuple(sorted((sigma, q, count) for (sigma, q), count in merged.items()))
 
 
-@lru_cache(maxsize=4096)
-def _epsilon(steps: _Steps, delta: float, accountant: Accountant, relation: Relation) -> float:
+def _epsilon(
+    steps: Steps, delta: float, accountant: Accountant | None, relation: Relation
+) -> float:
+    """By the accountant that is named, else by PLD where it holds the ledger, else by RDP."""
     try:
-        if accountant == "rdp":
-            return _rdp(steps, delta)
-        if accountant == "prv":
-            return _prv(steps, delta)
-        return _pld(steps, delta, relation)
-    except OverflowError:  # noise so small that exp(1 / sigma^2) is no number
-        return math.inf
-
-
-def _rdp(steps: _Steps, delta: float, orders: tuple[float, ...] = _ORDERS) -> float:
-    from opacus.accountants import RDPAccountant
-
-    accountant = RDPAccountant()
-    accountant.history = list(steps)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "optimal order is the largest": looser, still valid
-        return max(0.0, float(accountant.get_epsilon(delta, alphas=list(orders))))
-
-
-def _prv(steps: _Steps, delta: float) -> float:
-    from opacus.accountants import PRVAccountant
-
-    accountant = PRVAccountant()
-    accountant.history = list(steps)
-    # The bound contains eps_error; Opacus' fixed 0.01 would be 1 % of an epsilon of 1.
-    rough = _rdp(steps, delta, _FEW_ORDERS)
-    if rough > _BEYOND_PRV:
-        raise ValueError(f"epsilon near {rough:.3g} is out of PRV's range")
-    error = min(1.0, max(1e-4, 4e-3 * rough))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # log(0) at q = 1
-        return max(0.0, float(accountant.get_epsilon(delta, eps_error=error)))
-
-
-def _pld(steps: _Steps, delta: float, relation: Relation) -> float:
-    import dp_accounting
-    from dp_accounting.pld import PLDAccountant
-
-    kinds = dp_accounting.NeighboringRelation
-    relations = {"add-or-remove-one": kinds.ADD_OR_REMOVE_ONE, "replace-one": kinds.REPLACE_ONE}
-    accountant = PLDAccountant(
-        relations[relation], value_discretization_interval=_interval(steps, delta)
-    )
-    for sigma, q, count in steps:
-        event = dp_accounting.GaussianDpEvent(sigma)
-        accountant.compose(
-            event if q == 1 else dp_accounting.PoissonSampledDpEvent(q, event), count
-        )
-    return max(0.0, float(accountant.get_epsilon(delta)))
-
-
-def _interval(steps: _Steps, delta: float) -> float:
-    """The coarsest privacy-loss grid that keeps epsilon within ``_PRECISION``.
-
-    Rounding each of k losses to a grid of step h adds about k h^2 / 6 to the variance mu^2 of their
-    sum, and epsilon is close to mu^2 / 2 + mu z with z = Phi^-1(1 - delta): solve for h.
-    """
-    bound = _rdp(steps, delta, _FEW_ORDERS)
-    if bound <= 0:
-        return 1e-4
-    mu = mu_from_epsilon(bound, delta)
-    slope = 0.5 + float(norm.isf(delta)) / (2 * mu)
-    count = sum(c for _, _, c in steps)
-    step = math.sqrt(6 * _PRECISION * bound / max(slope, 0.5) / count)
-    return min(step, max(1e-2, 1e-4 * bound))
+        return epsilon_by(steps, delta, accountant or "pld", relation)
+    except OutOfRange:
+        if accountant is not None or relation == "replace-one":
+            raise
+        return epsilon_by(steps, delta, "rdp", relation)
 
 
 @lru_cache(maxsize=1024)
@@ -358,9 +312,9 @@ def _calibrate(
     delta: float,
     q: float,
     count: int,
-    accountant: Accountant,
+    accountant: Accountant | None,
     relation: Relation,
-    spent: _Steps = (),
+    spent: Steps = (),
 ) -> float:
     if spent and _epsilon(spent, delta, accountant, relation) >= target:
         raise BadInput(f"epsilon {target:g}", "is already spent by earlier queries")
@@ -370,15 +324,15 @@ def _calibrate(
         found = _epsilon(steps, delta, accountant, relation)
         return min(50.0, math.log(max(found, 1e-12) / target))
 
-    def rough(log_sigma: float) -> float:
-        found = _rdp((*spent, (math.exp(log_sigma), q, count)), delta, _FEW_ORDERS)
+    def nearly(log_sigma: float) -> float:
+        found = rough((*spent, (math.exp(log_sigma), q, count)), delta)
         return min(50.0, math.log(max(found, 1e-12) / target))
 
     def bracket(f: Callable[[float], float], start: float, width: float) -> tuple[float, float]:
         low = high = start
         while f(high) > 0:
             if high > _LARGEST_LOG_SIGMA:
-                what = f"is too small for the {accountant} accountant to certify"
+                what = f"is too small for the {accountant or 'pld'} accountant to certify at delta {delta:g}"
                 raise BadInput(f"epsilon {target:g}", what)
             low, high = high, high + width
             width *= 1.5
@@ -390,7 +344,7 @@ def _calibrate(
     # The central limit gives a first guess, a rough RDP bound a close one in milliseconds.
     start = math.log(q * math.sqrt(count) / mu_from_epsilon(target, delta))
     if target > 0.1:  # below, the largest Renyi order limits it
-        start = float(brentq(rough, *bracket(rough, start, 0.7), xtol=1e-2)) - 0.05
+        start = float(brentq(nearly, *bracket(nearly, start, 0.7), xtol=1e-2)) - 0.05
     root = float(brentq(excess, *bracket(excess, start, 0.06), xtol=2e-5, rtol=1e-9))
     while excess(root) > 0:
         root += 2e-5

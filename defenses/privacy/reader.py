@@ -11,6 +11,7 @@ from torch import Tensor
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import (
     all_accountants,
+    best_accountant,
     calibrate,
     calibrate_tight,
     check_delta,
@@ -238,7 +239,7 @@ class PrivateTargets:
             delta=config.delta,
             relation="add-or-remove-one",
             unit=UNIT,
-            accountant="pld",
+            accountant=best_accountant(ledger, config.delta),
             sampling="full batch" if config.sampling == "full" else f"poisson, {config.sampling}",
             clip=config.clip,
             mechanism="subsampled Gaussian on clipped sums, noise drawn once per query, coins and noise from "

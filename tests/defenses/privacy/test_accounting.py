@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from ddaudit.defenses.privacy.accounting import (
     all_accountants,
+    best_accountant,
     calibrate,
+    calibrate_tight,
     check_delta,
     cross_check,
     epsilon,
@@ -323,3 +325,53 @@ def test_accountants_agree_on_half_a_million_queries() -> None:
     found = all_accountants(ledger(12.23, PSG, 500_000), DELTA)
     assert found["rdp"] == pytest.approx(1.0, rel=1e-3)
     assert found["prv"] == pytest.approx(found["pld"], rel=0.01)
+
+
+# ---- where an accountant's numbers end -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", [1e-13, 1e-16, 1e-30, 1e-90])
+def test_a_delta_that_grids_do_not_resolve_is_accounted_by_rdp_and_needs_no_absurd_noise(
+    delta: float,
+) -> None:
+    sigma = calibrate_tight(epsilon=1.0, delta=delta, q=1.0, count=1)
+    made = ledger(sigma, 1.0, 1)
+    assert best_accountant(made, delta) == "rdp"
+    assert 0.99 < epsilon(made, delta) <= 1.0
+    # The exact Gaussian needs less noise than RDP asks for, and not much less.
+    exact = get_sigma_gaussian(1.0, max(delta, 1e-300))
+    assert exact <= sigma < 1.1 * exact
+    assert set(all_accountants(made, delta)) == {"rdp"}
+    with pytest.raises(BadInput, match="delta"):
+        calibrate(epsilon=1.0, delta=delta, q=1.0, count=1, accountant="pld")
+
+
+def test_many_sums_of_every_record_are_one_with_less_noise() -> None:
+    # k Gaussian sums at sigma are one at sigma / sqrt(k), for any k: no grid of k losses is needed.
+    one = epsilon(ledger(2.0, 1.0, 1), DELTA)
+    assert epsilon(ledger(2e6, 1.0, 10**12), DELTA) == pytest.approx(one, rel=1e-6)
+
+
+@pytest.mark.parametrize(("sigma", "q", "count"), [(5.0, 1e-3, 10**12), (0.5, 1e-12, 10**15)])
+def test_a_ledger_beyond_every_grid_is_left_to_rdp(sigma: float, q: float, count: int) -> None:
+    made = ledger(sigma, q, count)
+    assert set(all_accountants(made, DELTA)) == {"rdp"}
+    assert best_accountant(made, DELTA) == "rdp"
+    with pytest.raises(BadInput, match="grid"):
+        epsilon(made, DELTA, accountant="pld")
+
+
+def test_a_billion_queries_at_tiny_rates_fit_into_memory() -> None:
+    found = all_accountants(ledger(1.0, 1e-8, 10**9), DELTA)
+    assert "prv" not in found, "its grid would take gigabytes"
+    assert 0 < found["pld"] < found["rdp"] < 0.2
+
+
+def test_noise_too_small_to_square_is_no_noise() -> None:
+    assert epsilon(ledger(1e-300, 0.5, 3), DELTA) == math.inf
+
+
+def test_a_ledger_of_very_many_kinds_is_refused() -> None:
+    rows = [LedgerEntry(query="q", sigma=1 + k / 1000, q=0.1, count=1) for k in range(300)]
+    with pytest.raises(BadInput, match="300 different queries"):
+        epsilon(rows, DELTA)

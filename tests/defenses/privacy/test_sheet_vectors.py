@@ -11,7 +11,8 @@ import math
 
 import pytest
 
-from ddaudit.defenses.privacy.accounting import _rdp, calibrate, compose, epsilon
+from ddaudit.defenses.privacy.accountants import _rdp
+from ddaudit.defenses.privacy.accounting import calibrate, compose, epsilon
 from ddaudit.sets import LedgerEntry, PrivacyClaim
 from ddaudit.stats.gdp import epsilon_from_mu
 
