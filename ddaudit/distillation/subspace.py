@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddaudit.data import Dataset, ImageData, load_data
+from ddaudit.data import Dataset, load_data
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import Canvas
 from ddaudit.errors import BadInput
@@ -53,10 +53,12 @@ class Subspace:
     def bind(self, data: Dataset) -> Subspace:
         """Load the public images.
 
+        No private record is looked at. To refuse where an image is a private record would answer a question about
+        the records, outside every ledger: whoever may choose the public images could ask it for one after another.
+
         Raises:
-            BadInput: they cannot be loaded, come from the same data set as the private data, or share an image
-                with them. Copies that were edited in other ways are not recognised: that the images are public
-                remains the caller's word, and the claim lists it.
+            BadInput: they cannot be loaded, or come from the data set that the private data come from, by name and
+                origin. That others hold no private record is the caller's word, and the claim lists it.
         """
         self._fresh().resolve()
         if self.public == RANDOM:
@@ -66,7 +68,7 @@ class Subspace:
             )
         where = f"networks.public={self.public}"
         aux = _public(self.public, data.root)
-        if _kin(aux, data) or _overlap(aux.train, data.train):
+        if _kin(aux, data):
             raise BadInput(
                 where,
                 f"is made of the same records as the private data '{data.name}', so it is not public",
@@ -105,7 +107,10 @@ class Subspace:
         """The public images, where there are any."""
         if self.public == RANDOM:
             return ()
-        return (f"{self.images} images of '{self.public}', which embeddings are projected by",)
+        return (
+            f"{self.images} images of '{self.public}', which embeddings are projected by (that none of them is a "
+            "private record is the publisher's word)",
+        )
 
     def follows(self) -> bool:
         """Never: networks and projections are made beforehand."""
@@ -175,17 +180,3 @@ def _public(spec: str, root: Path | None) -> Dataset:
 def _kin(a: Dataset, b: Dataset) -> bool:
     """True when one is the other or both were made from one data set (coloured, long-tailed, noisy versions)."""
     return a.name == b.name or bool(a.origin and a.origin == b.origin)
-
-
-@lru_cache(maxsize=4)
-def _overlap(a: ImageData, b: ImageData) -> bool:
-    """True when some image of ``a``, brought to the size and colour of ``b``, occurs in ``b`` byte for byte.
-
-    Kept for the same reason as the public data set: all of both is compared.
-    """
-    images = a.images
-    if a.shape != b.shape:
-        fitted = [fit_images(part.float(), b.shape) for part in images.split(2000)]
-        images = torch.cat([part.round().to(torch.uint8) for part in fitted])
-    seen = {x.numpy().tobytes() for x in images}
-    return any(x.numpy().tobytes() in seen for x in b.images)

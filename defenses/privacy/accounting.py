@@ -245,6 +245,8 @@ def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float
 def check_delta(delta: float, n: int) -> None:
     """Refuse a delta that a mechanism could meet by publishing a random record.
 
+    The message does not say n, which is no secret of ours to tell: a recipe may pay for noisy counts.
+
     Raises:
         BadInput: delta is outside (0, 1) or not below 1 / n for n private records.
     """
@@ -254,8 +256,8 @@ def check_delta(delta: float, n: int) -> None:
     if not delta < 1 / n:
         raise BadInput(
             f"delta {delta:g}",
-            f"must be below 1 / n = {1 / n:.3g} for {n} private records",
-            f"Try {min(1e-5, n**-1.1):.1g}.",
+            "must be below 1 / n, n being the number of private records",
+            f"Try {delta / 10:.1g}.",
         )
 
 

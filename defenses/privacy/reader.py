@@ -242,8 +242,8 @@ class PrivateTargets:
             accountant=best_accountant(ledger, config.delta),
             sampling="full batch" if config.sampling == "full" else f"poisson, {config.sampling}",
             clip=config.clip,
-            mechanism="subsampled Gaussian on clipped sums, noise drawn once per query, coins and noise from "
-            + self.gate.origin,
+            mechanism="subsampled Gaussian on clipped sums, noise drawn once per query, answers rounded to multiples "
+            f"of {self.gate.step:g}, coins and noise from {self.gate.origin}",
             ledger=ledger,
             cross_checks=all_accountants(ledger, config.delta),
             public=self._public(),

@@ -8,6 +8,7 @@ draws on one clean statistic are one release at sigma / sqrt(k).
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -201,18 +202,28 @@ class PrivateSource:
         sums = LedgerEntry(query=name, sigma=plan.sigma, q=plan.q, count=self.count)
         return [*self._counts, sums]
 
+    @property
+    def step(self) -> float:
+        """What sums are rounded to multiples of."""
+        plan = self._planned()
+        return grid(plan.sigma * plan.clip)
+
     def releases(self) -> dict[str, Tensor]:
         """The stored releases by query id: what the intermediate-release adversary sees."""
         return {k: v for k, v in self._releases.items() if v is not None}
 
     def _noisy(self, sums: Tensor, deviation: float) -> Tensor:
-        """Float32 sums plus noise, added in float64: every float32 near a sum can come out, whatever the sum.
+        """Sums plus noise, added in float64 and rounded to the multiples of :func:`grid`; float32 on their device.
 
-        Noise of float32 itself has gaps, and which values it can reach depends on the sum it is added to
-        (Mironov, On Significance of the Least Significant Bits for Differential Privacy, CCS 2012).
+        Floating-point numbers are finer near zero than elsewhere, and which of them a sum plus noise can reach
+        depends on the sum: their last bits would tell records apart (Mironov, On Significance of the Least
+        Significant Bits for Differential Privacy, CCS 2012). The multiples of one step are the same everywhere.
         """
-        noise = deviation * self._secret.normal(*sums.shape)
-        return (sums.cpu().double() + noise).float().to(sums.device)
+        answers = sums.cpu().double() + deviation * self._secret.normal(*sums.shape)
+        step = grid(deviation)
+        if step:
+            answers = (answers / step).round() * step
+        return answers.float().to(sums.device)
 
     def _planned(self) -> Plan:
         if self._plan is None:
@@ -227,6 +238,15 @@ class PrivateSource:
                 f"query {query_id}: a record's weights exceed L2 norm 1 or are no numbers, so its sensitivity is not "
                 "bounded by the clip"
             )
+
+
+def grid(deviation: float) -> float:
+    """The step that answers with noise of this standard deviation are rounded to; 0 without noise.
+
+    A power of two, 1/2048 to 1/1024 of the deviation: far above the spacing of the float64 numbers that sum and noise
+    are added in, and far too small to matter beside the noise (its variance grows by less than 1e-7).
+    """
+    return 2.0 ** (math.floor(math.log2(deviation)) - 10) if deviation > 0 else 0.0
 
 
 def clip_rows(signals: Tensor, clip: float) -> Tensor:

@@ -11,7 +11,8 @@ from scipy import stats
 
 from ddaudit.data import Dataset
 from ddaudit.defenses.privacy.randomness import SeededRandomness, SystemRandomness
-from ddaudit.defenses.privacy.source import Plan, PrivateSource
+from ddaudit.defenses.privacy.source import Plan, PrivateSource, grid
+from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.targets import ByClass
 
 
@@ -71,8 +72,31 @@ def test_sum_and_noise_are_rounded_once(tiny: Dataset) -> None:
     source = PrivateSource(
         tiny.train, torch.ones(1, len(tiny.train), dtype=torch.bool), noise_seed=4
     )
-    sums = torch.full((1, 1, 1000), 2.0**20)
+    sums = torch.full((1, 1, 1000), 2.0**12)
     found = source._noisy(sums, 0.5)
     noise = SeededRandomness(4).normal(1, 1, 1000).numpy().astype("longdouble")
     exact = sums.numpy().astype("longdouble") + noise / 2
-    assert (found.numpy() == exact.astype("float32")).all()
+    assert (found.numpy() == (exact * 2048).round() / 2048).all()
+
+
+@pytest.mark.parametrize("deviation", [1.0, 0.3, 77.0, 1e-6])
+def test_answers_are_no_finer_near_zero_than_elsewhere(tiny: Dataset, deviation: float) -> None:
+    """All are multiples of one step, which the sigma and the clip of the ledger give."""
+    everyone = torch.ones(1, len(tiny.train), dtype=torch.bool)
+    source = PrivateSource(tiny.train, everyone)
+    step = grid(deviation)
+    assert math.log2(step).is_integer()
+    assert deviation / 2048 <= step <= deviation / 1024
+    for around in (0.0, 0.1 * deviation, 500.1 * deviation):
+        found = source._noisy(torch.full((1, 1, 4000), around), deviation).double()
+        assert bool(((found / step).frac() == 0).all())
+    small = source._noisy(torch.zeros(1, 1, 200_000), deviation).abs()
+    assert float(small[small > 0].min()) >= step
+
+
+def test_the_step_is_on_the_card(tiny: Dataset) -> None:
+    options = {"loop.iterations": 1, "reader.sigma": 3.0, "reader.delta": 1e-3, "reader.clip": 0.5}
+    recipe = resolve("ndpdc", profile="small", options=options)
+    claim = distill(recipe, tiny.train, data=tiny, ipc=1, seed=0).card.privacy
+    assert claim is not None
+    assert f"multiples of {2.0**-10:g}," in claim.mechanism  # 3 * 0.5 is between 1 and 2
