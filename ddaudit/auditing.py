@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -28,8 +28,9 @@ from ddaudit.models import Arch, Network, build
 from ddaudit.registry import Registry
 from ddaudit.seeds import stable_seed
 from ddaudit.sets import DistilledSet
-from ddaudit.training import PROTOCOLS, EvaluationProtocol, predict, train_many
+from ddaudit.training import PROTOCOLS, EvaluationProtocol, Extras, predict, train_many
 
+TrainsBy = Literal["audit", "card"]
 Kind = Literal["recipe", "file", "checkpoint"]
 
 
@@ -116,18 +117,55 @@ class Context:
     ipc: int = 10
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     artifacts: Artifacts | None = None
+    trains_by: TrainsBy = "audit"
+    """Whose protocol victims are trained under: the audit's, or the card's where a set states one."""
     _sets: dict[str, DistilledSet] = field(default_factory=dict, repr=False)
     _victims: dict[str, list[Network]] = field(default_factory=dict, repr=False)
 
     @property
     def protocol(self) -> EvaluationProtocol:
-        """The evaluation protocol victims are trained under."""
+        """The audit's own evaluation protocol."""
         return PROTOCOLS[self.preset.protocol].for_data(self.data.augment)
 
-    @property
-    def victim_key(self) -> str:
+    def protocol_for(self, distilled: DistilledSet) -> EvaluationProtocol:
+        """The protocol that networks are trained under on a set; the audit's own unless ``trains_by`` is "card".
+
+        Raises:
+            BadInput: the card states a protocol that this version cannot follow.
+        """
+        return self.stated_protocol(distilled) if self.trains_by == "card" else self.protocol
+
+    def stated_protocol(self, distilled: DistilledSet) -> EvaluationProtocol:
+        """The protocol of a set's card, with its learned rate; the audit's where the card says nothing.
+
+        Raises:
+            BadInput: the card states a protocol that this version cannot follow.
+        """
+        card, stated = distilled.card, self.protocol
+        if card.protocol is not None:
+            where = f"card of {card.method}"
+            stated = EvaluationProtocol.from_card(card.protocol, where=where)
+        if card.learned_lr is not None:
+            stated = replace(stated, lr=card.learned_lr)
+        return stated.for_data(self.data.augment)
+
+    def check_stated(self, distilled: DistilledSet, where: object) -> None:
+        """Find out before any work whether networks can be trained as a set's card says.
+
+        Raises:
+            BadInput: they cannot; one line naming ``where``.
+        """
+        try:
+            stated = self.stated_protocol(distilled)
+        except BadInput as error:
+            raise BadInput(where, f"{error.where}: {error.what}", error.todo) from None
+        if lacking := missing_part(stated, distilled):
+            what = f"its card's protocol '{stated.name}' {lacking}"
+            raise BadInput(where, what, "Use --protocol audit.")
+
+    def victim_key(self, protocol: EvaluationProtocol) -> str:
         """Names what victims depend on besides the set: architecture, protocol, count."""
-        return f"{self.arch}-{self.protocol.key}-{self.preset.victims}"
+        return f"{self.arch}-{protocol.key}-{self.preset.victims}"
 
     def seed_for(self, *parts: object) -> int:
         """A stable 31-bit seed derived from names, so that cells do not share randomness by accident."""
@@ -201,18 +239,30 @@ class Context:
             self._sets[key] = stored
         return self._sets[key]
 
-    def victims(self, subject: Subject, seed: int) -> list[Network]:
-        """``preset.victims`` networks trained on the subject's set; a checkpoint is its own single victim."""
+    def victims(
+        self, subject: Subject, seed: int, *, protocol: EvaluationProtocol | None = None
+    ) -> list[Network]:
+        """``preset.victims`` networks trained on the subject's set; a checkpoint is its own single victim.
+
+        Args:
+            protocol: None for the one that ``trains_by`` asks for.
+        """
         if subject.network is not None:
             return [subject.network.to(self.device)]
-        key = f"{self.set_key(subject, seed)}-{self.victim_key}"
+        if protocol is None:
+            by_card = self.trains_by == "card"
+            protocol = (
+                self.protocol_for(self.distilled(subject, seed)) if by_card else self.protocol
+            )
+        key = f"{self.set_key(subject, seed)}-{self.victim_key(protocol)}"
         if key not in self._victims:
             nets = (
                 self.artifacts.load_networks(key, self.arch, self.data) if self.artifacts else None
             )
             if nets is None:
                 seeds = [self.seed_for("victim", seed, i) for i in range(self.preset.victims)]
-                nets = self.train([self.distilled(subject, seed)] * len(seeds), seeds=seeds)
+                sets = [self.distilled(subject, seed)] * len(seeds)
+                nets = self.train(sets, seeds=seeds, protocol=protocol)
                 if self.artifacts:
                     self.artifacts.save_networks(key, nets)
             self._victims[key] = [net.to(self.device) for net in nets]
@@ -256,19 +306,42 @@ class Context:
         )
 
     def train(
-        self, sets: Sequence[DistilledSet], *, seeds: Sequence[int], arch: Arch | None = None
+        self,
+        sets: Sequence[DistilledSet],
+        *,
+        seeds: Sequence[int],
+        arch: Arch | None = None,
+        protocol: EvaluationProtocol | None = None,
     ) -> list[Network]:
-        """Train one network per (set, seed) under the audit's protocol."""
-        return train_many(
-            [(s.images, s.labels) for s in sets],
-            arch=arch or self.arch,
-            num_classes=self.data.num_classes,
-            mean=self.data.mean,
-            std=self.data.std,
-            protocol=self.protocol,
-            seeds=seeds,
-            device=self.device,
-        )
+        """Train one network per (set, seed).
+
+        Args:
+            arch: None for the audit's.
+            protocol: one for all; None for each set's own, see :meth:`protocol_for`.
+
+        Raises:
+            Unsupported: the protocol needs a label store or outliers that a set lacks, or its labels do not fit.
+        """
+        chosen = [protocol or self.protocol_for(s) for s in sets]
+        for one, distilled in zip(chosen, sets, strict=True):
+            if lacking := missing_part(one, distilled):
+                raise Unsupported(f"protocol '{one.name}' {lacking}")
+        trained: dict[int, Network] = {}
+        for one in dict.fromkeys(chosen):
+            members = [k for k, p in enumerate(chosen) if p == one]
+            nets = train_many(
+                [(sets[k].images, sets[k].labels) for k in members],
+                arch=arch or self.arch,
+                num_classes=self.data.num_classes,
+                mean=self.data.mean,
+                std=self.data.std,
+                protocol=one,
+                seeds=[seeds[k] for k in members],
+                device=self.device,
+                extras=[Extras(sets[k].store, sets[k].outliers) for k in members],
+            )
+            trained |= dict(zip(members, nets, strict=True))
+        return [trained[k] for k in range(len(sets))]
 
     def predict(self, network: Network, images: Tensor) -> Tensor:
         """(N, K) float32 logits on the CPU, in eval mode; images uint8 or float pixels in [0, 1]."""
@@ -411,6 +484,17 @@ def auditor(cls: A) -> A:
     """Class decorator: register one instance of an auditor under its name."""
     AUDITORS.add(cls.name, cls())
     return cls
+
+
+def missing_part(protocol: EvaluationProtocol, distilled: DistilledSet) -> str:
+    """What a protocol needs and a set lacks, in words; "" when it can be trained under it."""
+    if protocol.labels == "store" and distilled.store is None:
+        return "replays a label store, and this set has none"
+    if protocol.outlier_weight > 0 and distilled.outliers is None:
+        return "trains on outliers, and this set has none"
+    if protocol.loss in ("kl", "soft-ce") and protocol.labels == "image" and not distilled.soft:
+        return f"has loss '{protocol.loss}', which needs soft labels, and this set's are hard"
+    return ""
 
 
 def stratified(data: ImageData, limit: int) -> ImageData:

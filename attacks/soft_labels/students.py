@@ -89,7 +89,7 @@ def students(
     owners: list[str] = []
     for version in tried:
         count = ctx.preset.victims if version.name == RELEASED else others
-        relabelled = replace(made, labels=version.labels)
+        relabelled = replace(made, labels=version.labels, store=None)  # whose labels are others
         sets += [relabelled] * count
         seeds += [ctx.seed_for("soft-labels", "student", seed, i) for i in range(count)]
         owners += [version.name] * count

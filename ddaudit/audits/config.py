@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ddaudit.auditing import PRESETS, Preset
+from ddaudit.auditing import PRESETS, Preset, TrainsBy
 from ddaudit.errors import BadInput
 
 BASELINES = ("full", "random", "herding")
@@ -39,6 +39,8 @@ class AuditConfig(BaseModel):
     arch: str | None = None
     """Victim architecture; None: ConvNet, at width 32 in the small profile."""
     victims: int | None = Field(default=None, ge=1)
+    protocol: TrainsBy = "audit"
+    """Whose protocol victims are trained under: the audit's, or each card's where it states one."""
     baselines: list[str] = Field(default_factory=lambda: list(BASELINES))
     device: str = "auto"
     jobs: int | None = Field(default=None, ge=1, le=1024)

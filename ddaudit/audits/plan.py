@@ -97,6 +97,7 @@ def make_plan(
         ipc=config.ipc,
         device=pick_device(config.device),
         artifacts=artifacts,
+        trains_by=config.protocol,
     )
     subjects: dict[str, Subject] = {
         name: module_subject(name, module, data=data) for name, module in given.modules.items()
@@ -121,6 +122,8 @@ def make_plan(
         ):
             subject = replace(subject, id=str(Path(text)))
         subjects.setdefault(subject.id, subject)
+        if config.protocol == "card" and subject.set is not None:
+            context.check_stated(subject.set, text)
     _check_options(config, list(subjects.values()))
     shared: dict[str, Any] = {
         "train": data.train.fingerprint,
@@ -131,6 +134,7 @@ def make_plan(
         "arch": str(arch),
         "ipc": config.ipc,
         "protocol": context.protocol.key,
+        **({} if config.protocol == "audit" else {"trains_by": config.protocol}),
         "ddaudit": versions().get("ddaudit"),
     }
     for name in (

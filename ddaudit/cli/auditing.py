@@ -76,6 +76,14 @@ def audit(
             "--arch", help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18."
         ),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            metavar="audit|card",
+            help="Train victims as the audit does (default), or as each set's card says.",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", help="Worker processes (default: one per core).")
     ] = None,
@@ -102,6 +110,7 @@ def audit(
         "options": options.recipe_options(set_) or None,
         "settings": options.auditor_settings(setting) or None,
         "arch": arch,
+        "protocol": protocol,
         "jobs": jobs,
         "device": device,
         "baselines": [] if baselines == "none" else options.names("--baselines", baselines),

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.parts import Canvas, NetworkSource
 from ddaudit.distillation.store import Store
-from ddaudit.sets import PrivacyClaim
+from ddaudit.sets import LabelStore, PrivacyClaim
 
 Progress = Callable[[int, int], None]
 
@@ -53,12 +53,26 @@ class LearnsRecords(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a loop hands back for one run: pixel-space images, labels and what the card must say."""
+    """What a loop hands back for one run: pixel-space images, labels and what the card must say.
+
+    Attributes:
+        images, labels, store, outliers: as in :class:`ddaudit.sets.DistilledSet`.
+        claim: the privacy claim of a private reader.
+        member_indices: records released whole, by position in ``job.train``.
+        real_pixels: True when images hold pixels of real records as they are; None: the loop does not say.
+        learned_lr: the learning rate learned with the images.
+        decoder_bytes: what a decoder of the images takes to store.
+    """
 
     images: Tensor
     labels: Tensor
     claim: PrivacyClaim | None = None
     member_indices: list[int] | None = None
+    store: LabelStore | None = None
+    outliers: Tensor | None = None
+    real_pixels: bool | None = None
+    learned_lr: float | None = None
+    decoder_bytes: int = 0
 
 
 def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:

@@ -34,6 +34,7 @@ from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import refuse_coupling
 from ddaudit.errors import BadInput
 from ddaudit.registry import Registry
+from ddaudit.training import EvaluationProtocol
 
 Family = Literal["selection", "distribution", "gradient", "kernel"]
 Status = Literal["faithful", "simplified", "ours"]
@@ -76,6 +77,7 @@ class Recipe:
         labels: writes the labels after the images are made, or has the loop learn them; None keeps the hard ones.
         augment: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         normalise: "data" (the data set's constants) or "public" (0.5, 0.5; constants that depend on no record).
+        protocol: the evaluation protocol the method was published with; written to the card.
         small: dotted option -> value, the 2-core profile.
         deviations: what differs from the source at this profile, in words; printed on the card.
     """
@@ -94,6 +96,7 @@ class Recipe:
     labels: LabelModel | LearnedLabels | None = None
     augment: str = "data"
     normalise: Literal["data", "public"] = "data"
+    protocol: EvaluationProtocol | None = None
     small: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
 

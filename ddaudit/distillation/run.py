@@ -18,7 +18,7 @@ from ddaudit.distillation.reading import OpenedOnce
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput
-from ddaudit.sets import Card, DistilledSet
+from ddaudit.sets import Card, DistilledSet, StorageBytes
 from ddaudit.training import reuse_memory
 
 
@@ -175,7 +175,12 @@ def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
     mean, std = recipe.normalisation(job.data)
     return [
         DistilledSet(
-            o.images, o.labels, train.num_classes, _card(base, o, train.fingerprint, mean, std)
+            o.images,
+            o.labels,
+            train.num_classes,
+            _card(base, o, train.fingerprint, mean, std, recipe),
+            o.store,
+            o.outliers,
         ).check(recipe.name)
         for o in outcomes
     ]
@@ -194,7 +199,8 @@ def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome
         seed=job.seed,
         device=job.device,
     )
-    return replace(made, labels=labels)
+    # Labels of a store would contradict the new ones.
+    return replace(made, labels=labels, store=None)
 
 
 def _adapted(recipe: Recipe, data: Dataset) -> list[str]:
@@ -210,15 +216,38 @@ def _card(
     fingerprint: str,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    recipe: Recipe,
 ) -> Card:
+    protocol = recipe.protocol
+    if protocol is not None and protocol.labels == "store" and outcome.store is None:
+        protocol = None  # +soft has replaced the labels that it was stated for
     return Card(
         **base,
+        protocol=None if protocol is None else protocol.to_card(),
+        contains_real_pixels=outcome.real_pixels,
+        learned_lr=outcome.learned_lr,
+        bytes=_stored(outcome, recipe),
         # A hash of private records tells two neighbouring data sets apart: it stays off a private card.
         source_fingerprint=None if outcome.claim else fingerprint,
         mean=list(mean),
         std=list(std),
         privacy=outcome.claim,
         member_indices=outcome.member_indices,
+    )
+
+
+def _stored(outcome: Outcome, recipe: Recipe) -> StorageBytes | None:
+    """The storage budget, where it is not what the file shows anyway."""
+    factor = getattr(recipe.synthesis, "factor", 1)
+    parts = (outcome.store, outcome.outliers)
+    if factor == 1 and outcome.decoder_bytes == 0 and all(p is None for p in parts):
+        return None
+    labels = outcome.labels.nelement() * outcome.labels.element_size()
+    return StorageBytes(
+        images=4 * outcome.images.nelement() // factor**2,
+        labels=labels + (0 if outcome.store is None else outcome.store.num_bytes),
+        decoder=outcome.decoder_bytes,
+        outliers=0 if outcome.outliers is None else 4 * outcome.outliers.nelement(),
     )
 
 

@@ -136,7 +136,12 @@ class Selection:
                     for c in range(train.num_classes)
                 ]
             )
-        return Outcome(train.pixels(index), train.labels[index], member_indices=index.tolist())
+        return Outcome(
+            train.pixels(index),
+            train.labels[index],
+            member_indices=index.tolist(),
+            real_pixels=True,
+        )
 
     def _pick(
         self,

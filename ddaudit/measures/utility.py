@@ -11,8 +11,8 @@ from torch import Tensor
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
-from ddaudit.measures._common import few_images, victim_logits
-from ddaudit.models import Arch
+from ddaudit.measures._common import few_images
+from ddaudit.models import Arch, Network
 from ddaudit.stats import Interval, crossed, crossed_rate
 from ddaudit.stats.intervals import stratified_replicates
 
@@ -80,8 +80,8 @@ class Utility(Auditor[UtilitySettings]):
     def run(self, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int) -> Finding:
         """Score the victims; train and score the other architectures."""
         test = ctx.test()
-        logits = victim_logits(ctx, subject, seed, test.images)
-        correct = (logits.argmax(2) == test.labels).double()
+        nets = ctx.victims(subject, seed, protocol=ctx.protocol)
+        correct = _correct(nets, ctx)
         g = ctx.generator("utility", subject.id, seed)
         finding = Finding(
             subject=subject.id,
@@ -92,6 +92,7 @@ class Utility(Auditor[UtilitySettings]):
             caveats=few_images(len(test), len(correct)),
         )
         finding.curves.append(_class_curve(finding.metrics, test.class_names, subject.id))
+        self._by_card(finding, subject, ctx, settings, seed)
         finding.caveats.append(
             "Accuracy belongs to the set, its labels and the training protocol together: it can be "
             f"compared within this report (protocol {ctx.protocol.name}), and with published "
@@ -100,6 +101,48 @@ class Utility(Auditor[UtilitySettings]):
         if settings.cross_architectures:
             self._cross(finding, subject, ctx, settings, seed)
         return finding
+
+    def _by_card(
+        self, finding: Finding, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int
+    ) -> None:
+        """Where the card states another protocol: what networks trained by it reach, or that it does."""
+        if subject.kind == "checkpoint":
+            return
+        distilled, own = ctx.distilled(subject, seed), ctx.protocol
+        try:
+            stated = ctx.stated_protocol(distilled)
+        except BadInput as error:
+            if ctx.trains_by == "card":
+                raise
+            finding.caveats.append(f"The card's protocol cannot be followed: {error}")
+            return
+        if stated.key == own.key:
+            return
+        if ctx.trains_by == "audit":
+            finding.caveats.append(
+                f"The card states another protocol, '{stated.name}'; --protocol card trains by it, "
+                "and shows the accuracy under both."
+            )
+            return
+        test = ctx.test()
+        rows = accuracy_metrics(
+            _correct(ctx.victims(subject, seed), ctx),
+            test.labels,
+            test.class_names,
+            n_boot=settings.bootstrap,
+            generator=ctx.generator("utility", "by card", subject.id, seed),
+        )
+        name = {"protocol": stated.name if stated.name != own.name else stated.key}
+        finding.metrics += [
+            m.model_copy(update={"params": name, "headline": False, "basis": False})
+            for m in rows
+            if m.name != "utility.class_accuracy"
+        ]
+        finding.caveats.append(
+            f"Rows with a protocol are networks trained as the set's card says ({stated.key}); the "
+            f"others are trained under the audit's '{own.name}', as every subject is. Other "
+            "auditors of this run examine the networks trained by the card."
+        )
 
     def _cross(
         self, finding: Finding, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int
@@ -116,7 +159,9 @@ class Utility(Auditor[UtilitySettings]):
         seeds = [ctx.seed_for("victim", seed, i) for i in range(count)]
         for name in settings.cross_architectures:
             try:
-                nets = ctx.train([distilled] * count, seeds=seeds, arch=Arch.parse(name))
+                nets = ctx.train(
+                    [distilled] * count, seeds=seeds, arch=Arch.parse(name), protocol=ctx.protocol
+                )
                 logits = torch.stack([ctx.predict(net, test.images) for net in nets])
             except BadInput as error:
                 failed.append(str(error))
@@ -230,6 +275,13 @@ def accuracy_metrics(
         name = {"class": class_names[k]}
         out.append(Metric.of("utility.class_accuracy", rate, direction="higher", params=name))
     return out
+
+
+def _correct(nets: Sequence[Network], ctx: Context) -> Tensor:
+    """(V, N) float64: 1 where a network classifies a test image correctly."""
+    test = ctx.test()
+    logits = torch.stack([ctx.predict(net, test.images) for net in nets])
+    return (logits.argmax(2) == test.labels).double()
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ class Inspection(BaseModel):
     """The facts of one set file.
 
     ``pixel_outside`` is the fraction of pixel values outside [0, 1], 0 where values are no pixels;
-        ``images_per_class`` counts hard labels (the argmax of soft ones); sizes are in bytes;
-        ``ipc_equivalent`` is how many float32 images per class the storage would buy;
-        ``other_tensors`` are left alone.
+    ``images_per_class`` counts hard labels (the argmax of soft ones); sizes are in bytes;
+    ``ipc_equivalent`` is how many float32 images per class the storage would buy;
+    ``other_tensors`` are left alone.
     """
 
     model_config = ConfigDict(extra="forbid")

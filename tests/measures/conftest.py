@@ -22,7 +22,7 @@ class KnownVictims(Context):
         super().__init__(data=data, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W32"))
         self.answers = answers
 
-    def victims(self, subject: Subject, seed: int) -> list[Answer]:  # type: ignore[override]
+    def victims(self, subject: Subject, seed: int, *, protocol=None) -> list[Answer]:  # type: ignore[override]
         return self.answers
 
     def predict(self, network: Answer, images: Tensor) -> Tensor:  # type: ignore[override]
