@@ -323,10 +323,9 @@ def _subjects(
                 "Give a recipe's name (register(recipe) first), a path, a DistilledSet or a torch module.",
             )
         label = name or _free_name(thing, {*names.values(), *modules})
-        known = isinstance(thing, Network) and (thing.arch.family != "own" or thing.arch.digest)
         if label in modules or label in names.values():
             raise BadInput(f"subject {label}", "is given twice", "Use a mapping, name -> subject.")
-        if isinstance(thing, nn.Module) and (not known or "://" in out):
+        if isinstance(thing, nn.Module) and not (_rebuildable(thing) and "://" not in out):
             modules[label] = thing
             continue
         if "://" in out:
@@ -345,7 +344,12 @@ def _free_name(thing: DistilledSet | nn.Module, taken: set[str]) -> str:
     return name
 
 
-def _stored(thing: DistilledSet | Network, label: str, folder: Path) -> Path:
+def _rebuildable(module: nn.Module) -> bool:
+    """True when a state dict and a name are enough to make it again elsewhere."""
+    return isinstance(module, Network) and (module.arch.family != "own" or bool(module.arch.digest))
+
+
+def _stored(thing: DistilledSet | nn.Module, label: str, folder: Path) -> Path:
     """The file in which worker processes find what was given in memory; named by its content."""
     plain = "".join(c if c.isalnum() or c in "+-_" else "-" for c in label)[:80]
     folder.mkdir(parents=True, exist_ok=True)
@@ -353,6 +357,7 @@ def _stored(thing: DistilledSet | Network, label: str, folder: Path) -> Path:
         file = folder / f"{plain}-{fingerprint(thing)[:8]}.safetensors"
         save(thing, file)
     else:
+        assert isinstance(thing, Network)
         file = folder / f"{plain}.safetensors"
         save_checkpoint(file, thing)
     return file

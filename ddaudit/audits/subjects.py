@@ -103,10 +103,13 @@ def module_subject(name: str, module: nn.Module, *, data: Dataset) -> Subject:
 
 
 def _module_identity(module: nn.Module) -> str:
-    """A hash of a module's class, its source where there is one, and its weights."""
-    made = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode())
-    with contextlib.suppress(OSError, TypeError):
-        made.update(inspect.getsource(type(module)).encode())
+    """A hash of a module's structure, of its classes' names and sources where there are some, and of its weights."""
+    made = hashlib.sha256(repr(module).encode())
+    for kind in dict.fromkeys(type(m) for m in module.modules()):
+        made.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+        if not kind.__module__.startswith("torch."):
+            with contextlib.suppress(OSError, TypeError):
+                made.update(inspect.getsource(kind).encode())
     for key, value in sorted(module.state_dict().items()):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         made.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())

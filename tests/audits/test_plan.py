@@ -1,39 +1,140 @@
-"""Cells are addressed by everything their numbers depend on, and by nothing else."""
+"""The plan: what a cell's key depends on, and what stops an audit before any work."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
-from ddaudit.audits import plan
-from ddaudit.audits.config import AuditConfig
+from ddaudit.audits import AuditConfig, Given, Plan, make_plan
 from ddaudit.data import Dataset, load_data
+from ddaudit.errors import BadInput
 
 
-def keys(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Label -> key of every cell of an audit of these data."""
-    monkeypatch.setattr(plan, "load_data", lambda *_, **__: data)
-    config = AuditConfig(
-        subjects=["random"], data="digits-colored", baselines=[], auditors=["bias", "utility"]
+def config(**changes: object) -> AuditConfig:
+    values = {
+        "subjects": ["random"], "auditors": ["utility"], "baselines": [], "victims": 1, "ipc": 1,
+        "device": "cpu", "arch": "ConvNetD2W8",
+    }  # fmt: skip
+    return AuditConfig(**{**values, **changes})
+
+
+def cells(plan: Plan) -> dict[tuple[str | None, str | None, int], str]:
+    return {(c.subject, c.auditor, c.seed): c.key for c in plan.cells}
+
+
+def keys(**changes: object) -> set[str]:
+    return set(cells(make_plan(config(**changes))).values())
+
+
+def test_every_subject_is_asked_by_every_auditor_at_every_seed_and_each_instrument_once() -> None:
+    planned = cells(
+        make_plan(
+            config(subjects=["random", "herding"], auditors=["utility", "calibration"], seeds=2)
+        )
     )
-    made = plan.make_plan(config)
+    subjects, auditors = ("random", "herding"), ("utility", "calibration")
+    assert set(planned) == {
+        *((s, a, seed) for s in subjects for a in auditors for seed in (0, 1)),
+        *((None, a, 0) for a in auditors),
+    }
+    assert len(set(planned.values())) == len(planned)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"victims": 2},
+        {"arch": "ConvNetD2W8BN"},
+        {"settings": {"utility": {"bootstrap": 50}}},
+        {"data": "digits-noisy"},
+    ],
+)
+def test_what_a_number_depends_on_changes_every_key(change: dict[str, object]) -> None:
+    assert keys().isdisjoint(keys(**change))
+
+
+def test_what_no_number_depends_on_changes_no_key() -> None:
+    assert keys() == keys(jobs=3, out="elsewhere", settings={"calibration": {"bins": 10}})
+    assert keys() < keys(seeds=2)
+    assert keys() < keys(subjects=["random", "herding"])
+
+
+def test_data_given_in_memory_are_known_by_their_content(tiny) -> None:
+    def planned(data) -> set[str]:
+        return set(cells(make_plan(config(), given=Given(data=data))).values())
+
+    flipped = replace(tiny.test, labels=tiny.test.labels.flip(0))
+    copy = replace(tiny, train=replace(tiny.train, images=tiny.train.images.clone()))
+    assert planned(tiny) == planned(copy)
+    assert planned(tiny).isdisjoint(planned(replace(tiny, test=flipped)))
+    assert planned(tiny).isdisjoint(planned(replace(tiny, std=(0.3, 0.3, 0.3))))
+
+
+def bias_keys(data: Dataset) -> dict[str, str]:
+    """Label -> key of every cell of an audit that may read the paired test set."""
+    made = make_plan(config(auditors=["bias", "utility"]), given=Given(data))
     return {cell.label: cell.key for cell in (*made.preparations, *made.cells)}
 
 
-def test_another_paired_test_set_is_another_bias_cell_and_no_other(monkeypatch):
+def test_another_paired_test_set_is_another_bias_cell_and_no_other() -> None:
     data = load_data("digits-colored")
     paired = data.extra["test_paired"]
     one_less = paired.subset(paired.labels.new_tensor(range(1, len(paired))))
-    before = keys(data, monkeypatch)
-    after = keys(replace(data, extra={"test_paired": one_less}), monkeypatch)
+    before = bias_keys(data)
+    after = bias_keys(replace(data, extra={"test_paired": one_less}))
     changed = {label for label, key in before.items() if after[label] != key}
     assert changed == {"bias: instrument checks", "random: bias (seed 0)"}
-    assert keys(replace(data, extra=dict(data.extra)), monkeypatch) == before
+    assert bias_keys(replace(data, extra=dict(data.extra))) == before
 
 
-def test_without_the_paired_set_the_key_is_another(monkeypatch):
+def test_without_the_paired_set_the_key_is_another() -> None:
     data = load_data("digits-colored")
-    before, after = keys(data, monkeypatch), keys(replace(data, extra={}), monkeypatch)
+    before, after = bias_keys(data), bias_keys(replace(data, extra={}))
     assert before["random: bias (seed 0)"] != after["random: bias (seed 0)"]
     assert before["random: utility (seed 0)"] == after["random: utility (seed 0)"]
+
+
+class Net(nn.Sequential):
+    pass
+
+
+def test_a_module_is_known_by_its_class_and_weights(tiny) -> None:
+    def planned(module: nn.Module) -> str:
+        plan = make_plan(config(subjects=[]), given=Given(tiny, {"mine": module}))
+        return cells(plan)["mine", "utility", 0]
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    same = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    assert planned(module) != planned(same)
+    same.load_state_dict(module.state_dict())
+    assert planned(module) == planned(same)
+    other_class = Net(nn.Flatten(), nn.Linear(192, 4))
+    other_class.load_state_dict(module.state_dict())
+    assert planned(module) != planned(other_class)
+    curved, flat = (nn.Sequential(*module, act, nn.Linear(4, 4)) for act in (nn.Tanh(), nn.ReLU()))
+    flat.load_state_dict(curved.state_dict())
+    assert planned(curved) != planned(flat)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subjects": []}, "none is given"),
+        ({"subjects": ["randon"]}, "unknown method.*random"),
+        ({"subjects": ["gone.pt"]}, "no such file"),
+        ({"auditors": ["utilty"]}, "unknown auditor.*utility"),
+        ({"settings": {"utilty": {}}}, "unknown auditor.*utility"),
+        ({"options": {"loop.nothing": 1}}, "is an option of none"),
+        ({"epsilon": 1.0}, "none of the audited recipes is private"),
+        ({"arch": "ConvNetX9"}, "unknown architecture suffix"),
+        ({"device": "toaster"}, "unknown device"),
+        ({"subjects": ["dm+fair"]}, "needs a protected attribute"),
+    ],
+)
+def test_what_the_user_can_mend_stops_the_plan(change: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        make_plan(config(**change))
