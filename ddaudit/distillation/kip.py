@@ -17,17 +17,19 @@ from torch import Tensor
 from ddaudit.distillation.kernels import (
     DenseNTK,
     Kernel,
+    NetworkFeatures,
     centred_targets,
     record_losses,
     record_pulls,
     solve,
 )
-from ddaudit.distillation.loops import Job, Outcome, finish
+from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, finish
 from ddaudit.distillation.parts import Canvas, Query, Targets, View
 from ddaudit.distillation.reading import draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
+from ddaudit.seeds import stable_seed
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class KernelInducing:
     Attributes:
         steps: gradients asked for, each one step.
         lr: of Adam, in normalised space.
-        kernel: the fixed kernel.
+        kernel: a fixed kernel, or the features of each step's network.
         reg: ridge, relative to the mean diagonal of the kernel of the synthetic images.
         clip_in: where a private reader clips and adds noise: "pixels" (the gradient in all synthetic pixels
             jointly) or "features" (the gradient in what the kernel sees, pulled back to pixels afterwards as
@@ -75,11 +77,17 @@ class KernelInducing:
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """True without privacy: all runs regress on one embedding of each real batch.
 
-        A private reader clips one gradient per record and run, so its runs come one after the other.
+        A private reader clips one gradient per record and run, so its runs come one after the other; so do runs
+        whose networks depend on their images or on their records.
         """
-        return not (recipe.reader and recipe.reader.private) and bool(
-            recipe.synthesis and recipe.synthesis.parallel
+        own = recipe.networks is not None and (
+            recipe.networks.follows()
+            or recipe.networks.couples_records()
+            or isinstance(recipe.networks, LearnsRecords)
         )
+        private = recipe.reader is not None and recipe.reader.private
+        parallel = recipe.synthesis is not None and recipe.synthesis.parallel
+        return parallel and not private and not own
 
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
         """Distil K sets, one per row of ``job.members``.
@@ -90,6 +98,11 @@ class KernelInducing:
         """
         if not (recipe.target and recipe.synthesis and recipe.reader):
             raise BadInput(recipe.name, "lacks a target, a synthesis or a reader")
+        if isinstance(self.kernel, NetworkFeatures) != (recipe.networks is not None):
+            raise BadInput(
+                recipe.name,
+                "needs networks for a kernel of their features, and for no other kernel",
+            )
         recipe.check_private()
         if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
             raise DDAuditError(f"{recipe.name}: a private reader serves one run at a time")
@@ -98,30 +111,41 @@ class KernelInducing:
         strategy = recipe.augment_for(job.data)
         mean, std = recipe.constants(job.data)
         # Augmented records are never seen twice.
+        networks = recipe.networks_for(job)
         worth = self.kernel.costly and not strategy
-        embed = _Remembered(self.kernel) if worth else self.kernel.embed
+        remembered = _Remembered(self.kernel) if worth else None
         optimiser = torch.optim.Adam(canvas.groups(self.lr))
         for step in range(self.steps):
             support, soft = canvas.decode(), canvas.label_distributions()
+            kernel, net = self.kernel, None
+            if networks is not None and isinstance(kernel, NetworkFeatures):
+                net = networks.make(
+                    shape=job.train.shape,
+                    num_classes=job.train.num_classes,
+                    seed=stable_seed(job.seed, "network", step),
+                    device=job.device,
+                )
+                kernel = kernel.on(net)
             question = RidgeGradient(
-                self.kernel,
+                kernel,
                 self.reg,
                 support.detach(),
                 canvas.labels if soft is None else soft.detach(),
                 job.train.num_classes,
                 space=self.clip_in if recipe.reader.private else "features",
-                embed=embed,
+                embed=remembered,
             )
             augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
-            query = Query(str(step), question, None, augment)
+            query = Query(str(step), question, net, augment)
             view = View(
                 support,
                 support,
                 canvas.labels,
                 job.train.num_classes,
-                None,
+                net,
                 std.to(job.device),
                 step,
+                None if soft is None else soft.detach(),
             )
             self._descend(
                 canvas,
@@ -133,6 +157,8 @@ class KernelInducing:
             )
             optimiser.step()
             canvas.keep()
+            if networks is not None:
+                networks.update(canvas, step)
             if not canvas.finite:
                 raise DDAuditError(
                     f"{recipe.name}: diverged at step {step}. Lower --set loop.lr (now {self.lr})."
@@ -155,7 +181,7 @@ class KernelInducing:
         a loss whose gradient is added."""
         moved = support
         if question.space == "features":
-            moved = self.kernel.embed(support.flatten(0, 1))
+            moved = question.kernel.embed(support.flatten(0, 1))
         if soft is not None:
             # Behind the gradient in the images stands that in the labels.
             images = gradient.shape[1] - soft[0].numel()
@@ -194,7 +220,7 @@ class RidgeGradient:
         embed: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.space = space
-        self._kernel, self._reg, self._support = kernel, reg, support
+        self.kernel, self._reg, self._support = kernel, reg, support
         self._classes = num_classes
         self._y = centred_targets(labels, num_classes).double()
         self._learned = labels.is_floating_point()
@@ -212,18 +238,18 @@ class RidgeGradient:
             raise DDAuditError("gradients in learned labels are not taken per record")
         images = self._support[0]
         with torch.no_grad():
-            z, support = self._embed(x), self._kernel.embed(images)
+            z, support = self._embed(x), self.kernel.embed(images)
             pull = record_pulls(
-                self._kernel.gram(z, support).double(),
-                self._kernel.gram(support, support).double(),
+                self.kernel.gram(z, support).double(),
+                self.kernel.gram(support, support).double(),
                 self._y,
                 centred_targets(y, self._classes).double(),
                 reg=self._reg,
             )
             pull = pull.to(z.dtype)
             if self.space == "features":
-                return self._kernel.pulls(z, support, pull).flatten(1)
-            return self._kernel.pixel_pulls(images, z, support, pull).flatten(1)
+                return self.kernel.pulls(z, support, pull).flatten(1)
+            return self.kernel.pixel_pulls(images, z, support, pull).flatten(1)
 
     def real(self, net: Any, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """(K, R, D) gradients of the row-weighted losses, without one gradient per record; those in learned labels
@@ -231,13 +257,13 @@ class RidgeGradient:
         k, m = self._support.shape[:2]
         with torch.no_grad():
             z = self._embed(x)
-            support = self._kernel.embed(self._support.flatten(0, 1)).view(k, m, -1).detach()
+            support = self.kernel.embed(self._support.flatten(0, 1)).view(k, m, -1).detach()
         with torch.enable_grad():
             support.requires_grad_(True)
             labels = self._y.detach().requires_grad_(self._learned)
-            coefficients = solve(self._kernel.gram(support, support).double(), labels, self._reg)
+            coefficients = solve(self.kernel.gram(support, support).double(), labels, self._reg)
             losses = record_losses(
-                self._kernel.gram(z, support).double(),
+                self.kernel.gram(z, support).double(),
                 coefficients,
                 centred_targets(y, self._classes),
             )
@@ -252,7 +278,7 @@ class RidgeGradient:
             return torch.cat([out.flatten(2), *behind], 2)
         with torch.enable_grad():
             images = self._support.detach().requires_grad_(True)
-            embedded = self._kernel.embed(images.flatten(0, 1)).view(k, m, -1)
+            embedded = self.kernel.embed(images.flatten(0, 1)).view(k, m, -1)
             pixels = [
                 torch.autograd.grad(embedded, images, out[:, r], retain_graph=True)[0]
                 for r in range(out.shape[1])

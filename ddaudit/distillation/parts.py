@@ -386,6 +386,7 @@ class View:
         net: the network of this step; None for methods without networks.
         std: (C, 1, 1) of the normalisation: a pixel distance d is d / std here.
         step: counts from 0.
+        soft: (K, M, num_classes) learned labels as they are, constants; None where labels are hard.
     """
 
     images: Tensor
@@ -395,9 +396,12 @@ class View:
     net: Network | None
     std: Tensor
     step: int
+    soft: Tensor | None = None
 
     def targets(self) -> Tensor:
         """(K, M, num_classes) label distributions."""
+        if self.soft is not None:
+            return self.soft
         one_hot = F.one_hot(self.labels, self.num_classes).to(self.images.dtype)
         return one_hot.expand(len(self.images), -1, -1)
 

@@ -72,7 +72,7 @@ def test_the_worst_image_of_a_linear_classifier_is_known(steps):
     got = Adversarial(epsilon=0.1, steps=steps).loss(view(x, y, linear(w), std=0.5))
     sign = 1.0 - 2.0 * y
     margin = sign * (x[0].flatten(1) @ (w[0] - w[1])) - 0.1 / 0.5 * (w[0] - w[1]).abs().sum()
-    assert float(got) == pytest.approx(float(F.softplus(-margin).mean()), rel=1e-5)
+    assert got.item() == pytest.approx(F.softplus(-margin).mean().item(), rel=1e-5)
 
 
 def test_the_perturbation_is_a_constant_in_the_gradient():

@@ -4,7 +4,7 @@ A dataclass per kernel (:class:`DenseNTK`, :class:`Scattering`), so that a recip
 lives in functions beside them.
 """
 
-from ddaudit.distillation.kernels.base import DenseNTK, Kernel, Scattering
+from ddaudit.distillation.kernels.base import DenseNTK, Kernel, NetworkFeatures, Scattering
 from ddaudit.distillation.kernels.evaluate import krr_accuracy
 from ddaudit.distillation.kernels.ntk import dense_ntk
 from ddaudit.distillation.kernels.ridge import (
@@ -20,6 +20,7 @@ from ddaudit.distillation.kernels.scattering import scatter, standardise_groups
 __all__ = [
     "DenseNTK",
     "Kernel",
+    "NetworkFeatures",
     "Pull",
     "Scattering",
     "centred_targets",

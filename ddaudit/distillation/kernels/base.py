@@ -1,11 +1,11 @@
 """Kernels of images as parts of a recipe: an embedding, a Gram matrix, and gradients per record.
 
-A kernel is fixed: it is trained on nothing and reads no data set, so it is public in a private method.
+A kernel reads no data set, so it is public in a private method: it is fixed, or as public as the networks it is on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from ddaudit.distillation.kernels.ntk import dense_ntk
 from ddaudit.distillation.kernels.ridge import Pull
 from ddaudit.distillation.kernels.scattering import scatter, standardise_groups
+from ddaudit.errors import DDAuditError
+from ddaudit.models import Network
 
 
 class Kernel(Protocol):
@@ -111,48 +113,15 @@ class DenseNTK:
         return first, second
 
 
-@dataclass(frozen=True)
-class Scattering:
-    """The inner product of scattering features ("ScatterNet").
-
-    Attributes:
-        scales, angles: of the scattering transform; 2 scales and 8 angles give 81 paths per channel. They fit
-            8x8 images too (2x2 positions).
-        standardise: groups of three paths to mean 0 and variance 1 at each position: "grey" for images of one
-            channel, as DP-KIP's code does, "always" or "never".
-        unit_norm: divide every image's features by their norm.
-
-    Source: DP-KIP, TMLR 2024, arXiv 2301.13389, and its released code.
-    """
-
-    scales: int = 2
-    angles: int = 8
-    standardise: Literal["grey", "always", "never"] = "grey"
-    unit_norm: bool = False
-
-    def __post_init__(self) -> None:
-        if self.scales < 1 or self.angles < 1:
-            raise ValueError("scales and angles must be at least 1")
-        if self.standardise not in ("grey", "always", "never"):
-            raise ValueError(
-                f"standardise is 'grey', 'always' or 'never', not '{self.standardise}'"
-            )
-
-    @property
-    def costly(self) -> bool:
-        """A hundred Fourier transforms per image."""
-        return True
+class _Linear:
+    """A kernel that is the inner product of embeddings; subclasses say which."""
 
     def embed(self, x: Tensor) -> Tensor:
-        """(N, F) scattering features."""
-        z = scatter(x, scales=self.scales, angles=self.angles)
-        if self.standardise == "always" or (self.standardise == "grey" and x.shape[1] == 1):
-            z = standardise_groups(z)
-        z = z.flatten(1)
-        return z / z.norm(dim=1, keepdim=True).clamp_min(1e-12) if self.unit_norm else z
+        """(N, F) what the kernel sees of images x (N, C, H, W), differentiable."""
+        raise NotImplementedError
 
     def gram(self, a: Tensor, b: Tensor) -> Tensor:
-        """(..., N, M) inner products. The constant 1 / c of DP-KIP's code cancels: the ridge is relative."""
+        """(..., N, M) inner products. Constant factors would cancel: the ridge is relative."""
         return a @ b.mT
 
     def pulls(self, z: Tensor, support: Tensor, pull: Pull) -> Tensor:
@@ -192,6 +161,80 @@ class Scattering:
         return rows.T
 
 
+@dataclass(frozen=True)
+class Scattering(_Linear):
+    """The inner product of scattering features ("ScatterNet").
+
+    Attributes:
+        scales, angles: of the scattering transform; 2 scales and 8 angles give 81 paths per channel. They fit
+            8x8 images too (2x2 positions).
+        standardise: groups of three paths to mean 0 and variance 1 at each position: "grey" for images of one
+            channel, as DP-KIP's code does, "always" or "never".
+        unit_norm: divide every image's features by their norm.
+
+    Source: DP-KIP, TMLR 2024, arXiv 2301.13389, and its released code.
+    """
+
+    scales: int = 2
+    angles: int = 8
+    standardise: Literal["grey", "always", "never"] = "grey"
+    unit_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scales < 1 or self.angles < 1:
+            raise ValueError("scales and angles must be at least 1")
+        if self.standardise not in ("grey", "always", "never"):
+            raise ValueError(
+                f"standardise is 'grey', 'always' or 'never', not '{self.standardise}'"
+            )
+
+    @property
+    def costly(self) -> bool:
+        """A hundred Fourier transforms per image."""
+        return True
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(N, F) scattering features."""
+        z = scatter(x, scales=self.scales, angles=self.angles)
+        if self.standardise == "always" or (self.standardise == "grey" and x.shape[1] == 1):
+            z = standardise_groups(z)
+        z = z.flatten(1)
+        return z / z.norm(dim=1, keepdim=True).clamp_min(1e-12) if self.unit_norm else z
+
+
+@dataclass(frozen=True)
+class NetworkFeatures(_Linear):
+    """The inner product of a network's embeddings: each step's network, of a recipe with networks.
+
+    Attributes:
+        net: the network at hand; filled by :meth:`on`.
+
+    Source: Zhou, Nezhadarya & Ba (FRePo), NeurIPS 2022, arXiv 2206.00719, section 3.1.
+    """
+
+    net: Network | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def costly(self) -> bool:
+        """The next step has another network."""
+        return False
+
+    def on(self, net: Network) -> NetworkFeatures:
+        """This kernel on a network."""
+        return replace(self, net=net)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(N, F) embeddings.
+
+        Raises:
+            DDAuditError: there is no network.
+        """
+        if self.net is None:
+            raise DDAuditError("kernel: network features without a network")
+        features: Tensor = self.net.body.features(x)
+        return features
+
+
 _TANGENTS = 64
 """Pixels differentiated at once: blocks that fit the cache."""
 _FLOATS = 2**24
@@ -218,4 +261,4 @@ def _system(slopes: Tensor, part: Tensor, pull: Pull) -> Tensor:
     return a[:, part, None] * by_b + b[:, part, None] * by_a + ridge[:, None, None] * own
 
 
-__all__ = ["DenseNTK", "Kernel", "Scattering"]
+__all__ = ["DenseNTK", "Kernel", "NetworkFeatures", "Scattering"]
