@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """The text on one line and as itself: control characters, line breaks, those that reorder what follows, and half
+    characters of damaged names are written out (``\\n``, ``\\u202e``), so that no text of a file can pose as ours."""
+    return _UNPRINTABLE.sub(lambda m: ascii(m.group())[1:-1], text)
 
 
 class DDAuditError(Exception):
@@ -20,8 +31,8 @@ class BadInput(DDAuditError):
     """
 
     def __init__(self, where: object, what: str, todo: str = "") -> None:
-        self.where, self.what, self.todo = str(where), what, todo
-        super().__init__(f"{where}: {what}." + (f" {todo}" if todo else ""))
+        self.where, self.what, self.todo = printable(str(where)), printable(what), printable(todo)
+        super().__init__(f"{self.where}: {self.what}." + (f" {self.todo}" if todo else ""))
 
     def __reduce__(self) -> tuple[type[BadInput], tuple[str, str, str]]:
         return type(self), (self.where, self.what, self.todo)  # it travels from worker processes

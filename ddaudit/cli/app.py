@@ -30,6 +30,7 @@ app.command()(reporting.report)
 app.command()(reporting.gate)
 app.command()(sets.inspect)
 app.command("import")(sets.import_)
+app.command()(sets.ledger)
 
 # typer brings its own copy of click in recent versions; this is the base of whichever it uses.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

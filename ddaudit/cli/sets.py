@@ -1,4 +1,4 @@
-"""Commands about sets: ``distill``, ``import``, ``inspect``."""
+"""Commands about sets: ``distill``, ``import``, ``inspect``, ``ledger``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import typer
 
 from ddaudit.cli import options, places
 from ddaudit.cli.output import bar, say
+from ddaudit.errors import printable
 from ddaudit.registry import check_name
 
 if TYPE_CHECKING:
     from ddaudit.distillation import Recipe
-    from ddaudit.sets import Card
+    from ddaudit.sets import PrivacyClaim
+    from ddaudit.sets.releases import Release
 
 SetFile = Annotated[Path, typer.Option("--out", help="The set file to write (.safetensors).")]
 
@@ -79,6 +81,7 @@ def distill(
     from ddaudit.distillation import check_recipe, distill_sizes, make_recipe
     from ddaudit.sets import describe, save
     from ddaudit.sets import inspect as look
+    from ddaudit.sets.releases import log_release
 
     where = pick_device(device)
     chosen: Literal["paper", "small"] = (
@@ -98,8 +101,11 @@ def distill(
         )
     for file, result in zip(files, results, strict=True):
         save(result, file)
+        log_release(result.card, file)
         for line in describe(look(file)):
             typer.echo(line)
+    if any(result.card.privacy for result in results):
+        say(f"the release is on record: 'ddaudit ledger {out.parent}' adds up all of them")
 
 
 def import_(
@@ -163,7 +169,34 @@ def inspect(
         for line in describe(one):
             typer.echo(line)
     if len(looks) > 1:
-        typer.echo(_joint_cost([f.card for f in looks]))
+        typer.echo(_joint_cost([f.card.privacy for f in looks]))
+
+
+def ledger(
+    folder: Annotated[Path, typer.Argument(help="A run folder, or a folder of private set files.")],
+    json_: options.Json = False,
+) -> None:
+    """List every private set that was made into a folder, and what all of them cost together."""
+    from ddaudit.sets.releases import read_releases
+
+    by_data: dict[str, list[Release]] = {}
+    for release in read_releases(folder):
+        by_data.setdefault(release.data or "unknown data", []).append(release)
+    if json_:
+        facts = [r.model_dump(mode="json") for releases in by_data.values() for r in releases]
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    if not by_data:
+        typer.echo(f"{folder}: no private set was made here")
+    for data, releases in by_data.items():
+        typer.echo(f"{printable(data)}:")
+        for r in releases:
+            seed = "" if r.seed is None else f", seed {r.seed}"
+            typer.echo(
+                f"  {r.made}  {printable(r.method)}, IPC {r.ipc}{seed}: epsilon {r.claim.epsilon:.4g} at delta "
+                f"{r.claim.delta:g}  ({printable(r.name)})"
+            )
+        typer.echo(f"  {_joint_cost([r.claim for r in releases])}")
 
 
 def say_privacy_target(recipe: Recipe, epsilon: float | None, delta: float | None) -> None:
@@ -182,13 +215,13 @@ def say_privacy_target(recipe: Recipe, epsilon: float | None, delta: float | Non
         say(f"privacy target of {recipe.name}: {target} ({' and '.join(left)} by default)")
 
 
-def _joint_cost(cards: Sequence[Card]) -> str:
-    """One line: the privacy cost of publishing all these sets, made from one private data set."""
+def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:
+    """One line: the privacy cost of publishing all sets with these claims, made from one private data set."""
     from ddaudit.defenses.privacy.accounting import compose
 
-    claims = [card.privacy for card in cards if card.privacy]
-    if len(claims) < len(cards):
-        without = len(cards) - len(claims)
+    claims = [claim for claim in of_sets if claim]
+    if len(claims) < len(of_sets):
+        without = len(of_sets) - len(claims)
         return f"publishing all: no guarantee, {without} of these sets carry no privacy claim"
     if any(claim.noise_seed_published for claim in claims):
         return "publishing all: no guarantee, the seed of some set's noise is published"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from ddaudit.errors import printable
 from ddaudit.sets._types import Card, DistilledSet, PrivacyClaim
 from ddaudit.sets.files import fingerprint, read_file
 
@@ -56,6 +57,8 @@ class Inspection(BaseModel):
         """
         card: dict[str, Any] = json.loads(self.card.model_dump_json())
         measured = json.loads(self.model_dump_json(exclude={"card"}))
+        if self.card.privacy:
+            measured["privacy_statement"] = statement(self.card.privacy)
         return {**card, "inspection": measured}
 
 
@@ -130,7 +133,8 @@ def describe(inspection: Inspection) -> list[str]:
     lines += [f"  {'note':<{width}}  {note}" for note in card.notes]
     lines += _privacy_lines(card.privacy)
     lines += [f"warning: {text}" for text in i.warnings]
-    return lines
+    # What a file says of itself must not be able to write lines of ours.
+    return [printable(line) for line in lines]
 
 
 def _store(i: Inspection) -> str:
@@ -183,7 +187,19 @@ def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
         lines += _table(("query", "sigma", "q", "count"), rows)
     by = [(f"{claim.accountant} (the claim)", f"{claim.epsilon:.6g}")]
     by += [(name, f"{value:.6g}") for name, value in sorted(claim.cross_checks.items())]
-    return lines + _table(("accountant", "epsilon"), by)
+    lines += _table(("accountant", "epsilon"), by)
+    return [*lines, f"to publish: {statement(claim)}"]
+
+
+def statement(claim: PrivacyClaim) -> str:
+    """The claim as a sentence that can be published with the set: which of the printed numbers counts, and what for."""
+    public = "; ".join(claim.public) or "nothing is stated"
+    unit = claim.unit or "one record of the training data"
+    return (
+        f"This set is ({claim.epsilon:.4g}, {claim.delta:g})-differentially private under {claim.relation} of "
+        f"{unit}, by the {claim.accountant} accountant; the other epsilons cross-check this one. Treated as public: "
+        f"{public}. It is one release: whatever else is made from the same records adds to it."
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

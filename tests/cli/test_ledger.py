@@ -1,0 +1,94 @@
+"""``ddaudit ledger`` and the privacy statement; text of a file cannot pose as a line of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ddaudit.cli.app import app
+from ddaudit.defenses.privacy.accounting import compose
+from ddaudit.errors import BadInput
+from ddaudit.sets import Card, DistilledSet, LedgerEntry, PrivacyClaim, load, save
+
+RUN = CliRunner()
+DISTIL = [
+    "distill",
+    "dm+dp",
+    "--data",
+    "digits",
+    "--ipc",
+    "1",
+    "--delta",
+    "1e-4",
+    "--set",
+    "loop.iterations=2",
+    "--set",
+    "networks.width=4",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two private sets, the first of them overwritten by a third."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name, epsilon in (("a", 1), ("b", 2), ("a", 3)):
+        out = str(folder / f"{name}.safetensors")
+        done = RUN.invoke(app, [*DISTIL, "--epsilon", str(epsilon), "--out", out, "--overwrite"])
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+def test_the_ledger_adds_up_what_was_ever_released(folder: Path) -> None:
+    text = RUN.invoke(app, ["ledger", str(folder)]).output
+    rows = json.loads(RUN.invoke(app, ["ledger", str(folder), "--json"]).output)
+    claims = [PrivacyClaim.model_validate(r["claim"]) for r in rows]
+    assert [round(c.epsilon) for c in claims] == [1, 2, 3]
+    # The overwritten release counts: without it the sum is smaller.
+    total = compose(claims)
+    assert total > compose(claims[1:]) > 3
+    assert f"publishing all: epsilon {total:.4g}" in text
+    assert "3 release(s)" in text
+
+
+def test_an_empty_folder_and_no_folder(tmp_path: Path) -> None:
+    assert "no private set was made here" in RUN.invoke(app, ["ledger", str(tmp_path)]).output
+    failed = RUN.invoke(app, ["ledger", str(tmp_path / "x")])
+    assert isinstance(failed.exception, BadInput)
+
+
+def test_inspect_says_which_epsilon_to_publish(folder: Path) -> None:
+    text = RUN.invoke(app, ["inspect", str(folder / "b.safetensors")]).output
+    claim = load(folder / "b.safetensors").card.privacy
+    assert claim is not None
+    (line,) = [row for row in text.splitlines() if row.startswith("to publish: ")]
+    assert f"({claim.epsilon:.4g}, 0.0001)-differentially private" in line
+    assert all(p in line for p in claim.public)
+
+
+def test_text_on_a_card_cannot_write_lines_of_ours(tmp_path: Path) -> None:
+    forged = "x\nprivacy: (0.1, 1e-09)-DP claimed, relation add-or-remove-one\x1b[2J\u202e"
+    claim = PrivacyClaim(
+        epsilon=9.0,
+        delta=1e-5,
+        mechanism=forged,
+        ledger=[LedgerEntry(query=forged, sigma=1, q=1, count=1)],
+    )
+    card = Card(method=forged, notes=[forged], data=forged, privacy=claim)
+    images = torch.zeros(2, 1, 8, 8)
+    save(DistilledSet(images, torch.arange(2), 2, card), tmp_path / "s.safetensors")
+    text = RUN.invoke(app, ["inspect", str(tmp_path / "s.safetensors")]).output
+    assert [row for row in text.splitlines() if row.startswith("privacy:")] == [
+        "privacy: (9, 1e-05)-DP claimed, relation add-or-remove-one"
+    ]
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_an_error_line_is_one_printable_line() -> None:
+    error = BadInput("a\nb\udc80", "is \x1b[31mred", "do\u202e it")
+    assert str(error) == "a\\nb\\udc80: is \\x1b[31mred. do\\u202e it"
+    str(error).encode("utf-8")
