@@ -19,6 +19,9 @@ from ddaudit.sets.formats._safe import load_torch
 _IMAGES = re.compile(r"images_(zca_)?(best|\d+)\.pt")
 
 
+_MOST_LR = 1000
+
+
 @dataclass(frozen=True)
 class _Pair:
     images: Path
@@ -61,10 +64,11 @@ def read(
         pixels = undo_preprocessing(
             images, mean=mean, std=std, options=options, whitened=whitened, where=pair.images
         )
-    notes = [*pixels.notes, *filter(None, [label_note]), *_remarks(pair)]
+    lr = _learned_lr(pair)
+    notes = [*pixels.notes, *filter(None, [label_note]), *_remarks(pair, lr)]
     if num_classes == 100 and pixels.mean is not None:
         notes.append("MTT's code normalises CIFAR-100 with the constants of CIFAR-10")
-    card = Card(mean=pixels.mean, std=pixels.std, notes=notes)
+    card = Card(mean=pixels.mean, std=pixels.std, notes=notes, learned_lr=lr)
     return assemble(pair.images, pixels.images, labels, num_classes=num_classes, card=card)
 
 
@@ -98,17 +102,23 @@ def _best_of(folder: Path) -> Path:
     raise BadInput(folder, "holds no images_best.pt or images_ITERATION.pt")
 
 
-def _remarks(pair: _Pair) -> list[str]:
-    """What a reader must know of a set that was tuned like these."""
-    remarks = []
-    if pair.tag == "best":
-        remarks.append("images_best is the iteration with the best TEST accuracy: it is optimistic")
+def _learned_lr(pair: _Pair) -> float | None:
+    """The rate in ``lr_TAG.pt``; None without one, or where it is no rate (it may diverge below 0)."""
     file = pair.images.with_name(f"lr_{pair.tag}.pt")
     value = load_torch(file) if pair.tag and file.is_file() else None
     if isinstance(value, Tensor) and value.numel() == 1:
         value = float(value.detach().double())
-    rate = f"{value:.6g} ({file.name})" if isinstance(value, float) else "not in the files"
-    return [*remarks, f"the learned student learning rate is {rate}; audits use their own"]
+    return value if isinstance(value, float) and 0 < value <= _MOST_LR else None
+
+
+def _remarks(pair: _Pair, lr: float | None) -> list[str]:
+    """What a reader must know of a set that was tuned like these."""
+    remarks = []
+    if pair.tag == "best":
+        remarks.append("images_best is the iteration with the best TEST accuracy: it is optimistic")
+    rate = "not in the files" if lr is None else f"{lr:.6g} (lr_{pair.tag}.pt)"
+    use = "audits use their own unless asked for the card's"
+    return [*remarks, f"the learned student learning rate is {rate}; {use}"]
 
 
 def sniff(path: Path) -> bool:

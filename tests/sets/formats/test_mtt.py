@@ -60,6 +60,17 @@ def test_datm_logits_become_probabilities(tmp_path: Path, tiny: Dataset) -> None
     text = " ".join(x.card.notes)
     assert "softmax taken" in text
     assert "learning rate is 0.0625 (lr_best.pt)" in text
+    assert x.card.learned_lr == 0.0625
+
+
+@pytest.mark.parametrize("value", [-0.01, 0.0, float("nan"), float("inf")])
+def test_a_rate_that_is_none_stays_off_the_card(
+    tmp_path: Path, tiny: Dataset, value: float
+) -> None:
+    torch.save(torch.tensor(value), _run(tmp_path) / "lr_best.pt")
+    x = import_set(tmp_path, format="mtt", data=tiny, options=_NO_ZCA)
+    assert x.card.learned_lr is None
+    assert "learning rate is not in the files" in " ".join(x.card.notes)
 
 
 def test_probabilities_are_kept(tmp_path: Path, tiny: Dataset) -> None:
