@@ -4,7 +4,6 @@ from ddaudit.stats.crossing import (
     crossed,
     crossed_mean,
     crossed_rate,
-    hierarchical_bootstrap,
 )
 from ddaudit.stats.floors import Floor, GapFloor, fair_gap_floor, max_min_gap
 from ddaudit.stats.intervals import (
@@ -29,7 +28,6 @@ __all__ = [
     "crossed_mean",
     "crossed_rate",
     "fair_gap_floor",
-    "hierarchical_bootstrap",
     "max_min_gap",
     "mcnemar",
     "mean_t",

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from ddaudit.errors import NotEnoughData
 from ddaudit.stats.intervals import (
     Interval,
-    Statistic,
     Values,
     as_float,
     clopper_pearson,
     normal,
     quantiles,
-    resamples,
     student,
     wilson,
 )
@@ -129,38 +126,3 @@ def crossed(
         else:
             down = up = t * victims
     return Interval(value, value - down, value + up, n)
-
-
-def hierarchical_bootstrap(
-    values: Values,
-    statistic: Statistic | None = None,
-    n_boot: int = 1000,
-    *,
-    generator: torch.Generator | None = None,
-    seed: int = 0,
-    shift: bool = False,
-    confidence: float = 0.95,
-) -> Interval:
-    """Interval over (victims x images).
-
-    Images are resampled jointly for all victims, who share them; victims enter as in
-    :func:`crossed`.
-
-    Args:
-        values: (V, N) one row per victim, the same N images in each.
-        statistic: maps (B, V, N) to (B, V), one number per victim; the mean over images without it.
-        shift: see :func:`crossed`; set it for statistics that are biased upwards.
-
-    Raises:
-        NotEnoughData: no values.
-    """
-    x = as_float(values)
-    x = x[None] if x.ndim == 1 else x
-    if x.numel() == 0:
-        raise NotEnoughData("a bootstrap of no values")
-    of = statistic or (lambda r: r.mean(-1))
-    per_victim = of(x[None])[0]
-    g = generator if generator is not None else torch.Generator().manual_seed(seed)
-    drawn = resamples(x.shape[1], n_boot, g, width=len(x))
-    replicates = torch.cat([of(x[:, i].transpose(0, 1)).mean(1) for i in drawn])
-    return crossed(per_victim, replicates, n=x.shape[1], shift=shift, confidence=confidence)

@@ -87,15 +87,6 @@ def mu_from_epsilon(epsilon: float, delta: float) -> float:
     return float(brentq(excess, low, high, xtol=1e-13, rtol=1e-12))
 
 
-def trade_off(fpr: float, *, mu: float) -> float:
-    """The smallest false-negative rate that any attack on a mu-GDP mechanism can reach at this FPR.
-
-    Source: Dong, Roth & Su, arXiv 1905.02383, equation (6): G_mu(a) = Phi(Phi^-1(1 - a) - mu).
-    """
-    _rate("fpr", fpr)
-    return float(norm.cdf(norm.isf(fpr) - mu))
-
-
 def tpr_ceiling_gdp(fpr: float, *, mu: float) -> float:
     """The largest TPR of any attack on a mu-GDP mechanism: Phi(Phi^-1(fpr) + mu)."""
     _rate("fpr", fpr)

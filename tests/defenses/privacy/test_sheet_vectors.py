@@ -1,7 +1,7 @@
 """Numbers of the method sheet privacy.md that no other test covers.
 
 The rest stand in ``test_accounting.py`` (noise levels and epsilons of sections 0, 1, 2, 3, 5),
-``test_dosser.py`` (section 4) and ``tests/stats/test_dp_bounds.py`` (parts C and D: nine one-run vectors,
+``test_dosser.py`` (section 4) and ``tests/stats/test_one_run.py`` (parts C and D: nine one-run vectors,
 Clopper-Pearson ceilings, Gaussian counts), ``tests/stats/test_intervals.py`` (part C's interval).
 """
 

@@ -16,21 +16,14 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from ddaudit.errors import BadInput
-from ddaudit.stats.dp_bounds import (
+from ddaudit.stats.gdp import (
     delta_at,
     epsilon_from_mu,
-    epsilon_many_run,
-    epsilon_many_run_gdp,
-    epsilon_one_run,
-    epsilon_one_run_gdp,
     mu_from_epsilon,
-    mu_many_run,
-    mu_one_run,
-    p_value,
     tpr_ceiling,
     tpr_ceiling_gdp,
-    trade_off,
 )
+from ddaudit.stats.one_run import epsilon_one_run, epsilon_one_run_gdp, mu_one_run, p_value
 
 # ---- Gaussian differential privacy ---------------------------------------------------------------
 
@@ -87,7 +80,6 @@ def test_gaussian_ceiling_is_below_the_general_one(
 ) -> None:
     gaussian = tpr_ceiling_gdp(fpr, mu=mu_from_epsilon(epsilon, delta))
     assert fpr - 1e-12 <= gaussian <= tpr_ceiling(fpr, epsilon=epsilon, delta=delta) + 1e-9
-    assert trade_off(fpr, mu=mu_from_epsilon(epsilon, delta)) == pytest.approx(1 - gaussian)
 
 
 def test_general_ceiling_touches_its_corner_cases() -> None:
@@ -95,57 +87,6 @@ def test_general_ceiling_touches_its_corner_cases() -> None:
     assert tpr_ceiling(0.1, epsilon=1.0, delta=0.0) == pytest.approx(math.e * 0.1)
     assert tpr_ceiling(0.9, epsilon=1.0, delta=0.0) == pytest.approx(1 - 0.1 / math.e)
     assert tpr_ceiling(1.0, epsilon=1000.0, delta=0.0) == 1.0
-
-
-# ---- many runs -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("runs", "ceiling"), [(100, 3.281), (1000, 5.601)])
-def test_perfect_attack_hits_the_ceiling_of_the_run_count(runs: int, ceiling: float) -> None:
-    perfect = epsilon_many_run(0, 0, runs_out=runs, runs_in=runs)
-    assert perfect == pytest.approx(ceiling, abs=5e-4)
-    rate = 1 - 0.025 ** (1 / runs)  # Clopper-Pearson with no errors, by hand
-    assert perfect == pytest.approx(logit(1 - rate), rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("fp", "fn", "plain", "mu", "gaussian"),
-    [
-        (0, 0, 5.600587531298923, 5.36, 36.5),  # plain: [jax-privacy]
-        (50, 500, 1.9692642513205088, 1.43, 6.67),
-        (10, 700, 2.697151754895639, 1.482, 6.95),
-    ],
-)
-def test_many_run_bounds(fp: int, fn: int, plain: float, mu: float, gaussian: float) -> None:
-    """mu and its epsilon as printed in privacy.md part D, R = 1000 per side."""
-    runs = {"runs_out": 1000, "runs_in": 1000}
-    assert epsilon_many_run(fp, fn, **runs) == pytest.approx(plain, rel=1e-9)
-    assert mu_many_run(fp, fn, **runs) == pytest.approx(mu, abs=5e-3)
-    assert epsilon_many_run_gdp(fp, fn, **runs, delta=1e-5) == pytest.approx(gaussian, rel=1e-3)
-
-
-def test_delta_lowers_the_many_run_bound() -> None:
-    found = epsilon_many_run(0, 0, runs_out=100, runs_in=100, delta=1e-5)
-    assert found == pytest.approx(3.281335973268658, rel=1e-9)  # [jax-privacy]
-
-
-def test_many_run_bound_of_a_useless_attack_is_zero() -> None:
-    for fp, fn in [(50, 50), (100, 0), (0, 100), (100, 100)]:
-        found = epsilon_many_run(fp, fn, runs_out=100, runs_in=100)
-        assert found == mu_many_run(fp, fn, runs_out=100, runs_in=100) == 0.0
-
-
-def test_many_run_bounds_hold_for_randomised_response() -> None:
-    """Pure epsilon = 1.5 by construction. False-alarm rate at most 5 %; 2000 audits, 4 sd allowed."""
-    rng = np.random.default_rng(0)
-    truth, runs, audits = 1.5, 200, 2000
-    errors = rng.binomial(runs, 1 - expit(truth), size=(audits, 2))
-    found = np.array(
-        [epsilon_many_run(int(a), int(b), runs_out=runs, runs_in=runs) for a, b in errors]
-    )
-    assert (found > truth).mean() <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / audits)
-    assert found.mean() > 0.9  # and not by being blind
-    assert (found > 0.8 * truth).mean() > 0.3  # a wishful claim of 1.2 would often be refuted
 
 
 # ---- one run -------------------------------------------------------------------------------------
@@ -278,17 +219,10 @@ def test_impossible_counts_are_refused(v: int, r: int, m: int) -> None:
         mu_one_run(v, r, canaries=m)
 
 
-def test_impossible_many_run_counts_and_probabilities_are_refused() -> None:
-    for fp, runs in [(-1, 10), (11, 10), (0, 0)]:
-        with pytest.raises(BadInput, match="many-run audit"):
-            epsilon_many_run(fp, 0, runs_out=runs, runs_in=10)
-    with pytest.raises(BadInput, match="confidence"):
-        epsilon_many_run(0, 0, runs_out=10, runs_in=10, confidence=1.0)
+def test_impossible_probabilities_are_refused() -> None:
     with pytest.raises(BadInput, match="confidence"):
         epsilon_one_run(1, 1, canaries=1, delta=0.0, confidence=0.0)
     for delta in (-0.1, 1.0, math.nan):
-        with pytest.raises(BadInput, match="delta"):
-            epsilon_many_run(0, 0, runs_out=10, runs_in=10, delta=delta)
         with pytest.raises(BadInput, match="delta"):
             p_value(1, 1, canaries=1, epsilon=1.0, delta=delta)
     with pytest.raises(BadInput, match="epsilon"):
