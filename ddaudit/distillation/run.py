@@ -233,6 +233,7 @@ def _card(
         std=list(std),
         privacy=outcome.claim,
         member_indices=outcome.member_indices,
+        notes=_repeated(outcome.member_indices),
     )
 
 
@@ -260,3 +261,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _repeated(records: list[int] | None) -> list[str]:
+    """What a card says of records that were released more than once: classes with fewer than IPC of them."""
+    if records is None or len(set(records)) == len(records):
+        return []
+    return [
+        f"{len(set(records))} of {len(records)} images are unique: classes with fewer records than images per class "
+        "repeat them"
+    ]

@@ -225,8 +225,14 @@ def _warnings(
         if outside > 0.5:
             text += "; were the images un-normalised with the right mean and std?"
         found.append(text)
+    copies = len(distilled) - len({image.numpy().tobytes() for image in distilled.images})
     if outside == 0 and float(distilled.images.min()) == float(distilled.images.max()):
         found.append("all pixels have one value")
+    elif copies:
+        found.append(
+            f"{copies} of {len(distilled)} images are copies of others in the set: "
+            f"{len(distilled) - copies} are unique"
+        )
     empty = sum(count == 0 for count in counts)
     if empty:
         found.append(f"{empty} of {len(counts)} classes have no image")

@@ -6,6 +6,7 @@ import torch
 from ddaudit.distillation import distill, distill_many, resolve
 from ddaudit.distillation.selection import herding, k_center, random_choice
 from ddaudit.errors import BadInput
+from ddaudit.sets import inspect, save
 
 
 def test_herding_follows_the_mean_greedily():
@@ -68,3 +69,17 @@ def test_group_balanced_random_spreads_over_groups(tiny):
 def test_unknown_strategy_is_one_line():
     with pytest.raises(BadInput, match=r"loop\.strategy is one of"):
         resolve("random", options={"loop.strategy": "best"})
+
+
+@pytest.mark.parametrize("name", ["random", "herding", "k-center"])
+def test_a_class_that_runs_out_of_records_is_said_on_the_card(tiny, name, tmp_path):
+    made = distill(resolve(name, profile="small"), tiny.train, data=tiny, ipc=70, seed=0)
+    unique = len(set(made.card.member_indices))
+    assert unique <= len(tiny.train) < len(made) == 280
+    assert made.card.notes[0].startswith(f"{unique} of 280 images are unique")
+    (warning,) = [
+        w for w in inspect(save(made, tmp_path / "s.safetensors")).warnings if "copies" in w
+    ]
+    assert f"{280 - unique} of 280 images are copies" in warning
+    enough = distill(resolve(name, profile="small"), tiny.train, data=tiny, ipc=3, seed=0)
+    assert enough.card.notes == []
