@@ -18,6 +18,7 @@ from ddaudit.attacks._common.records import concatenate, mislabel
 from ddaudit.attacks._common.signals import logit_margin
 from ddaudit.auditing import Context, Subject
 from ddaudit.data import ImageData
+from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.sets import DistilledSet
 from ddaudit.stats import clopper_pearson
@@ -182,7 +183,8 @@ def run_with_canaries(
         raise Unsupported(str(error)) from None
     at = ctx.seed_for("soft-labels", "distil", seed)
     hidden, shown, model = planted.hidden, planted.shown, recipe.labels
-    if model is None:
+    if model is None or isinstance(model, LearnedLabels):
+        # Whatever wrote the labels is part of the method: there is no teacher to ask about the canaries.
         made = ctx.redistill(subject, planted.everything, at)
         everyone = Marked(
             concatenate([hidden.records, shown.records]), torch.cat([hidden.truth, shown.truth])
