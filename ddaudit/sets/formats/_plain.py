@@ -80,10 +80,10 @@ def _tensor(value: Any, path: Path) -> Tensor:
         raise BadInput(path, f"images are {type(value).__name__}, expected a numeric array")
     if value.dtype == torch.bool:
         raise BadInput(path, "images are true or false, expected numbers")
-    value = value.detach().cpu()
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    tensor: Tensor = value.detach().cpu()
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise BadInput(path, "images contain NaN or infinity", "Distillation probably diverged.")
-    return value
+    return tensor
 
 
 def _channels_first(
@@ -95,7 +95,7 @@ def _channels_first(
     if x.ndim != 4:
         todo = "Wanted: (N, C, H, W), (N, H, W, C) or (N, H, W); a table of (N, D) needs range=standard."
         raise BadInput(path, f"images have shape {tuple(x.shape)}", todo)
-    last = x.permute(0, 3, 1, 2)
+    last: Tensor = x.permute(0, 3, 1, 2)
     if "layout" in options:
         return last if choice(options, "layout", LAYOUTS, default="") == "nhwc" else x
     if shape is not None and (tuple(x.shape[1:]) == shape) != (tuple(last.shape[1:]) == shape):
