@@ -26,6 +26,7 @@ from ddaudit.distillation.networks import fit
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo, Picture
 from ddaudit.models import Arch, Network
+from ddaudit.sets import Card
 from ddaudit.stats import bootstrap, clopper_pearson
 
 SPACES = ("pixels", "structure", "features")
@@ -114,7 +115,7 @@ class Leakage(Auditor[LeakageSettings]):
             auditor=self.name,
             metrics=metrics,
             curves=[_curve(space, tests[space]) for space in SPACES],
-            caveats=_caveats(released.card.source_fingerprint, ctx, bench, sampled, len(images)),
+            caveats=_caveats(released.card, ctx, bench, sampled, len(images)),
         )
         if settings.pairs > 0 and ctx.data.modality == "image":
             nearest = bench.train.pixels(pixels.train_index)
@@ -312,10 +313,10 @@ def _check(bench: _Bench, name: str, images: Tensor, *, low: float, high: float)
     )
 
 
-def _caveats(
-    source: str | None, ctx: Context, bench: _Bench, sampled: bool, count: int
-) -> list[str]:
-    caveats = [*bench.caveats]
+def _caveats(card: Card, ctx: Context, bench: _Bench, sampled: bool, count: int) -> list[str]:
+    caveats, source = [*bench.caveats], card.source_fingerprint
+    if card.shows_records:
+        caveats.append("The card says that images hold pixels of real records as they are.")
     if sampled:
         caveats.append(f"The set is larger than what was examined: a random {count} of its images.")
     if source is not None and source != ctx.data.train.fingerprint:

@@ -116,7 +116,7 @@ def _remarks(pair: _Pair, lr: float | None) -> list[str]:
     remarks = []
     if pair.tag == "best":
         remarks.append("images_best is the iteration with the best TEST accuracy: it is optimistic")
-    rate = "not in the files" if lr is None else f"{lr:.6g} (lr_{pair.tag}.pt)"
+    rate = "not in the files, or no rate" if lr is None else f"{lr:.6g} (lr_{pair.tag}.pt)"
     use = "audits use their own unless asked for the card's"
     return [*remarks, f"the learned student learning rate is {rate}; {use}"]
 

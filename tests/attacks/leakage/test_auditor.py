@@ -99,6 +99,9 @@ def test_other_data_and_checkpoints(tiny: Dataset) -> None:
     images = tiny.train.pixels(torch.arange(4))
     other = audit(tiny, images, source_fingerprint="f" * 16)
     assert any("made from other data" in c for c in other.caveats)
+    assert not any("real records as they are" in c for c in other.caveats)
+    real = audit(tiny, images, contains_real_pixels=True)
+    assert any("real records as they are" in c for c in real.caveats)
     network: Any = torch.nn.Identity()
     with pytest.raises(Unsupported, match="distilled set"):
         Leakage().run(
