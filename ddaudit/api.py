@@ -193,7 +193,9 @@ def audit(
         modules=importable,
         here=bool(only_here),
     )
-    return Run(folder, outcome.computed, outcome.reused, outcome.failed, tuple(notes))
+    return Run(
+        folder, outcome.computed, outcome.reused, outcome.failed, (*notes, *outcome.left_out)
+    )
 
 
 @dataclass(frozen=True)

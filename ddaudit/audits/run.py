@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from functools import lru_cache, partial
 from typing import Any
 
-from ddaudit.auditing import Subject
+from ddaudit.auditing import AUDITORS, Subject
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.executors import default_jobs, run_tasks
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
@@ -38,6 +38,8 @@ class Outcome:
     failed: tuple[tuple[str, str], ...]
     """(cell, reason) of every failed cell."""
     seconds: float
+    left_out: tuple[str, ...] = ()
+    """Auditors of other packages that would have been asked and cannot be used, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def run_audit(
         BadInput: see :func:`make_plan`; nothing has been computed then.
     """
     started = time.perf_counter()
+    broken = {} if config.auditors else AUDITORS.problems()
+    left_out = tuple(f"auditor {name}: {reason}" for name, reason in broken.items())
     store = RunStore(config.out)
     given = given or Given()
     plan = make_plan(config, store, given)
@@ -131,6 +135,7 @@ def run_audit(
         len(cells) - len(missing),
         tuple(failed),
         time.perf_counter() - started,
+        left_out,
     )
 
 

@@ -73,7 +73,8 @@ def audit(
     arch: Annotated[
         str | None,
         typer.Option(
-            "--arch", help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18."
+            "--arch",
+            help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18, or your own FILE.py:ClassName.",
         ),
     ] = None,
     protocol: Annotated[
@@ -176,6 +177,8 @@ def _run(config: AuditConfig) -> int:
         outcome = run_audit(config, on_event=on_event)
     done = f"{outcome.computed} cells computed, {outcome.reused} reused"
     say(f"{done}, {len(outcome.failed)} failed, {outcome.seconds:.0f} s")
+    for text in outcome.left_out:
+        say_error(f"left out: {text}")
     for label, reason in outcome.failed:
         say_error(f"{label}: {reason}")
     return 3 if outcome.failed else 0

@@ -15,13 +15,14 @@ Row = dict[str, Any]
 
 def list_(
     what: Annotated[
-        Literal["methods", "auditors", "datasets", "formats", "metrics", "settings"],
+        Literal["methods", "auditors", "datasets", "formats", "archs", "metrics", "settings"],
         typer.Argument(),
     ],
     json_: Json = False,
 ) -> None:
-    """List methods, auditors, datasets, formats, the metrics of auditors, or their settings."""
-    rows = {"metrics": _metrics, "settings": _settings}.get(what, lambda: _registered(what))()
+    """List methods, auditors, datasets, formats, architectures, the metrics of auditors, or their settings."""
+    made = {"metrics": _metrics, "settings": _settings, "archs": _archs}
+    rows = made.get(what, lambda: _registered(what))()
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -40,6 +41,13 @@ def _registered(what: str) -> list[Row]:
         defenses = [{**row, "name": f"+{row['name']}"} for row in rows("defense")]
         return rows("method") + defenses
     return rows(what.removesuffix("s"))
+
+
+def _archs() -> list[Row]:
+    from ddaudit.models import FAMILIES
+    from ddaudit.registry import rows
+
+    return [{"name": n, "description": "of the field"} for n in FAMILIES.values()] + rows("arch")
 
 
 def _metrics() -> list[Row]:

@@ -97,6 +97,15 @@ def test_a_failing_cell_is_named_kept_and_tried_again(tmp_path, monkeypatch):
     assert (mended.computed, mended.reused, mended.failed) == (1, 1, ())
 
 
+def test_an_auditor_that_cannot_be_used_is_named_and_the_others_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(AUDITORS, "names", lambda: ["utility"])
+    monkeypatch.setattr(AUDITORS, "problems", lambda: {"zoo/eel": "OSError: no GPU"})
+    asked_for_all = run_audit(config(tmp_path, auditors=None))
+    assert asked_for_all.left_out == ("auditor zoo/eel: OSError: no GPU",)
+    assert asked_for_all.computed == 2
+    assert run_audit(config(tmp_path)).left_out == ()
+
+
 def test_workers_agree_with_this_process(tmp_path):
     run_audit(config(tmp_path / "a", subjects=["random", "full"], jobs=1))
     run_audit(config(tmp_path / "b", subjects=["random", "full"], jobs=2))
