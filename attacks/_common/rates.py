@@ -39,7 +39,6 @@ def rate_metric(
     **params: Any,
 ) -> Metric:
     """A Metric from an interval; ``params`` tell metrics of one name apart."""
-    return Metric(
-        name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n, direction=direction,
-        headline=headline, floor=floor, params=params,
-    )  # fmt: skip
+    return Metric.of(
+        name, interval, direction=direction, headline=headline, floor=floor, params=params
+    )

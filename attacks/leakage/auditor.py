@@ -244,12 +244,9 @@ def _metrics(space: str, test: CopyTest) -> list[Metric]:
     main = space == "pixels"
     return [
         _rate("leakage.copy_rate", test.near, params, floor=FALSE_ALARM, headline=main),
-        Metric(
-            name="leakage.nearest_ratio",
-            value=median.value,
-            low=median.low,
-            high=median.high,
-            n=len(finite),
+        Metric.of(
+            "leakage.nearest_ratio",
+            median,
             unit="ratio",
             direction="higher",
             floor=float(test.chance_ratio.clamp(max=1e6).median()),
@@ -271,12 +268,9 @@ def _rate(
     name: str, hits: Tensor, params: dict[str, str], *, floor: float, headline: bool = False
 ) -> Metric:
     rate = clopper_pearson(int(hits.sum()), len(hits))
-    return Metric(
-        name=name,
-        value=rate.value,
-        low=rate.low,
-        high=rate.high,
-        n=rate.n,
+    return Metric.of(
+        name,
+        rate,
         direction="lower",
         floor=floor,
         params=params,

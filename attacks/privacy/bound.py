@@ -161,12 +161,9 @@ def metrics(
             _lower(
                 adversary, "one-run-gdp", {k: b.epsilon_gdp for k, b in by_tries.items()}, count
             ),
-            Metric(
-                name="privacy.canary_accuracy",
-                value=accuracy.value,
-                low=accuracy.low,
-                high=accuracy.high,
-                n=accuracy.n,
+            Metric.of(
+                "privacy.canary_accuracy",
+                accuracy,
                 direction="lower",
                 floor=0.5,
                 two_sided=True,

@@ -130,23 +130,17 @@ def _metrics(attack: Attack) -> list[Metric]:
     rate = clopper_pearson(int(inside.success.sum()), len(inside.success))
     ratio = bootstrap(inside.ratio, lambda r: r.quantile(0.5, dim=1), n_boot=500)
     return [
-        Metric(
-            name="reconstruction.success_rate",
-            value=rate.value,
-            low=rate.low,
-            high=rate.high,
-            n=rate.n,
+        Metric.of(
+            "reconstruction.success_rate",
+            rate,
             direction="lower",
             floor=float(outside.success.double().mean()),
             params=params,
             headline=attack.adversary == "final-set",
         ),
-        Metric(
-            name="reconstruction.distance_ratio",
-            value=ratio.value,
-            low=ratio.low,
-            high=ratio.high,
-            n=len(inside.ratio),
+        Metric.of(
+            "reconstruction.distance_ratio",
+            ratio,
             unit="ratio",
             direction="higher",
             floor=float(outside.ratio.quantile(0.5)),

@@ -13,7 +13,7 @@ from ddaudit.stats.intervals import (
     mean_t,
     wilson,
 )
-from ddaudit.stats.paired import mcnemar, paired_difference
+from ddaudit.stats.paired import paired_difference
 from ddaudit.stats.roc import Roc, auc, roc_curve, tpr_at_fpr
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "crossed_rate",
     "fair_gap_floor",
     "max_min_gap",
-    "mcnemar",
     "mean_t",
     "paired_difference",
     "roc_curve",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy import special
 
 from ddaudit.errors import NotEnoughData
 from ddaudit.stats.crossing import crossed_mean
@@ -54,26 +53,6 @@ def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interva
         low, high = min(p - q - half, value), max(p - q + half, value)
         return Interval(value, low, high, n).clamp(-1.0, 1.0)
     return mean_t(d, confidence).clamp(-1.0, 1.0)
-
-
-def mcnemar(a: Values, b: Values) -> float:
-    """Exact two-sided p-value of "both subjects are correct equally often" on the same images.
-
-    Args:
-        a, b: (N,) correct or not. Only images on which they disagree carry information; without any
-            the p-value is 1.
-
-    Source: McNemar, Psychometrika 12 (1947); exact binomial form.
-    """
-    x, y = as_float(a), as_float(b)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(
-            f"paired results must be (N,) each, got {tuple(x.shape)}, {tuple(y.shape)}"
-        )
-    wins, losses = _discordant(x.bool().double(), y.bool().double())
-    if wins + losses == 0:
-        return 1.0
-    return min(1.0, 2 * float(special.bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def _discordant(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:

@@ -7,15 +7,7 @@ import torch
 from scipy import stats as scipy_stats
 
 from ddaudit.errors import NotEnoughData
-from ddaudit.stats import clopper_pearson, mcnemar, paired_difference
-
-
-def test_mcnemar_is_the_exact_binomial_test_of_the_disagreements() -> None:
-    a = torch.tensor([1] * 12 + [0] * 3 + [1] * 50 + [0] * 35)
-    b = torch.tensor([0] * 12 + [1] * 3 + [1] * 50 + [0] * 35)
-    assert mcnemar(a, b) == pytest.approx(scipy_stats.binomtest(3, 15, 0.5).pvalue)
-    assert mcnemar(a, a) == 1.0
-    assert mcnemar(a, b) == mcnemar(b, a)
+from ddaudit.stats import clopper_pearson, paired_difference
 
 
 def test_difference_of_shares_is_the_paired_t_interval() -> None:
