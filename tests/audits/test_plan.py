@@ -138,3 +138,16 @@ def test_a_module_is_known_by_its_class_and_weights(tiny) -> None:
 def test_what_the_user_can_mend_stops_the_plan(change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         make_plan(config(**change))
+
+
+def test_the_random_baseline_is_drawn_several_times_but_not_by_auditors_that_redistil() -> None:
+    changes = {"subjects": ["dm"], "baselines": ["full", "random"], "seeds": 1}
+    planned = cells(make_plan(config(auditors=["utility", "membership"], **changes)))
+    seeds = {
+        (s, a): [seed for (t, b, seed) in planned if (s, a) == (t, b)]
+        for s in ("dm", "full", "random") for a in ("utility", "membership")
+    }  # fmt: skip
+    assert seeds.pop(("random", "utility")) == [0, 1, 2, 3, 4]
+    assert set(map(tuple, seeds.values())) == {(0,)}
+    own = cells(make_plan(config(subjects=["random"], seeds=1)))  # as a subject: as often as others
+    assert len(own) == 2
