@@ -43,8 +43,9 @@ class Release:
         return out if self.source.clip is None else out * clip_factor(out, self.source.clip)
 
     def rows(self, records: ImageData) -> Tensor:
-        """(R, N) weights of records in the sums."""
-        return self.opening.rule.rows(records, torch.arange(len(records)))
+        """(R, N) weights of records in the sums: by the counts of the data that were summed."""
+        rule = self.opening.rule.bind(self.data)
+        return rule.rows(records, torch.arange(len(records)))
 
 
 Observer = Callable[[Release], None]

@@ -1,6 +1,7 @@
 """The attacks still read the numbers that they read before this folder was put in order.
 
-``stored_findings.json`` was written by the code of commit 8410b0a, with this file copied into a checkout of it:
+``stored_findings.json`` was first written by the code of commit 8410b0a, and anew when private answers were rounded to
+a grid (without the rounding the numbers were those of 8410b0a):
 
     OMP_NUM_THREADS=1 python tests/attacks/test_stored_findings.py tests/attacks/stored_findings.json
 
