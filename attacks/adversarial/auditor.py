@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ddaudit.attacks._common.rates import rate, rate_metric
-from ddaudit.attacks.adversarial import instrument, masking
+from ddaudit.attacks.adversarial import known_answers, masking
 from ddaudit.attacks.adversarial.torchattacks_adapter import (
     VERSION,
     AttackResult,
@@ -182,10 +182,10 @@ class Adversarial(Auditor[AdversarialSettings]):
 
     def checks(self, ctx: Context, settings: AdversarialSettings) -> list[Check]:
         """Closed form, reference implementation, planted defect, attack budget."""
-        found = instrument.linear_checks(norm="Linf")
+        checks = known_answers.linear_checks(norm="Linf")
         if settings.autoattack_norm == "L2" or settings.l2_eps:
-            found += instrument.linear_checks(norm="L2")
-        return [*found, instrument.reference_check(), instrument.wrong_space_check()]
+            checks += known_answers.linear_checks(norm="L2")
+        return [*checks, known_answers.reference_check(), known_answers.wrong_space_check()]
 
     def _pgd(
         self,

@@ -33,7 +33,7 @@ GRADIENT_SHARE = 0.95
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MaskingEvidence:
     """What the tests look at. Accuracies are means over victims, on the same N images.
 
     Attributes:
@@ -68,7 +68,7 @@ class Evidence:
     square_images: int = 0
 
 
-def checks(evidence: Evidence, *, subject: str) -> list[Check]:
+def checks(evidence: MaskingEvidence, *, subject: str) -> list[Check]:
     """The tests of one subject's robustness numbers, in the order of the checklist."""
     e = evidence
     steps = e.by_steps
@@ -197,7 +197,7 @@ class Probe:
         curve_images: int,
         invalid: int = 0,
         square: tuple[float, float, int] | None = None,
-    ) -> Evidence:
+    ) -> MaskingEvidence:
         """The evidence over all victims added.
 
         Args:
@@ -206,7 +206,7 @@ class Probe:
             square: (accuracy before Square, after it, images), or None.
         """
         white, after, images = square if square is not None else (None, None, 0)
-        return Evidence(
+        return MaskingEvidence(
             images=len(self.labels), clean=_average(self.clean), changed_at_zero=sum(self.zero),
             changed_by_clip=sum(self.clip), by_eps=by_eps, curve_images=curve_images, eps=self.eps,
             by_steps={k: _average(v) for k, v in self.steps.items()}, unbounded=_average(self.unbounded),
@@ -253,12 +253,12 @@ def nonzero_gradient_share(
 _ROUNDING = 1e-9  # accuracies are means of a few floats; equality must not fail on the last bit
 
 
-def _monotone_eps(e: Evidence, subject: str) -> Check:
+def _monotone_eps(e: MaskingEvidence, subject: str) -> Check:
     name = "masking 2: accuracy does not rise with eps"
     return _never_rises(e.by_eps, e.curve_images, subject, name, f"PGD at {len(e.by_eps)} radii")
 
 
-def _monotone_steps(e: Evidence, subject: str) -> Check:
+def _monotone_steps(e: MaskingEvidence, subject: str) -> Check:
     detail = f"PGD with {', '.join(map(str, sorted(e.by_steps)))} steps at eps {_grey(e.eps)}"
     name = "masking 2: accuracy does not rise with steps"
     return _never_rises(e.by_steps, e.images, subject, name, detail)
@@ -281,7 +281,7 @@ def _never_rises(
 
 
 def _at_most(
-    e: Evidence, subject: str, name: str, value: float, reference: float, detail: str
+    e: MaskingEvidence, subject: str, name: str, value: float, reference: float, detail: str
 ) -> Check:
     limit = reference + standard_error(reference, e.images)
     return _check(

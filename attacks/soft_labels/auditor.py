@@ -19,7 +19,7 @@ from ddaudit.attacks.soft_labels.canaries import (
     run_with_canaries,
 )
 from ddaudit.attacks.soft_labels.results import (
-    Reading,
+    StudentReading,
     accuracy_metric,
     curves,
     group_metrics,
@@ -169,7 +169,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
             natural.images,
             others.images,
         ]
-        readings: list[Reading] = []
+        readings: list[StudentReading] = []
         finding = Finding(subject=subject.id, auditor=self.name)
         for version in tried:
             logits = answers(networks[version.name], groups, ctx)
@@ -197,8 +197,8 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
 
 def _reading(
     version: Version, run: CanaryRun, logits: Sequence[Tensor], test: ImageData
-) -> Reading:
-    return Reading(
+) -> StudentReading:
+    return StudentReading(
         name=version.name,
         temperature=version.temperature,
         tested=recalled(list(logits[0]), run.tested),
@@ -321,9 +321,9 @@ def _of_file(
     return finding
 
 
-def _accuracy_only(version: Version, logits: Tensor, test: ImageData) -> Reading:
+def _accuracy_only(version: Version, logits: Tensor, test: ImageData) -> StudentReading:
     nothing = torch.zeros(0, dtype=torch.bool)
-    return Reading(
+    return StudentReading(
         version.name, version.temperature, nothing, nothing, logits.argmax(2) == test.labels
     )
 

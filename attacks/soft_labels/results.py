@@ -17,7 +17,7 @@ from ddaudit.stats import Interval, auc, clopper_pearson, wilson
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class StudentReading:
     """What the students of one version of the labels know.
 
     Attributes:
@@ -40,7 +40,7 @@ class Reading:
         return difference(self.tested, self.unseen)
 
 
-def leak_metric(reading: Reading) -> Metric:
+def leak_metric(reading: StudentReading) -> Metric:
     """``soft_labels.leakage`` of one version; the labels as released are the headline."""
     return rate_metric(
         "soft_labels.leakage",
@@ -52,7 +52,7 @@ def leak_metric(reading: Reading) -> Metric:
     )
 
 
-def accuracy_metric(reading: Reading) -> Metric:
+def accuracy_metric(reading: StudentReading) -> Metric:
     """``soft_labels.student_accuracy`` on test images: what the labels are worth to an honest user."""
     return rate_metric(
         "soft_labels.student_accuracy",
@@ -62,7 +62,7 @@ def accuracy_metric(reading: Reading) -> Metric:
     )
 
 
-def group_metrics(reading: Reading, shown: Tensor | None, classes: int) -> list[Metric]:
+def group_metrics(reading: StudentReading, shown: Tensor | None, classes: int) -> list[Metric]:
     """``soft_labels.canary_accuracy`` of every kind of canary; ``shown`` only where kinds can be told apart."""
     groups = {
         "read by the method" if shown is None else "teacher only": reading.tested,
@@ -82,7 +82,7 @@ def group_metrics(reading: Reading, shown: Tensor | None, classes: int) -> list[
     ]
 
 
-def p_values(reading: Reading, classes: int) -> list[Metric]:
+def p_values(reading: StudentReading, classes: int) -> list[Metric]:
     """``soft_labels.p_value``: exactly against chance, and against the canaries that nobody saw."""
     values = {
         "binomial": binomial_p(reading.tested, chance(classes)),
@@ -125,7 +125,7 @@ def membership_metric(inside: Tensor, outside: Tensor, *, records: str, labels: 
     return metric.model_copy(update={"two_sided": True})
 
 
-def curves(readings: list[Reading]) -> list[Curve]:
+def curves(readings: list[StudentReading]) -> list[Curve]:
     """Leakage against student accuracy over all versions, and against temperature."""
     points = [(rate(r.correct).value, r.leak) for r in readings]
     out = [

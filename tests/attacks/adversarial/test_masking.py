@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddaudit.attacks.adversarial.masking import (
-    Evidence,
+    MaskingEvidence,
     Probe,
     checks,
     clip_check,
@@ -19,14 +19,14 @@ from ddaudit.attacks.adversarial.masking import (
 )
 from ddaudit.attacks.adversarial.torchattacks_adapter import classify
 
-HEALTHY = Evidence(
+HEALTHY = MaskingEvidence(
     images=100, clean=0.8, changed_at_zero=0, changed_by_clip=0, by_eps={0.0: 0.8, 0.01: 0.5, 0.03: 0.2},
     curve_images=100, eps=0.01, by_steps={1: 0.6, 10: 0.5, 100: 0.48}, unbounded=0.0, transfer=0.7, gradients=1.0,
     invalid=0, white_box=0.5, with_square=0.48, square_images=50,
 )  # fmt: skip
 
 
-def red(evidence: Evidence) -> set[str]:
+def red(evidence: MaskingEvidence) -> set[str]:
     return {c.name.split(":")[0] for c in checks(evidence, subject="s") if not c.passed}
 
 

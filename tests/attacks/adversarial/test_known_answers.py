@@ -7,14 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-from ddaudit.attacks.adversarial import instrument
+from ddaudit.attacks.adversarial import known_answers
 from ddaudit.attacks.adversarial.torchattacks_adapter import autoattack, pgd
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_critical_radius_flips_the_network_just_beyond_and_not_just_before(norm):
-    case = instrument.linear_case(norm=norm, images=30, seed=4)
-    radius = instrument.critical_radius(case.network, case.pixels, case.labels, norm=norm)
+    case = known_answers.linear_case(norm=norm, images=30, seed=4)
+    radius = known_answers.critical_radius(case.network, case.pixels, case.labels, norm=norm)
     w = case.network.weight.detach()
     for i in (radius > 0).nonzero().flatten().tolist():
         y, flipped = int(case.labels[i]), []
@@ -31,7 +31,7 @@ def test_critical_radius_flips_the_network_just_beyond_and_not_just_before(norm)
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_linear_case_holds_robust_fragile_and_wrong_images_inside_the_box(norm):
-    case = instrument.linear_case(norm=norm)
+    case = known_answers.linear_case(norm=norm)
     assert 0 < int(case.robust.sum()) < len(case.labels)
     w = case.network.weight.detach()
     ways = [w[a] - w[b] for a in range(len(w)) for b in range(a)]
@@ -42,17 +42,17 @@ def test_linear_case_holds_robust_fragile_and_wrong_images_inside_the_box(norm):
 
 def test_all_checks_pass():
     found = [
-        *instrument.linear_checks(norm="Linf"),
-        instrument.reference_check(),
-        instrument.wrong_space_check(),
+        *known_answers.linear_checks(norm="Linf"),
+        known_answers.reference_check(),
+        known_answers.wrong_space_check(),
     ]
     assert [c.name for c in found if not c.passed] == []
     assert all(c.subject is None and c.affects == ["adversarial."] for c in found)
 
 
 def test_ten_step_autoattack_fails_the_budget_check(monkeypatch):
-    monkeypatch.setattr(instrument, "autoattack", partial(autoattack, steps=10))
-    (_, budget) = instrument.linear_checks(norm="Linf", queries=1)
+    monkeypatch.setattr(known_answers, "autoattack", partial(autoattack, steps=10))
+    (_, budget) = known_answers.linear_checks(norm="Linf", queries=1)
     assert not budget.passed
 
 
@@ -60,18 +60,18 @@ def test_attack_with_half_the_radius_fails_the_closed_form(monkeypatch):
     def timid(net, x, y, *, eps, **options):
         return autoattack(net, x, y, eps=eps / 2, **options)
 
-    monkeypatch.setattr(instrument, "autoattack", timid)
-    assert not instrument.linear_checks(norm="Linf", queries=1)[0].passed
+    monkeypatch.setattr(known_answers, "autoattack", timid)
+    assert not known_answers.linear_checks(norm="Linf", queries=1)[0].passed
 
 
 def test_pgd_with_a_wrong_step_fails_the_reference_check(monkeypatch):
-    monkeypatch.setattr(instrument, "pgd", lambda *a, alpha, **k: pgd(*a, alpha=alpha / 10, **k))
-    assert not instrument.reference_check().passed
+    monkeypatch.setattr(known_answers, "pgd", lambda *a, alpha, **k: pgd(*a, alpha=alpha / 10, **k))
+    assert not known_answers.reference_check().passed
 
 
 def test_plain_pgd_stays_in_ball_and_box():
-    case = instrument.linear_case(norm="Linf")
-    x = instrument.plain_pgd(case.network, case.pixels, case.labels, eps=0.4, alpha=0.2, steps=5)
+    case = known_answers.linear_case(norm="Linf")
+    x = known_answers.plain_pgd(case.network, case.pixels, case.labels, eps=0.4, alpha=0.2, steps=5)
     assert float(x.min()) >= 0
     assert float(x.max()) <= 1
     assert float((x - case.pixels).abs().max()) <= 0.4 + 1e-6
