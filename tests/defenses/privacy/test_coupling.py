@@ -300,3 +300,11 @@ def _open(reader, rule, data):
     mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     opening = Opening(rule, mean, std, 1, 0, torch.device("cpu"))
     return reader.open(data, torch.ones(1, len(data), dtype=torch.bool), opening)
+
+
+def test_tables_are_checked_too():
+    table = load_data("wine")
+    recipe = resolve("dm+dp", profile="small", options={"networks.arch": "MLP"})
+    assert check_rule(recipe.target, table.train, subject="x").passed
+    assert [c.passed for c in check_signals(recipe, table, subject="x")] == [True]
+    assert cell_weights(Joint(), table.train).rows(torch.arange(5)).tolist() == [[1.0] * 5]

@@ -20,7 +20,8 @@ from ddaudit.attacks.leakage.auditor import Leakage
 from ddaudit.attacks.privacy.auditor import Privacy, PrivacySettings
 from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
-from ddaudit.defenses.privacy.selfcheck import check_start
+from ddaudit.defenses.fairness.density import inverse_density
+from ddaudit.defenses.privacy.selfcheck import check_start, coupling
 from ddaudit.defenses.privacy.selfcheck import checks as selfcheck
 from ddaudit.defenses.privacy.source import PrivateSource
 from ddaudit.distillation import Recipe, resolve
@@ -175,6 +176,19 @@ def test_batches_that_are_not_poisson(ctx: Context, gate: type[PrivateSource]) -
     """No canary sees it: what the accountants assume is wrong, by how much an attack cannot tell in one run."""
     found = _audit(_recipe(gate, {}, sampling="uniform"), ctx)
     assert _failed(found.checks) == {selfcheck.SAMPLING}
+
+
+def test_a_rule_that_sets_weights_by_other_records(ctx: Context) -> None:
+    """Named in the audit of a recipe whose rule says that it couples nothing."""
+
+    @dataclass(frozen=True)
+    class ByDensity(ByClass):
+        def rows(self, data: ImageData, index: Tensor) -> Tensor:
+            z = data.pixels().flatten(1)
+            return super().rows(data, index) * inverse_density(z, z, bandwidth=0.2)[index]
+
+    recipe = replace(_recipe(PrivateSource, {"loop.iterations": 2}), target=ByDensity())
+    assert coupling.RULE in _failed(_audit(recipe, ctx).checks)
 
 
 def test_real_initialisation(ctx: Context) -> None:
