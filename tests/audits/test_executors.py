@@ -134,8 +134,14 @@ def until(holds: Callable[[], bool], seconds: float) -> bool:
 
 
 @needs_proc
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("doing", ["tasks_under_test.sleep", "slow_under_test.never"])
+@pytest.mark.parametrize(
+    ("end", "doing"),
+    [
+        (signal.SIGTERM, "tasks_under_test.sleep"),
+        (signal.SIGKILL, "tasks_under_test.sleep"),
+        (signal.SIGKILL, "slow_under_test.never"),
+    ],
+)
 def test_workers_end_within_two_seconds_of_a_killed_parent(
     tasks, tmp_path: Path, end: signal.Signals, doing: str
 ) -> None:
