@@ -28,5 +28,6 @@ def test_published_recipes_make_the_images_they_made_before(name, tiny):
     recipe = resolve(name, profile="small", options=OPTIONS[name])
     data = replace(tiny, augment="color_crop_flip")
     made = distill(recipe, data.train, data=data, ipc=1, seed=5).images
-    # Other processors round convolutions otherwise, and steps of the loops magnify it.
-    assert torch.allclose(made, stored, atol=1e-6 * float(stored.abs().max()))
+    # Private answers have been rounded to a grid since; for the rest, other processors round otherwise.
+    share = 1e-4 if name == "ndpdc" else 1e-6
+    assert torch.allclose(made, stored, atol=share * float(stored.abs().max()))
