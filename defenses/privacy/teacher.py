@@ -35,7 +35,7 @@ SOURCE = (
 
 @dataclass(frozen=True)
 class FromTeacher:
-    """Train a teacher by DP-SGD, then dream up images that it classifies as asked, and let it label them.
+    """Train a teacher by DP-SGD, then make images that it classifies as asked, and let it label them.
 
     Attributes:
         steps: DP-SGD steps, each one question to the private data.
