@@ -19,6 +19,9 @@ Merge = Literal["mean", "bound", "p-value"]
 CLAIMED = "privacy.epsilon_claimed"
 """The metric of a privacy claim; what may refute a claim says so in ``refutes``."""
 
+NOT_RUN = "not run yet"
+"""How the reason of a planned cell begins that was never computed: it has neither failed nor been ruled out."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
@@ -200,6 +203,11 @@ class Finding(_Model):
     """What to take from it beyond its table of numbers, in one plain sentence (see ``Auditor.sentence``)."""
     seconds: float = 0.0
     seed: int | None = None
+
+    @property
+    def not_run(self) -> bool:
+        """Whether it stands for planned cells that were never computed."""
+        return self.status == "skipped" and NOT_RUN in (self.reason or "")
 
     def _repr_html_(self) -> str:
         from ddaudit._html import facts, interval, paragraphs, table

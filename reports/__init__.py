@@ -1,7 +1,7 @@
 """Findings become reports (html, md, json, csv, tex) and are held against a policy."""
 
 from ddaudit.reports.build import RawRun, build_report
-from ddaudit.reports.gate import Policy, Rule, RuleResult, apply, load_policy
+from ddaudit.reports.gate import Policy, Rule, RuleResult, Tally, apply, load_policy, tally
 from ddaudit.reports.pictures import gallery
 from ddaudit.reports.schema import AuditorInfo, Report, RunInfo, SubjectInfo, json_schema
 from ddaudit.reports.write import FORMATS, read_report, write_report
@@ -16,11 +16,13 @@ __all__ = [
     "RuleResult",
     "RunInfo",
     "SubjectInfo",
+    "Tally",
     "apply",
     "build_report",
     "gallery",
     "json_schema",
     "load_policy",
     "read_report",
+    "tally",
     "write_report",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ddaudit.auditing import AUDITORS
-from ddaudit.findings import CLAIMED, Check, Finding, Metric
+from ddaudit.findings import CLAIMED, NOT_RUN, Check, Finding, Metric
 from ddaudit.reports.compare import Difference, between_draws, difference, failing_checks, outcome
 from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
@@ -119,9 +119,12 @@ def _info(run: RawRun) -> RunInfo:
     raw.setdefault("ddaudit_version", (raw.get("versions") or {}).get("ddaudit", ""))
     info = RunInfo.model_validate(plain({k: v for k, v in raw.items() if k not in _BOOKKEEPING}))
     if not (info.cells_done or info.cells_failed or info.cells_skipped):
-        statuses = [c.status for c in run.cells]
+        statuses = ["not run" if c.not_run else c.status for c in run.cells]
         info.cells_failed, info.cells_skipped = statuses.count("failed"), statuses.count("skipped")
-        info.cells_done = len(statuses) - info.cells_failed - info.cells_skipped
+        info.cells_not_run = statuses.count("not run")
+        info.cells_done = (
+            len(statuses) - info.cells_failed - info.cells_skipped - info.cells_not_run
+        )
     return info
 
 
@@ -140,7 +143,7 @@ def _finding(run: RawRun, info: RunInfo, subject: SubjectInfo, auditor: AuditorI
             ]
     else:
         finding = Finding(
-            subject=subject.id, auditor=auditor.name, status="skipped", reason="not run yet"
+            subject=subject.id, auditor=auditor.name, status="skipped", reason=NOT_RUN
         )
     instrument = [c for c in run.checks.get(auditor.name, ()) if c.subject in (None, subject.id)]
     own = {(c.name, c.subject) for c in finding.checks}

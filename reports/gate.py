@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ddaudit.errors import BadInput
+from ddaudit.auditing import AUDITORS
+from ddaudit.errors import BadInput, closest
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports import labels
 from ddaudit.reports.compare import Difference, between_draws, difference, inverted, mirrored
-from ddaudit.reports.schema import Report
+from ddaudit.reports.schema import Claim, Report
 
 Use = Literal["value", "low", "high", "conservative"]
+Kind = Literal["number", "claim", "untested claim", "requirement", "file", "missing", "ignored"]
 
 
 AUDITED = "what was audited is what is there"
@@ -29,14 +33,15 @@ class _Model(BaseModel):
 
 
 class Rule(_Model):
-    """One bound on one metric.
+    """One bound on one metric; or, with ``claim: tested``, that an audit tested the privacy claims.
 
     ``use`` picks the side of the 95% interval that is held against the bound; ``conservative`` is
     the side that makes the rule harder to pass (``high`` for ``max``, ``low`` for ``min``). With
     ``relative_to`` the bound applies to the metric minus that baseline's.
     """
 
-    metric: str
+    metric: str = ""
+    claim: Literal["tested"] | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     subject: str | None = None
     max: float | None = None
@@ -48,6 +53,15 @@ class Rule(_Model):
 
     @model_validator(mode="after")
     def _bounded(self) -> Rule:
+        if self.claim is not None:
+            more = self.model_fields_set - {"claim", "subject", "missing"}
+            if more:
+                raise ValueError(f"claim goes with subject and missing, not with {min(more)}")
+            return self
+        if not self.metric:
+            raise ValueError("needs metric, or claim: tested")
+        if self.relative_to is not None and self.relative_to == self.subject:
+            raise ValueError(f"relative_to is the subject itself ({self.subject})")
         if self.max is None and self.min is None:
             raise ValueError("needs max or min")
         if self.max is not None and self.min is not None and self.min > self.max:
@@ -55,6 +69,8 @@ class Rule(_Model):
         return self
 
     def __str__(self) -> str:
+        if self.claim is not None:
+            return f"claim {self.claim}"
         params = labels.params_text(self.params)
         name = f"{self.metric}{f' ({params})' if params else ''}"
         name += f" minus {self.relative_to}" if self.relative_to else ""
@@ -83,6 +99,35 @@ class RuleResult:
     subject: str
     holds: bool
     line: str
+    kind: Kind = "number"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a policy looked at: a gate that looked at nothing is no gate."""
+
+    rules: int
+    numbers: int
+    claims: int
+    """Claims that an audit has tested."""
+    untested: int
+    ignored: int
+
+    @property
+    def nothing(self) -> bool:
+        """Whether neither a number nor a tested claim was held against anything."""
+        return not self.numbers and not self.claims
+
+    @property
+    def line(self) -> str:
+        """``3 rules, 5 numbers checked, 1 claim checked, 1 not tested``."""
+        counts = [
+            (self.rules, "rule", "rules"),
+            (self.numbers, "number checked", "numbers checked"),
+            (self.claims, "claim checked", "claims checked"),
+        ]
+        text = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts)
+        return f"{text}, {self.untested} not tested, {self.ignored} ignored"
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -108,9 +153,14 @@ def load_policy(path: str | Path) -> Policy:
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
         raise BadInput(path, "is not a policy", "It needs a key 'rules' with a list of rules.")
     try:
-        return Policy(_File.model_validate(content).rules, source=str(path))
+        rules = _File.model_validate(content).rules
     except ValidationError as error:
         raise _bad_policy(path, error) from None
+    if not rules:
+        raise BadInput(
+            f"{path}: rules", "is empty", "Give a rule; 'claim: tested' asks for claims alone."
+        )
+    return Policy(rules, source=str(path))
 
 
 def apply(policy: Policy, report: Report) -> list[RuleResult]:
@@ -120,54 +170,121 @@ def apply(policy: Policy, report: Report) -> list[RuleResult]:
     A rule without ``subject`` is for all subjects that are not baselines; a pattern with
     wildcards (``dm*``) never takes a baseline, a plain name may. One rule gives one result per
     subject and matching metric, so a rule without ``params`` holds only if all variants do. The
-    privacy rule needs no line in the policy: a claim that the report calls violated or void is
-    always a violation, and so is a file that was not audited as it is now, or is gone. A two-sided
-    number (an AUC) is judged as far on the bad side of its floor as it lies on the other.
+    privacy rule needs no line in the policy and no rule can narrow it: a claim that the report calls
+    violated or void is always a violation, whoever makes it, and so is a file that was not audited
+    as it is now, or is gone. A two-sided number (an AUC) is judged as far on the bad side of its
+    floor as it lies on the other.
 
     Raises:
-        BadInput: a bound outside [-1, 1] for a fraction, or ``relative_to`` a subject that is not
-        in the report.
+        BadInput: a rule that no report could satisfy or break as it is written: a bound outside
+            [-1, 1] for a fraction, a subject or ``relative_to`` that is not in the report, params
+            that the metric has with no such values, an unknown metric whose absence is to be ignored.
     """
     results = []
     for index, rule in enumerate(policy.rules):
         where = f"{policy.source}: rules[{index}]"
-        if rule.relative_to is not None and rule.relative_to not in {s.id for s in report.subjects}:
-            known = ", ".join(report.baselines) or "none"
-            raise BadInput(
-                f"{where}.relative_to",
-                f"'{rule.relative_to}' is not in the report",
-                f"Baselines: {known}.",
-            )
-        results += list(_apply(rule, report, where))
-    results += [_privacy(report, claim.subject) for claim in report.claims]
+        _check_names(rule, report, where)
+        judge = _require_tested(rule, report) if rule.claim else _apply(rule, report, where)
+        results += list(judge)
+    results += [_privacy(claim) for claim in report.claims]
     return results + [
-        _result(AUDITED, s.id, False, s.problem)
-        for s in report.subjects
-        if s.problem and not s.baseline
+        _result(AUDITED, s.id, False, s.problem, "file") for s in report.subjects if s.problem
     ]
 
 
-def _apply(rule: Rule, report: Report, where: str) -> Iterator[RuleResult]:
-    subjects = _subjects(rule, report)
-    if not subjects:
-        wanted = (
-            f"no subject matches '{rule.subject}'" if rule.subject else "the report has no subjects"
+def tally(policy: Policy, results: Sequence[RuleResult]) -> Tally:
+    """What the results of :func:`apply` rest on."""
+    count = Counter(r.kind for r in results)
+    return Tally(
+        rules=len(policy.rules),
+        numbers=count["number"],
+        claims=count["claim"],
+        untested=count["untested claim"],
+        ignored=count["ignored"],
+    )
+
+
+def _check_names(rule: Rule, report: Report, where: str) -> None:
+    """Refuse what can only be a mistake: a rule on a name that is not there holds whatever was measured."""
+    ids = [s.id for s in report.subjects]
+    if rule.relative_to is not None and rule.relative_to not in ids:
+        known = ", ".join(report.baselines) or "none"
+        raise BadInput(
+            f"{where}.relative_to",
+            f"'{rule.relative_to}' is not in the report",
+            f"Baselines: {known}.",
         )
+    plain = rule.subject is not None and not re.search(r"[*?\[]", rule.subject)
+    if plain and rule.subject not in ids:
+        raise BadInput(
+            f"{where}.subject",
+            f"'{rule.subject}' is not in the report",
+            f"Subjects: {', '.join(ids) or 'none'}.",
+        )
+    if rule.metric:
+        _check_metric(rule, report, where)
+
+
+def _check_metric(rule: Rule, report: Report, where: str) -> None:
+    measured = [m for f in report.findings for m in f.metrics if m.name == rule.metric]
+    if measured and not any(_matches(rule, m) for m in measured):
+        asked = {k: [m.params.get(k) for m in measured] for k in rule.params}
+        known = [
+            f"{k}: {', '.join(dict.fromkeys(str(v) for v in values if v is not None)) or 'none'}"
+            for k, values in asked.items()
+        ]
+        raise BadInput(
+            f"{where}.params",
+            f"no {rule.metric} of this report has them ({labels.params_text(rule.params)})",
+            f"Known: {'; '.join(known)}.",
+        )
+    if not measured and rule.missing == "ignore":
+        names = {m.name for name in AUDITORS.names() for m in AUDITORS.get(name).metrics}
+        if rule.metric not in names:
+            raise BadInput(
+                f"{where}.metric",
+                f"'{rule.metric}' is measured by no auditor, so ignoring its absence checks nothing",
+                closest(rule.metric, names),
+            )
+
+
+def _apply(rule: Rule, report: Report, where: str) -> Iterator[RuleResult]:
+    subjects = [s for s in _subjects(rule, report) if s != rule.relative_to]
+    if not subjects:
+        wanted = f"no subject matches '{rule.subject}'" if rule.subject else "no subject to judge"
         yield _missing(rule, rule.subject or "*", wanted)
     for subject in subjects:
-        found = [
-            (f, m)
-            for f in report.findings
-            if f.subject == subject
-            for m in f.metrics
-            if _matches(rule, m)
-        ]
+        findings = [f for f in report.findings if f.subject == subject]
+        found = [(f, m) for f in findings for m in f.metrics if _matches(rule, m)]
         usable = [(f, m) for f, m in found if m.value is not None]
         if not usable:
-            yield _missing(rule, subject, _why_missing(rule, report, subject))
+            stopped = [f for f in findings if rule.metric.startswith(f"{f.auditor}.")]
+            # What does not apply may be ignored; what broke or was never run may not.
+            excused = not any(f.not_run or f.status == "failed" for f in stopped)
+            yield _missing(rule, subject, _why_missing(rule, report, stopped), excused=excused)
         for finding, metric in usable:
-            if rule.relative_to != subject:
-                yield _judge(rule, report, finding, metric, where)
+            yield _judge(rule, report, finding, metric, where)
+
+
+def _require_tested(rule: Rule, report: Report) -> Iterator[RuleResult]:
+    """``claim: tested``: every claim, baseline or not; of the subjects named, that they make one."""
+    claims = {c.subject: c for c in report.claims}
+    subjects = list(claims) if rule.subject is None else _subjects(rule, report)
+    if not subjects:
+        what = f"no subject matches '{rule.subject}'" if rule.subject else "nobody claims privacy"
+        yield _missing(rule, rule.subject or "*", what)
+    for subject in subjects:
+        claim = claims.get(subject)
+        if claim is None:
+            yield _missing(rule, subject, "makes no privacy claim")
+            continue
+        tested = claim.state != "not tested"
+        text = (
+            "its privacy claim was tested"
+            if tested
+            else f"its privacy claim was not tested: {claim.reason}"
+        )
+        yield _result(str(rule), subject, tested, text, "requirement")
 
 
 def _subjects(rule: Rule, report: Report) -> list[str]:
@@ -204,7 +321,8 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
         diff = difference(metric, other, spread) if other else None
         if base is None or other is None or diff is None:
             why = f"{rule.relative_to} has no such number to compare with"
-            return _missing(rule, finding.subject, why)
+            waits = base is not None and (base.not_run or base.status == "failed")
+            return _missing(rule, finding.subject, why, excused=not waits)
         number = diff
         failing = failing + report.failing_checks(base, other)
     _check_scale(rule, metric, where)
@@ -250,9 +368,8 @@ def _holds(rule: Rule, number: Metric | Difference) -> tuple[bool, str]:
     return holds, " and ".join(asked)
 
 
-def _privacy(report: Report, subject: str) -> RuleResult:
+def _privacy(claim: Claim) -> RuleResult:
     """The report's verdict on a claim; every format shows the same one."""
-    claim = next(c for c in report.claims if c.subject == subject)
     rule = "claimed epsilon is neither refuted nor void"
     text = f"claims epsilon = {labels.brief(claim.epsilon)}"
     text += "" if claim.delta is None else f" at delta = {labels.brief(claim.delta)}"
@@ -261,16 +378,17 @@ def _privacy(report: Report, subject: str) -> RuleResult:
     if claim.state != "not contradicted":
         text += f"; {claim.state}"
         text += f": {claim.reason}" if claim.reason else ""
-    return _result(rule, subject, not claim.broken, text)
+    kind: Kind = "untested claim" if claim.state == "not tested" else "claim"
+    return _result(rule, claim.subject, not claim.broken, text, kind)
 
 
-def _why_missing(rule: Rule, report: Report, subject: str) -> str:
+def _why_missing(rule: Rule, report: Report, findings: Sequence[Finding]) -> str:
     stopped = [
-        f"{f.auditor} {f.status}: {f.reason or 'no reason recorded'}"
-        for f in report.findings
-        if f.subject == subject
-        and f.status in ("skipped", "failed")
-        and rule.metric.startswith(f"{f.auditor}.")
+        f"{f.auditor}: {f.reason}"
+        if f.not_run
+        else f"{f.auditor} {f.status}: {f.reason or 'no reason recorded'}"
+        for f in findings
+        if f.status in ("skipped", "failed")
     ]
     if stopped:
         return f"not measured ({'; '.join(stopped)})"
@@ -279,14 +397,17 @@ def _why_missing(rule: Rule, report: Report, subject: str) -> str:
     return "not measured" + (f" (did you mean {' or '.join(close)}?)" if close else "")
 
 
-def _missing(rule: Rule, subject: str, why: str) -> RuleResult:
-    ignored = rule.missing == "ignore"
-    return _result(str(rule), subject, ignored, f"{rule}: {why}{', ignored' if ignored else ''}")
+def _missing(rule: Rule, subject: str, why: str, *, excused: bool = True) -> RuleResult:
+    ignored = rule.missing == "ignore" and excused
+    text = f"{rule}: {why}{', ignored' if ignored else ''}"
+    return _result(str(rule), subject, ignored, text, "ignored" if ignored else "missing")
 
 
-def _result(rule: str, subject: str, holds: bool, text: str) -> RuleResult:
+def _result(rule: str, subject: str, holds: bool, text: str, kind: Kind = "number") -> RuleResult:
     line = f"{'holds' if holds else 'VIOLATED'} {labels.visible(subject)}: {labels.visible(text)}"
-    return RuleResult(rule=rule, subject=subject, holds=holds, line=" ".join(line.split()))
+    return RuleResult(
+        rule=rule, subject=subject, holds=holds, line=" ".join(line.split()), kind=kind
+    )
 
 
 def _bad_policy(path: str | Path, error: ValidationError) -> BadInput:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ddaudit.findings import Check, Curve, Finding, Metric, Picture, Status
+from ddaudit.findings import NOT_RUN, Check, Curve, Finding, Metric, Picture, Status
 from ddaudit.stats.intervals import student
 
 _SEED_SUFFIX = re.compile(r" \(seed -?\d+\)$")
@@ -152,7 +152,7 @@ def _status(
     alike = len(reasons) == 1 and len(next(iter(reasons.values()))) == len(cells)
     parts = [r if alike else f"{_seeds(seeds)}{r}" for r, seeds in reasons.items()]
     if missing:
-        parts.append(f"{_seeds([str(s) for s in missing])}not run yet")
+        parts.append(f"{_seeds([str(s) for s in missing])}{NOT_RUN}")
     reason = "; ".join(parts) or None
     if not usable:
         return ("failed" if any(c.status == "failed" for c in cells) else "skipped"), reason

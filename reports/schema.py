@@ -71,6 +71,8 @@ class RunInfo(_Open):
     cells_done: int = 0
     cells_failed: int = 0
     cells_skipped: int = 0
+    cells_not_run: int = 0
+    """Planned and never computed; none of the others counts them."""
 
 
 class SubjectInfo(_Open):

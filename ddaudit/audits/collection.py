@@ -8,7 +8,7 @@ from typing import Any
 
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
-from ddaudit.findings import Check, Finding
+from ddaudit.findings import NOT_RUN, Check, Finding
 from ddaudit.sets import Card, DistilledSet, digest
 
 _Cell = tuple[str, str, int | None]
@@ -204,7 +204,7 @@ def _one(url: str) -> Collected:
                 subject=planned["subject"] or "",
                 auditor=planned["auditor"],
                 status="skipped",
-                reason="not run yet: run the same audit again",
+                reason=f"{NOT_RUN}: run the same audit again",
                 seed=planned["seed"],
             )
         if planned["subject"] is None:

@@ -32,8 +32,8 @@ def gate(
         Path, typer.Option("--policy", help="YAML file with rules; see docs/report.md.")
     ],
 ) -> None:
-    """Hold a run against a policy: exit 0 when every rule holds, 1 when one is violated."""
-    from ddaudit.reports import apply, load_policy, read_report
+    """Hold a run against a policy: exit 0 when every rule holds, 1 when one is violated, 2 when nothing was checked."""
+    from ddaudit.reports import apply, load_policy, read_report, tally
     from ddaudit.reports.runs import report_of
 
     rules = load_policy(policy)
@@ -41,7 +41,20 @@ def gate(
     results = apply(rules, made)
     for result in results:
         typer.echo(result.line)
-    raise typer.Exit(0 if all(r.holds for r in results) else 1)
+    waiting = made.run.cells_not_run
+    if waiting:
+        planned = waiting + made.run.cells_done + made.run.cells_skipped + made.run.cells_failed
+        typer.echo(f"partly run: {waiting} of {planned} cells are not run yet")
+    seen = tally(rules, results)
+    typer.echo(seen.line)
+    if not all(r.holds for r in results):
+        raise typer.Exit(1)
+    if seen.nothing:
+        raise BadInput(
+            policy,
+            "checked nothing: no number and no tested claim",
+            "Name what the run measured; 'missing: ignore' may leave nothing over.",
+        )
 
 
 def write(runs: list[str], formats: list[str], out: Path | None) -> Iterable[Path]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ddaudit.errors import BadInput
-from ddaudit.findings import CLAIMED, Check, Finding, Metric
-from ddaudit.reports import Policy, Report, Rule, apply, build_report, load_policy
+from ddaudit.findings import CLAIMED, NOT_RUN, Check, Finding, Metric
+from ddaudit.reports import Policy, Report, Rule, apply, build_report, load_policy, tally
 
 
 def _bound(value: float) -> Metric:
@@ -136,11 +136,110 @@ def test_baselines_are_judged_only_by_name() -> None:
         ({**LIRA, "max": 0.1, "relative_to": "full"}, "full has no such number"),
     ],
 )
-def test_what_is_missing_is_violated_unless_ignored(rule: dict[str, Any], why: str) -> None:
+def test_what_is_missing_is_violated(rule: dict[str, Any], why: str) -> None:
     ((_, holds, line),) = _apply(rule)
     assert not holds
     assert why in line
-    assert _holds({**rule, "missing": "ignore"}) == [True]
+
+
+@pytest.mark.parametrize(
+    ("rule", "holds"),
+    [
+        ({"metric": "bias.deo_m", "max": 0.5}, True),  # skipped: the question does not apply
+        ({"metric": "utility.accuracy", "min": 0.1, "subject": "psg*"}, True),
+        ({"metric": "calibration.ece", "max": 0.5}, True),  # nobody asked
+        ({**LIRA, "max": 0.1, "relative_to": "full"}, False),  # never run
+        ({**LIRA, "max": 0.1, "subject": "full"}, False),
+    ],
+)
+def test_only_what_does_not_apply_can_be_ignored(rule: dict[str, Any], holds: bool) -> None:
+    assert _holds({**rule, "missing": "ignore"}) == [holds]
+
+
+@pytest.mark.parametrize("status", ["failed", "skipped"])
+def test_a_cell_that_broke_or_was_not_run_is_violated_even_if_ignored(status: str) -> None:
+    run = _Run()
+    reason = "out of memory" if status == "failed" else f"{NOT_RUN}: run the same audit again"
+    run.cells[3] = Finding(subject="dm", auditor="bias", status=status, reason=reason)  # type: ignore[arg-type]
+    report = build_report(run)
+    for missing in ("violated", "ignore"):
+        rule = Rule(metric="bias.deo_m", max=0.5, missing=missing)  # type: ignore[arg-type]
+        result = apply(Policy((rule,)), report)[0]
+        assert not result.holds
+        assert reason in result.line
+    # The baseline was asked neither for membership nor for bias.
+    assert report.run.cells_not_run == (status == "skipped")
+
+
+@pytest.mark.parametrize(
+    ("rule", "needle"),
+    [
+        ({**LIRA, "params": {"attack": "liar"}}, r"params: no membership.auc .*Known: attack: lira, rmia"),
+        ({**LIRA, "params": {"attak": "lira"}}, "Known: attak: none"),
+        ({"metric": "membership.aux"}, "measured by no auditor.*membership.auc"),
+        ({**LIRA, "subject": "dmm"}, "subject: 'dmm' is not in the report. Subjects: full, dm"),
+    ],
+)  # fmt: skip
+def test_a_name_that_cannot_match_is_refused_even_if_ignored(
+    rule: dict[str, Any], needle: str
+) -> None:
+    with pytest.raises(BadInput, match=needle):
+        _apply({**rule, "max": 0.9, "missing": "ignore"})
+
+
+def test_a_rule_relative_to_its_only_subject_is_missing() -> None:
+    rule = {"metric": "utility.accuracy", "min": -0.1, "relative_to": "dm"}
+    ((_, holds, line),) = _apply(rule)
+    assert not holds
+    assert "no subject to judge" in line
+
+
+@pytest.mark.parametrize(("bound", "holds"), [(0.7, True), (1.4, True), (None, False)])
+def test_a_rule_can_ask_for_tested_claims(bound: float | None, holds: bool) -> None:
+    """Tested and refuted is tested: the claim's own line says the rest."""
+    assert _holds({"claim": "tested"}, bound=bound) == [holds]
+    assert _holds({"claim": "tested", "subject": "d*"}, bound=bound) == [holds]
+
+
+def test_a_claim_that_nobody_makes_was_not_tested() -> None:
+    ((subject, holds, line),) = _apply({"claim": "tested", "subject": "full"}, bound=0.7)
+    assert (subject, holds) == ("full", False)
+    assert "makes no privacy claim" in line
+
+
+def test_the_claim_of_a_baseline_or_of_a_subject_that_no_rule_names_counts() -> None:
+    run = _Run(bound=1.4)
+    card = {"privacy": {"epsilon": 1.0, "delta": 1e-5, "noise_seed_published": True}}
+    run.subjects = (
+        {"id": "full", "kind": "recipe", "baseline": True, "card": card},
+        run.subjects[1],
+    )
+    policy = Policy((Rule(metric="utility.accuracy", min=0, subject="d?"),))
+    results = apply(policy, build_report(run))
+    assert {(r.subject, r.holds) for r in results if r.kind == "claim"} == {
+        ("full", False),
+        ("dm", False),
+    }
+    tested = apply(Policy((Rule(claim="tested"),)), build_report(_Run(bound=None)))
+    assert not all(r.holds for r in tested)
+
+
+def test_the_tally_says_what_was_checked() -> None:
+    report = build_report(_Run(bound=0.7))
+    policy = Policy(
+        (
+            Rule(metric="membership.auc", max=0.9),
+            Rule(metric="bias.deo_m", max=0.5, missing="ignore"),
+            Rule(claim="tested"),
+        )
+    )
+    seen = tally(policy, apply(policy, report))
+    assert seen.line == "3 rules, 2 numbers checked, 1 claim checked, 0 not tested, 1 ignored"
+    assert not seen.nothing
+    only = Policy(policy.rules[1:2])
+    seen = tally(only, apply(only, build_report(_Run())))
+    assert seen.line == "1 rule, 0 numbers checked, 0 claims checked, 1 not tested, 1 ignored"
+    assert seen.nothing
 
 
 def test_a_failing_instrument_check_violates_unless_waived() -> None:
@@ -266,9 +365,13 @@ def test_a_policy_file_is_read(tmp_path: Path) -> None:
         ("a: &x [*x", "is not YAML"),
         ("- metric: x", "is not a policy"),
         ("rules: {metric: x}", "is not a policy"),
-        ("rules: [{metric: a.b, maxx: 1}]", r"rules\[0\].maxx: unknown key. Allowed: metric, params, subject, max"),
+        ("rules: [{metric: a.b, maxx: 1}]", r"rules\[0\].maxx: unknown key. Allowed: metric, claim, params, subject,"),
         ("rules: []\nextra: 1", "extra: unknown key. Allowed: rules"),
-        ("rules: [{max: 1}]", r"rules\[0\].metric: field required"),
+        ("rules: [{max: 1}]", r"rules\[0\]: needs metric, or claim: tested"),
+        ("rules: []", "rules: is empty"),
+        ("rules: [{metric: a.b, min: 0, subject: dm, relative_to: dm}]", "relative_to is the subject itself"),
+        ("rules: [{claim: tested, max: 1}]", "claim goes with subject and missing, not with max"),
+        ("rules: [{claim: kept}]", r"rules\[0\].claim: "),
         ("rules: [{metric: a.b}]", r"rules\[0\]: needs max or min"),
         ("rules: [{metric: a.b, min: 0.9, max: 0.1}]", "min 0.9 is above max 0.1"),
         ("rules: [{metric: a.b, max: high}]", r"rules\[0\].max: .*not 'high'"),
@@ -298,4 +401,4 @@ def test_the_policy_in_the_documentation_is_valid(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
     path = tmp_path / "policy.yaml"
     path.write_text(text.split("```yaml\n")[1].split("```")[0])
-    assert len(load_policy(path).rules) == 4
+    assert len(load_policy(path).rules) == 5
