@@ -194,7 +194,11 @@ def audit(
         here=bool(only_here),
     )
     return Run(
-        folder, outcome.computed, outcome.reused, outcome.failed, (*notes, *outcome.left_out)
+        folder,
+        outcome.computed,
+        outcome.reused,
+        outcome.failed,
+        (*notes, *outcome.notes, *outcome.left_out),
     )
 
 

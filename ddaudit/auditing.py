@@ -48,6 +48,8 @@ class Subject:
     """True for the reference rows (full, random, herding) that a report adds by itself."""
     identity: str = ""
     """Content hash of what is audited: two subjects with one identity give the same numbers."""
+    notes: tuple[str, ...] = ()
+    """What was assumed to read it, one sentence each."""
 
     @property
     def private(self) -> bool:

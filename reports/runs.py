@@ -10,7 +10,7 @@ from ddaudit.reports.build import build_report
 from ddaudit.reports.pictures import gallery
 from ddaudit.reports.schema import Report
 
-OF_THE_RUN = ("set", "set_keys", "path", "found", "digest", "identity", "private")
+OF_THE_RUN = ("set", "set_keys", "path", "found", "digest", "identity", "private", "notes")
 """What an entry says of the run folder and this machine, and no report shows."""
 
 

@@ -234,7 +234,11 @@ def _audited(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
     value = next((v for key in entry["set_keys"] if (v := store.load_set(key)) is not None), None)
     card = entry.get("card")
     if card is None:
-        made = value.card if value is not None else Card(method=entry["id"])
+        made = (
+            value.card
+            if value is not None
+            else Card(method=entry["id"], notes=entry.get("notes", []))
+        )
         card = made.model_dump(mode="json")
     return {**entry, "set": value, "card": card, "problem": _problem(entry, value)}
 

@@ -40,6 +40,8 @@ class Outcome:
     seconds: float
     left_out: tuple[str, ...] = ()
     """Auditors of other packages that would have been asked and cannot be used, with the reason."""
+    notes: tuple[str, ...] = ()
+    """What was assumed to read the subjects."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def run_audit(
         tuple(failed),
         time.perf_counter() - started,
         left_out,
+        tuple(f"{s.id}: {note}" for s in plan.subjects.values() for note in s.notes),
     )
 
 
@@ -229,6 +232,7 @@ def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "set_keys": _set_keys(plan, s),
                 "private": s.private,
                 "card": s.set.card.model_dump(mode="json") if s.set else None,
+                "notes": list(s.notes),
                 "path": str(s.path) if s.path else None,
                 "found": str(s.path.resolve()) if s.path else None,
                 "digest": digest(s.path) if s.path else None,

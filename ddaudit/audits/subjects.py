@@ -48,7 +48,8 @@ def make_subject(
     """The subject a word on the command line names.
 
     Args:
-        text: recipe name ("dm+fair"), a ddaudit set file, or a checkpoint (.pth, .pt, .safetensors).
+        text: recipe name ("dm+fair"), a ddaudit set file, or a checkpoint (.pth, .pt, .safetensors). ``FILE#ENTRY``
+            says which weights are meant where a checkpoint holds several.
         data: what it is audited against; shapes and classes must fit.
         arch: the architecture a checkpoint is read as.
         options: recipe options of --set; ignored for files.
@@ -58,7 +59,8 @@ def make_subject(
         BadInput: neither a recipe nor a readable file, or it does not fit the data.
     """
     if is_file_name(text):
-        subject = _file(Path(text), text, data=data, arch=arch, baseline=baseline)
+        path, entry = split_entry(text)
+        subject = _file(path, text, entry=entry, data=data, arch=arch, baseline=baseline)
         return replace(subject, id=name) if name else subject
     recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)
@@ -69,9 +71,15 @@ def make_subject(
     )
 
 
+def split_entry(text: str) -> tuple[Path, str | None]:
+    """``FILE#ENTRY`` taken apart; a file that is there under the whole text is that file."""
+    file, mark, entry = text.rpartition("#")
+    return (Path(file), entry) if file and mark and not Path(text).exists() else (Path(text), None)
+
+
 def is_file_name(text: str) -> bool:
     """True when a subject is read as a file rather than as a recipe's name."""
-    path = Path(text)
+    path, _ = split_entry(text)
     return path.exists() or path.suffix in SUFFIXES or "/" in text
 
 
@@ -117,11 +125,15 @@ def _module_identity(module: nn.Module) -> str:
     return made.hexdigest()[:16]
 
 
-def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -> Subject:
+def _file(
+    path: Path, text: str, *, entry: str | None, data: Dataset, arch: Arch, baseline: bool
+) -> Subject:
     if not path.exists():
         raise BadInput(
             text, "no such file, and no such recipe", f"Recipes: {', '.join(METHODS.names())}."
         )
+    if entry is not None and (path.is_dir() or is_set_file(path) or detect(path)):
+        raise BadInput(text, "is no checkpoint, so '#' names nothing in it", f"Give {path}.")
     if is_set_file(path):
         value = match_classes(load(path), data.train.class_names, where=path)
         value.check_against(
@@ -157,12 +169,15 @@ def _file(path: Path, text: str, *, data: Dataset, arch: Arch, baseline: bool) -
         num_classes=data.num_classes,
         mean=data.mean,
         std=data.std,
+        entry=entry,
     )
+    chosen = "" if entry is None else f"#{entry}"
     return Subject(
-        id=path.name,
+        id=path.name + chosen,
         kind="checkpoint",
         network=network,
         path=path,
         baseline=baseline,
-        identity=digest(path),
+        identity=digest(path) + chosen,
+        notes=(network.origin,) if network.origin else (),
     )

@@ -177,6 +177,8 @@ def _run(config: AuditConfig) -> int:
         outcome = run_audit(config, on_event=on_event)
     done = f"{outcome.computed} cells computed, {outcome.reused} reused"
     say(f"{done}, {len(outcome.failed)} failed, {outcome.seconds:.0f} s")
+    for text in outcome.notes:
+        say(text)
     for text in outcome.left_out:
         say_error(f"left out: {text}")
     for label, reason in outcome.failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import warnings
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,19 +14,11 @@ from torch import Tensor
 from ddaudit.errors import BadInput
 from ddaudit.models.arch import Arch
 from ddaudit.models.building import build
+from ddaudit.models.layouts import TOP, Weights, find_weights, state_dicts
 from ddaudit.models.network import Network
+from ddaudit.unpickle import unpickle
 
-# Where the released code of the DC family puts weights that we keep under another name.
-_RENAMES: dict[str, dict[str, str]] = {
-    "mlp": {"fc_1.": "features.1.", "fc_2.": "features.3.", "fc_3.": "classifier."},
-    "lenet": {"fc_1.": "features.7.", "fc_2.": "features.9.", "fc_3.": "classifier."},
-    "alexnet": {"fc.": "classifier."},
-    "resnet18": {
-        p: f"features.{p}" for p in ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
-    },
-}
 _ARCH = "ddaudit_arch"
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 
 
 def load_checkpoint(
@@ -37,32 +29,36 @@ def load_checkpoint(
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
+    entry: str | None = None,
 ) -> Network:
     """A network with the weights of a ``.safetensors``, ``.pt`` or ``.pth`` file, in eval mode.
 
     Pickled files go through torch's restricted unpickler only (tensors and containers, no code).
 
     Args:
-        path: the file; a state dict, or a dict that holds one under "state_dict", "model" or "net".
+        path: the file. Weights may be nested and prefixed in any way, see :func:`ddaudit.models.layouts.find_weights`.
         arch: what the weights are for, unless the file says so itself (see :func:`save_checkpoint`). ``shape``
             (C, H, W), ``num_classes``, ``mean`` and ``std`` as for ``build``; the normalisation must be the one
             the weights were trained with.
+        entry: which weights, where the file holds several that fit, such as plain and averaged ones.
 
     Raises:
-        BadInput: missing, truncated, unsafe or foreign content, or weights of another architecture.
+        BadInput: missing, truncated, unsafe or foreign content, weights of another architecture, or several of this one
+            and no ``entry``.
     """
-    state, stated = _read(Path(path)), _stated_arch(Path(path))
+    content, stated = _read(Path(path)), _stated_arch(Path(path))
 
     def filled(wanted: Arch) -> Network:
         network = build(wanted, shape=shape, num_classes=num_classes, seed=0, mean=mean, std=std)
-        return load_state(network, state, where=path).eval()
+        return load_state(network, content, where=path, entry=entry).eval()
 
     if stated:
         return filled(Arch.parse(stated))
     try:
         return filled(arch)
     except BadInput as error:
-        fitting = [str(a) for a in candidates(state) if a != arch and _fits(filled, a)]
+        others = [a for state in state_dicts(content) for a in candidates(state) if a != arch]
+        fitting = [str(a) for a in dict.fromkeys(others) if _fits(filled, a)]
         if not fitting:
             raise
         what = f"does not fit {arch} ({error.what})"
@@ -114,83 +110,67 @@ def _stated_arch(path: Path) -> str | None:
 
 
 def load_state(
-    network: Network, state: Mapping[str, Tensor], *, where: object = "state dict"
+    network: Network, state: object, *, where: object = "state dict", entry: str | None = None
 ) -> Network:
     """Copy weights into ``network`` (in place; also returned).
 
-    Accepts our own names, and the plain names of the DC / BEARD code family ("features.0.weight",
-    "classifier.bias", "conv1.weight" of its ResNet18), with or without DataParallel's "module." in
-    front. The network keeps its own Normalize constants unless the state carries them.
+    Args:
+        state: a state dict, or containers that hold one, as :func:`ddaudit.models.layouts.find_weights` reads them. The
+            network keeps its own Normalize constants unless the state carries them.
+        entry: which weights, where there are several. ``network.origin`` says what was taken.
 
     Raises:
-        BadInput: names or shapes do not fit, or weights are not finite numbers.
+        BadInput: names or shapes do not fit, there are several that do, or weights are not finite numbers.
     """
     target = network.state_dict()
-    given = {_own_name(key, network.arch.family): value for key, value in state.items()}
-    carried = {k: v for k, v in target.items() if k.startswith("normalize.") and k not in given}
-    missing = [
-        k
-        for k in target
-        if k not in given and k not in carried and not k.endswith("num_batches_tracked")
-    ]
-    extra = [k for k in given if k not in target]
     fit = f"Is it a {network.arch} for {network.shape} images and {network.num_classes} classes?"
-    if missing or extra:
-        what = f"lacks {missing[0]!r}" if missing else f"has an unexpected {extra[0]!r}"
-        raise BadInput(
-            where, f"{what} ({len(missing)} missing, {len(extra)} unexpected weights)", fit
-        )
-    for key, value in given.items():
-        if not isinstance(value, Tensor) or value.shape != target[key].shape:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise BadInput(where, f"{key!r} is {shape}, expected {tuple(target[key].shape)}", fit)
+    found = find_weights(
+        state, target, family=network.arch.family, entry=entry, where=where, fit=fit
+    )
+    for key, value in found.tensors.items():
         if value.is_complex() or value.is_quantized or value.layout != torch.strided:
             raise BadInput(
                 where, f"{key!r} is not a plain real tensor ({value.dtype}, {value.layout})"
             )
+        if value.is_meta:
+            raise BadInput(where, f"{key!r} holds no numbers (it was saved from the meta device)")
         if not torch.isfinite(value).all():
             raise BadInput(where, f"{key!r} holds NaN or infinity", "Its training diverged.")
         if key == "normalize.std" and not (value > 0).all():
             raise BadInput(where, f"{key!r} is not positive")
-    network.load_state_dict({**target, **{k: v.to(target[k].dtype) for k, v in given.items()}})
+    cast = {k: v.to(target[k].dtype) for k, v in found.tensors.items()}
+    network.load_state_dict({**target, **cast})
+    network.origin = _origin(found)
     return network
 
 
-def _own_name(key: str, family: str) -> str:
-    """Our name of a weight that may carry the field's."""
-    key = str(key).removeprefix("module.")
-    if key.startswith(("body.", "normalize.")):
-        return key
-    if family == "own":
-        return f"body.module.{key}"
-    for theirs, ours in _RENAMES.get(family, {}).items():
-        if key.startswith(theirs):
-            return f"body.{ours}{key[len(theirs) :]}"
-    return f"body.{key}"
+def _origin(found: Weights) -> str | None:
+    """What was taken of a file, where that has to be said."""
+    if found.entry == TOP:
+        return None
+    left = f", not {', '.join(found.others[:3])}" if found.others else ""
+    return f"the weights are the file's entry '{found.entry}'{left}"
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a file; every way a file can be wrong becomes one line."""
+def _read(path: Path) -> object:
+    """What a file holds; every way a file can be wrong becomes one line."""
     if not path.is_file():
         raise BadInput(path, "no such checkpoint file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            loaded: object = load_file(path, device="cpu")
-        else:
-            _refuse_compressed(path)
-            with warnings.catch_warnings():
-                # torch warns of pickle protocols that it then reads, or refuses, anyway.
-                warnings.simplefilter("ignore")
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path, device="cpu")
+        _refuse_compressed(path)
+        return unpickle(path)
     except BadInput:
         raise
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged pickle"
+        code = re.search(r"GLOBAL (\S+)", str(error))
         unsafe = "weights only" in str(error).lower() or "unsupported" in str(error).lower()
         what = (
-            "holds more than weights and is not opened"
+            f"holds more than weights{f' ({code.group(1)})' if code else ''} and is not opened"
             if unsafe
             else f"is not a readable checkpoint ({reason})"
         )
@@ -202,22 +182,6 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             f"is not a readable checkpoint ({type(error).__name__}: {reason})",
             "Is it truncated? Save a plain state dict, best as .safetensors.",
         ) from None
-    return _unwrap(loaded, path)
-
-
-def _unwrap(loaded: object, path: Path) -> Mapping[str, Tensor]:
-    if isinstance(loaded, Mapping):
-        for key in _WRAPPERS:
-            if isinstance(loaded.get(key), Mapping):
-                loaded = loaded[key]
-                break
-    if (
-        not isinstance(loaded, Mapping)
-        or not loaded
-        or not all(isinstance(v, Tensor) for v in loaded.values())
-    ):
-        raise BadInput(path, "holds no state dict", "Expected a dict of weight names and tensors.")
-    return loaded
 
 
 def _refuse_compressed(path: Path) -> None:

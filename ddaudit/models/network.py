@@ -53,6 +53,7 @@ class Network(nn.Module):
         arch: what it is; ``shape`` (C, H, W) and ``num_classes`` what it is for.
         trained_with: the training engine's strategy ("loop", "compiled", "stacked"), None if it was
             not trained here.
+        origin: what was taken of a checkpoint that holds more than these weights; None where there is nothing to say.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Network(nn.Module):
         self.shape = shape
         self.num_classes = num_classes
         self.trained_with: str | None = None
+        self.origin: str | None = None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) pixels in [0, 1] -> (N, K) logits."""

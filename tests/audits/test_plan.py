@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from ddaudit.audits import AuditConfig, Given, Plan, make_plan
 from ddaudit.data import Dataset, load_data
 from ddaudit.errors import BadInput
+from ddaudit.models import Arch, build
 
 
 def config(**changes: object) -> AuditConfig:
@@ -151,3 +153,26 @@ def test_the_random_baseline_is_drawn_several_times_but_not_by_auditors_that_red
     assert set(map(tuple, seeds.values())) == {(0,)}
     own = cells(make_plan(config(subjects=["random"], seeds=1)))  # as a subject: as often as others
     assert len(own) == 2
+
+
+def test_two_sets_of_weights_in_one_file_are_two_subjects(tmp_path: Path) -> None:
+    data = load_data("digits")
+    known = {"shape": data.shape, "num_classes": 10, "mean": data.mean, "std": data.std}
+    nets = [build(Arch.parse("ConvNetD2W8"), seed=seed, **known) for seed in (0, 1)]
+    path = tmp_path / "net#1.pth"
+    torch.save({"model": nets[0].body.state_dict(), "ema": nets[1].body.state_dict()}, path)
+    with pytest.raises(
+        BadInput, match=r"2 sets of weights that fit: model, ema\..*net#1\.pth#model"
+    ):
+        make_plan(config(subjects=[str(path)]))
+    plan = make_plan(config(subjects=[f"{path}#model", f"{path}#ema"]))
+    assert list(plan.subjects) == ["net#1.pth#model", "net#1.pth#ema"]
+    for (entry, subject), net in zip(plan.subjects.items(), nets, strict=True):
+        assert subject.path == path
+        assert torch.equal(subject.network.body.classifier.weight, net.body.classifier.weight)
+        assert f"entry '{entry.rpartition('#')[2]}'" in subject.notes[0]
+    planned = cells(plan)
+    assert planned["net#1.pth#model", "utility", 0] != planned["net#1.pth#ema", "utility", 0]
+    torch.save(nets[0].body.state_dict(), path)
+    with pytest.raises(BadInput, match="no such weights"):
+        make_plan(config(subjects=[f"{path}#ema"]))

@@ -1,20 +1,15 @@
 """Opening other people's files without running what is in them.
 
-PyTorch files are pickles: the restricted loader builds tensors and containers and refuses the rest.
-The one addition are NumPy scalars, because the result files of DC/DSA/DM carry their accuracies as
-``numpy.float64``: two harmless stand-ins decode the number, so no NumPy code sees the file's bytes.
+PyTorch files are pickles and go through ``ddaudit.unpickle``, NumPy archives are read without pickled objects.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import pickle
 import re
-import struct
-import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ import numpy as np
 import torch
 
 from ddaudit.errors import BadInput
+from ddaudit.unpickle import unpickle
 
 _UNTRUSTED = "Do not open it by other means: ask its author for the plain tensors."
 _AGAIN = "Make or download it again."
@@ -35,9 +31,7 @@ def load_torch(path: Path) -> Any:
     """
     raw = _bytes(path)
     try:
-        with _only_stand_ins(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        return unpickle(io.BytesIO(raw))
     except pickle.UnpicklingError as err:
         found = re.search(r"GLOBAL (\S+)", str(err))
         what = f" ({found.group(1)})" if found else ""
@@ -97,19 +91,6 @@ def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any,
     return {name: torch.as_tensor(content[name]).detach().float().numpy() for name in names}
 
 
-@contextlib.contextmanager
-def _only_stand_ins() -> Iterator[None]:
-    """Allow the stand-ins and nothing else: PyTorch's list is global and others add to it."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(_STAND_INS)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
 def _bytes(path: Path) -> bytes:
     if path.is_dir():
         raise BadInput(path, "is a folder, expected a file")
@@ -122,33 +103,3 @@ def _bytes(path: Path) -> bytes:
     if not raw:
         raise BadInput(path, "is empty", _AGAIN)
     return raw
-
-
-class _Dtype:
-    """Stands in for ``numpy.dtype``: keeps the type code and byte order, nothing else."""
-
-    def __init__(self, code: str = "", *_: object) -> None:
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
-            self.order = state[1]
-
-
-def _scalar(dtype: Any = None, raw: Any = b"") -> float | int | None:
-    """Stands in for NumPy's scalar constructor; None for types that no result file uses."""
-    codes = {"f8": "d", "f4": "f", "i8": "q", "i4": "i"}
-    if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or dtype.code not in codes:
-        return None
-    try:
-        value: float | int = struct.unpack(dtype.order + codes[dtype.code], raw)[0]
-    except struct.error:
-        return None
-    return value
-
-
-_STAND_INS: list[Any] = [
-    (_Dtype, "numpy.dtype"),
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-]
