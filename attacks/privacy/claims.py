@@ -7,7 +7,7 @@ import math
 from ddaudit.defenses.privacy.accounting import all_accountants, check_delta
 from ddaudit.errors import BadInput
 from ddaudit.findings import CLAIMED, Check, Metric
-from ddaudit.sets import PrivacyClaim
+from ddaudit.sets import PrivacyClaim, empty_promise
 
 AFFECTS = [CLAIMED]
 
@@ -108,6 +108,8 @@ def describe(claim: PrivacyClaim) -> str:
         f"Claimed: epsilon {claim.epsilon:.4g} at delta {claim.delta:g} for two sets that differ by one "
         f"record (relation '{claim.relation}'), by the {claim.accountant} accountant."
     )
+    if warning := empty_promise(claim.epsilon):
+        text += f" Warning: {warning}."
     if claim.public:
         text += f" Treated as public: {', '.join(claim.public)}."
     if claim.noise_seed_published:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ddaudit.cli import options, places
-from ddaudit.cli.output import bar, say
+from ddaudit.cli.output import bar, say, say_error
 from ddaudit.errors import printable
 from ddaudit.registry import check_name
 
@@ -200,19 +200,25 @@ def ledger(
 
 
 def say_privacy_target(recipe: Recipe, epsilon: float | None, delta: float | None) -> None:
-    """Say which privacy target a private recipe uses where the user left it to the recipe.
+    """Say which privacy target a private recipe uses where the user left it to the recipe, and warn of an empty one.
 
     Args:
         recipe: with the target applied.
         epsilon: as given, None where it was not.
         delta: likewise.
     """
+    from ddaudit.sets import empty_promise
+
     reader: Any = recipe.reader
+    if reader is None or not reader.private:
+        return
     given = (("--epsilon", epsilon, "epsilon"), ("--delta", delta, "delta"))
     left = [option for option, value, name in given if value is None and hasattr(reader, name)]
-    if reader is not None and reader.private and left:
+    if left:
         target = f"epsilon {reader.epsilon:g} at delta {reader.delta:g}"
         say(f"privacy target of {recipe.name}: {target} ({' and '.join(left)} by default)")
+    if warning := empty_promise(getattr(reader, "epsilon", 0.0)):
+        say_error(f"warning: {recipe.name}: {warning}")
 
 
 def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:

@@ -2,7 +2,14 @@
 
 from ddaudit.sets._probe import from_bytes, is_set_file, to_bytes
 from ddaudit.sets._store import LabelStore
-from ddaudit.sets._types import Card, DistilledSet, LedgerEntry, PrivacyClaim, StorageBytes
+from ddaudit.sets._types import (
+    Card,
+    DistilledSet,
+    LedgerEntry,
+    PrivacyClaim,
+    StorageBytes,
+    empty_promise,
+)
 from ddaudit.sets.classes import match_classes
 from ddaudit.sets.files import digest, fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
@@ -21,6 +28,7 @@ __all__ = [
     "describe",
     "detect",
     "digest",
+    "empty_promise",
     "fingerprint",
     "from_bytes",
     "import_set",

@@ -13,6 +13,9 @@ from torch import Tensor
 from ddaudit.errors import BadInput
 from ddaudit.sets._store import LabelStore
 
+PROMISES_NOTHING = 100.0
+"""An epsilon above it is an empty promise: one record may then change the odds of any output by e^100, about 10^43."""
+
 _MOST_CLASSES = 1_000_000  # a damaged count must not make readers allocate a table of that size
 
 
@@ -57,6 +60,18 @@ class PrivacyClaim(_Model):
     noise_seed_published: bool = False
     """True when the noise generator was seeded (tests, reproducible demos): the claim is then void
     for outsiders."""
+
+
+def empty_promise(epsilon: float) -> str | None:
+    """What to warn of where an epsilon is above ``PROMISES_NOTHING``; None where it is not."""
+    if epsilon <= PROMISES_NOTHING:
+        return None
+    if math.isinf(epsilon):
+        return "the claimed epsilon is infinite: no privacy is claimed"
+    return (
+        f"epsilon {epsilon:.4g} promises nothing: above {PROMISES_NOTHING:g}, one record may change the odds of any "
+        "output by e^100 and more; published claims are mostly at 10 or below"
+    )
 
 
 class StorageBytes(_Model):

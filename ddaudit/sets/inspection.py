@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from ddaudit.errors import printable
-from ddaudit.sets._types import Card, DistilledSet, PrivacyClaim
+from ddaudit.sets._types import Card, DistilledSet, PrivacyClaim, empty_promise
 from ddaudit.sets.files import fingerprint, read_file
 
 
@@ -195,6 +195,8 @@ def statement(claim: PrivacyClaim) -> str:
     """The claim as a sentence that can be published with the set: which of the printed numbers counts, and what for."""
     public = "; ".join(claim.public) or "nothing is stated"
     unit = claim.unit or "one record of the training data"
+    if empty_promise(claim.epsilon):
+        return f"Nothing: an epsilon of {claim.epsilon:.4g} is no privacy statement."
     return (
         f"This set is ({claim.epsilon:.4g}, {claim.delta:g})-differentially private under {claim.relation} of "
         f"{unit}, by the {claim.accountant} accountant; the other epsilons cross-check this one. Treated as public: "
@@ -267,8 +269,8 @@ def _privacy_warnings(card: Card) -> list[str]:
         found.append("claims privacy and releases real records: the claim cannot hold")
     if not claim.ledger:
         found.append("privacy claim without a ledger: it cannot be re-derived")
-    if math.isinf(claim.epsilon):
-        found.append("the claimed epsilon is infinite: no privacy is claimed")
+    if warning := empty_promise(claim.epsilon):
+        found.append(warning)
     if claim.noise_seed_published:
         found.append(
             "the seed of the privacy noise is published: whoever knows it can remove the noise, so "

@@ -10,6 +10,7 @@ import pytest
 
 import ddaudit
 from ddaudit.auditing import AUDITORS
+from ddaudit.audits.run import Outcome
 
 SMALL = ("--data", "digits", "--ipc", 1, "--set", "loop.iterations=2", "--set", "networks.width=8")
 PRIVATE = ("distill", "dm+dp", *SMALL, "--delta", 1e-4)
@@ -219,6 +220,25 @@ def test_a_default_privacy_target_is_said(run, tmp_path):
         text = " ".join(run(command, "--help")[1].replace("│", " ").split())
         assert f"the recipe's own, {PoissonGaussian().epsilon:g} for most" in text
         assert f"the recipe's own, {PoissonGaussian().delta:.0e}".replace("e-0", "e-") in text
+
+
+def test_an_audit_says_its_default_privacy_target_and_an_empty_one(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddaudit.audits.run_audit", lambda *_, **__: Outcome("", 0, 0, (), 0.0))
+    argv = ("audit", "dm+dp", "--delta", "1e-4", "--out", tmp_path)
+    _, _, err = run(*argv)
+    assert "privacy target of dm+dp: epsilon 10 at delta 0.0001 (--epsilon by default)" in err
+    assert not any("promises nothing" in line for line in err)
+    _, _, err = run(*argv, "--epsilon", "1e6")
+    assert not any("privacy target" in line for line in err)
+    assert any("warning: dm+dp: epsilon 1e+06 promises nothing: above 100" in line for line in err)
+
+
+def test_a_distilled_set_says_that_its_epsilon_is_empty(run, tmp_path):
+    file = tmp_path / "s.safetensors"
+    code, out, err = run(*PRIVATE, "--epsilon", "1e6", "--out", file)
+    assert code == 0
+    for lines in (err, out.splitlines(), run("inspect", file)[1].splitlines()):
+        assert any("epsilon 1e+06 promises nothing" in line for line in lines)
 
 
 def test_a_setting_reaches_its_auditor_on_top_of_the_file(run, tmp_path):

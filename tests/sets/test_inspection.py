@@ -137,6 +137,7 @@ def test_warns_of_real_records(tmp_path: Path, make_set: Make) -> None:
         ({"ledger": []}, "privacy claim without a ledger"),
         ({"noise_seed_published": True}, "the claim is void"),
         ({"epsilon": float("inf")}, "infinite"),
+        ({"epsilon": 100.1}, "epsilon 100.1 promises nothing"),
         ({"cross_checks": {"prv": 9.0}}, "accountant prv gives epsilon 9, above the 8 claimed"),
     ],
 )
@@ -145,6 +146,16 @@ def test_warns_of_weak_claims(
 ) -> None:
     (text,) = _warnings(tmp_path, make_set(**_KNOWN, privacy=_claim(**change)))
     assert words in text
+
+
+def test_an_empty_promise_is_no_privacy_statement(tmp_path: Path, make_set: Make) -> None:
+    """e^100 is about 10^43; at the line itself nothing is warned of."""
+    for epsilon, empty in ((100.0, False), (1e6, True), (float("inf"), True)):
+        path = tmp_path / f"{epsilon}.safetensors"
+        save(make_set(**_KNOWN, privacy=_claim(epsilon=epsilon)), path)
+        text = "\n".join(describe(inspect(path)))
+        assert ("no privacy statement" in text) == empty
+        assert ("warning: " in text) == empty
 
 
 def test_names_tensors_that_it_does_not_know(tmp_path: Path, make_set: Make) -> None:

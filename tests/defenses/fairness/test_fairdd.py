@@ -42,6 +42,12 @@ def test_group_rows_and_barycentre_have_the_same_optimum():
     assert torch.allclose(by_group, by_centre, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["dp-merf+fair", "ndpdc+fair", "dm+fair+dp"])
+def test_under_noise_fair_is_one_row_a_class(name):
+    """Whether the method was private before or becomes so: rows of single groups would drown in noise."""
+    assert resolve(name).target == Barycentre()
+
+
 def test_a_lone_record_cannot_set_the_scale(tiny):
     groups = torch.zeros(len(tiny.train), dtype=torch.int64)
     groups[:4] = 1  # one record of each class
