@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ddaudit.defenses.privacy.accounting import all_accountants, check_delta
+from ddaudit.defenses.privacy.accounting import RELATIONS, all_accountants, check_delta, deciding
 from ddaudit.errors import BadInput
 from ddaudit.findings import CLAIMED, Check, Metric
 from ddaudit.sets import PrivacyClaim, empty_promise
@@ -13,10 +13,6 @@ AFFECTS = [CLAIMED]
 
 _TOLERANCE = 0.01
 """Relative slack for the accountants' numerical error."""
-_BY_RELATION = {
-    "add-or-remove-one": ("pld", "prv"),
-    "replace-one": ("pld replace-one",),
-}
 
 
 def check_claim(claim: PrivacyClaim, *, subject: str, records: int) -> list[Check]:
@@ -141,18 +137,20 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
 
     if not claim.ledger:
         return verdict(False, None, "The card lists no queries, so nothing can be re-derived.")
-    names = _BY_RELATION.get(claim.relation)
-    if names is None:
+    if claim.relation not in RELATIONS:
         return verdict(False, None, f"Unknown neighbouring relation '{claim.relation}'.")
     try:
         epsilons = all_accountants(claim.ledger, claim.delta)
     except BadInput as error:
         return verdict(False, None, str(error))
-    worst = max(epsilons[n] for n in names if n in epsilons)
-    detail = ", ".join(f"{k} {v:.4g}" for k, v in epsilons.items())
+    asked = deciding(epsilons, claim.relation)
+    worst = max(asked.values(), default=math.inf)
+    detail = ", ".join(f"{k} {v:.4g}" for k, v in epsilons.items()) or "none holds this ledger"
     passed = worst <= claim.epsilon * (1 + _TOLERANCE)
     value = worst if math.isfinite(worst) else None
-    return verdict(passed, value, f"By accountant: {detail}.", refuted=not passed)
+    # RDP is an upper bound: a claim below it has no proof, and is not refuted either.
+    refuted = not passed and bool(asked.keys() - {"rdp"})
+    return verdict(passed, value, f"By accountant: {detail}.", refuted=refuted)
 
 
 def _delta(claim: PrivacyClaim, subject: str, records: int) -> Check:

@@ -16,7 +16,7 @@ from ddaudit.registry import check_name
 
 if TYPE_CHECKING:
     from ddaudit.distillation import Recipe
-    from ddaudit.sets import PrivacyClaim
+    from ddaudit.sets import Inspection, PrivacyClaim
     from ddaudit.sets.releases import Release
 
 SetFile = Annotated[Path, typer.Option("--out", help="The set file to write (.safetensors).")]
@@ -160,7 +160,7 @@ def inspect(
     from ddaudit.sets import describe
     from ddaudit.sets import inspect as look
 
-    looks = [look(file) for file in files]
+    looks = [_rederived(look(file)) for file in files]
     if json_:
         facts = [f.to_json() for f in looks]
         typer.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=1))
@@ -197,6 +197,10 @@ def ledger(
                 f"{r.claim.delta:g}  ({printable(r.name)})"
             )
         typer.echo(f"  {_joint_cost([r.claim for r in releases])}")
+    if len(by_data) > 1:
+        # One set of records has many names: options, paths, constructions on top of it.
+        every = [r.claim for releases in by_data.values() for r in releases]
+        typer.echo(f"all of the above, where these data share records: {_joint_cost(every)}")
 
 
 def say_privacy_target(recipe: Recipe, epsilon: float | None, delta: float | None) -> None:
@@ -219,6 +223,22 @@ def say_privacy_target(recipe: Recipe, epsilon: float | None, delta: float | Non
         say(f"privacy target of {recipe.name}: {target} ({' and '.join(left)} by default)")
     if warning := empty_promise(getattr(reader, "epsilon", 0.0)):
         say_error(f"warning: {recipe.name}: {warning}")
+
+
+def _rederived(inspection: Inspection) -> Inspection:
+    """With a warning where the ledger does not support the claim: what a card says of its own claim proves nothing."""
+    claim = inspection.card.privacy
+    if claim is None or not claim.ledger:
+        return inspection
+    from ddaudit.defenses.privacy.accounting import cross_check
+    from ddaudit.errors import BadInput
+
+    try:
+        cross_check(claim.epsilon, claim.ledger, claim.delta, relation=claim.relation)
+    except BadInput as error:
+        warning = printable(f"the privacy claim does not follow from its ledger: {error}")
+        return inspection.model_copy(update={"warnings": [*inspection.warnings, warning]})
+    return inspection
 
 
 def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:

@@ -9,7 +9,7 @@ is independent code and serves as a cross-check.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from scipy.optimize import brentq
@@ -196,19 +196,37 @@ def cross_check(
         :func:`all_accountants` of the ledger.
 
     Raises:
-        BadInput: PLD or PRV needs more than ``claim_epsilon * (1 + tolerance)`` for this ledger.
+        BadInput: the ledger needs more than ``claim_epsilon * (1 + tolerance)``, see :func:`deciding`.
     """
     found = all_accountants(ledger, delta)
-    names = ("pld", "prv") if relation == "add-or-remove-one" else ("pld replace-one",)
-    # Where no tight accountant holds the ledger nothing refutes the claim: RDP is an upper bound.
-    worst = max(((found[n], n) for n in names if n in found), default=(0.0, ""))
+    claimed = f"claimed epsilon {claim_epsilon:.4g}"
+    costs = deciding(found, relation)
+    if not costs:
+        raise BadInput(
+            claimed, f"no accountant of '{relation}' holds its ledger at delta {delta:g}"
+        )
+    worst = max((e, n) for n, e in costs.items())
     if not worst[0] <= claim_epsilon * (1 + tolerance):
         raise BadInput(
-            f"claimed epsilon {claim_epsilon:.4g}",
+            claimed,
             f"the ledger costs {worst[0]:.4g} at delta {delta:g} by the {worst[1]} accountant",
             "Raise the noise or state the larger epsilon.",
         )
     return found
+
+
+def deciding(found: Mapping[str, float], relation: str) -> dict[str, float]:
+    """Of the results of :func:`all_accountants`, those that a claim has to stand up to.
+
+    The tight accountants of its relation. Where none holds the ledger (a delta below what grids resolve, say), RDP
+    where it knows the relation: an upper bound, so it refutes nothing, and yet a claim below it has no proof. Empty:
+    nothing supports a claim.
+    """
+    tight = ("pld", "prv") if relation == "add-or-remove-one" else (f"pld {relation}",)
+    kept = {n: found[n] for n in tight if n in found}
+    if not kept and relation == "add-or-remove-one" and "rdp" in found:
+        return {"rdp": found["rdp"]}
+    return kept
 
 
 def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from dp_accounting import get_epsilon_gaussian
 from typer.testing import CliRunner
 
 from ddaudit.cli.app import app
 from ddaudit.defenses.privacy.accounting import compose
 from ddaudit.errors import BadInput
 from ddaudit.sets import Card, DistilledSet, LedgerEntry, PrivacyClaim, load, save
+from ddaudit.sets.releases import log_release
 
 RUN = CliRunner()
 DISTIL = [
@@ -86,6 +88,44 @@ def test_text_on_a_card_cannot_write_lines_of_ours(tmp_path: Path) -> None:
     ]
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+@pytest.mark.parametrize(("epsilon", "wrong"), [(0.1, True), (3.0, False)])
+def test_inspect_rederives_a_claim_whatever_its_card_says_of_it(
+    tmp_path: Path, epsilon: float, wrong: bool
+) -> None:
+    """sigma 2 at delta 1e-5 costs 1.99 (Balle & Wang's analytic Gaussian); the card's own cross-checks say less."""
+    claim = PrivacyClaim(
+        epsilon=epsilon,
+        delta=1e-5,
+        ledger=[LedgerEntry(query="sums", sigma=2.0, q=1.0, count=1)],
+        cross_checks={"pld": 0.1, "prv": 0.1},
+    )
+    file = tmp_path / "s.safetensors"
+    card = Card(method="x", privacy=claim)
+    save(DistilledSet(torch.zeros(2, 1, 8, 8), torch.arange(2), 2, card), file)
+    text = RUN.invoke(app, ["inspect", str(file)]).output
+    shown = json.loads(RUN.invoke(app, ["inspect", str(file), "--json"]).output)
+    assert ("does not follow from its ledger" in text) is wrong
+    assert any("the ledger costs" in w for w in shown["inspection"]["warnings"]) is wrong
+
+
+def test_the_ledger_adds_up_releases_under_different_names_of_the_data(tmp_path: Path) -> None:
+    """'digits' and 'digits:validation=0' are two names of the same records, and both releases cost them."""
+    claims = [
+        PrivacyClaim(
+            epsilon=2.1, delta=1e-5, release=name,
+            ledger=[LedgerEntry(query="sums", sigma=2.0, q=1.0, count=1)],
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    for data, claim in zip(("digits", "digits:validation=0"), claims, strict=True):
+        log_release(Card(method="x", data=data, privacy=claim), tmp_path / "s.safetensors")
+    text = RUN.invoke(app, ["ledger", str(tmp_path)]).output
+    # Two sums at sigma 2 are one at 2 / sqrt(2): Balle & Wang's analytic Gaussian.
+    assert compose(claims) == pytest.approx(get_epsilon_gaussian(2 / 2**0.5, 1e-5), rel=2e-3)
+    (line,) = [row for row in text.splitlines() if row.startswith("all of the above")]
+    assert f"epsilon {compose(claims):.4g} at delta 1e-05 (2 release(s)" in line
 
 
 def test_an_error_line_is_one_printable_line() -> None:

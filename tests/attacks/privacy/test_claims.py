@@ -55,6 +55,27 @@ def test_a_ledger_that_costs_more_refutes_and_one_that_says_nothing_does_not(
     assert (ledger.refutes == "privacy.epsilon_claimed") is refuted
 
 
+@pytest.mark.parametrize(("epsilon", "passed"), [(0.01, False), (10.0, True)])
+def test_beyond_the_tight_accountants_rdp_decides_and_refutes_nothing(
+    epsilon: float, passed: bool
+) -> None:
+    claim = _claim(
+        epsilon=epsilon, delta=1e-13, ledger=[LedgerEntry(query="s", sigma=1.0, q=1.0, count=1)]
+    )
+    ledger = check_claim(claim, subject="x", records=100)[0]
+    assert ledger.passed is passed
+    assert ledger.refutes is None
+    # One Gaussian sum at sigma 1: the RDP bound 1 / 2 s^2 + sqrt(2 log(1 / delta)) / s, up to what it improves on.
+    assert ledger.value == pytest.approx(0.5 + (2 * 29.93) ** 0.5, rel=0.06)
+
+
+def test_a_replace_one_claim_that_no_accountant_holds_is_not_supported() -> None:
+    claim = _claim(relation="replace-one", epsilon=1e6, delta=1e-13)
+    ledger = check_claim(claim, subject="x", records=100)[0]
+    assert not ledger.passed
+    assert ledger.value is None
+
+
 def test_replace_one_claims_are_held_against_replace_one_accounting() -> None:
     assert _failed(_claim(relation="replace-one", epsilon=1.92)) == []
 

@@ -271,6 +271,17 @@ def test_cross_check_accepts_an_honest_claim_and_refuses_a_wishful_one() -> None
         cross_check(1.0, ledger(0.0, 0.1, 1), DELTA)
 
 
+def test_cross_check_refuses_a_claim_that_no_tight_accountant_can_hold() -> None:
+    """Below delta 1e-12 RDP alone is left: it decides, and where nothing is left nothing passes."""
+    entries = ledger(1.0, 1.0, 1000)
+    assert set(all_accountants(entries, 1e-13)) == {"rdp"}
+    cross_check(750.0, entries, 1e-13)
+    with pytest.raises(BadInput, match="costs 747 at delta 1e-13 by the rdp"):
+        cross_check(0.01, entries, 1e-13)
+    with pytest.raises(BadInput, match="no accountant of 'replace-one' holds"):
+        cross_check(1e9, entries, 1e-13, relation="replace-one")
+
+
 def test_delta_must_be_below_one_over_n() -> None:
     check_delta(1e-5, 60_000)
     for delta, n in [(1e-3, 1000), (1e-5, 200_000)]:
