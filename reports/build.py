@@ -131,11 +131,9 @@ def _info(run: RawRun) -> RunInfo:
 def _finding(run: RawRun, info: RunInfo, subject: SubjectInfo, auditor: AuditorInfo) -> Finding:
     cells = [c for c in run.cells if (c.subject, c.auditor) == (subject.id, auditor.name)]
     if cells:
-        seeds = (
-            info.seeds
-            if all(c.seed is not None for c in cells) and subject.kind != "checkpoint"
-            else ()
-        )
+        # A run that says what was planned has a cell for each seed, also for those that are not run yet.
+        told = "cells" in run.info or any(c.seed is None for c in cells)
+        seeds = () if told or subject.kind == "checkpoint" else info.seeds
         finding = _in_words(merge_findings(cells, expected_seeds=seeds))
         if subject.kind != "recipe":  # every seed met the same set
             finding.metrics = [

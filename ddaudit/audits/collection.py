@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Collected:
 
 
 def collect(urls: list[str]) -> Collected:
-    """Read runs back; several runs of one data set become one report.
+    """Read runs back; several runs of one data set become one report, and so do all audits into one folder.
 
     A subject that another run knows by the same name, and that is something else (another ipc or epsilon), takes
     its run's name along. An instrument check counts as failed if it failed in any of the runs.
@@ -45,12 +46,14 @@ def collect(urls: list[str]) -> Collected:
     Raises:
         BadInput: no run there, or runs on different data or with different victims.
     """
-    parts = [_one(url) for url in urls]
+    named = [part for url in urls for part in _parts(url)]
+    urls, parts = [n for n, _ in named], [p for _, p in named]
     first = parts[0]
     first.info["notes"] = []
     measured = {a["name"]: (urls[0], _conditions(first.info, a)) for a in first.auditors}
     for url, part in zip(urls[1:], parts[1:], strict=True):
-        _same_world(first.info, part.info, urls[0], url)
+        if other := _other_world(first.info, part.info):
+            raise BadInput(url, f"{other} than {urls[0]}", "One report compares like with like.")
         known = {s["id"]: _identity(s) for s in first.subjects}
         clashes = {
             s["id"] for s in part.subjects if known.get(s["id"], _identity(s)) != _identity(s)
@@ -61,6 +64,7 @@ def collect(urls: list[str]) -> Collected:
             c
             for c in part.cells
             if first.keys.get(_cell(c), part.keys[_cell(c)]) != part.keys[_cell(c)]
+            and not c.not_run
         ]
         if twice:
             shared = ", ".join(dict.fromkeys(f"{c.subject} × {c.auditor}" for c in twice))
@@ -77,6 +81,8 @@ def collect(urls: list[str]) -> Collected:
             for c in new
         )
         first.info["missing"] += part.info["missing"]
+        if part.info.get("seeds"):
+            first.info["seeds"] = sorted({*first.info.get("seeds", ()), *part.info["seeds"]})
         first.keys.update(part.keys | first.keys)
         first.subjects.extend(s for s in part.subjects if s["id"] not in known)
         for entry in part.auditors:
@@ -87,25 +93,48 @@ def collect(urls: list[str]) -> Collected:
     return first
 
 
-def _same_world(one: dict[str, Any], other: dict[str, Any], one_url: str, url: str) -> None:
-    """Refuse runs whose numbers have nothing to do with each other."""
-    data, its = one["data"], other["data"]
+def check_joins(store: RunStore, info: dict[str, Any]) -> None:
+    """Before an audit writes into a folder: what is there already must fit beside it in one report.
+
+    Raises:
+        BadInput: the folder holds an audit of other data or with other victims, or of something else under the name
+            of one of its subjects.
+    """
+    where, todo = f"--out {store.url}", "Choose another --out; 'ddaudit report' takes several runs."
+    info = json.loads(json.dumps(info, default=str))
+    mine = {s["id"]: _identity(s) for s in info["subjects"]}
+    for there in store.read_infos():
+        if other := _other_world(there, info):
+            raise BadInput(where, f"holds another audit, and this one {other} than that", todo)
+        clashes = [
+            s["id"]
+            for s in there.get("subjects", [])
+            if mine.get(s["id"], _identity(s)) != _identity(s)
+        ]
+        if clashes:
+            what = (
+                "holds something else under this name (other content, options or images per class)"
+            )
+            raise BadInput(where, f"{what}: {', '.join(clashes)}", todo)
+
+
+def _other_world(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Why the numbers of two runs have nothing to do with each other, as words after "this run"; "": they have."""
+    data, its = one.get("data", {}), other.get("data", {})
     for what, name in (("fingerprint", "training records"), ("test_fingerprint", "test records")):
         if data.get(what) != its.get(what) and (
             what == "fingerprint" or (what in data and what in its)
         ):
-            raise BadInput(
-                url,
-                f"audits '{its['name']}', but {one_url} audits '{data['name']}': not the same {name}",
-                "One report compares subjects on one data set.",
-            )
+            names = f"'{its.get('name')}', not '{data.get('name')}'"
+            return f"audits other data ({names}: not the same {name})"
     for what in ("arch", "protocol"):
         if other.get(what) != one.get(what):
-            raise BadInput(
-                url,
-                f"was audited with another {what} than {one_url}",
-                "One report compares subjects on the same kind of victims.",
-            )
+            return f"has another {what} ({_brief(other.get(what))}, not {_brief(one.get(what))})"
+    return ""
+
+
+def _brief(value: Any) -> str:
+    return str(value.get("name", "?") if isinstance(value, dict) else value)
 
 
 def _conditions(info: dict[str, Any], auditor: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +192,7 @@ def _add_checks(mine: dict[str, list[Check]], theirs: dict[str, list[Check]]) ->
 
 def _identity(subject: dict[str, Any]) -> tuple[Any, ...]:
     """What a subject is. A file is also what its card says: the same images under another claim are not it."""
-    return subject.get("identity"), subject["card"] if subject["kind"] == "file" else None
+    return subject.get("identity"), subject.get("card") if subject["kind"] == "file" else None
 
 
 def _folder(url: str) -> str:
@@ -185,13 +214,23 @@ def _renamed(part: Collected, names: dict[str, str]) -> Collected:
     )
 
 
-def _one(url: str) -> Collected:
+def _parts(url: str) -> list[tuple[str, Collected]]:
+    """Every configuration that was audited into a folder, under a name for it; the last one first.
+
+    Raises:
+        BadInput: no run there.
+    """
     store = RunStore(url)
-    info = store.read_info()
-    if info is None:
+    infos = store.read_infos()
+    if not infos:
         raise BadInput(
             url, "is no run folder (it has no run.json)", "Give the --out of 'ddaudit audit'."
         )
+    names = [url, *(f"{url} (audit of {i.get('started', 'earlier')})" for i in infos[1:])]
+    return [(name, _one(store, info)) for name, info in zip(names, infos, strict=True)]
+
+
+def _one(store: RunStore, info: dict[str, Any]) -> Collected:
     cells: list[Finding] = []
     checks: dict[str, list[Check]] = {}
     keys: dict[_Cell, str] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddaudit.audits.collection import check_joins
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.plan import make_plan
-from ddaudit.audits.run import unfinished
+from ddaudit.audits.run import run_info, unfinished
 from ddaudit.audits.store import RunStore
 from ddaudit.audits.subjects import is_file_name
 from ddaudit.distillation import Recipe, make_recipe
@@ -28,11 +29,13 @@ def preview(config: AuditConfig) -> list[PlannedCells]:
     """What :func:`run_audit` would compute, and what is there already. Writes nothing.
 
     Raises:
-        BadInput: see :func:`make_plan`.
+        BadInput: see :func:`make_plan` and :func:`check_joins`.
     """
     store = RunStore(config.out)
     counts: dict[tuple[str | None, str], list[int]] = {}
-    for cell in make_plan(config, store).cells:
+    plan = make_plan(config, store)
+    check_joins(store, run_info(plan, config))
+    for cell in plan.cells:
         entry = counts.setdefault((cell.subject, cell.auditor or ""), [0, 0])
         entry[0] += 1
         entry[1] += not unfinished(store, cell.key)

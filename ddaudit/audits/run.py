@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ddaudit.auditing import AUDITORS, Subject
+from ddaudit.audits.collection import check_joins
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.executors import default_jobs, run_tasks
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
@@ -86,9 +87,11 @@ def run_audit(
     config = config.model_copy(update={"device": str(device), "jobs": jobs})
     cells = {c.key: c for c in plan.cells}
     missing = [c for c in cells.values() if unfinished(store, c.key)]
+    info = run_info(plan, config)
+    check_joins(store, info)
     _keep_files(plan, store)
     notify = on_event or (lambda *_: None)
-    store.write_info(_info(plan, config))
+    store.write_info(info)
     wanted = {(c.subject, c.seed) for c in missing}
     preparations = [p for p in plan.preparations if (p.subject, p.seed) in wanted]
     failed: list[tuple[str, str]] = []
@@ -125,8 +128,7 @@ def run_audit(
                     ),
                 )
             notify(f"failed: {reason}" if reason else "done", task.cell, done, total)
-    info = store.read_info() or {}
-    info["subjects"] = [_with_card(store, entry) for entry in info.get("subjects", [])]
+    info["subjects"] = [_with_card(store, entry) for entry in info["subjects"]]
     info["finished"] = _now()
     info["seconds"] = round(time.perf_counter() - started, 1)
     info["failed"] = len(failed)
@@ -194,7 +196,7 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, DDAuditError) else f"{type(error).__name__}: {text}"
 
 
-def _info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
+def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
     """What a report needs to know about the run besides its cells."""
     data, preset = plan.context.data, plan.context.preset
     return {

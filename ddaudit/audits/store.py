@@ -1,6 +1,7 @@
 """The run store: one folder (local, or any fsspec URL), one file per finished piece of work, written atomically.
 
-    run.json            the resolved configuration, data notes, subjects, what was planned
+    run.json            the resolved configuration, data notes, subjects, what was planned: of the last audit
+    configurations/     the same of every audit into this folder, one file each
     cells/KEY.json      a Finding: one (subject, auditor, seed), or an auditor's instrument checks
     sets/KEY.safetensors, victims/KEY.safetensors, shared/KEY.safetensors   shared work
     releases/           one record per private set that was made
@@ -11,6 +12,7 @@ KEY is a hash of everything the content depends on, so a second run finds finish
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,10 @@ from ddaudit.sets.releases import FOLDER, release_of
 
 # Sets larger than this (the full training set) are cheaper to make again than to store.
 LARGEST_SET_FLOATS = 16 * 2**20
+
+CONFIGURATIONS = "configurations"
+_HOW = {"out", "jobs", "device", "ray", "data_root", "download"}
+"""What a configuration says of how and where it is computed, not of what."""
 
 
 class RunStore:
@@ -95,21 +101,43 @@ class RunStore:
         Raises:
             BadInput: it is not valid JSON.
         """
-        raw = self.read("run.json")
+        return self._json("run.json")
+
+    def read_infos(self) -> list[dict[str, Any]]:
+        """run.json of every configuration that was audited into this folder, the last one first.
+
+        Raises:
+            BadInput: one of them is not valid JSON.
+        """
+        last = self.read_info()
+        names = [f"{CONFIGURATIONS}/{n}" for n in self.names(CONFIGURATIONS)]
+        found = [i for n in names if (i := self._json(n)) is not None]
+        if last is not None:
+            found = [i for i in found if _configuration(i) != _configuration(last)]
+        found.sort(key=lambda i: str(i.get("started", "")), reverse=True)
+        return found if last is None else [last, *found]
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Replace run.json, and keep it as that of its configuration.
+
+        Each configuration has a file of its own, so audits of different ones that write at the same time lose nothing.
+        """
+        content = json.dumps(info, indent=1, sort_keys=True, default=str).encode()
+        self.write(f"{CONFIGURATIONS}/{_configuration(info)}.json", content)
+        self.write("run.json", content)
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        raw = self.read(name)
         if raw is None:
             return None
         try:
             return dict(json.loads(raw))
-        except ValueError:
+        except (ValueError, TypeError):
             raise BadInput(
-                f"{self.url}/run.json",
+                f"{self.url}/{name}",
                 "is not valid JSON",
                 "Was it edited? Run the audit again into a new folder.",
             ) from None
-
-    def write_info(self, info: dict[str, Any]) -> None:
-        """Replace run.json."""
-        self.write("run.json", json.dumps(info, indent=1, sort_keys=True, default=str).encode())
 
     def cell(self, key: str) -> Finding | None:
         """A finished cell, or None; an unreadable file counts as missing and is computed again."""
@@ -206,3 +234,11 @@ class RunStore:
     def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Keep tensors that distillations share."""
         self.write(f"shared/{key}.safetensors", pack(tensors))
+
+
+def _configuration(info: dict[str, Any]) -> str:
+    """A name for what was asked: options, and what stood under the subjects' names."""
+    asked = {k: v for k, v in (info.get("config") or {}).items() if k not in _HOW}
+    subjects = [(s.get("id"), s.get("identity")) for s in info.get("subjects") or []]
+    text = json.dumps([asked, subjects], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -127,8 +127,8 @@ def test_a_file_with_another_card_is_another_subject(
     inside = importlib.import_module("ddaudit.audits.collection")  # its function hides the module
     honest = inside._one
 
-    def one(url: str) -> Any:
-        part = honest(url)
+    def one(store: RunStore, info: dict[str, Any]) -> Any:
+        url, part = store.url, honest(store, info)
         part.subjects[0]["card"]["privacy"] = {"epsilon": 1.0 if url == a else 0.1, "delta": 1e-5}
         return part
 

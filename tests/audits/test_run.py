@@ -11,11 +11,21 @@ from dataclasses import replace
 import pytest
 
 from ddaudit.auditing import AUDITORS
-from ddaudit.audits import AuditConfig, RunStore, collect, make_config, make_plan, run_audit
+from ddaudit.audits import (
+    AuditConfig,
+    RunStore,
+    collect,
+    make_config,
+    make_plan,
+    preview,
+    run_audit,
+)
+from ddaudit.audits.run import run_info
 from ddaudit.data import load_data
 from ddaudit.distillation import distill, resolve
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
+from ddaudit.reports import build_report
 from ddaudit.sets import PrivacyClaim, save
 
 
@@ -173,19 +183,64 @@ def test_reports_of_several_runs_hide_nothing(tmp_path):
         collect([a, c])
 
 
-def test_a_file_changed_between_two_runs_is_read_again(tmp_path):
+def test_a_file_changed_between_two_runs_is_read_again_and_needs_a_folder_of_its_own(tmp_path):
     data = load_data("digits")
     path = tmp_path / "s.safetensors"
-    for ipc in (1, 5):
+    for ipc, out in ((1, "run"), (5, "fresh")):
         save(distill(resolve("random"), data.train, data=data, ipc=ipc, seed=0), path)
+        assert run_audit(config(tmp_path / out, subjects=[str(path)])).computed == 2
+    before = {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
+    with pytest.raises(BadInput, match=r"--out .*run: holds something else .*: s\.safetensors\."):
         run_audit(config(tmp_path / "run", subjects=[str(path)]))
-    fresh = run_audit(config(tmp_path / "fresh", subjects=[str(path)]))
-    assert fresh.computed == 2
+    assert before == {f: f.read_bytes() for f in (tmp_path / "run").rglob("*") if f.is_file()}
     one, two = (
         collect([str(tmp_path / x)]).cells[0].metric("utility.accuracy").value
         for x in ("run", "fresh")
     )
-    assert one == two
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"data": "digits-lt"}, "audits other data .'digits-lt', not 'digits'"),
+        ({"arch": "ConvNetD2W16"}, "another arch"),
+        ({"ipc": 2}, "something else under this name .*: random"),
+    ],
+)
+def test_an_audit_that_does_not_fit_into_its_folder_is_refused(tmp_path, changes, why):
+    made = config(tmp_path)
+    RunStore(str(tmp_path)).write_info(run_info(make_plan(made), made))
+    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    for start in (run_audit, preview):
+        with pytest.raises(BadInput, match=why) as error:
+            start(config(tmp_path, **changes))
+        assert "\n" not in str(error.value)
+    assert before == {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+
+
+def test_two_audits_that_write_one_folder_at_once_lose_nothing(tmp_path):
+    """The second one starts and ends while the first is under way, so each writes run.json over the other's."""
+    other = config(tmp_path, subjects=["herding"], auditors=["calibration"])
+    seen = []
+
+    def meanwhile(what, cell, done, total):
+        if cell is not None and not seen:
+            seen.append(run_audit(other, here=True))
+
+    run_audit(config(tmp_path, seeds=2), on_event=meanwhile, here=True)
+    both = collect([str(tmp_path)])
+    assert {s["id"] for s in both.subjects} == {"random", "herding"}
+    assert {a["name"] for a in both.auditors} == {"utility", "calibration"}
+    assert set(both.checks) == {"utility", "calibration"}
+    assert both.info["notes"] == []
+    report = build_report(both)
+    states = {(f.subject, f.auditor): f.status for f in report.findings if not f.not_run}
+    assert states == {("random", "utility"): "ok", ("herding", "calibration"): "ok"}
+    assert report.run.cells_not_run == 0
+    # The first command again: it finds its cells, and the other subject stays.
+    assert run_audit(config(tmp_path, seeds=2)).computed == 0
+    assert {s["id"] for s in collect([str(tmp_path)]).subjects} == {"random", "herding"}
 
 
 def test_config_errors_are_one_line(tmp_path):
