@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
+from ddaudit.sets.formats._soft import probabilities
 
 
 def tensor(value: Any, where: Path) -> Tensor:
@@ -38,20 +40,18 @@ def hard(labels: Tensor, where: Path) -> Tensor:
     return labels.to(torch.int64)
 
 
-def hard_or_logits(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:
-    """Hard labels as they are; (M, K) ones as probabilities, softmax taken unless they are already.
+def hard_or_soft(
+    labels: Tensor, where: Path, options: Mapping[str, str]
+) -> tuple[Tensor, str | None]:
+    """Hard labels as they are; (M, K) ones as distributions, see :func:`ddaudit.sets.formats._soft.probabilities`.
 
     Raises:
-        BadInput: neither shape, or not finite.
+        BadInput: neither shape, not finite, or probabilities and logits are both plausible.
     """
     if labels.ndim != 2:
         return hard(labels, where), None
-    rows = _finite(labels, where)
-    sums = torch.ones(len(rows))
-    if float(rows.min()) >= 0 and torch.allclose(rows.sum(1), sums, atol=1e-3):
-        return rows, "soft labels were stored as probabilities"
-    note = "soft labels were stored as logits (as DATM and PAD do): softmax taken"
-    return rows.softmax(1), note
+    _finite(labels, where)
+    return probabilities(labels, where, options)
 
 
 def from_regression(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:

@@ -15,6 +15,7 @@ from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import assemble, choice
 from ddaudit.sets.formats._pixels import said, unnormalise
+from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 RANGES = ("0-1", "0-255", "-1-1", "normalised", "standard")
 LAYOUTS = ("nchw", "nhwc")
@@ -22,6 +23,7 @@ LAYOUTS = ("nchw", "nhwc")
 PLAIN_OPTIONS = {
     "range": "what values are: 0-1, 0-255, -1-1, normalised (by mean and std), or standard (a table)",
     "layout": "nchw or nhwc, where both fit",
+    **SOFT_OPTIONS,
 }
 _WIDE = 10.0
 """Optimised pixels overshoot [0, 1] or [-1, 1], but no published set comes near this."""
@@ -61,7 +63,7 @@ def from_arrays(
     elif kind == "normalised":
         x = unnormalise(x, mean=mean, std=std, where=path)
         notes.append(said(mean, std))
-    hard_or_soft, note = _labels.hard_or_logits(_labels.tensor(labels, path), path)
+    targets, note = _labels.hard_or_soft(_labels.tensor(labels, path), path, options)
     card = Card(
         notes=[*notes, *filter(None, [note])],
         modality="tabular" if kind == "standard" else "image",
@@ -69,7 +71,7 @@ def from_arrays(
         mean=list(mean) if kind == "normalised" and mean else None,
         std=list(std) if kind == "normalised" and std else None,
     )
-    return assemble(path, x, hard_or_soft, num_classes=num_classes, card=card)
+    return assemble(path, x, targets, num_classes=num_classes, card=card)
 
 
 def _tensor(value: Any, path: Path) -> Tensor:

@@ -16,6 +16,7 @@ from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
 from ddaudit.sets.formats._decode import JPEG_NOTE, PNG_NOTE, decode_images
+from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -44,7 +45,7 @@ def read(
     images, jpeg = decode_images(encoded, shape=shape, where=path)
     declared = _class_names(table.schema.metadata, label_column)
     values = table.column(label_column).to_pylist()
-    names, labels, note = _read_labels(values, label_column, path, declared)
+    names, labels, note = _read_labels(values, label_column, path, declared, options)
     if num_classes is not None and declared is not None and len(declared) != num_classes:
         what = f"names {len(declared)} classes but the data set has {num_classes}"
         raise BadInput(path, what, "Was this set distilled from other data? Pass --data.")
@@ -112,7 +113,11 @@ def _encoded(values: list[Any], column: str, path: Path) -> Iterator[tuple[str, 
 
 
 def _read_labels(
-    values: list[Any], column: str, path: Path, declared: list[str] | None
+    values: list[Any],
+    column: str,
+    path: Path,
+    declared: list[str] | None,
+    options: Mapping[str, str],
 ) -> tuple[list[str] | None, Tensor, str | None]:
     """Class names, labels and a note: one class per row by the rule of data sets, or K numbers per row."""
     if not any(isinstance(value, list) for value in values):
@@ -123,7 +128,7 @@ def _read_labels(
     except (TypeError, ValueError, RuntimeError) as err:
         what = f"column '{column}' holds no class indices"
         raise BadInput(path, what, "Expected integers, or lists of K numbers.") from err
-    return declared, *_labels.hard_or_logits(labels, path)
+    return declared, *_labels.hard_or_soft(labels, path, options)
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:
@@ -158,6 +163,7 @@ FORMATS.add(
         options={
             "image": "name of the image column; default: image or img",
             "label": "name of the label column; default: label, labels or fine_label",
+            **SOFT_OPTIONS,
             "split": "which split of a folder; default: train where there are several",
         },
     ),

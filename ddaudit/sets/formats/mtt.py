@@ -15,6 +15,7 @@ from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
 from ddaudit.sets.formats._pixels import ZCA_OPTIONS, Pixels, images_4d, undo_preprocessing
 from ddaudit.sets.formats._safe import load_torch
+from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 _IMAGES = re.compile(r"images_(zca_)?(best|\d+)\.pt")
 
@@ -53,7 +54,7 @@ def read(
     pair = _find(path, options)
     images = images_4d(load_torch(pair.images), pair.images)
     stored = _labels.tensor(load_torch(pair.labels), pair.labels)
-    labels, label_note = _labels.hard_or_logits(stored, pair.labels)
+    labels, label_note = _labels.hard_or_soft(stored, pair.labels, options)
     if len(labels) != len(images):
         raise BadInput(pair.labels, f"holds {len(labels)} labels for {len(images)} images")
     if pair.unwhitened:
@@ -77,15 +78,15 @@ def _find(path: Path, options: Mapping[str, str]) -> _Pair:
         path = _best_of(path)
     named = _IMAGES.fullmatch(path.name)
     tag = named.group(2) if named else ""
-    if "labels" in options:
-        labels = Path(options["labels"])
+    if "labels_file" in options:
+        labels = Path(options["labels_file"])
     elif named:
         labels = path.with_name(f"labels_{tag}.pt")
     else:
         what = "is not named images_best.pt or images_ITERATION.pt"
-        raise BadInput(path, what, "Name the file with its labels: --set labels=FILE.")
+        raise BadInput(path, what, "Name the file with its labels: --set labels_file=FILE.")
     if not labels.is_file():
-        todo = "Both files of the pair are needed; --set labels=FILE names the other one."
+        todo = "Both files of the pair are needed; --set labels_file=FILE names the other one."
         raise BadInput(path, f"has no labels file {labels.name}", todo)
     return _Pair(path, labels, tag, bool(named and named.group(1)))
 
@@ -137,6 +138,10 @@ FORMATS.add(
         source="GeorgeCazenavette/mtt-distillation",
         read=read,
         sniff=sniff,
-        options={**ZCA_OPTIONS, "labels": "the labels file, where it is not named labels_TAG.pt"},
+        options={
+            **ZCA_OPTIONS,
+            **SOFT_OPTIONS,
+            "labels_file": "the labels file, where it is not named labels_TAG.pt",
+        },
     ),
 )

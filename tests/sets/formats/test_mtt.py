@@ -167,9 +167,9 @@ def test_labels_file_by_option(tmp_path: Path, tiny: Dataset) -> None:
     (tmp_path / "images_best.pt").rename(tmp_path / "tiny_images.pt")
     (tmp_path / "labels_best.pt").rename(tmp_path / "tiny_labels.pt")
     path = tmp_path / "tiny_images.pt"
-    with pytest.raises(BadInput, match=r"is not named.*--set labels=FILE"):
+    with pytest.raises(BadInput, match=r"is not named.*--set labels_file=FILE"):
         import_set(path, data=tiny, options=_NO_ZCA)
-    options = {**_NO_ZCA, "labels": str(tmp_path / "tiny_labels.pt")}
+    options = {**_NO_ZCA, "labels_file": str(tmp_path / "tiny_labels.pt")}
     assert len(import_set(path, data=tiny, options=options)) == 8
 
 
