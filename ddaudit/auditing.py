@@ -346,7 +346,11 @@ class Context:
         return [trained[k] for k in range(len(sets))]
 
     def predict(self, network: Network, images: Tensor) -> Tensor:
-        """(N, K) float32 logits on the CPU, in eval mode; images uint8 or float pixels in [0, 1]."""
+        """(N, K) finite float32 logits on the CPU, in eval mode; images uint8 or float pixels in [0, 1].
+
+        Raises:
+            Unsupported: a logit is NaN or infinite; no auditor may make a number of it.
+        """
         return predict(network, images, device=self.device)
 
     @staticmethod

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddaudit.auditing import PRESETS, Context, Subject, missing_part
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject, missing_part
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.measures.utility import Utility, UtilitySettings
-from ddaudit.models import Arch, Network
+from ddaudit.models import Arch, Network, build
 from ddaudit.sets import Card, DistilledSet
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, train_many
 
@@ -125,3 +125,27 @@ def test_a_changed_set_is_never_trained_by_halves(
     assert words in missing_part(stated, subject.set)
     with pytest.raises(Unsupported, match=words):
         context(tiny, "card").train([subject.set], seeds=[0])
+
+
+@pytest.mark.parametrize("name", sorted(AUDITORS.names()))
+def test_no_auditor_makes_a_number_of_a_diverged_network(tiny: Dataset, name: str) -> None:
+    """Utility once read an accuracy from NaN logits (class 0 is always right on class 0)."""
+    ctx = context(tiny)
+    network = build(ctx.arch, shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std)
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.nan)
+    subject = Subject(id="net", kind="checkpoint", network=network, identity="net")
+    auditor = AUDITORS.get(name)
+    with pytest.raises(Unsupported):
+        auditor.run(subject, ctx, auditor.configure("quick"), 0)
+
+
+@pytest.mark.parametrize("name", ["utility", "calibration", "bias", "adversarial"])
+def test_a_set_whose_training_diverges_says_so(tiny: Dataset, name: str) -> None:
+    """Such a private set once made the calibration crash."""
+    ctx, subject = context(tiny), file_of(tiny)
+    assert subject.set is not None
+    wild = replace(subject, set=replace(subject.set, images=1e30 * subject.set.images))
+    auditor = AUDITORS.get(name)
+    with pytest.raises(Unsupported, match="not finite"):
+        auditor.run(wild, ctx, auditor.configure("quick"), 0)

@@ -113,7 +113,7 @@ class Adversarial(Auditor[AdversarialSettings]):
         ),
         MetricInfo("adversarial.drop_rate", "lower", "share of correctly classified images that the attack breaks"),
     )  # fmt: skip
-    version = 2
+    version = 3
     settings = AdversarialSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 100, "pgd_steps": 10, "autoattack_images": 48, "check_images": 100},
@@ -375,6 +375,12 @@ def _caveats(ctx: Context, settings: AdversarialSettings, victims: int) -> list[
     if ctx.data.num_classes < 4:
         out.append(
             "With fewer than 4 classes the DLR loss of APGD-T is undefined; the plain logit margin is used."
+        )
+    height, width = ctx.data.shape[1:]
+    if height != width and "autoattack" in settings.attacks:
+        out.append(
+            f"The Square attack gets {height} x {width} images in a square frame, where some of its queries are lost: "
+            "its part of AutoAttack is a little weaker than published."
         )
     if "L2" in (settings.autoattack_norm,):
         out.append(

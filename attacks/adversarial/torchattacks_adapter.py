@@ -15,6 +15,8 @@ What torchattacks 3.5.1 does and what happens to it here:
 * APGD-T needs four classes for its loss (IndexError below): with two or three, the plain logit margin is used;
 * FAB accumulates gradients in the network's parameters: they are frozen during an attack;
 * APGD, FAB and Square reset the global random state: it is forked around every call;
+* Square can only tile square images, in L2 those of some sizes (not 4, 12 or 14 pixels): it gets others in a square
+  frame, which is cut away before the network sees them (what it changes there is lost, so its queries reach less);
 * APGD-T in L2 steps every image by the first image's step size: not correctable from outside, stated in the report.
 """
 
@@ -24,12 +26,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ddaudit.errors import BadInput, Unsupported
+from ddaudit.training import require_finite
 
 Norm = Literal["Linf", "L2"]
 
@@ -172,15 +176,12 @@ def autoattack(
 
     Raises:
         BadInput: as :func:`pgd`.
-        Unsupported: images are not square, or smaller than 5 pixels in L2 (the Square attack cannot tile them).
+        Unsupported: the network's logits are not finite.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020 (standard version).
     """
     x, y = _inputs(pixels, labels, eps=eps, norm=norm)
-    height, width = x.shape[2:]
-    if height != width or (norm == "L2" and height < 5):
-        raise Unsupported(f"the Square attack cannot tile {height} x {width} images in {norm}")
     classes = _num_classes(network, x)
     aimed = min(classes, 10)
 
@@ -197,7 +198,7 @@ def autoattack(
         )
 
     def square(model: nn.Module) -> Any:
-        return _library().Square(model, norm=norm, eps=eps, n_queries=queries, seed=0)
+        return _FramedSquare(model, norm=norm, eps=eps, n_queries=queries)
 
     stages: list[tuple[str, Callable[[nn.Module], Any]]]
     stages = [("apgd-ce", apgd_ce), ("apgd-t", apgd_t), ("fab-t", fab_t), ("square", square)]
@@ -220,12 +221,16 @@ def verify(original: Tensor, adversarial: Tensor, *, eps: float, norm: Norm) -> 
 
 
 def classify(network: nn.Module, pixels: Tensor, *, batch_size: int = 512) -> Tensor:
-    """(N,) int64 CPU predictions in eval mode, straight from pixels: no clamp, no attack."""
+    """(N,) int64 CPU predictions in eval mode, straight from pixels: no clamp, no attack.
+
+    Raises:
+        Unsupported: a logit is NaN or infinite.
+    """
     with _frozen(network) as model, torch.no_grad():
         device = model.anchor.device
         starts = range(0, len(pixels), batch_size)
-        parts = [model(pixels[i : i + batch_size].to(device)).argmax(1).cpu() for i in starts]
-    return torch.cat(parts)
+        parts = [model(pixels[i : i + batch_size].to(device)).cpu() for i in starts]
+    return require_finite(torch.cat(parts)).argmax(1)
 
 
 # ---- composition ----------------------------------------------------------------------------------
@@ -352,9 +357,7 @@ def _inputs(pixels: Tensor, labels: Tensor, *, eps: float, norm: str) -> tuple[T
 def _num_classes(network: nn.Module, x: Tensor) -> int:
     with _frozen(network) as model, torch.no_grad():
         logits = model(x[:1].to(model.anchor.device))
-    if not torch.isfinite(logits).all():
-        raise BadInput("network", "its logits are not finite", "Training probably diverged.")
-    return int(logits.shape[1])
+    return int(require_finite(logits).shape[1])
 
 
 def _library() -> Any:
@@ -376,6 +379,40 @@ def _margin_apgdt() -> Any:
             return x[rows, y_target] - x[rows, y]
 
     return MarginAPGDT
+
+
+class _FramedSquare:
+    """The Square attack on images of any shape: in the corner of a square, of which the network sees the corner."""
+
+    def __init__(self, model: nn.Module, *, norm: Norm, **options: Any) -> None:
+        self.model, self.norm, self.options, self.seed = model, norm, options, 0
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        side = next(s for s in count(max(height, width)) if self.norm == "Linf" or _tiles(s))
+        framed = nn.functional.pad(x, (0, side - width, 0, side - height), value=0.5)
+        seen = _Corner(self.model, height, width)
+        attack = _library().Square(seen, norm=self.norm, seed=self.seed, **self.options)
+        found: Tensor = attack(framed, y)
+        return found[..., :height, :width]
+
+
+def _tiles(side: int) -> bool:
+    """Whether the start of Square in L2 fits: tiles of a fifth of the side, beginning after half of what is left."""
+    tile = side // 5
+    return tile == 1 or (tile > 1 and (side - 5 * tile) // 2 + side // tile * tile <= side)
+
+
+class _Corner(nn.Module):
+    """A network on the upper left corner of larger images."""
+
+    def __init__(self, network: nn.Module, height: int, width: int) -> None:
+        super().__init__()
+        self.network, self.height, self.width = network, height, width
+
+    def forward(self, framed: Tensor) -> Tensor:
+        logits: Tensor = self.network(framed[..., : self.height, : self.width])
+        return logits
 
 
 def _with(build: Callable[[nn.Module, int], Any], run: int) -> Callable[[nn.Module], Any]:

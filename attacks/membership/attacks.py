@@ -126,20 +126,29 @@ def other_runs(index: int, count: int) -> list[int]:
 
 def _rmia(trial: Trial, settings: MembershipSettings) -> Tensor:
     """(K, N) online RMIA: all other runs are references."""
-    readings, members = trial.readings, trial.members
+    readings, gamma = trial.readings, settings.rmia_gamma
+    return rmia_scores(readings.log_p, readings.nonmember_log_p, trial.members, gamma=gamma)
+
+
+def rmia_scores(
+    log_p: Tensor, nonmember_log_p: Tensor, members: Tensor, *, gamma: float = 1.0
+) -> Tensor:
+    """(K, N) online RMIA of every run with all the others as references.
+
+    Args:
+        log_p: (K, N) log-probability of the true label; ``nonmember_log_p`` (K, Z) of the population.
+        members: (K, N) bool.
+        gamma: see :func:`rmia.score`.
+    """
     rows = []
     for k in range(len(members)):
         rest = other_runs(k, len(members))
-        reference = rmia.online_reference(readings.log_p[rest], members[rest], a=settings.rmia_a)
-        rows.append(
-            rmia.score(
-                readings.log_p[k],
-                reference,
-                readings.nonmember_log_p[k],
-                rmia.offline_reference(readings.nonmember_log_p[rest], a=settings.rmia_a),
-                gamma=settings.rmia_gamma,
-            )
-        )
+        seen, population = members[rest], nonmember_log_p[rest]
+        shift = rmia.in_out_shift(log_p[rest], seen)
+        reference = rmia.online_reference(log_p[rest], seen, shift)
+        nobody = torch.zeros_like(population, dtype=torch.bool)
+        base = rmia.online_reference(population, nobody, shift)
+        rows.append(rmia.score(log_p[k], reference, nonmember_log_p[k], base, gamma=gamma))
     return torch.stack(rows)
 
 

@@ -105,7 +105,7 @@ class Membership(Auditor[MembershipSettings]):
         "membership.control_tpr_at_fpr": "control TPR",
     }
     redistils = True
-    version = 3
+    version = 4
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
@@ -193,7 +193,7 @@ class Membership(Auditor[MembershipSettings]):
         generator = ctx.generator("membership", "control ties", seed)
         try:
             reading, delta = self._dp_sgd(ctx, settings, trial.cohort, claim=claim, seed=seed)
-        except BadInput as error:
+        except (BadInput, Unsupported) as error:
             sentences.append(f"{subject.id} has no DP-SGD control: {error}")
         else:
             finding.metrics += controls.control_metrics(reading, generator=generator)

@@ -57,6 +57,7 @@ class MembershipSettings(Settings):
     """Noisy copies per level of the label-only attack; 0 leaves it out."""
     rmia_gamma: float = Field(default=1.0, gt=0)
     rmia_a: float = Field(default=0.3, ge=0, le=1)
+    """Of "rmia-offline"; "rmia" measures how far its references rise."""
     rmia_references: int = Field(default=2, ge=1)
     """References of "rmia-offline", which is made for one to four."""
     control_runs: int = Field(default=8, ge=0)

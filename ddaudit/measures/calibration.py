@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -96,6 +97,7 @@ class Calibration(Auditor[CalibrationSettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "calibration.ece": "ECE",
     }
+    version: ClassVar[int] = 2
     settings: ClassVar[type[Settings]] = CalibrationSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"bootstrap": 300, "simulations": 100, "validation_limit": 2000}
@@ -130,16 +132,24 @@ class Calibration(Auditor[CalibrationSettings]):
             return finding
         answers = victim_logits(ctx, subject, seed, held.images)
         fits = [scores.fit_temperature(z, held.labels) for z in answers]
+        lost = [f for f in fits if f.at_bound]
+        if lost:
+            finding.caveats.append(_without_temperature(fits))
+        if len(lost) == len(fits):
+            finding.status = "partial"
+            finding.reason = "No temperature can be fitted to any of the networks."
+            return finding
         values = torch.tensor([1.0 if f.at_bound else f.value for f in fits], dtype=torch.float64)
         scaled = logits / values[:, None, None]
         label = f"{subject.id}, {TEMPERATURE}"
         finding.metrics += stage_metrics(
             scaled, test.labels, settings, stage=TEMPERATURE, generator=g
         )
+        fitted = [f.value for f in fits if not f.at_bound]
         finding.metrics.append(
             Metric(
                 name="calibration.temperature",
-                value=float(values.mean()),
+                value=sum(fitted) / len(fitted),
                 n=len(held),
                 unit="ratio",
             )
@@ -153,12 +163,6 @@ class Calibration(Auditor[CalibrationSettings]):
             finding.caveats.append(
                 "The temperature is fitted on images that carry the bias of the training data, and "
                 "scored on images that do not: part of the error left is that shift."
-            )
-        lost = sum(fit.at_bound for fit in fits)
-        if lost:
-            finding.caveats.append(
-                f"No temperature fits {lost} of {len(fits)} networks (their validation predictions "
-                "are all right, or no better than chance); these were left unscaled."
             )
         return finding
 
@@ -309,6 +313,16 @@ class _BinnedScores:
         errors = self.n - weights @ self.correct.T
         out["excess_aurc"] = out["aurc"] - scores.best_aurc(errors, self.n)
         return out
+
+
+def _without_temperature(fits: Sequence[scores.Temperature]) -> str:
+    """Which of the networks could not be scaled, and why."""
+    why = Counter(fit.lacking for fit in fits if fit.lacking)
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in why.items())
+    return (
+        f"No finite temperature is best for {sum(why.values())} of {len(fits)} networks, which were left "
+        f"unscaled ({reasons})."
+    )
 
 
 def _diagram(logits: Tensor, labels: Tensor, bins: int, label: str) -> Curve:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-COLDEST, HOTTEST = 1e-2, 1e2
-"""Range in which a temperature is searched."""
+ALL_RIGHT = "every validation prediction is right, so that ever lower temperatures fit better"
+NO_BETTER = "the true class gets no more than the average logit, so that ever higher temperatures fit better"
+ALL_EQUAL = "all logits of an image are equal, so that every temperature fits alike"
 
 
 def brier(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -113,40 +114,54 @@ class Temperature:
     """A fitted temperature.
 
     Attributes:
-        value: divide logits by this; above 1 means the model was over-confident.
-        at_bound: the likelihood still improved at the end of the search range (every label of the
-            fitting data predicted correctly, or none better than chance).
+        value: divide logits by this; above 1 means the model was over-confident. Where no finite one
+            is best: the end that the likelihood tends to, 0 or infinity (1 where all are alike).
+        lacking: why no finite temperature is best; "" where one is.
     """
 
     value: float
-    at_bound: bool
+    lacking: str = ""
+
+    @property
+    def at_bound(self) -> bool:
+        """True when no finite temperature is best."""
+        return bool(self.lacking)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     """The temperature of least NLL on held-out data.
 
-    NLL is convex in 1 / T; its root is found by bisection, so the result has no learning rate or
-    start.
+    NLL is convex in 1 / T and its slope is known at both ends: the mean logit less the true one at
+    0, the largest logit less the true one at infinity. Between a negative and a positive end there is one root,
+    which is bracketed in units of the logits' own spread (so that no range of temperatures is
+    assumed) and found by bisection, without a learning rate or a start.
 
     Args:
-        logits: (N, K) on data that the network was not trained on.
+        logits: (N, K) finite, on data that the network was not trained on.
         labels: (N,) int64.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
     z = logits.double()
+    z = z - z.amax(1, keepdim=True)  # changes no probability, and exp cannot overflow
     true = z.gather(1, labels[:, None])[:, 0]
+    spread = -float(z.mean())
+    if spread == 0:
+        return Temperature(1.0, ALL_EQUAL)
+    if not bool((true < 0).any()):
+        return Temperature(0.0, ALL_RIGHT)
+    if float((z.mean(1) - true).mean()) >= -1e-12 * spread:
+        return Temperature(math.inf, NO_BETTER)
 
     def slope(inverse: float) -> float:
         return float(((torch.softmax(z * inverse, 1) * z).sum(1) - true).mean())
 
-    low, high = 1 / HOTTEST, 1 / COLDEST
-    # Beyond float64 the slope of an all-correct fit reads 0 instead of a tiny negative number.
-    if slope(high) <= 1e-12:
-        return Temperature(COLDEST, True)
-    if slope(low) >= -1e-12:
-        return Temperature(HOTTEST, True)
+    low = high = 1 / spread
+    while slope(low) >= 0:
+        low /= 2
+    while slope(high) < 0:
+        high *= 2
     for _ in range(60):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return Temperature(1 / math.sqrt(low * high), False)
+    return Temperature(1 / math.sqrt(low * high))

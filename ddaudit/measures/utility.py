@@ -163,8 +163,8 @@ class Utility(Auditor[UtilitySettings]):
                     [distilled] * count, seeds=seeds, arch=Arch.parse(name), protocol=ctx.protocol
                 )
                 logits = torch.stack([ctx.predict(net, test.images) for net in nets])
-            except BadInput as error:
-                failed.append(str(error))
+            except (BadInput, Unsupported) as error:
+                failed.append(str(error) if isinstance(error, BadInput) else f"{name}: {error}.")
                 continue
             rate = crossed_rate((logits.argmax(2) == test.labels).double())
             finding.metrics.append(

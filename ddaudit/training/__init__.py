@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ddaudit.training import augment
 from ddaudit.training._memory import reuse_memory
-from ddaudit.training.engine import Extras, predict, train_many
+from ddaudit.training.engine import Extras, predict, require_finite, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Schedule",
     "augment",
     "predict",
+    "require_finite",
     "reuse_memory",
     "train_many",
 ]

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddaudit.errors import BadInput
+from ddaudit.errors import BadInput, Unsupported
 from ddaudit.models import Arch, Network, build
 from ddaudit.training._data import Pool, check_set, pixels
 from ddaudit.training._memory import reuse_memory
@@ -134,7 +134,10 @@ def predict(
         batch_size: images at a time.
 
     Returns:
-        (N, K) float32 on the CPU.
+        (N, K) float32 on the CPU, all finite.
+
+    Raises:
+        Unsupported: a logit is NaN or infinite.
     """
     if device is not None:
         network.to(device)
@@ -146,6 +149,21 @@ def predict(
             batch = pixels(images[i : i + batch_size].to(network.device))
             logits[i : i + batch_size] = network(batch).cpu()
     network.train(training)
+    return require_finite(logits)
+
+
+def require_finite(logits: Tensor) -> Tensor:
+    """The (N, K) logits, if they are numbers; every score of NaN would be a number all the same.
+
+    Raises:
+        Unsupported: a logit is NaN or infinite.
+    """
+    broken = int((~torch.isfinite(logits)).any(1).sum())
+    if broken:
+        raise Unsupported(
+            f"a network's logits are not finite for {broken} of {len(logits)} records: its training diverged, or its "
+            "weights are damaged, so no number can be read from it"
+        )
     return logits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -105,12 +106,29 @@ def test_interval_covers_the_expected_ece() -> None:
 def test_a_network_that_is_always_right_on_validation_is_left_unscaled(
     calibrated, known, subject, answering
 ) -> None:
-    data, z, _ = calibrated
+    data, z, zv = calibrated
     sure = torch.nn.functional.one_hot(data.validation.labels, 4).float()
-    ctx = known(data, [_both(answering, data, z, sure)])
+    right = _both(answering, data, z, sure)
+    finding = Calibration().run(subject, known(data, [right]), SETTINGS, 0)
+    assert finding.status == "partial"
+    assert {m.params["stage"] for m in finding.metrics} == {"raw"}
+    assert any("left unscaled (1: every validation prediction" in c for c in finding.caveats)
+    fits = _both(answering, data, 2.5 * z, 2.5 * zv)
+    finding = Calibration().run(subject, known(data, [right, fits]), SETTINGS, 0)
+    assert finding.status == "ok"
+    assert finding.metric("calibration.temperature").value == pytest.approx(2.5, rel=0.05)
+    assert any("1 of 2 networks" in c for c in finding.caveats)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_logits_of_any_unit_are_repaired(calibrated, known, subject, answering, unit) -> None:
+    """Logits of 10 000 once were called all right, or no better than chance."""
+    data, z, zv = calibrated
+    ctx = known(data, [_both(answering, data, unit * z, unit * zv)])
     finding = Calibration().run(subject, ctx, SETTINGS, 0)
-    assert finding.metric("calibration.temperature").value == 1.0
-    assert any("left unscaled" in c for c in finding.caveats)
+    assert finding.metric("calibration.temperature").value == pytest.approx(unit, rel=0.05)
+    scaled = finding.metric("calibration.ece", binning="equal-width", stage="temperature")
+    assert scaled.value < 1.7 * scaled.floor
 
 
 def test_without_validation_images_the_second_half_is_missing_and_says_so(
@@ -137,7 +155,12 @@ def test_temperature_never_sees_test_labels(calibrated, known, subject, answerin
 
 def test_end_to_end(audit, random_subset) -> None:
     auditor = AUDITORS.get("calibration")
-    finding = auditor.run(random_subset, audit, auditor.configure("quick"), 0)
+    ctx, held = copy.copy(audit), audit.data.validation
+    labels = torch.cat(
+        [held.labels[:4].roll(1), held.labels[4:]]
+    )  # some are wrong: a best temperature exists
+    ctx.data = replace(audit.data, validation=replace(held, labels=labels))
+    finding = auditor.run(random_subset, ctx, auditor.configure("quick"), 0)
     assert finding.status == "ok"
     assert any("bias of the training data" in c for c in finding.caveats)
     for m in finding.metrics:
@@ -149,6 +172,6 @@ def test_checks_pass_and_can_fail(audit, monkeypatch) -> None:
     assert all(c.passed for c in Calibration().checks(audit, SETTINGS))
     honest = calibration.binned.ece
     monkeypatch.setattr(calibration.binned, "ece", lambda *a, **k: 2 * honest(*a, **k) + 0.02)
-    broken = scores.Temperature(1.0, False)
+    broken = scores.Temperature(1.0)
     monkeypatch.setattr(calibration.scores, "fit_temperature", lambda *a: broken)
     assert not any(c.passed for c in Calibration().checks(audit, SETTINGS))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from scipy import optimize
 from sklearn.metrics import brier_score_loss, log_loss
 
 from ddaudit.measures.scores import (
-    COLDEST,
-    HOTTEST,
+    ALL_EQUAL,
+    ALL_RIGHT,
+    NO_BETTER,
     Temperature,
     aurc,
     best_aurc,
@@ -130,9 +130,29 @@ def test_temperature_is_the_minimum_that_scipy_finds() -> None:
     assert fit_temperature(z, y).value == pytest.approx(want.x, rel=1e-5)
 
 
-def test_temperatures_without_a_minimum_stop_at_the_bound() -> None:
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 0.005, 150.0, 1e4, 1e25])
+def test_the_search_has_no_range_of_its_own(scale) -> None:
+    """Logits in any unit: the temperature is the unit times that of the plain logits."""
+    z, y = _logits(2000)
+    plain = fit_temperature(z, y).value
+    assert fit_temperature(z.double() * scale, y).value == pytest.approx(plain * scale, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "right"), [(10, 9), (100_000, 99_999), (100_000, 50_001)])
+def test_a_closed_form_far_out(n, right) -> None:
+    """Two logits 1 and 0, right in a share p: sigma(1 / T) = p, so T = 1 / log(p / (1 - p)), here up to 25 000."""
+    y = (torch.arange(n) >= right).long()
+    want = 1 / math.log(right / (n - right))
+    assert fit_temperature(torch.tensor([[1.0, 0.0]]).repeat(n, 1), y).value == pytest.approx(want)
+
+
+def test_where_no_temperature_is_best_the_reason_is_the_true_one() -> None:
     z = torch.eye(3).repeat(5, 1)
     y = torch.arange(3).repeat(5)
-    assert fit_temperature(z, y) == Temperature(COLDEST, True)
-    assert fit_temperature(-z, y).value == HOTTEST
-    assert np.isfinite(float(nll(z / COLDEST, y).mean()))
+    assert fit_temperature(z, y) == Temperature(0.0, ALL_RIGHT)
+    assert fit_temperature(-z, y) == Temperature(math.inf, NO_BETTER)
+    assert fit_temperature(torch.ones(15, 3), y) == Temperature(1.0, ALL_EQUAL)
+    # right in all but one case, or better than chance by one case: a temperature exists
+    one_wrong = torch.cat([y[:-1], torch.tensor([0])])
+    assert not fit_temperature(z, one_wrong).at_bound
+    assert not fit_temperature(1e6 * z, one_wrong).at_bound

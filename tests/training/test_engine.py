@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddaudit.data import Dataset
-from ddaudit.errors import BadInput
+from ddaudit.errors import BadInput, Unsupported
 from ddaudit.models import Arch, Network, build
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, predict, reuse_memory, train_many
 from ddaudit.training import engine as engine_module
@@ -327,6 +327,16 @@ def test_predict_is_batched_gradient_free_and_restores_training_mode() -> None:
     scale = torch.ones(1, requires_grad=True)  # temperature scaling trains on these logits
     (logits * scale).sum().backward()
     assert predict(network, images[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
+    """The most likely class of NaN logits is class 0 in every score that asks."""
+    network = build(SMALL, shape=(3, 8, 8), num_classes=4, seed=0, mean=MEAN, std=STD)
+    images, _ = random_set(0)
+    images[3] = value
+    with pytest.raises(Unsupported, match="not finite for 1 of 20 records"):
+        predict(network, images)
 
 
 # ---- memory ----------------------------------------------------------------------------------------

@@ -280,21 +280,63 @@ def test_verify_bounds_are_the_ball_and_the_box():
     assert not verify(x, x + 0.6, eps=1.0, norm="Linf").any()  # leaves the box
 
 
-def test_square_cannot_tile_oblong_or_tiny_images():
-    net = Linear(classes=4, size=40, seed=0)
-    with pytest.raises(Unsupported, match="tile"):
-        autoattack(net, torch.rand(2, 1, 5, 8), torch.tensor([0, 1]), eps=0.1)
-    net = Linear(classes=4, size=16, seed=0)
-    with pytest.raises(Unsupported, match="tile"):
-        autoattack(net, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), eps=0.1, norm="L2")
+@pytest.mark.parametrize(
+    ("shape", "norm"), [((1, 8, 12), "Linf"), ((1, 8, 12), "L2"), ((1, 4, 4), "L2")]
+)
+def test_images_of_any_shape_equal_the_closed_form(shape, norm):
+    """The Square attack by itself could tile none of these; no image may change its outcome either way."""
+    order, size = (1, 2)[norm == "L2"], shape[0] * shape[1] * shape[2]
+    net = Linear(classes=4, size=size, seed=0)
+    x = middle_of_the_box(8, shape, seed=1)
+    y = classify(net, x)
+    radii = torch.tensor(true_radii(net, x, y, order))
+    ordered = radii.sort().values
+    eps = float(ordered[3] + ordered[4]) / 2
+    result = autoattack(net, x, y, eps=eps, norm=norm, steps=25, queries=60)
+    assert result.survived.tolist() == (radii > eps).tolist()
+    assert result.invalid == 0
+    assert result.adversarial.shape == x.shape
+    assert result.stages[3].model_calls >= 60
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_the_framed_square_attack_breaks_oblong_images_by_itself(norm):
+    """Without gradients, from queries alone: it finds images well within reach, and never leaves the ball."""
+    net = Linear(classes=3, size=96, seed=2)
+    x = middle_of_the_box(12, (1, 8, 12), seed=3)
+    y = classify(net, x)
+    eps = 3 * max(true_radii(net, x, y, (1, 2)[norm == "L2"]))
+    with adapter._frozen(net) as model, adapter._forked_rng(torch.device("cpu"), 0):
+        found = adapter._FramedSquare(model, norm=norm, eps=eps, n_queries=200)(x, y)
+    assert verify(x, found, eps=eps, norm=norm).all()
+    assert int((classify(net, found) != y).sum()) >= 10
+
+
+def test_sides_that_square_can_tile_in_l2():
+    """Tried on the library itself: it raises at just the sides that are said not to fit."""
+    import torchattacks
+
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 3))
+    for side in range(5, 40):
+        attack = torchattacks.Square(net, norm="L2", eps=0.1, n_queries=1)
+        x = torch.rand(1, 1, side, side)
+        y = net(x).argmax(1)  # it passes over images that are wrong already
+        with torch.random.fork_rng(devices=[]):
+            try:
+                attack(x, y)
+            except RuntimeError:
+                assert not adapter._tiles(side), side
+            else:
+                assert adapter._tiles(side), side
 
 
 def test_diverged_network_is_refused():
     net = convnet()
     with torch.no_grad():
         net[4].weight.fill_(torch.nan)
-    with pytest.raises(BadInput, match="not finite"):
-        autoattack(net, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), eps=0.1)
+    for attack in (autoattack, pgd):
+        with pytest.raises(Unsupported, match="not finite"):
+            attack(net, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), eps=0.1)
 
 
 def test_another_library_version_is_refused(monkeypatch):

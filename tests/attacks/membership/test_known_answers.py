@@ -15,9 +15,9 @@ from ddaudit.attacks.membership.scores import lira
 from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.attacks.membership.shadows import Cohort
 from ddaudit.auditing import PRESETS, Context
-from ddaudit.data import Dataset, load_data
+from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.models import Arch
-from ddaudit.stats import pooled
+from ddaudit.stats import auc, pooled
 
 ARCH = Arch.parse("ConvNetD2W8")
 
@@ -52,6 +52,50 @@ def test_the_expected_values_tend_to_the_closed_form() -> None:
     assert rate == pytest.approx(norm.sf(norm.isf(0.01) - 1), abs=0.012)
     few, _ = known_answers._ideal_lira(1.0, references=7, generator=g, draws=50_000)
     assert 0.65 < few < area - 0.02
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_a_table_of_labels_reads_the_closed_form(classes: int) -> None:
+    """Simulated: the members' labels known for sure, the others answered at random and just as surely."""
+    g = torch.Generator().manual_seed(classes)
+    areas = []
+    for _ in range(300):
+        sure = torch.rand(300, generator=g, dtype=torch.float64)
+        labels, answers = torch.randint(classes, (2, 300), generator=g)
+        members = torch.arange(300) < 150
+        answers = torch.where(members, labels, answers)
+        areas.append(auc(torch.where(answers == labels, sure, sure - 2), members).value)
+    area, error = known_answers.memorised_area(classes, members=150, nonmembers=150)
+    seen = torch.tensor(areas)
+    assert area == 1 - 1 / (2 * classes)
+    assert float(seen.mean()) == pytest.approx(area, abs=4 * error / 300**0.5)
+    assert float(seen.std()) == pytest.approx(error, rel=0.2)  # relative error of a deviation: 4 %
+
+
+def _classes(count: int) -> Context:
+    """Random pictures of as many classes."""
+    g = torch.Generator().manual_seed(count)
+    images = torch.randint(256, (400, 1, 6, 6), dtype=torch.uint8, generator=g)
+    names = tuple(f"{k:03d}" for k in range(count))
+    records = ImageData(images=images, labels=torch.arange(400) % count, class_names=names)
+    data = Dataset(
+        name="noise", train=records, validation=records, test=records, mean=(0.5,), std=(0.3,)
+    )
+    return Context(data=data, preset=PRESETS["quick"], arch=ARCH)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_memory_is_found_and_its_absence_too(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    ctx = _classes(classes)
+    assert known_answers.memorised_victim(ctx).passed
+    fit = known_answers._fit
+
+    def elsewhere(images: Any, labels: Any, count: int, g: torch.Generator, *, steps: int) -> Any:
+        """A victim that memorised other labels than its members'."""
+        return fit(images, torch.randint(count, labels.shape, generator=g), count, g, steps=steps)
+
+    monkeypatch.setattr(known_answers, "_fit", elsewhere)
+    assert not known_answers.memorised_victim(ctx).passed
 
 
 def swapped(monkeypatch: pytest.MonkeyPatch) -> None:
