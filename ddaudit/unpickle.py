@@ -12,22 +12,25 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from ddaudit.containers import afford_tensors, open_torch
 
-def unpickle(source: Path | IO[bytes]) -> Any:
+
+def unpickle(path: Path) -> Any:
     """Content of a file that ``torch.save`` wrote, on the CPU.
 
     Raises:
+        BadInput: no regular file, or it unpacks to more than the budget.
         pickle.UnpicklingError: it holds anything but data.
         Exception: of a dozen unrelated types, where it is damaged or no such file.
     """
-    with _only_stand_ins(), warnings.catch_warnings():
+    with open_torch(path) as file, _only_stand_ins(), warnings.catch_warnings():
         # torch warns of pickle protocols that it then reads, or refuses, anyway.
         warnings.simplefilter("ignore")
-        return torch.load(source, map_location="cpu", weights_only=True)
+        return afford_tensors(torch.load(file, map_location="cpu", weights_only=True), path)
 
 
 @contextlib.contextmanager

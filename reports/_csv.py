@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports.schema import Report
@@ -21,7 +22,8 @@ def to_csv(report: Report) -> str:
 
     ``params`` and ``per_seed`` are JSON. A cell without metrics (skipped, failed) has one row
     with an empty ``metric`` and its ``reason``, so that nothing disappears; drop the rows without
-    a metric for analysis. Numbers are written in full.
+    a metric for analysis. Numbers are written in full; a text that a spreadsheet would run as a formula (it begins
+    with = + - @ or a tab) gets an apostrophe before it.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\r\n")
@@ -29,9 +31,9 @@ def to_csv(report: Report) -> str:
     for finding in report.findings:
         base = _finding_columns(report, finding)
         if not finding.metrics:
-            writer.writerow(base)
+            writer.writerow(_inert(base))
         for metric in finding.metrics:
-            writer.writerow({**base, **_metric_columns(report, finding, metric)})
+            writer.writerow(_inert({**base, **_metric_columns(report, finding, metric)}))
     return buffer.getvalue()
 
 
@@ -68,6 +70,22 @@ def _metric_columns(report: Report, finding: Finding, metric: Metric) -> dict[st
         "difference_high": _number(comparison.high if comparison else None),
         "outcome": comparison.outcome if comparison else "",
     }
+
+
+def _inert(row: Mapping[str, object]) -> dict[str, object]:
+    """The row, with an apostrophe before texts that a spreadsheet would run as a formula; numbers stay numbers."""
+    return {k: f"'{v}" if isinstance(v, str) and _formula(v) else v for k, v in row.items()}
+
+
+def _formula(text: str) -> bool:
+    """Whether a spreadsheet takes a text for a formula: its first character decides, spaces before it aside."""
+    if text.lstrip(" ")[:1] not in ("=", "+", "-", "@", "\t", "\r", "\n") or not text:
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _number(value: float | None) -> str:

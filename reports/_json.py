@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ddaudit.errors import BadInput
+from ddaudit.files import afford_json, read_bytes
 from ddaudit.reports.schema import SCHEMA_VERSION, Report
 
 
@@ -21,10 +22,10 @@ def read_report(path: str | Path) -> Report:
     Raises:
         BadInput: no such file, not a report, or a report of another schema version.
     """
+    raw = read_bytes(path)
+    afford_json(raw, path)
     try:
-        return Report.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror or error})") from None
+        return Report.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         at = ".".join(str(p) for p in first["loc"])

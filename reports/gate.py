@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ddaudit.auditing import AUDITORS
 from ddaudit.errors import BadInput, closest
+from ddaudit.files import read_yaml
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports import labels
 from ddaudit.reports.compare import Difference, between_draws, difference, inverted, mirrored
@@ -137,19 +138,7 @@ def load_policy(path: str | Path) -> Policy:
         BadInput: unreadable, not YAML, an unknown key or a bad value; the line names the key and
         what is allowed.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise BadInput(path, f"cannot be read ({reason})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise BadInput(
-            path, f"is not YAML ({getattr(error, 'problem', None) or 'cannot be parsed'}{at})"
-        ) from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
         raise BadInput(path, "is not a policy", "It needs a key 'rules' with a list of rules.")
     try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from ddaudit.audits import collect
+from ddaudit.audits.info import damaged
 from ddaudit.reports.build import build_report
 from ddaudit.reports.pictures import gallery
 from ddaudit.reports.schema import Report
@@ -42,4 +45,7 @@ def report_of(urls: Sequence[str]) -> Report:
         )
         if entry["problem"]:
             run.info["notes"].append(f"{entry['id']}: {entry['problem']}.")
-    return build_report(replace(run, subjects=subjects))
+    try:
+        return build_report(replace(run, subjects=subjects))
+    except ValidationError as error:
+        raise damaged(error, f"{urls[0]}/run.json") from None

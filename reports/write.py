@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ddaudit.errors import BadInput
+from ddaudit.files import write_bytes
 from ddaudit.reports._csv import to_csv
 from ddaudit.reports._html import to_html
 from ddaudit.reports._json import read_report, to_json
@@ -48,13 +48,4 @@ def write_report(
 
 
 def _write(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise BadInput(path, f"cannot be written ({error.strerror or error})") from None
-    return path
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ddaudit.audits.info import check_info
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
+from ddaudit.files import kind_of
 from ddaudit.findings import NOT_RUN, Check, Finding
 from ddaudit.sets import Card, DistilledSet, digest
 
@@ -231,6 +233,7 @@ def _parts(url: str) -> list[tuple[str, Collected]]:
 
 
 def _one(store: RunStore, info: dict[str, Any]) -> Collected:
+    info = check_info(info, f"{store.url}/run.json")
     cells: list[Finding] = []
     checks: dict[str, list[Check]] = {}
     keys: dict[_Cell, str] = {}
@@ -294,7 +297,7 @@ def _problem(entry: dict[str, Any], kept: DistilledSet | None) -> str | None:
     places = [Path(p) for p in (entry.get("path"), entry.get("found")) if p]
     if not places:
         return None
-    file = next((p for p in places if p.is_file()), None)
+    file = next((p for p in places if kind_of(p) == "file"), None)
     if file is None:
         return f"the audited file is no longer at {places[0]}"
     if entry.get("digest") not in (None, digest(file)):

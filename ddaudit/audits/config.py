@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddaudit.auditing import PRESETS, Preset, TrainsBy
 from ddaudit.errors import BadInput
+from ddaudit.files import read_yaml
 
 BASELINES = ("full", "random", "herding")
 
@@ -75,13 +75,7 @@ def make_config(values: dict[str, Any], *, file: Path | None = None) -> AuditCon
     """
     base: dict[str, Any] = {}
     if file is not None:
-        try:
-            loaded = yaml.safe_load(file.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise BadInput(file, f"cannot be read ({why})") from None
-        except yaml.YAMLError as error:
-            raise BadInput(file, f"is not valid YAML ({' '.join(str(error).split())})") from None
+        loaded = read_yaml(file)
         if not isinstance(loaded, dict):
             raise BadInput(
                 file,

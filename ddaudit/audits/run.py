@@ -22,6 +22,7 @@ from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
 from ddaudit.distillation.run import versions
 from ddaudit.errors import DDAuditError, Unsupported
+from ddaudit.files import sweep
 from ddaudit.findings import Finding
 from ddaudit.sets import digest
 
@@ -89,6 +90,8 @@ def run_audit(
     missing = [c for c in cells.values() if unfinished(store, c.key)]
     info = run_info(plan, config)
     check_joins(store, info)
+    if store.folder is not None:
+        sweep(store.folder)
     _keep_files(plan, store)
     notify = on_event or (lambda *_: None)
     store.write_info(info)

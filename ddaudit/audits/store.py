@@ -16,16 +16,26 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
-import safetensors
 import safetensors.torch
 import torch
+from fsspec.implementations.local import LocalFileSystem
 
 from ddaudit.data import Dataset
 from ddaudit.distillation.store import pack, unpack
 from ddaudit.errors import BadInput
+from ddaudit.files import (
+    OverBudget,
+    afford,
+    afford_json,
+    kind_of,
+    parse_json,
+    read_bytes,
+    write_bytes,
+)
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, Network, build
 from ddaudit.sets import DistilledSet, from_bytes, to_bytes
@@ -53,19 +63,39 @@ class RunStore:
         self.url = url
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # every file system has errors of its own
             raise BadInput(url, f"cannot be opened as a run folder ({error})") from None
+        local = isinstance(self._fs, LocalFileSystem)
+        self.folder = Path(self._root) if local else None
+        """The folder, where it is on this machine."""
 
-    def read(self, name: str) -> bytes | None:
-        """The content of a file, or None where it does not exist."""
+    def read(self, name: str, *, own: bool = False) -> bytes | None:
+        """The content of a file, or None where it does not exist.
+
+        Args:
+            own: something that only the audit which made it reads again: it may be larger than the budget.
+
+        Raises:
+            BadInput: it cannot be read, is no regular file, or over the budget.
+        """
+        path = f"{self._root}/{name}"
+        if self.folder is not None:
+            return read_bytes(path, whole=not own) if kind_of(path) is not None else None
         try:
-            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            if not own:
+                afford(f"{self.url}/{name}", int(self._fs.size(path) or 0), "data")
+            return bytes(self._fs.cat_file(path))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise BadInput(self.url, f"cannot be read ({error.strerror or error})") from None
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file so that a reader sees all of it or none: to a temporary name first, then renamed."""
         path = f"{self._root}/{name}"
+        if self.folder is not None:
+            write_bytes(path, content)
+            return
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
             self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
@@ -86,7 +116,9 @@ class RunStore:
         except FileNotFoundError:
             return []
         return sorted(
-            n for n in (str(f).rsplit("/", 1)[-1] for f in found) if not n.endswith(".tmp")
+            n
+            for n in (str(f).rsplit("/", 1)[-1] for f in found)
+            if not n.endswith((".tmp", ".part"))
         )
 
     def exists(self, name: str) -> bool:
@@ -130,14 +162,10 @@ class RunStore:
         raw = self.read(name)
         if raw is None:
             return None
-        try:
-            return dict(json.loads(raw))
-        except (ValueError, TypeError):
-            raise BadInput(
-                f"{self.url}/{name}",
-                "is not valid JSON",
-                "Was it edited? Run the audit again into a new folder.",
-            ) from None
+        value = parse_json(raw, f"{self.url}/{name}")
+        if not isinstance(value, dict):
+            raise BadInput(f"{self.url}/{name}", "is not a JSON object")
+        return value
 
     def cell(self, key: str) -> Finding | None:
         """A finished cell, or None; an unreadable file counts as missing and is computed again."""
@@ -145,6 +173,7 @@ class RunStore:
         if raw is None:
             return None
         try:
+            afford_json(raw, f"{self.url}/cells/{key}.json")
             return Finding.model_validate_json(raw)
         except ValueError:
             return None
@@ -160,6 +189,8 @@ class RunStore:
         raw = self.read(f"sets/{key}.safetensors")
         try:
             return None if raw is None else from_bytes(raw)
+        except OverBudget:  # it may be sound, so it is not made again
+            raise
         except BadInput:
             return None
 
@@ -192,16 +223,13 @@ class RunStore:
 
     def load_networks(self, key: str, arch: Arch, data: Dataset) -> list[Network] | None:
         """Stored victims, rebuilt, or None; an unreadable file counts as missing and they are trained again."""
-        raw = self.read(f"victims/{key}.safetensors")
-        try:
-            tensors = {} if raw is None else safetensors.torch.load(raw)
-        except safetensors.SafetensorError:
+        raw = self.read(f"victims/{key}.safetensors", own=True)
+        tensors = (None if raw is None else unpack(raw)) or {}
+        numbers = sorted({name.partition("/")[0] for name in tensors}, key=lambda n: (len(n), n))
+        if not tensors or numbers != [str(i) for i in range(len(numbers))]:
             return None
-        if not tensors:
-            return None
-        count = 1 + max(int(name.split("/", 1)[0]) for name in tensors)
         networks = []
-        for i in range(count):
+        for i in range(len(numbers)):
             net = build(
                 arch,
                 shape=data.shape,
@@ -210,9 +238,13 @@ class RunStore:
                 mean=data.mean,
                 std=data.std,
             )
-            net.load_state_dict(
-                {n.split("/", 1)[1]: t for n, t in tensors.items() if n.startswith(f"{i}/")}
-            )
+            state = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{i}/")}
+            if not all(bool(torch.isfinite(t).all()) for t in state.values()):
+                return None
+            try:
+                net.load_state_dict(state)
+            except RuntimeError:  # other names or shapes
+                return None
             networks.append(net.eval())
         return networks
 
@@ -228,7 +260,7 @@ class RunStore:
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
         """Tensors that distillations share (experts), or None; an unreadable file counts as missing."""
-        raw = self.read(f"shared/{key}.safetensors")
+        raw = self.read(f"shared/{key}.safetensors", own=True)
         return None if raw is None else unpack(raw)
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -18,6 +18,7 @@ from ddaudit.auditing import Subject
 from ddaudit.data import Dataset
 from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
+from ddaudit.files import kind_of
 from ddaudit.models import Arch, Network, load_checkpoint, wrap
 from ddaudit.sets import (
     FORMATS,
@@ -74,13 +75,13 @@ def make_subject(
 def split_entry(text: str) -> tuple[Path, str | None]:
     """``FILE#ENTRY`` taken apart; a file that is there under the whole text is that file."""
     file, mark, entry = text.rpartition("#")
-    return (Path(file), entry) if file and mark and not Path(text).exists() else (Path(text), None)
+    return (Path(file), entry) if file and mark and kind_of(text) is None else (Path(text), None)
 
 
 def is_file_name(text: str) -> bool:
     """True when a subject is read as a file rather than as a recipe's name."""
     path, _ = split_entry(text)
-    return path.exists() or path.suffix in SUFFIXES or "/" in text
+    return kind_of(path) is not None or path.suffix in SUFFIXES or "/" in text
 
 
 def module_subject(name: str, module: nn.Module, *, data: Dataset) -> Subject:
@@ -128,7 +129,7 @@ def _module_identity(module: nn.Module) -> str:
 def _file(
     path: Path, text: str, *, entry: str | None, data: Dataset, arch: Arch, baseline: bool
 ) -> Subject:
-    if not path.exists():
+    if kind_of(path) is None:
         raise BadInput(
             text, "no such file, and no such recipe", f"Recipes: {', '.join(METHODS.names())}."
         )

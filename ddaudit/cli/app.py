@@ -12,7 +12,7 @@ import typer
 import ddaudit
 from ddaudit.cli import auditing, listing, reporting, sets
 from ddaudit.cli.output import say_error
-from ddaudit.errors import DDAuditError
+from ddaudit.errors import DDAuditError, printable
 
 INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 
@@ -40,6 +40,7 @@ def main() -> None:
     """Entry point: every user error becomes one line and an exit code."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except _ClickException as error:
         say_error(" ".join(error.format_message().split()))
         code = 2
@@ -52,6 +53,11 @@ def main() -> None:
         # The reader of a pipe (head, say) has gone. What the command would have said is unknown, so it is not 0.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = BROKEN_PIPE
+    except OSError as error:
+        # The disk is full, a file may not be read, a path is too long: nothing that a new version would mend.
+        at = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        say_error(printable(f"{at}{(error.strerror or str(error)).lower()}."))
+        code = 2
     except Exception:
         # A defect of ours, or out of memory. Python's own 1 would read as "gate violated".
         traceback.print_exc()

@@ -10,6 +10,7 @@ import typer
 from ddaudit.cli import options, places, reporting
 from ddaudit.cli.output import events, say, say_error
 from ddaudit.cli.sets import say_privacy_target
+from ddaudit.files import kind_of
 from ddaudit.registry import check_name
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def audit(
     for name in (*(values["auditors"] or ()), *(values["settings"] or ())):
         check_name("auditor", name)
     for subject in subjects:
-        if not ("/" in subject or "." in subject or Path(subject).exists()):
+        if not ("/" in subject or "." in subject or kind_of(subject) is not None):
             options.check_recipe_name(subject)
     if data is not None:
         options.check_data_name(data)

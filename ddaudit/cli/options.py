@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from ddaudit.errors import BadInput
+from ddaudit.files import parse_yaml
 from ddaudit.registry import check_name
 
 LARGEST_SEED = 2**31 - 1
@@ -110,10 +110,7 @@ def auditor_settings(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
                 "For example --setting membership.shadows=16; see 'ddaudit list settings'.",
             )
         listed = "," in text and text[:1] not in "[{\"'"
-        try:
-            value = yaml.safe_load(f"[{text}]" if listed else text)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise BadInput(f"--setting {pair}", "has a value that cannot be read as YAML") from None
+        value = parse_yaml(f"[{text}]" if listed else text, f"--setting {pair}")
         found.setdefault(auditor, {})[key] = value
     return found
 

@@ -18,7 +18,7 @@ from ddaudit.errors import BadInput
 MISSING_TEXT = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Texts that stand for "not recorded", in lower case."""
 
-_MOST_CLASSES = 100_000
+MOST_CLASSES = 100_000
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ def index_names(
             next(iter(columns)), f"{kind} column mixes numbers and texts ({numbers[0]}, '{text}')"
         )
     if numbers:
-        top = _MOST_CLASSES if names is None else len(names)
+        top = MOST_CLASSES if names is None else len(names)
         for where, values in kept.items():
             over = [value for value in values if type(value) is int and value >= top]
             if over:

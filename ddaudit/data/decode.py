@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddaudit.containers import open_picture
 from ddaudit.errors import BadInput
+from ddaudit.files import afford
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,16 +38,18 @@ def decode_images(
     Raises:
         BadInput: a picture that cannot be read, or sizes that differ.
     """
-    pictures, grey = [], True
+    pictures, grey, held = [], True, 0
     shape: tuple[int, ...] | None = None
     for name, source in sources:
-        with _open(name, source) as picture:
+        with open_picture(source, name) as picture:
             grey = grey and picture.mode in GREY_MODES
-            array = _array(picture, size=size, channels=channels)
+            array = _array(picture, name, size=size, channels=channels)
         if shape is not None and array.shape[:2] != shape[:2]:
             what = f"is {_wh(array.shape)} pixels but the pictures before it are {_wh(shape)}"
             raise BadInput(name, what, "Add size=32 (or another side length) to the data spec.")
         shape = array.shape
+        held += array.nbytes
+        afford(name, held, "pixels of this picture and those before it")
         pictures.append(array)
     stacked = np.stack(pictures)
     if channels == 1 or (channels is None and grey):
@@ -69,20 +72,7 @@ def index_classes(names: Sequence[str], known: Sequence[str], *, where: object) 
     return torch.tensor([position[name] for name in names], dtype=torch.int64)
 
 
-def _open(name: str, source: bytes | Path) -> Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        picture.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise BadInput(
-            name, "is not a picture that can be read", "Replace or remove it."
-        ) from error
-    return picture
-
-
-def _array(picture: Image, *, size: int, channels: int | None) -> np.ndarray:
+def _array(picture: Image, name: str, *, size: int, channels: int | None) -> np.ndarray:
     """(H, W, C) uint8 with C = 3, or 1 when one channel was asked for."""
     from PIL import Image
 
@@ -91,6 +81,7 @@ def _array(picture: Image, *, size: int, channels: int | None) -> np.ndarray:
         width, height = picture.size
         scale = size / min(width, height)
         wide, high = max(size, round(width * scale)), max(size, round(height * scale))
+        afford(name, wide * high * 4, "pixels at that size")
         picture = picture.resize((wide, high), Image.Resampling.BILINEAR)
         left, top = (wide - size) // 2, (high - size) // 2
         picture = picture.crop((left, top, left + size, top + size))

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ddaudit.containers import open_zip, read_npy
 from ddaudit.data._types import Dataset, ImageData
-from ddaudit.data.classes import class_order
+from ddaudit.data.classes import MOST_CLASSES, class_order
 from ddaudit.data.decode import decode_images, index_classes
 from ddaudit.data.groups import groups_of, read_group_table, with_groups
 from ddaudit.data.names import numbered
@@ -20,6 +21,7 @@ from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
 from ddaudit.data.splits import VALIDATION, channel_statistics, empty_like, with_validation
 from ddaudit.errors import BadInput
+from ddaudit.files import afford, files_below
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -171,15 +173,22 @@ def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
         f"{split}_{part}" for split in ("train", "val", "test") for part in ("images", "labels")
     ]
     todo = "A MedMNIST file holds train, val and test images and labels as plain arrays."
-    if not zipfile.is_zipfile(file):
-        raise BadInput(file, "is not an .npz file", todo)
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in wanted if name not in archive.files]
+        with open_zip(file) as archive:
+            held = set(archive.namelist())
+            missing = [name for name in wanted if f"{name}.npy" not in held]
             if missing:
                 raise BadInput(file, f"lacks {', '.join(missing)}", todo)
-            return {name: archive[name] for name in wanted}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {}
+            for name in wanted:
+                arrays[name] = read_npy(archive, name, file)
+                afford(file, sum(array.nbytes for array in arrays.values()), "images and labels")
+            return arrays
+    except BadInput:
+        raise
+    except zipfile.BadZipFile as error:
+        raise BadInput(file, "is not an .npz file", todo) from error
+    except Exception as error:  # a damaged file can fail anywhere in the parser
         raise BadInput(file, "cannot be read", todo) from error
 
 
@@ -196,8 +205,9 @@ def _checked_pair(
     if len(labels) != len(images) or labels.size != len(images):
         what = f"labels have shape {labels.shape} for {len(images)} images, expected one each"
         raise BadInput(where, what, "Multi-label sets (ChestMNIST) are not supported.")
-    if labels.dtype.kind not in "iu" or int(labels.min()) < 0:
-        raise BadInput(where, f"labels are {labels.dtype} or negative, expected numbers from 0 up")
+    if labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) >= MOST_CLASSES:
+        what = f"labels are {labels.dtype} or out of range, expected numbers from 0 up to {MOST_CLASSES:,}"
+        raise BadInput(where, what)
     stacked = images[:, None] if grey else images.transpose(0, 3, 1, 2)
     return (
         torch.from_numpy(np.ascontiguousarray(stacked)),
@@ -207,14 +217,7 @@ def _checked_pair(
 
 def _pictures(folder: Path) -> list[Path]:
     """The pictures of a split's class folders, sorted; hidden folders and files are left alone."""
-    files = sorted(
-        path
-        for path in folder.glob("*/*")
-        if path.suffix.lower() in PICTURES
-        and path.is_file()
-        and not path.name.startswith(".")
-        and not path.parent.name.startswith(".")
-    )
+    files = [f for f in files_below(folder, *PICTURES, depth=2) if f.parent != folder]
     if not files:
         todo = f"Put them at {folder.name}/CLASS/NAME.png (also {', '.join(PICTURES[1:])})."
         raise BadInput(folder, "holds no pictures", todo)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ddaudit.containers import ParquetFile, as_list
 from ddaudit.data._types import ImageData
 from ddaudit.data.classes import index_names
 from ddaudit.data.names import numbered
@@ -96,15 +97,11 @@ def groups_of(
 def _columns(path: Path) -> tuple[Sequence[Any], Sequence[Any]]:
     """The columns file and group."""
     if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            stored = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(path, "is not a readable parquet file") from error
-        header = stored.column_names
-        content = {name: stored.column(name).to_pylist() for name in header}
+        stored = ParquetFile(path)
+        header = stored.names
+        wanted = [name for name in ("file", "group") if name in header]
+        table = stored.read(wanted)
+        content = {name: as_list(table, name, path) for name in wanted}
     else:
         from ddaudit.data.tabular import read_csv
 

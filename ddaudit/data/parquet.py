@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ddaudit.containers import ParquetFile, as_list, hub_names, read_parquet
 from ddaudit.data._types import Dataset, ImageData
 from ddaudit.data.classes import index_names
 from ddaudit.data.decode import decode_images
@@ -21,6 +21,7 @@ from ddaudit.data.spec import Option
 from ddaudit.data.splits import VALIDATION
 from ddaudit.data.vision import BENCHMARKS
 from ddaudit.errors import BadInput
+from ddaudit.files import kind_of
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -158,21 +159,11 @@ def _read(
     files = _files(folder, prefixes)
     if not files:
         return None
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        tables = [pq.read_table(file) for file in files]
-        table = pa.concat_tables(tables)
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(files[0], "is not a readable parquet file", "Download it again.") from error
-    where = str(files[0])
-    image = _column(table.column_names, columns.image, IMAGE_COLUMNS, "image", where)
-    label = _column(table.column_names, columns.label, LABEL_COLUMNS, "label", where)
-    groups = None
-    if columns.group:
-        group = _column(table.column_names, columns.group, (), "group", where)
-        groups = table.column(group).to_pylist()
+    first, where = ParquetFile(files[0]), str(files[0])
+    image = _column(first.names, columns.image, IMAGE_COLUMNS, "image", where)
+    label = _column(first.names, columns.label, LABEL_COLUMNS, "label", where)
+    group = _column(first.names, columns.group, (), "group", where) if columns.group else None
+    table = read_parquet(files, (image, label, *([group] if group else [])))
     if table.num_rows == 0:
         raise BadInput(where, "holds no rows")
     pictures = table.column(image)
@@ -181,10 +172,10 @@ def _read(
         images=decode_images(
             _pictures(pictures, image, where), size=columns.size, channels=channels
         ),
-        labels=table.column(label).to_pylist(),
-        groups=groups,
-        names=_hub_names(table.schema.metadata, label),
-        group_names=_hub_names(table.schema.metadata, columns.group),
+        labels=as_list(table, label, where),
+        groups=as_list(table, group, where) if group else None,
+        names=hub_names(first.metadata, label),
+        group_names=hub_names(first.metadata, columns.group),
     )
 
 
@@ -193,7 +184,7 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     for place in (folder, folder / "data"):
         for prefix in prefixes:
             exact = place / f"{prefix}.parquet"
-            if exact.is_file():
+            if kind_of(exact) is not None:
                 return [exact]
             parts = sorted(place.glob(f"{prefix}-*.parquet"))
             if parts:
@@ -221,13 +212,3 @@ def _pictures(column: Any, name: str, where: str) -> Iterator[tuple[str, bytes]]
                 raise BadInput(f"{where}: row {row}", what, todo)
             yield f"{where}: row {row}", data
             row += 1
-
-
-def _hub_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
-    """Class names that the ``datasets`` library stores in the schema, if there."""
-    try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return tuple(str(name) for name in names)

@@ -15,6 +15,7 @@ from pathlib import Path
 from ddaudit.data._types import Dataset
 from ddaudit.data.spec import Option, Value, canonical, parse_spec, resolve_options
 from ddaudit.errors import BadInput
+from ddaudit.files import kind_of
 from ddaudit.registry import Registry
 
 ROOT_VARIABLE = "DDAUDIT_DATA"
@@ -81,7 +82,7 @@ class Request:
             raise BadInput(self.name, "needs a data root and none is set", todo)
         places = list(dict.fromkeys((self.root / c) / marker for c in candidates))
         for candidate in candidates:
-            if (self.root / candidate / marker).exists():
+            if kind_of(self.root / candidate / marker) is not None:
                 return self.root / candidate
         looked = ", ".join(str(place) for place in places)
         raise BadInput(self.name, f"not found; looked for {looked}", get[:1].upper() + get[1:])
@@ -92,12 +93,12 @@ class Request:
         Raises:
             BadInput: it exists in neither place.
         """
-        path = Path(written).expanduser()
+        path = _expanded(written)
         places = [path]
         if self.root is not None and not path.is_absolute():
             places += [self.root / folder / path for folder in below]
         for place in places:
-            if place.exists():
+            if kind_of(place) is not None:
                 return place
         looked = ", ".join(str(place) for place in places)
         raise BadInput(self.name, f"not found; looked for {looked}", get)
@@ -134,7 +135,7 @@ def load_data(spec: str, *, root: Path | str | None = None, download: bool = Fal
     request = Request(
         name=canonical(source.name, values, source.options),
         options=values,
-        root=None if folder is None else Path(folder).expanduser(),
+        root=None if folder is None else _expanded(folder),
         download=download,
     )
     made = source.load(request)
@@ -162,6 +163,18 @@ def dataset(
         return load
 
     return register
+
+
+def _expanded(written: str | Path) -> Path:
+    """``~`` and ``~name`` as folders.
+
+    Raises:
+        BadInput: nobody is called so.
+    """
+    try:
+        return Path(written).expanduser()
+    except RuntimeError as error:
+        raise BadInput(written, f"is no usable path ({error})".rstrip(".")) from None
 
 
 def _resolve(spec: str) -> tuple[DataSource, dict[str, Value]]:

@@ -63,10 +63,11 @@ class Option:
             return text
         try:
             value: int | float = int(text) if isinstance(self.default, int) else float(text)
-        except ValueError:
+        except ValueError:  # also of a number of 5000 digits
             kind = "a whole number" if isinstance(self.default, int) else "a number"
             raise self._refuse(text, where, f"must be {kind}") from None
-        if not math.isfinite(value) or not self.low <= value <= self.high:
+        # Not isfinite: it fails on whole numbers that no float can hold.
+        if not -math.inf < value < math.inf or not self.low <= value <= self.high:
             raise self._refuse(text, where, "is out of range")
         return value
 

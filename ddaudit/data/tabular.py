@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from ddaudit.data.coins import coins
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
 from ddaudit.errors import BadInput
+from ddaudit.files import afford, read_json, read_text
 
 MOST_CATEGORIES, MOST_GROUPS = 100, 20
 """A column with more texts than this is a name or a number with a typo; a group with few records measures nothing."""
@@ -233,13 +234,11 @@ def read_csv(path: Path, separator: str) -> tuple[list[str], list[Row]]:
     Raises:
         BadInput: not text, no header, names that repeat, or rows of another length.
     """
+    text = read_text(path, encoding="utf-8-sig")
+    afford(path, 32 * (text.count(separator) + text.count("\n")), "cells")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [line for line in csv.reader(file, delimiter=separator, strict=True) if line]
-    except UnicodeDecodeError:
-        raise BadInput(path, "is not UTF-8 text", "Save it as CSV in UTF-8.") from None
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror or error})") from None
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        lines = [line for line in table if line]
     except csv.Error as error:
         raise BadInput(path, f"is not a CSV file ({error})") from None
     if len(lines) < 2:
@@ -315,10 +314,7 @@ def _declared(request: Request, target: str, group: str) -> dict[str, list[objec
     if not request.text("ranges"):
         return {}
     path = request.user_path(request.text("ranges"), get="Give the path of a JSON file.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(path, f"is not a JSON file ({' '.join(str(error).split())[:100]})") from None
+    content = read_json(path)
     todo = 'Wanted: {"age": [0, 120], "job": ["office", "other"], "TARGET": ["no", "yes"]}.'
     if not isinstance(content, dict) or not all(
         isinstance(v, list) and v for v in content.values()

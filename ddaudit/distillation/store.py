@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +10,8 @@ from typing import Protocol
 import safetensors
 import safetensors.torch
 from torch import Tensor
+
+from ddaudit.files import kind_of, read_bytes, write_bytes
 
 
 class Store(Protocol):
@@ -31,17 +32,12 @@ class FolderStore:
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """See :class:`Store`."""
-        try:
-            return unpack((self._folder / f"{key}.safetensors").read_bytes())
-        except FileNotFoundError:
-            return None
+        file = self._folder / f"{key}.safetensors"
+        return unpack(read_bytes(file, whole=False)) if kind_of(file) is not None else None
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """See :class:`Store`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._folder / f"{key}.{uuid.uuid4().hex}.tmp"
-        temporary.write_bytes(pack(tensors))
-        temporary.replace(self._folder / f"{key}.safetensors")
+        write_bytes(self._folder / f"{key}.safetensors", pack(tensors))
 
 
 def content_key(*parts: object) -> str:
@@ -59,5 +55,10 @@ def unpack(raw: bytes) -> dict[str, Tensor] | None:
     """The tensors of a safetensors file; None where it is damaged. Nothing in it is executed."""
     try:
         return dict(safetensors.torch.load(raw))
-    except safetensors.SafetensorError:
+    except (
+        safetensors.SafetensorError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+    ):  # also types that torch does not have
         return None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ddaudit.errors import BadInput, Unsupported
+from ddaudit.files import kind_of, read_bytes
 from ddaudit.models.arch import Arch
 from ddaudit.models.network import Body, Network
 from ddaudit.registry import Registry
@@ -56,9 +57,9 @@ def find(name: str) -> Make:
     if not colon or not file.endswith(".py"):
         return ARCHS.get(name)
     path = Path(file).expanduser()
-    if not path.is_file():
+    if kind_of(path) != "file":
         raise BadInput(f"--arch {name}", f"there is no file {file}", "Write FILE.py:ClassName.")
-    module = f"ddaudit_arch_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    module = f"ddaudit_arch_{hashlib.sha256(read_bytes(path)).hexdigest()[:16]}"
     if module not in sys.modules:
         spec = importlib.util.spec_from_file_location(module, path)
         assert spec is not None

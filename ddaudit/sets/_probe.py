@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
+from ddaudit.containers import MOST_HEADER_BYTES
+from ddaudit.errors import BadInput
+from ddaudit.files import kind_of, open_file, parse_json
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.files import load, serialise
-
-_HEADER_LIMIT = 100 * 2**20
 
 
 def is_set_file(path: str | Path) -> bool:
@@ -19,15 +19,15 @@ def is_set_file(path: str | Path) -> bool:
     file counts as one, so that reading it says what is wrong with it.
     """
     path = Path(path)
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix != ".safetensors" or kind_of(path) != "file":
         return False
-    with path.open("rb") as file:
+    with open_file(path, whole=False) as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > _HEADER_LIMIT:
+        if size > MOST_HEADER_BYTES:
             return True
         try:
-            names = set(json.loads(file.read(size))) - {"__metadata__"}
-        except (ValueError, TypeError, RecursionError):
+            names = set(parse_json(file.read(size), path)) - {"__metadata__"}
+        except (BadInput, TypeError):
             return True
     return bool(names & {"images", "labels"}) or not any("." in name for name in names)
 

@@ -10,11 +10,8 @@ run to run: equal sets are equal files.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ddaudit.containers import check_safetensors
 from ddaudit.errors import BadInput
+from ddaudit.files import OverBudget, kind_of, open_file, parse_json, write_bytes
 from ddaudit.sets._store import LabelStore
 from ddaudit.sets._types import Card, DistilledSet
 
@@ -60,24 +59,9 @@ def save(distilled: DistilledSet, path: str | Path) -> Path:
     """
     path = Path(path)
     distilled.check(path)
-    if path.is_dir():
+    if kind_of(path) == "folder":
         raise BadInput(path, "is a folder", "Give a file name, for example set.safetensors.")
-    blob = serialise(distilled)
-    # Opened with the default mode: the user's umask, not mkstemp's 0600, decides who may read it.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as err:
-        raise BadInput(path, f"cannot be written ({err.strerror or err})") from err
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return path
+    return write_bytes(path, serialise(distilled))
 
 
 def digest(path: str | Path) -> str:
@@ -87,12 +71,9 @@ def digest(path: str | Path) -> str:
         BadInput: the file cannot be read.
     """
     sha = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while chunk := file.read(2**20):
-                sha.update(chunk)
-    except OSError as error:
-        raise BadInput(path, f"cannot be read ({error.strerror or error})") from None
+    with open_file(path) as file:
+        while chunk := file.read(2**20):
+            sha.update(chunk)
     return sha.hexdigest()[:16]
 
 
@@ -173,10 +154,9 @@ def _versioned(distilled: DistilledSet) -> tuple[str, str]:
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor], list[str]]:
-    if not path.exists():
-        raise BadInput(path, "no such file")
-    if path.is_dir():
+    if kind_of(path) == "folder":
         raise BadInput(path, "is a folder, not a set file", import_hint(path))
+    check_safetensors(path)
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             header = dict(file.metadata() or {})
@@ -214,12 +194,13 @@ def _check_header(header: dict[str, str], names: list[str], path: Path) -> None:
 
 def _card(header: dict[str, str], path: Path) -> Card:
     try:
-        raw = json.loads(header["ddaudit.card"])
-    except (ValueError, RecursionError) as err:
-        what = f"card is not valid JSON ({err})"
-        raise BadInput(
-            path, what, "The file was damaged or written by hand; make it again."
-        ) from err
+        raw = parse_json(header["ddaudit.card"], path)
+    except OverBudget:
+        raise
+    except BadInput as err:
+        what = f"card is not valid JSON ({err.what})"
+        todo = "The file was damaged or written by hand; make it again."
+        raise BadInput(path, what, todo) from None
     if not isinstance(raw, dict):
         raise BadInput(path, f"card is a JSON {type(raw).__name__}, expected an object")
     try:
@@ -266,7 +247,7 @@ def _num_classes(header: dict[str, str], labels: Tensor, card: Card, path: Path)
 def _unreadable(path: Path, err: Exception) -> BadInput:
     """The one clear line for a file that safetensors refuses."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(8)
         if size == 0:
             return BadInput(path, "is empty", "Make or download it again.")
@@ -291,7 +272,15 @@ def _data_bytes(header: bytes) -> int:
     try:
         entries = json.loads(header)
         return max(int(v["data_offsets"][1]) for k, v in entries.items() if k != "__metadata__")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ):
         return 0
 
 

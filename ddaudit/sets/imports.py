@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput
+from ddaudit.files import kind_of
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.classes import match_classes
 from ddaudit.sets.formats import FORMATS, Format, _names
@@ -49,7 +50,7 @@ def import_set(
         BadInput: unknown format or option, unsafe or damaged file, or it does not fit ``data``.
     """
     path, options = Path(path), dict(options or {})
-    if not path.exists():
+    if kind_of(path) is None:
         raise BadInput(path, "no such file or folder")
     importer = _importer(path, format)
     _check_options(importer, options)
@@ -86,7 +87,7 @@ def detect(path: str | Path) -> str | None:
     loader. Runs nothing that is in the file.
     """
     path = Path(path)
-    if not path.exists():
+    if kind_of(path) not in ("file", "folder"):
         return None
     for name, candidate in FORMATS.items():
         if candidate.sniff(path):

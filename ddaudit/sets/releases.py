@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ddaudit.errors import BadInput
+from ddaudit.files import afford_json, files_below, kind_of, read_bytes, write_bytes
 from ddaudit.sets._types import Card, PrivacyClaim
 
 FOLDER = "releases"
@@ -66,11 +67,7 @@ def log_release(card: Card, file: Path) -> None:
     if release is None:
         return
     folder = file.parent / FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / release.file).write_text(release.model_dump_json(indent=1), encoding="utf-8")
-    except OSError as error:
-        raise BadInput(folder, f"cannot be written ({error.strerror or error})") from None
+    write_bytes(folder / release.file, release.model_dump_json(indent=1).encode())
 
 
 def read_releases(folder: Path) -> list[Release]:
@@ -79,16 +76,20 @@ def read_releases(folder: Path) -> list[Release]:
     Raises:
         BadInput: no such folder, or a record that cannot be read: a sum without it would be too small.
     """
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise BadInput(folder, "is no folder", "Give the folder of a run, or of private set files.")
     return sorted(_records(folder), key=lambda r: (r.made, r.name))
 
 
 def _records(folder: Path) -> Iterator[Release]:
-    for file in folder.rglob(f"{FOLDER}/*.json"):
+    for file in files_below(folder, ".json", depth=20, hidden=True):
+        if file.parent.name != FOLDER:
+            continue
         try:
-            yield Release.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError):
+            raw = read_bytes(file)
+            afford_json(raw, file)
+            yield Release.model_validate_json(raw)
+        except ValidationError:
             raise BadInput(
                 file,
                 "is not a readable record of a private release",

@@ -73,7 +73,7 @@ def test_a_report_survives_the_file(report: Report, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "needle"),
-    [("{}", "is not a ddaudit report"), ("[", "is not a ddaudit report"), (None, "cannot be read")],
+    [("{}", "is not a ddaudit report"), ("[", "is not a ddaudit report"), (None, "no such file")],
 )
 def test_a_file_that_is_no_report_gives_one_line(
     text: str | None, needle: str, tmp_path: Path

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddaudit.containers import open_picture
 from ddaudit.errors import BadInput
+from ddaudit.files import afford
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _GREY = ("1", "L")
 _MODES = (*_GREY, "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -29,16 +34,12 @@ def decode_images(
     Raises:
         BadInput: not an image, or not one size.
     """
-    from PIL import Image  # slow to import, and only these formats need it
-
-    pictures: list[tuple[str, Image.Image]] = []
-    jpeg = False
+    pictures: list[tuple[str, Image]] = []
+    jpeg, pixels = False, 0
     for name, data in encoded:
-        try:
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-            picture.load()
-        except Exception as err:  # Pillow raises a dozen kinds for damaged or oversized files
-            raise BadInput(f"{where}: {name}", "is not a readable PNG or JPEG image") from err
+        picture = open_picture(data, f"{where}: {name}", formats=("PNG", "JPEG"))
+        pixels += picture.size[0] * picture.size[1]
+        afford(where, 12 * pixels, "pixels")
         if picture.mode not in _MODES:
             raise BadInput(f"{where}: {name}", f"has pixel type {picture.mode}, expected 8 bits")
         jpeg = jpeg or picture.format == "JPEG"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
+from ddaudit.sets.formats._safe import array_tensor, is_plain
 from ddaudit.sets.formats._soft import probabilities
 
 
@@ -20,9 +21,9 @@ def tensor(value: Any, where: Path) -> Tensor:
     Raises:
         BadInput: neither.
     """
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        value = torch.from_numpy(np.array(value))
-    if not isinstance(value, Tensor) or value.is_sparse or value.is_complex():
+    if isinstance(value, np.ndarray):
+        value = array_tensor(value, where, "labels")
+    if not isinstance(value, Tensor) or not is_plain(value):
         raise BadInput(where, f"labels are {type(value).__name__}, expected a numeric tensor")
     return value.detach().cpu()
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
+from ddaudit.files import afford
 from ddaudit.sets.formats._base import flag
-from ddaudit.sets.formats._safe import load_arrays
+from ddaudit.sets.formats._safe import array_tensor, load_arrays
 
 ZCA_OPTIONS = {
     "zca": "false: the images were never ZCA-whitened; true: they were",
@@ -41,9 +42,7 @@ def images_4d(value: Any, where: Path) -> Tensor:
         BadInput: not a 4-D floating-point tensor.
     """
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiu":
-            raise BadInput(where, f"images are {value.dtype}, expected floating point")
-        value = torch.from_numpy(np.array(value))  # a copy: archives give read-only memory
+        value = array_tensor(value, where, "images")
     if not isinstance(value, Tensor) or value.is_sparse or value.ndim != 4:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise BadInput(where, f"images are {found}, expected a tensor (N, C, H, W)")
@@ -52,6 +51,7 @@ def images_4d(value: Any, where: Path) -> Tensor:
         raise BadInput(
             where, f"images are {name}, expected floating point", "Is it another format?"
         )
+    afford(where, 4 * value.numel(), "pixels")
     return value.detach().cpu().float().contiguous()
 
 
@@ -180,11 +180,13 @@ def _unwhiten(
 
 
 def _affine(images: Tensor, matrix: Any, shift: Any, where: Path) -> Tensor:
-    flat = images.flatten(1).double()
-    size = flat.shape[1]
+    size = images[0].numel()
+    if matrix.dtype.kind not in "fiu" or shift.dtype.kind not in "fiu":
+        raise BadInput(where, f"transform is {matrix.dtype}, expected numbers")
     if matrix.shape != (size, size) or shift.size != size:
         what = f"transform is {matrix.shape} for images of {size} values"
         raise BadInput(where, what, "Is it the transform of this data set?")
+    flat = images.flatten(1).double()
     undone = flat @ torch.from_numpy(np.array(matrix, dtype=np.float64))
     undone += torch.from_numpy(np.array(shift, dtype=np.float64)).view(1, -1)
     return undone.float().view(images.shape)

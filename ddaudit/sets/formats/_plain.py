@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
+from ddaudit.files import afford
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import assemble, choice
 from ddaudit.sets.formats._pixels import said, unnormalise
+from ddaudit.sets.formats._safe import array_tensor, is_plain
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 RANGES = ("0-1", "0-255", "-1-1", "normalised", "standard")
@@ -76,12 +78,13 @@ def from_arrays(
 
 def _tensor(value: Any, path: Path) -> Tensor:
     """Integer or floating-point values of a stored array, finite, on the CPU."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        value = torch.from_numpy(np.array(value))
-    if not isinstance(value, Tensor) or value.is_sparse or value.is_complex() or value.is_quantized:
+    if isinstance(value, np.ndarray):
+        value = array_tensor(value, path, "images")
+    if not isinstance(value, Tensor) or not is_plain(value):
         raise BadInput(path, f"images are {type(value).__name__}, expected a numeric array")
     if value.dtype == torch.bool:
         raise BadInput(path, "images are true or false, expected numbers")
+    afford(path, 4 * value.numel(), "pixels")
     tensor: Tensor = value.detach().cpu()
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise BadInput(path, "images contain NaN or infinity", "Distillation probably diverged.")

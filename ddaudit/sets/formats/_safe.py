@@ -5,7 +5,7 @@ PyTorch files are pickles and go through ``ddaudit.unpickle``, NumPy archives ar
 
 from __future__ import annotations
 
-import io
+import contextlib
 import pickle
 import re
 import zipfile
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddaudit.containers import open_zip, read_npy
 from ddaudit.errors import BadInput
+from ddaudit.files import open_file
 from ddaudit.unpickle import unpickle
 
 _UNTRUSTED = "Do not open it by other means: ask its author for the plain tensors."
@@ -29,9 +31,11 @@ def load_torch(path: Path) -> Any:
     Raises:
         BadInput: holds anything but data, or is no PyTorch file.
     """
-    raw = _bytes(path)
+    _not_empty(path)
     try:
-        return unpickle(io.BytesIO(raw))
+        return unpickle(path)
+    except BadInput:
+        raise
     except pickle.UnpicklingError as err:
         found = re.search(r"GLOBAL (\S+)", str(err))
         what = f" ({found.group(1)})" if found else ""
@@ -48,18 +52,20 @@ def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, An
     Raises:
         BadInput: no such arrays, pickled objects, or no NumPy archive.
     """
-    raw = _bytes(path)
+    start = _not_empty(path)
+    if start.startswith(b"\x93NUMPY"):
+        raise BadInput(path, "is a single NumPy array, expected an .npz archive")
+    if start[:1] == b"\x80":
+        raise BadInput(path, "holds pickled code; refused", _UNTRUSTED)
     try:
-        archive = np.load(io.BytesIO(raw), allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise BadInput(path, "is a single NumPy array, expected an .npz archive")
-        with archive:
-            missing = [name for name in names if name not in archive.files]
+        with open_zip(path) as archive:
+            held = _arrays(archive)
+            missing = [name for name in names if name not in held]
             if missing:
-                found = ", ".join(archive.files) or "none"
+                found = ", ".join(held) or "none"
                 what = f"holds no array '{missing[0]}' (arrays: {found})"
                 raise BadInput(path, what, "Is it another format? See 'ddaudit list formats'.")
-            return {name: archive[name] for name in names}
+            return {name: read_npy(archive, name, path) for name in names}
     except BadInput:
         raise
     except Exception as err:  # a damaged file can fail anywhere in the parser
@@ -71,10 +77,14 @@ def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, An
 def npz_names(path: Path) -> set[str]:
     """Names of the arrays in an .npz; empty when it is none."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")}
-    except (OSError, zipfile.BadZipFile):
+        with open_zip(path) as archive:
+            return set(_arrays(archive))
+    except (BadInput, zipfile.BadZipFile):
         return set()
+
+
+def _arrays(archive: zipfile.ZipFile) -> list[str]:
+    return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
 def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]] | None:
@@ -86,20 +96,35 @@ def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any,
     if path.suffix == ".npz":
         return load_npz(path, names) if set(names) <= npz_names(path) else None
     content = load_torch(path)
-    if not isinstance(content, Mapping) or any(name not in content for name in names):
+    if not isinstance(content, Mapping) or any(
+        not isinstance(content.get(name), torch.Tensor) or content[name].is_sparse for name in names
+    ):
         return None
-    return {name: torch.as_tensor(content[name]).detach().float().numpy() for name in names}
+    return {name: content[name].detach().float().numpy() for name in names}
 
 
-def _bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise BadInput(path, "is a folder, expected a file")
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(path, "no such file") from None
-    except OSError as err:
-        raise BadInput(path, f"cannot be read ({err.strerror or err})") from err
-    if not raw:
+def array_tensor(values: np.ndarray[Any, Any], where: Path, what: str) -> torch.Tensor:
+    """A stored array of numbers as a tensor of its own memory, in the byte order of this machine.
+
+    Raises:
+        BadInput: texts, dates, records or numbers that PyTorch has no type for.
+    """
+    if values.dtype.kind in "fiu":
+        native = np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
+        with contextlib.suppress(TypeError):  # longdouble, say
+            return torch.from_numpy(native)
+    raise BadInput(where, f"{what} are {values.dtype}, expected numbers")
+
+
+def is_plain(value: torch.Tensor) -> bool:
+    """True for a tensor of real numbers, one after the other: not sparse, quantized or complex."""
+    return value.layout == torch.strided and not value.is_quantized and not value.is_complex()
+
+
+def _not_empty(path: Path) -> bytes:
+    """The first bytes of a file."""
+    with open_file(path, whole=False) as file:
+        start = file.read(8)
+    if not start:
         raise BadInput(path, "is empty", _AGAIN)
-    return raw
+    return start

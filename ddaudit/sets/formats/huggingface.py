@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddaudit.containers import ParquetFile, as_list, hub_names, read_parquet
 from ddaudit.data.classes import index_names
 from ddaudit.errors import BadInput
+from ddaudit.files import files_below, open_file
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
@@ -38,13 +39,15 @@ def read(
 
     Source: Hugging Face datasets, Image and ClassLabel features.
     """
-    table = _table(_files(path, options.get("split")), path)
-    image_column = _column(table, options.get("image"), _IMAGE_COLUMNS, "image", path)
-    label_column = _column(table, options.get("label"), _LABEL_COLUMNS, "label", path)
-    encoded = _encoded(table.column(image_column).to_pylist(), image_column, path)
+    files = _files(path, options.get("split"))
+    first = ParquetFile(files[0])  # one schema: shards of one data set share it
+    image_column = _column(first.names, options.get("image"), _IMAGE_COLUMNS, "image", path)
+    label_column = _column(first.names, options.get("label"), _LABEL_COLUMNS, "label", path)
+    table = read_parquet(files, (image_column, label_column))
+    encoded = _encoded(as_list(table, image_column, path), image_column, path)
     images, jpeg = decode_images(encoded, shape=shape, where=path)
-    declared = _class_names(table.schema.metadata, label_column)
-    values = table.column(label_column).to_pylist()
+    declared = hub_names(first.metadata, label_column)
+    values = as_list(table, label_column, path)
     names, labels, note = _read_labels(values, label_column, path, declared, options)
     if num_classes is not None and declared is not None and len(declared) != num_classes:
         what = f"names {len(declared)} classes but the data set has {num_classes}"
@@ -60,7 +63,7 @@ def _files(path: Path, split: str | None) -> list[Path]:
     """The shards to read; ``train-*`` where a folder holds several splits."""
     if path.is_file():
         return [path]
-    shards = sorted(path.rglob("*.parquet"))
+    shards = files_below(path, ".parquet", depth=20)
     if not shards:
         raise BadInput(path, "holds no .parquet files")
     splits = {shard: _split(shard) for shard in shards}
@@ -82,20 +85,9 @@ def _split(shard: Path) -> str:
     return shard.parent.name if name.isdecimal() else name
 
 
-def _table(files: list[Path], path: Path) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        tables = [pyarrow.parquet.ParquetFile(file).read() for file in files]
-        # One schema's metadata is kept: shards of one data set share it.
-        return pyarrow.concat_tables(tables) if len(tables) > 1 else tables[0]
-    except (pyarrow.ArrowException, OSError) as err:
-        raise BadInput(path, "is truncated or not a parquet file", "Download it again.") from err
-
-
-def _column(table: Any, asked: str | None, usual: tuple[str, ...], kind: str, path: Path) -> str:
-    names = list(table.column_names)
+def _column(
+    names: list[str], asked: str | None, usual: tuple[str, ...], kind: str, path: Path
+) -> str:
     found = [name for name in ((asked,) if asked else usual) if name in names]
     if not found:
         what = f"holds no {kind} column {asked or ' or '.join(usual)} (columns: {', '.join(names)})"
@@ -116,7 +108,7 @@ def _read_labels(
     values: list[Any],
     column: str,
     path: Path,
-    declared: list[str] | None,
+    declared: Sequence[str] | None,
     options: Mapping[str, str],
 ) -> tuple[list[str] | None, Tensor, str | None]:
     """Class names, labels and a note: one class per row by the rule of data sets, or K numbers per row."""
@@ -125,30 +117,20 @@ def _read_labels(
         return None if names is None else list(names), indexed[str(path)], None
     try:
         labels = torch.tensor(values)
-    except (TypeError, ValueError, RuntimeError) as err:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as err:
         what = f"column '{column}' holds no class indices"
         raise BadInput(path, what, "Expected integers, or lists of K numbers.") from err
-    return declared, *_labels.hard_or_soft(labels, path, options)
-
-
-def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str] | None:
-    try:
-        info = json.loads((metadata or {})[b"huggingface"])
-        names = info["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
-    is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return names if is_names and names else None
+    return None if declared is None else list(declared), *_labels.hard_or_soft(labels, path, options)
 
 
 def sniff(path: Path) -> bool:
     """True for a parquet file, or a folder with some."""
     if path.is_dir():
-        return any(any(path.glob(p)) for p in ("*.parquet", "*/*.parquet", "*/*/*.parquet"))
+        return bool(files_below(path, ".parquet", depth=3))
     try:
-        with path.open("rb") as file:
+        with open_file(path, whole=False) as file:
             return file.read(4) == b"PAR1"
-    except OSError:
+    except BadInput:
         return False
 
 

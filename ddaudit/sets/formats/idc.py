@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddaudit.errors import BadInput
+from ddaudit.files import read_json
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, balanced, choice, integer
@@ -121,10 +122,8 @@ def _run_of(file: Path) -> _Run:
     args: Any = None
     record = file.with_name("args.txt")
     if record.is_file():
-        try:
-            args = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            args = None  # another program's args.txt
+        with contextlib.suppress(BadInput):  # another program's args.txt
+            args = read_json(record)
     if isinstance(args, dict) and isinstance(args.get("factor"), int):
         kind = args.get("decode_type")
         data = args.get("dataset")

@@ -10,6 +10,7 @@ import torch
 
 from ddaudit.data.classes import class_order
 from ddaudit.errors import BadInput
+from ddaudit.files import files_below, kind_of, read_bytes
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
 from ddaudit.sets.formats._decode import JPEG_NOTE, PNG_NOTE, decode_images
@@ -34,7 +35,7 @@ def read(
 
     Source: VILA-Lab/SRe2L and LINs-lab/RDED folder layouts; torchvision ImageFolder.
     """
-    if not path.is_dir():
+    if kind_of(path) != "folder":
         raise BadInput(path, "is not a folder", "Give the folder that holds one folder per class.")
     classes = _class_folders(path)
     if not classes:
@@ -50,26 +51,21 @@ def read(
         indices = [class_names.index(name) for name in names]
         note = "classes are the folders by name, in order of numbers or alphabet"
     ordered = sorted(zip(indices, classes, strict=True))
-    files = [(index, file) for index, folder in ordered for file in _images(folder)]
-    encoded = ((str(file.relative_to(path)), file.read_bytes()) for _, file in files)
+    files = [(index, file) for index, folder in ordered for file in classes[folder]]
+    encoded = ((str(file.relative_to(path)), read_bytes(file)) for _, file in files)
     images, jpeg = decode_images(encoded, shape=shape, where=path)
     labels = torch.tensor([index for index, _ in files], dtype=torch.int64)
     card = Card(class_names=class_names, notes=[note, JPEG_NOTE if jpeg else PNG_NOTE])
     return assemble(path, images, labels, num_classes=len(class_names), card=card)
 
 
-def _class_folders(path: Path) -> list[Path]:
-    return sorted(
-        p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".") and _images(p)
-    )
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in _SUFFIXES and p.is_file() and not p.name.startswith(".")
-    )
+def _class_folders(path: Path) -> dict[Path, list[Path]]:
+    """Class folder -> its images; hidden folders and those without images are no classes."""
+    classes: dict[Path, list[Path]] = {}
+    for file in files_below(path, *_SUFFIXES, depth=2):
+        if file.parent != path:
+            classes.setdefault(file.parent, []).append(file)
+    return classes
 
 
 def _numbered(names: list[str], num_classes: int | None) -> tuple[list[int], list[str]] | None:
@@ -95,7 +91,7 @@ def _numbered(names: list[str], num_classes: int | None) -> tuple[list[int], lis
 
 def sniff(path: Path) -> bool:
     """True for a folder of folders with images."""
-    return path.is_dir() and bool(_class_folders(path))
+    return kind_of(path) == "folder" and bool(_class_folders(path))
 
 
 FORMATS.add(

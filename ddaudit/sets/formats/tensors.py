@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ddaudit.containers import check_safetensors
 from ddaudit.errors import BadInput
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.formats._base import FORMATS, Format
@@ -43,6 +44,7 @@ def read(
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
+    check_safetensors(path)
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             if "ddaudit.card" in (file.metadata() or {}):
@@ -57,9 +59,10 @@ def sniff(path: Path) -> bool:
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     try:
+        check_safetensors(path)
         with safe_open(str(path), framework="pt", device="cpu") as file:
             return set(NAMES) <= set(file.keys()) and "ddaudit.card" not in (file.metadata() or {})
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, BadInput):
         return False
 
 

@@ -90,7 +90,7 @@ def test_channels_first_is_noted(tmp_path: Path) -> None:
         (np.zeros((2, 4, 4, 1), np.complex64), _targets(2, 1), "complex64"),
         (np.zeros((2, 4, 4, 1), np.float32), _targets(3, 1), r"labels have shape \(3,\) for 2"),
         (np.zeros((2, 4, 4, 1), np.float32), np.full((2, 2), np.nan), "labels contain NaN"),
-        (np.zeros((2, 4, 4, 1), np.float32), np.array(["a", "b"]), "labels are ndarray"),
+        (np.zeros((2, 4, 4, 1), np.float32), np.array(["a", "b"]), "labels are <U1"),
         (np.full((2, 4, 4, 1), np.inf, np.float32), _targets(2, 1), "NaN or infinity"),
     ],
 )

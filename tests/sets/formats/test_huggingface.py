@@ -110,7 +110,7 @@ def test_columns_by_option(tmp_path: Path) -> None:
     [
         ({"image": [{"bytes": None, "path": "a.png"}], "label": [0]}, "row 0 .* no image bytes"),
         ({"image": ["a.png"], "label": [0]}, "no image bytes"),
-        ({"image": [{"bytes": b"no image", "path": ""}], "label": [0]}, "row 0: is not a readable"),
+        ({"image": [{"bytes": b"no image", "path": ""}], "label": [0]}, "row 0: is not a picture"),
         ({"image": [{"bytes": _png(0), "path": ""}], "label": [[[1]]]}, "expected"),
         ({"image": [{"bytes": _png(0), "path": ""}], "label": [None]}, "1 of 1 labels are missing"),
         ({"image": [{"bytes": _png(0), "path": ""}], "label": [-1]}, "1 of 1 labels are negative"),
@@ -134,7 +134,7 @@ def test_no_rows(tmp_path: Path) -> None:
 def test_truncated_file(tmp_path: Path, keep: int) -> None:
     path = _parquet(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BadInput, match="truncated or not a parquet file"):
+    with pytest.raises(BadInput, match="not a readable parquet file"):
         import_set(path)
 
 
