@@ -206,7 +206,7 @@ def _checked_pair(
         what = f"labels have shape {labels.shape} for {len(images)} images, expected one each"
         raise BadInput(where, what, "Multi-label sets (ChestMNIST) are not supported.")
     if labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) >= MOST_CLASSES:
-        what = f"labels are {labels.dtype} or out of range, expected numbers from 0 up to {MOST_CLASSES:,}"
+        what = f"labels are {labels.dtype}, negative or over {MOST_CLASSES:,}, expected numbers from 0 up"
         raise BadInput(where, what)
     stacked = images[:, None] if grey else images.transpose(0, 3, 1, 2)
     return (
