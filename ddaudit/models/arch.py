@@ -30,8 +30,11 @@ _ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
     "vgg11": {"norm": ("instance", "batch"), "act": ("relu",), "pool": ("max",)},
     "resnet18": {"norm": ("instance", "batch"), "act": ("relu",), "pool": ("none", "avg")},
 }
+_LARGEST = 2**16
 _FAMILY = re.compile("|".join(FAMILIES), re.IGNORECASE)
-_TOKEN = re.compile(r"D(\d+)|W(\d+)|(ASwish|AS|AR|AL)|(NN|BN|LN|IN|GN)|(NP|MP|AP)", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"D(\d{1,9})|W(\d{1,9})|(ASwish|AS|AR|AL)|(NN|BN|LN|IN|GN)|(NP|MP|AP)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ class Arch:
                 raise BadInput(
                     FAMILIES[self.family], f"has no {part} to choose", "Only ConvNet and MLP do."
                 )
-            if value < 1:
-                raise BadInput(FAMILIES[self.family], f"{part} {value} is not positive")
+            if not 1 <= value <= _LARGEST:
+                raise BadInput(FAMILIES[self.family], f"{part} {value} is not in 1 to {_LARGEST}")
         if self.norm == "group" and self.width % 4:
             raise BadInput(
                 f"ConvNetW{self.width}GN", "group norm has 4 groups", "Take a width divisible by 4."

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ddaudit.containers import check_safetensors
 from ddaudit.errors import BadInput
+from ddaudit.files import afford, kind_of, write_bytes
 from ddaudit.models.arch import Arch
 from ddaudit.models.building import build
 from ddaudit.models.layouts import TOP, Weights, find_weights, state_dicts
@@ -53,7 +54,7 @@ def load_checkpoint(
         return load_state(network, content, where=path, entry=entry).eval()
 
     if stated:
-        return filled(Arch.parse(stated))
+        return filled(_believed(stated, arch, Path(path)))
     try:
         return filled(arch)
     except BadInput as error:
@@ -71,11 +72,10 @@ def load_checkpoint(
 
 def save_checkpoint(path: str | Path, network: Network) -> None:
     """Write a network's weights and normalisation as safetensors, with the name of its architecture."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, metadata={_ARCH: str(network.arch)})
+    write_bytes(path, to_bytes(state, metadata={_ARCH: str(network.arch)}))
 
 
 def candidates(state: Mapping[str, Tensor]) -> list[Arch]:
@@ -107,6 +107,24 @@ def _stated_arch(path: Path) -> str | None:
 
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {}).get(_ARCH)
+
+
+def _believed(stated: str, arch: Arch, path: Path) -> Arch:
+    """The architecture that a file names. Code is run only where the user named it, and nothing huge is built.
+
+    Raises:
+        BadInput: it names code that the user did not, or a network far larger than a file may be.
+    """
+    if ".py:" in stated:
+        own = stated.rpartition("@")[0] or stated
+        if own != arch.own:
+            what = f"holds weights of an architecture of somebody's own ({stated})"
+            raise BadInput(path, what, f"Where you trust that code: --arch {own}.")
+        return arch
+    named = Arch.parse(stated)
+    if named.family in ("convnet", "mlp"):
+        afford(path, 36 * named.width * (named.width * (named.depth - 1) + 3), "weights")
+    return named
 
 
 def load_state(
@@ -154,14 +172,14 @@ def _origin(found: Weights) -> str | None:
 
 def _read(path: Path) -> object:
     """What a file holds; every way a file can be wrong becomes one line."""
-    if not path.is_file():
+    if kind_of(path) is None:
         raise BadInput(path, "no such checkpoint file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            check_safetensors(path)
             return load_file(path, device="cpu")
-        _refuse_compressed(path)
         return unpickle(path)
     except BadInput:
         raise
@@ -182,13 +200,3 @@ def _read(path: Path) -> object:
             f"is not a readable checkpoint ({type(error).__name__}: {reason})",
             "Is it truncated? Save a plain state dict, best as .safetensors.",
         ) from None
-
-
-def _refuse_compressed(path: Path) -> None:
-    """torch.save stores plainly, so a compressed entry is foreign and may unpack to any size."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise BadInput(
-                    path, "is a compressed archive, not a checkpoint", "Save it with torch.save."
-                )

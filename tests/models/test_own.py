@@ -125,9 +125,21 @@ def test_a_saved_network_brings_its_arch_and_constants(tmp_path: Path, file: Pat
     for name in ("ConvNetD2W8BN", f"{file}:Net"):
         made = build(Arch.parse(name), seed=3, **{**SHAPE, "mean": (0.1,) * 3}).eval()
         save_checkpoint(tmp_path / "n.safetensors", made)
-        read = load_checkpoint(tmp_path / "n.safetensors", arch=Arch.parse("MLP"), **SHAPE)
+        # Code runs where the user names it, not where a file does.
+        own = made.arch if made.arch.own else Arch.parse("MLP")
+        read = load_checkpoint(tmp_path / "n.safetensors", arch=own, **SHAPE)
         assert torch.equal(read(x), made(x))
         assert read.arch == made.arch
+
+
+def test_a_file_that_names_code_does_not_run_it(tmp_path: Path, file: Path) -> None:
+    made = build(Arch.parse(f"{file}:Net"), seed=3, **SHAPE)
+    save_checkpoint(tmp_path / "n.safetensors", made)
+    mark = tmp_path / "ran"
+    file.write_text(f"open({str(mark)!r}, 'w')\n" + file.read_text())
+    with pytest.raises(BadInput, match=r"somebody's own .*--arch"):
+        load_checkpoint(tmp_path / "n.safetensors", arch=Arch.parse("MLP"), **SHAPE)
+    assert not mark.exists()
 
 
 def test_a_module_without_a_linear_end_has_no_embedding() -> None:
