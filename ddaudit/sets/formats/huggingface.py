@@ -120,7 +120,9 @@ def _read_labels(
     except (TypeError, ValueError, RuntimeError, OverflowError) as err:
         what = f"column '{column}' holds no class indices"
         raise BadInput(path, what, "Expected integers, or lists of K numbers.") from err
-    return None if declared is None else list(declared), *_labels.hard_or_soft(labels, path, options)
+    return None if declared is None else list(declared), *_labels.hard_or_soft(
+        labels, path, options
+    )
 
 
 def sniff(path: Path) -> bool:
