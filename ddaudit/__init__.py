@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ddaudit.api import Run, audit, distill
     from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
     from ddaudit.audits import AuditConfig, run_audit
-    from ddaudit.data import Dataset, load_data
+    from ddaudit.data import Dataset, ImageData, load_data
     from ddaudit.distillation import Recipe, register, resolve
     from ddaudit.errors import BadInput
-    from ddaudit.findings import Check, Finding, Metric
+    from ddaudit.findings import Check, Finding, Metric, MetricInfo
     from ddaudit.reports import write_report
     from ddaudit.reports.runs import report_of
     from ddaudit.sets import DistilledSet, import_set, load, save
@@ -33,7 +33,9 @@ _HOME = {
     "Dataset": "ddaudit.data",
     "DistilledSet": "ddaudit.sets",
     "Finding": "ddaudit.findings",
+    "ImageData": "ddaudit.data",
     "Metric": "ddaudit.findings",
+    "MetricInfo": "ddaudit.findings",
     "Recipe": "ddaudit.distillation",
     "Run": "ddaudit.api",
     "Settings": "ddaudit.auditing",
@@ -61,7 +63,9 @@ __all__ = [
     "Dataset",
     "DistilledSet",
     "Finding",
+    "ImageData",
     "Metric",
+    "MetricInfo",
     "Recipe",
     "Run",
     "Settings",

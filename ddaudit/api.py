@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from ddaudit._html import facts, interval, paragraphs, table
-from ddaudit.auditing import AUDITORS, Auditor
+from ddaudit.auditing import AUDITORS, Auditor, TrainsBy
 from ddaudit.audits import AuditConfig, Given, make_config, run_audit
 from ddaudit.audits.config import BASELINES
 from ddaudit.audits.run import Report as OnEvent
@@ -29,6 +30,7 @@ from ddaudit.distillation import distill as run_recipe
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Network, save_checkpoint
+from ddaudit.progress import bar, events
 from ddaudit.reports import write_report
 from ddaudit.reports.runs import report_of
 from ddaudit.reports.schema import Report
@@ -56,6 +58,7 @@ def distill(
     data_root: str | Path | None = None,
     download: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    quiet: bool = False,
 ) -> DistilledSet:
     """Make a distilled set: ``ddaudit.distill("dm", data="digits", ipc=1)``.
 
@@ -70,7 +73,8 @@ def distill(
         epsilon, delta: privacy target of a private recipe given by name.
         options: dotted option -> value, as --set.
         data_root, download: where data come from, see ``load_data``.
-        progress: called with (steps done, steps in all).
+        progress: called with (steps done, steps in all) instead of the bar that a terminal shows.
+        quiet: no bar.
 
     Returns:
         The set, in pixel space, with its card.
@@ -96,15 +100,17 @@ def distill(
     else:
         made = recipe.options(options or {})
     check_recipe(made, loaded if train is None else replace(loaded, train=train))
-    return run_recipe(
-        made,
-        loaded.train if train is None else train,
-        data=loaded,
-        ipc=ipc,
-        seed=seed,
-        device=where,
-        progress=progress,
-    )
+    shown = nullcontext(progress) if progress or quiet else bar(f"distilling {made.name}")
+    with shown as tell:
+        return run_recipe(
+            made,
+            loaded.train if train is None else train,
+            data=loaded,
+            ipc=ipc,
+            seed=seed,
+            device=where,
+            progress=tell,
+        )
 
 
 def audit(
@@ -123,11 +129,13 @@ def audit(
     delta: float | None = None,
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
+    protocol: TrainsBy = "audit",
     victims: int | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
     download: bool = False,
     on_event: OnEvent | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Audit subjects: ``ddaudit.audit(["dm", my_set], data="digits", auditors="utility")``.
 
@@ -136,12 +144,15 @@ def audit(
             ``torch.nn.Module`` from pixels in [0, 1] (N, C, H, W) to logits (N, K). A mapping gives them names.
         data: a name, or a data set.
         auditors: names or classes; None: all.
-        preset, ipc, seeds, epsilon, delta, options, arch, victims, baselines, device: as on the command line.
+        preset, ipc, seeds, epsilon, delta, options, arch, protocol, baselines, device: as on the command line.
+        victims: networks trained on each set; None: the preset's number.
         out: run folder; running again computes only what is missing.
         settings: per auditor, {"membership": {"shadows": 16}}.
         jobs: worker processes; None: one per core on a CPU, one on a GPU.
         data_root, download: where data come from, see ``load_data``.
-        on_event: called with (what happened, the cell or None, cells done, cells in all).
+        on_event: called with (what happened, the cell or None, cells done, cells in all), instead of the bar on a
+            terminal and the line per cell elsewhere, on standard error.
+        quiet: neither bar nor lines.
 
     Returns:
         The run. Cells that failed are in ``run.failed``; everything else is kept.
@@ -168,6 +179,7 @@ def audit(
             "options": dict(options or {}),
             "settings": {k: dict(v) for k, v in (settings or {}).items()},
             "arch": arch,
+            "protocol": protocol,
             "victims": victims,
             "baselines": list(baselines),
             "device": device,
@@ -186,13 +198,14 @@ def audit(
     if jobs != 1:
         for note in notes:
             warnings.warn(note, stacklevel=2)
-    outcome = run_audit(
-        config,
-        on_event=on_event,
-        given=Given(data if isinstance(data, Dataset) else None, modules),
-        modules=importable,
-        here=bool(only_here),
-    )
+    with nullcontext(on_event) if on_event or quiet else events() as tell:
+        outcome = run_audit(
+            config,
+            on_event=tell,
+            given=Given(data if isinstance(data, Dataset) else None, modules),
+            modules=importable,
+            here=bool(only_here),
+        )
     return Run(
         folder,
         outcome.computed,
@@ -277,17 +290,28 @@ class Run:
         return pandas.DataFrame(rows, columns=_COLUMNS)
 
     def _repr_html_(self) -> str:
-        shown = [(f, m) for f in self.findings for m in f.metrics if m.headline]
-        names = list(dict.fromkeys(m.label or m.name for _, m in shown))
-        subjects = list(dict.fromkeys(f.subject for f, _ in shown))
-        cells = {(f.subject, m.label or m.name): interval(m.value, m.low, m.high) for f, m in shown}
+        report = self.read()
+        shown = [(f, m) for f in report.findings for m in f.metrics if m.headline]
+        names = list(dict.fromkeys(m.words for _, m in shown))
+        subjects = list(dict.fromkeys(f.subject for f in report.findings))
+        cells = {
+            (f.subject, m.words): interval(m.value, m.low, m.high)
+            + (" (check failed)" if report.failing_checks(f, m) else "")
+            for f, m in shown
+        }
         rows = [[s, *(cells.get((s, n), "-") for n in names)] for s in subjects]
         title = facts(
             "ddaudit run",
             {"folder": self.url, "computed": self.computed, "reused": self.reused, "failed": len(self.failed)},
         )  # fmt: skip
-        broken = [f"{cell}: {reason}" for cell, reason in self.failed]
-        return title + table(["subject", *names], rows) + paragraphs([*self.notes, *broken])
+        whose: dict[tuple[str, str, str], list[str]] = {}
+        for f in report.findings:
+            if f.reason:
+                whose.setdefault((f.auditor, f.status, f.reason), []).append(f.subject)
+        unanswered = [
+            f"{a} {status} for {', '.join(s)}: {why}" for (a, status, why), s in whose.items()
+        ]
+        return title + table(["subject", *names], rows) + paragraphs([*self.notes, *unanswered])
 
 
 _COLUMNS = [

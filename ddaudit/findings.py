@@ -136,6 +136,12 @@ class Metric(_Model):
         """Identity across subjects and seeds: name plus parameters."""
         return self.name, tuple(sorted((k, str(v)) for k, v in self.params.items()))
 
+    @property
+    def words(self) -> str:
+        """Its label, or its name, with what tells it apart: "utility.class_accuracy (class 3)"."""
+        apart = ", ".join(f"{k} {v}" for k, v in self.params.items())
+        return (self.label or self.name) + (f" ({apart})" if apart else "")
+
 
 class Check(_Model):
     """A known-answer test of the instrument: what it should have read, what it read."""
@@ -209,13 +215,47 @@ class Finding(_Model):
         """Whether it stands for planned cells that were never computed."""
         return self.status == "skipped" and NOT_RUN in (self.reason or "")
 
+    def __repr__(self) -> str:
+        """One line: the headline numbers, or why there are none; ``model_dump()`` has everything."""
+        from ddaudit._html import interval
+
+        shown = [
+            f"{m.words} {interval(m.value, m.low, m.high)}" + self._mark(m)
+            for m in self.metrics
+            if m.headline
+        ]
+        text = ", ".join([*([self.reason] if self.reason else []), *shown])
+        return f"Finding({self.subject!r}, {self.auditor!r}, {self.status}{': ' if text else ''}{text})"
+
+    __str__ = __repr__
+
+    def failing_checks(self, metric: Metric) -> list[str]:
+        """Names of the failing checks that affect one of its metrics.
+
+        A check affects every metric of the finding, or those whose name starts with one of
+        ``Check.affects``. A check about another subject (``Check.subject``) affects nothing here.
+        """
+        return [
+            check.name
+            for check in self.checks
+            if not check.passed
+            and check.subject in (None, self.subject)
+            and (check.affects is None or any(metric.name.startswith(p) for p in check.affects))
+        ]
+
+    def _mark(self, metric: Metric) -> str:
+        return " (check failed)" if self.failing_checks(metric) else ""
+
     def _repr_html_(self) -> str:
         from ddaudit._html import facts, interval, paragraphs, table
 
         title = facts(
             f"{self.auditor}: {self.subject}", {"status": self.status, "reason": self.reason}
         )
-        rows = [[m.label or m.name, interval(m.value, m.low, m.high), m.n] for m in self.metrics]
+        rows = [
+            [m.words, interval(m.value, m.low, m.high) + self._mark(m), "-" if m.n is None else m.n]
+            for m in self.metrics
+        ]
         failed = [f"failed: {c.name} (expected {c.expected})" for c in self.checks if not c.passed]
         body = table(["metric", "value and 95 % interval", "n"], rows) if rows else ""
         return title + body + paragraphs([*failed, *self.caveats])

@@ -146,17 +146,5 @@ def at_floor(metric: Metric) -> bool:
 
 
 def failing_checks(finding: Finding, metric: Metric) -> list[str]:
-    """Names of the finding's failing checks that affect a metric.
-
-    A check affects every metric of the finding, or those whose name starts with one of
-    ``Check.affects``. A check about another subject (``Check.subject``) affects nothing here.
-    """
-    return [
-        check.name
-        for check in finding.checks
-        if not check.passed
-        and check.subject in (None, finding.subject)
-        and (
-            check.affects is None or any(metric.name.startswith(prefix) for prefix in check.affects)
-        )
-    ]
+    """Names of the finding's failing checks that affect a metric (see ``Finding.failing_checks``)."""
+    return finding.failing_checks(metric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import ddaudit
-from ddaudit import BadInput, DistilledSet
+from ddaudit import BadInput, Check, DistilledSet, Finding, Metric
 from ddaudit.models import Arch, build
 
 EVERYTHING = """
@@ -175,6 +176,59 @@ def test_a_run_reports_frames_and_shows_itself(run, tmp_path: Path) -> None:
     forged = subjects["mine"].card.model_copy(update={"method": "<script>"})
     mine = subjects["mine"]
     assert "<script>" not in DistilledSet(mine.images, mine.labels, 10, forged)._repr_html_()
+
+
+def test_printed_results_are_one_line_each(run) -> None:
+    made, subjects, _ = run
+    shown = repr(subjects["mine"])
+    assert "'random'" in shown
+    assert "10 of 1x8x8" in shown
+    for text in (shown, *map(repr, made.findings), *map(str, made.findings)):
+        assert "\n" not in text
+        assert len(text) < 300
+    finding = made.findings[0]
+    best = finding.metric("utility.accuracy")
+    assert f"{best.value:.3f} [{best.low:.3f}, {best.high:.3f}]" in repr(finding)
+
+
+def test_a_notebook_greys_what_a_failed_check_affects_and_names_what_is_missing() -> None:
+    number = Metric(name="x.rate", value=0.5, params={"class": "3"}, headline=True)
+    other = Metric(name="y.rate", value=0.5, headline=True)
+    check = Check(name="known answer", passed=False, expected="1", affects=["x."])
+    finding = Finding(subject="s", auditor="a", metrics=[number, other], checks=[check])
+    assert "x.rate (class 3) 0.500 (check failed), y.rate 0.500)" in repr(finding)
+    html = finding._repr_html_()
+    assert html.count("(check failed)") == 1
+    assert "x.rate (class 3)" in html
+    skipped = Finding(subject="s", auditor="a", status="skipped", reason="needs groups")
+    assert repr(skipped) == "Finding('s', 'a', skipped: needs groups)"
+
+
+def test_a_run_shows_skipped_cells_with_their_reason(tmp_path: Path) -> None:
+    quick = {**QUICK, "auditors": "bias"}
+    shown = ddaudit.audit("random", "digits", out=tmp_path, jobs=1, **quick)._repr_html_()
+    assert "random" in shown
+    assert "bias skipped for random:" in shown
+
+
+def test_an_audit_says_what_it_does_unless_asked_to_be_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {**QUICK, "out": tmp_path, "jobs": 1}
+    ddaudit.audit("random", **given)
+    assert "random: utility (seed 0): done" in capsys.readouterr().err
+    ddaudit.audit("full", quiet=True, **given)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_set_made_again_finds_its_numbers(tmp_path: Path) -> None:
+    made = ddaudit.distill("random", data="digits", ipc=1, device="cpu")
+    given = {**QUICK, "out": tmp_path, "jobs": 1}
+    assert ddaudit.audit(made, **given).computed == 2
+    slower = replace(made, card=made.card.model_copy(update={"seconds": 1e3}))
+    assert ddaudit.audit(slower, **given).computed == 0
+    claimed = replace(made, card=made.card.model_copy(update={"method": "other"}))
+    assert ddaudit.audit({f"{made.card.method} (set)": claimed}, **given).computed == 1
 
 
 def test_without_pandas_the_frame_says_what_it_needs(run, monkeypatch: pytest.MonkeyPatch) -> None:

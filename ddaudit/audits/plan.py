@@ -21,6 +21,7 @@ from ddaudit.distillation.networks import fit
 from ddaudit.distillation.run import versions
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
+from ddaudit.models.own import own_body
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def make_plan(
     if config.arch is None and preset.profile == "small":
         arch = replace(arch, width=32)
     arch = fit(arch, data.shape)  # an MLP for tables
+    if arch.family == "own":
+        own_body(arch, data.shape, data.num_classes)  # a class that cannot be made is refused here
     context = Context(
         data=data,
         preset=preset,
@@ -190,7 +193,12 @@ def _identity(subject: Subject) -> dict[str, Any]:
     Victims see images and labels alone, but auditors also test what a file's card says, and findings name the
     subject: copies under other names or with other cards share victims, not findings.
     """
-    card = None if subject.set is None else subject.set.card.model_dump(mode="json")
+    # How long the set took to make changes nothing: a notebook cell run twice finds its numbers.
+    card = (
+        None
+        if subject.set is None
+        else subject.set.card.model_dump(mode="json", exclude={"seconds"})
+    )
     return {"subject": subject.identity, "name": subject.id, "kind": subject.kind, "card": card}
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddaudit.cli import options, places, reporting
-from ddaudit.cli.output import events, say, say_error
+from ddaudit.cli.output import say, say_error
 from ddaudit.cli.sets import say_privacy_target
 from ddaudit.files import kind_of
+from ddaudit.progress import events
 from ddaudit.registry import check_name
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def audit(
-    subjects: Annotated[list[str], typer.Argument(help="Recipes, set files or checkpoints.")] = [],  # noqa: B006
+    subjects: Annotated[
+        list[str],
+        typer.Argument(
+            help="Recipes such as dm+fair+dp, set files or checkpoints; none where --config names them."
+        ),
+    ] = [],  # noqa: B006
     data: Annotated[
         str | None,
         typer.Option("--data", help="Data set the subjects are audited against (default: digits)."),
@@ -37,11 +43,17 @@ def audit(
     ] = None,
     epsilon: options.Epsilon = None,
     delta: options.Delta = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Distillations per recipe.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", help="Distillations per recipe (default: the preset's, 1, 3 or 5)."
+        ),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", help="Run folder or fsspec URL; running again computes only what is missing."
+            "--out",
+            help="Run folder or fsspec URL (default: runs/audit); running again computes only what is missing.",
         ),
     ] = None,
     ray: Annotated[
@@ -75,7 +87,8 @@ def audit(
         str | None,
         typer.Option(
             "--arch",
-            help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18, or your own FILE.py:ClassName.",
+            help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18 (see 'ddaudit list archs'), or your own "
+            "FILE.py:ClassName.",
         ),
     ] = None,
     protocol: Annotated[

@@ -9,29 +9,37 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from ddaudit.cli.options import Json
+from ddaudit.errors import BadInput, closest
 
 Row = dict[str, Any]
+KINDS = ("methods", "auditors", "datasets", "formats", "archs", "metrics", "settings")
 
 
 def list_(
     what: Annotated[
-        Literal["methods", "auditors", "datasets", "formats", "archs", "metrics", "settings"],
-        typer.Argument(),
+        str,
+        typer.Argument(
+            metavar="KIND", help=f"One of {', '.join(KINDS)}.", autocompletion=lambda: [*KINDS]
+        ),
     ],
     json_: Json = False,
 ) -> None:
     """List methods, auditors, datasets, formats, architectures, the metrics of auditors, or their settings."""
+    if what not in KINDS:
+        raise BadInput(what, "cannot be listed", closest(what, KINDS))
     made = {"metrics": _metrics, "settings": _settings, "archs": _archs}
     rows = made.get(what, lambda: _registered(what))()
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
     heads = {"metrics": ("unit", "direction"), "settings": ("type", *_PRESETS)}.get(what, ())
-    columns = [[str(r["name"]), *(_short(r[h]) for h in heads)] for r in rows]
-    widths = [max(map(len, column), default=0) for column in zip(*columns, strict=True)]
-    for row, cells in zip(rows, columns, strict=True):
-        left = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        typer.echo(f"{left}  {row['description']}".rstrip())
+    lines = [[str(r["name"]), *(_short(r[h]) for h in heads), r["description"]] for r in rows]
+    if heads:  # several columns need names
+        lines.insert(0, ["name", *heads, "meaning"])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for *cells, last in lines:
+        left = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+        typer.echo(f"{left}  {last}".rstrip())
 
 
 def _registered(what: str) -> list[Row]:
@@ -44,10 +52,11 @@ def _registered(what: str) -> list[Row]:
 
 
 def _archs() -> list[Row]:
-    from ddaudit.models import FAMILIES
+    from ddaudit.models import ABOUT, FAMILIES
     from ddaudit.registry import rows
 
-    return [{"name": n, "description": "of the field"} for n in FAMILIES.values()] + rows("arch")
+    described = [{"name": name, "description": ABOUT[key]} for key, name in FAMILIES.items()]
+    return described + rows("arch")
 
 
 def _metrics() -> list[Row]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ddaudit.cli import options, places
-from ddaudit.cli.output import bar, say, say_error
+from ddaudit.cli.output import say, say_error
 from ddaudit.errors import printable
+from ddaudit.progress import bar
 from ddaudit.registry import check_name
 
 if TYPE_CHECKING:

@@ -17,6 +17,16 @@ FAMILIES: dict[str, str] = {
 }
 """family -> the name the literature prints."""
 
+ABOUT: dict[str, str] = {
+    "convnet": "D3 W128 (depth, width) if nothing is said: ConvNetD4, ConvNetD2W32; ASwish, BN, MP and the like follow",
+    "mlp": "D<linear layers> W<hidden units>: MLPD1 is logistic regression",
+    "lenet": "two convolutions",
+    "alexnet": "BN or IN may follow",
+    "vgg11": "instance norm; VGG11BN: batch norm",
+    "resnet18": "instance norm; ResNet18BN: batch norm; AP: average pooling instead of stride",
+}
+"""family -> what its name may say, for ``ddaudit list archs``."""
+
 ACTS = {"relu": "AR", "sigmoid": "AS", "leakyrelu": "AL", "swish": "ASwish"}
 NORMS = {"instance": "IN", "batch": "BN", "layer": "LN", "group": "GN", "none": "NN"}
 POOLS = {"avg": "AP", "max": "MP", "none": "NP"}

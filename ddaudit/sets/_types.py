@@ -126,7 +126,7 @@ class Card(_Model):
         return bool(self.contains_real_pixels) or bool(self.member_indices)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DistilledSet:
     """A distilled set.
 
@@ -149,6 +149,15 @@ class DistilledSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        """One line: pixels and card have views of their own."""
+        claim = self.card.privacy
+        return (
+            f"DistilledSet({self.card.method!r}, {len(self)} of {'x'.join(map(str, self.shape))}, "
+            f"{self.num_classes} classes, {'soft' if self.soft else 'hard'} labels, data={self.card.data!r}, "
+            f"epsilon={'no claim' if claim is None else format(claim.epsilon, '.4g')})"
+        )
 
     def _repr_html_(self) -> str:
         from ddaudit.sets._notebook import to_html

@@ -142,6 +142,13 @@ def test_what_the_user_can_mend_stops_the_plan(change: dict[str, object], messag
         make_plan(config(**change))
 
 
+def test_an_architecture_of_ones_own_that_cannot_be_made_stops_the_plan(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("class Net:\n    def __init__(self, size): ...\n")
+    with pytest.raises(BadInput, match=r"wants the argument 'size'\. It may take: num_classes"):
+        make_plan(config(arch=f"{file}:Net"))
+
+
 def test_the_random_baseline_is_drawn_several_times_but_not_by_auditors_that_redistil() -> None:
     changes = {"subjects": ["dm"], "baselines": ["full", "random"], "seeds": 1}
     planned = cells(make_plan(config(auditors=["utility", "membership"], **changes)))

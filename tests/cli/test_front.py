@@ -269,6 +269,17 @@ def test_a_dry_run_counts_cells_and_writes_nothing(run, tmp_path):
     assert out.splitlines()[-1].endswith("2 are there, 3 to compute")
 
 
+def test_columns_of_lists_have_names_and_a_wrong_kind_its_neighbour(run):
+    assert run("list", "settings")[1].split("\n")[0].split() == [
+        "name", "type", "quick", "standard", "full", "meaning",
+    ]  # fmt: skip
+    assert run("list", "metrics")[1].startswith("name ")
+    assert "MLPD1 is logistic regression" in run("list", "archs")[1]
+    code, _, error = run("list", "method")
+    assert code == 2
+    assert error == ["ddaudit: method: cannot be listed. Did you mean methods?"]
+
+
 def test_settings_are_listed_with_their_presets(run):
     rows = {r["name"]: r for r in json.loads(run("list", "settings", "--json")[1])}
     assert len(rows) == sum(len(a.settings.model_fields) for _, a in AUDITORS.items())
