@@ -193,8 +193,11 @@ def _add_checks(mine: dict[str, list[Check]], theirs: dict[str, list[Check]]) ->
 
 
 def _identity(subject: dict[str, Any]) -> tuple[Any, ...]:
-    """What a subject is. A file is also what its card says: the same images under another claim are not it."""
-    return subject.get("identity"), subject.get("card") if subject["kind"] == "file" else None
+    """What a subject is. A file is also what its card says (its wall time apart): the same images under another claim
+    are not it."""
+    card = subject.get("card") if subject["kind"] == "file" else None
+    told = {k: v for k, v in card.items() if k != "seconds"} if card else None
+    return subject.get("identity"), told
 
 
 def _folder(url: str) -> str:
