@@ -23,13 +23,12 @@ from ddaudit.distillation.kernels import (
     record_pulls,
     solve,
 )
-from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, finish
-from ddaudit.distillation.parts import Canvas, Query, Targets, View
+from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, finish, network_for
+from ddaudit.distillation.parts import Canvas, Query, View
 from ddaudit.distillation.reading import draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
-from ddaudit.seeds import stable_seed
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,7 @@ class KernelInducing:
             support, soft = canvas.decode(), canvas.label_distributions()
             kernel, net = self.kernel, None
             if networks is not None and isinstance(kernel, NetworkFeatures):
-                net = networks.make(
-                    shape=job.train.shape,
-                    num_classes=job.train.num_classes,
-                    seed=stable_seed(job.seed, "network", step),
-                    device=job.device,
-                )
+                net = network_for(job, networks, step)
                 kernel = kernel.on(net)
             question = RidgeGradient(
                 kernel,
@@ -152,7 +146,7 @@ class KernelInducing:
                 support,
                 soft,
                 question,
-                _mean_row(source.targets(query)),
+                source.targets(query).mean(),
                 extra=added(recipe.terms, view),
             )
             optimiser.step()
@@ -312,10 +306,3 @@ class _Remembered:
                 self._known[keys[i]] = z
                 self._held += z.numel()
         return torch.stack([self._known[key] for key in keys])
-
-
-def _mean_row(targets: Targets) -> Tensor:
-    """(K, D) mean over target rows, those without records left out."""
-    weights = targets.weights[..., None]
-    mean: Tensor = (weights * targets.values).sum(1) / weights.sum(1).clamp_min(1e-12)
-    return mean

@@ -1,7 +1,8 @@
-"""Learned labels: soft labels that are optimised together with the images."""
+"""Learned labels and learning rates: what is optimised together with the images."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.distillation.parts import Canvas, SoftLabels
+from ddaudit.distillation.parts import Canvas, FreeRate, SoftLabels
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,39 @@ class LearnedLabels:
         keep = to_simplex if self.form == "clamped" else None
         soft = SoftLabels(values, self.lr, decode, keep)
         return replace(canvas, parameters=[*canvas.parameters, values], soft=soft)
+
+
+@dataclass(frozen=True)
+class LearnedRate:
+    """The learning rate of networks trained on the set, moved by the loop's own gradients; the card carries it.
+
+    A rate is the softplus of a free number, so that it stays positive.
+
+    Attributes:
+        start_at: the rate at the start.
+        lr: step size of the free number; None: that of the images.
+
+    Source: Wang et al., "Dataset Distillation", arXiv 1811.10959, section 3.2; softplus as in the authors' code.
+    """
+
+    start_at: float = 0.02
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start_at <= 100:
+            raise ValueError(f"rate.start_at must lie in (0, 100], got {self.start_at:g}")
+        if self.lr is not None and not self.lr > 0:
+            raise ValueError(f"rate.lr must be positive, got {self.lr:g}")
+
+    def start(self, canvas: Canvas, runs: int) -> Canvas:
+        """The canvas with one rate per run among its parameters."""
+        free = self.start_at + math.log(-math.expm1(-self.start_at))
+        like = canvas.parameters[0]
+        values = torch.full((runs,), free, dtype=like.dtype, device=like.device).requires_grad_(
+            True
+        )
+        parameters = [*canvas.parameters, values]
+        return replace(canvas, parameters=parameters, free_rate=FreeRate(values, self.lr))
 
 
 def to_simplex(v: Tensor) -> Tensor:

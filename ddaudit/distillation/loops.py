@@ -12,6 +12,8 @@ from torch import Tensor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.parts import Canvas, NetworkSource
 from ddaudit.distillation.store import Store
+from ddaudit.models import Network
+from ddaudit.seeds import stable_seed
 from ddaudit.sets import LabelStore, PrivacyClaim
 
 Progress = Callable[[int, int], None]
@@ -75,6 +77,16 @@ class Outcome:
     decoder_bytes: int = 0
 
 
+def network_for(job: Job, networks: NetworkSource, number: int) -> Network:
+    """Network ``number`` of a job, on its device: a function of the job's seed and the number alone."""
+    return networks.make(
+        shape=job.train.shape,
+        num_classes=job.train.num_classes,
+        seed=stable_seed(job.seed, "network", number),
+        device=job.device,
+    )
+
+
 def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:
     """Move an average towards the present values, in place: ``decay`` of it stays."""
     for kept, p in zip(average, now, strict=True):
@@ -88,11 +100,16 @@ def finish(
     mean: Tensor,
     std: Tensor,
 ) -> list[Outcome]:
-    """The canvas (or its moving average) as pixel-space images with their labels, one outcome per run."""
+    """The canvas (or its moving average) as pixel-space images with their labels and learned rates, one outcome per
+    run."""
     with torch.no_grad():
         if average is not None:
             for p, kept in zip(canvas.parameters, average, strict=True):
                 p.copy_(kept)
         images = (canvas.decode().cpu() * std + mean).contiguous()
         labels = [canvas.taught(k)[1].cpu().contiguous() for k in range(len(claims))]
-    return [Outcome(images[k], labels[k], claim) for k, claim in enumerate(claims)]
+        rates = canvas.rates()
+    return [
+        Outcome(images[k], labels[k], claim, learned_lr=None if rates is None else float(rates[k]))
+        for k, claim in enumerate(claims)
+    ]

@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, blend, finish
+from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, blend, finish, network_for
 from ddaudit.distillation.parts import NetworkSource, Query, Signal, View
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
-from ddaudit.seeds import stable_seed
 from ddaudit.training.augment import apply, draw
 
 
@@ -273,13 +272,7 @@ class _Asker:
         if number in self._kept:
             self._kept.move_to_end(number)
             return self._kept[number]
-        job = self._job
-        net = self._networks.make(
-            shape=job.train.shape,
-            num_classes=job.train.num_classes,
-            seed=stable_seed(job.seed, "network", number),
-            device=job.device,
-        )
+        net = network_for(self._job, self._networks, number)
         self._kept[number] = net
         self._held += _size(net)
         while self._held > self._keep and len(self._kept) > 1:

@@ -71,6 +71,12 @@ class Targets:
     values: Tensor
     weights: Tensor
 
+    def mean(self) -> Tensor:
+        """(K, D) mean over rows, those without records left out."""
+        weights = self.weights[..., None]
+        mean: Tensor = (weights * self.values).sum(1) / weights.sum(1).clamp_min(1e-12)
+        return mean
+
 
 @dataclass(frozen=True, eq=False)
 class Query:
@@ -279,6 +285,19 @@ class SoftLabels:
 
 
 @dataclass(frozen=True, eq=False)
+class FreeRate:
+    """Learning rates of K runs while they are optimised.
+
+    Attributes:
+        values: (K,), one of the canvas's parameters; a rate is its softplus.
+        lr: their step size; None: that of the images.
+    """
+
+    values: Tensor
+    lr: float | None
+
+
+@dataclass(frozen=True, eq=False)
 class Canvas:
     """The synthetic images of K runs while they are optimised.
 
@@ -288,26 +307,30 @@ class Canvas:
             are learned.
         decode: () -> (K, M, C, H, W) normalised images, differentiable in ``parameters``.
         soft: learned labels; None keeps the hard ones.
+        free_rate: a learning rate that is learned for networks trained on the set; None: it has none.
     """
 
     parameters: list[Tensor]
     labels: Tensor
     decode: Callable[[], Tensor]
     soft: SoftLabels | None = None
+    free_rate: FreeRate | None = None
+
+    def rates(self) -> Tensor | None:
+        """(K,) learned learning rates, positive and differentiable; None where none is learned."""
+        return None if self.free_rate is None else F.softplus(self.free_rate.values)
 
     def label_distributions(self) -> Tensor | None:
         """(K, M, num_classes) learned labels, differentiable; None where labels are hard."""
         return None if self.soft is None else self.soft.decode(self.soft.values)
 
     def groups(self, lr: float) -> list[dict[str, Any]]:
-        """The parameters for an optimiser, learned labels with a step size of their own."""
-        soft = self.soft
-        if soft is None:
-            return [{"params": self.parameters, "lr": lr}]
-        images = [p for p in self.parameters if p is not soft.values]
+        """The parameters for an optimiser, learned labels and rates with step sizes of their own."""
+        beside = [part for part in (self.soft, self.free_rate) if part is not None]
+        images = [p for p in self.parameters if all(p is not part.values for part in beside)]
         return [
             {"params": images, "lr": lr},
-            {"params": [soft.values], "lr": soft.lr or lr},
+            *({"params": [part.values], "lr": part.lr or lr} for part in beside),
         ]
 
     def keep(self) -> None:
@@ -336,7 +359,11 @@ class Canvas:
 
     @property
     def finite(self) -> bool:
-        """False when a parameter is NaN or infinite: the optimisation diverged."""
+        """False when a parameter is NaN or infinite, or a learned rate beyond what a card carries: the optimisation
+        diverged."""
+        rates = self.rates()
+        if rates is not None and not bool(((rates > 0) & (rates <= 1000)).all()):
+            return False
         return all(bool(torch.isfinite(p).all()) for p in self.parameters)
 
 

@@ -36,7 +36,7 @@ from ddaudit.errors import BadInput
 from ddaudit.registry import Registry
 from ddaudit.training import EvaluationProtocol
 
-Family = Literal["selection", "distribution", "gradient", "kernel"]
+Family = Literal["selection", "distribution", "gradient", "kernel", "unrolled"]
 Status = Literal["faithful", "simplified", "ours"]
 
 
@@ -113,7 +113,7 @@ class Recipe:
             raise BadInput(
                 self.name,
                 f"its loop ({type(self.loop).__name__}) has no gradient for learned labels",
-                "They go with kernel methods, such as kip; '+soft' writes labels for any method.",
+                "They go with kernel and unrolled methods, such as kip or dd; '+soft' writes labels for any method.",
             )
 
     def matching_parts(self) -> tuple[Objective, NetworkSource]:

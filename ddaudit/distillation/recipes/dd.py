@@ -1,0 +1,70 @@
+"""DD: images and a learning rate such that a few gradient steps on them train a network; with learned labels, SLDD."""
+
+from dataclasses import replace
+
+from ddaudit.distillation.learned import LearnedLabels
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.reading import Minibatch
+from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.targets import ByClass
+from ddaudit.distillation.unrolled import Unrolled
+from ddaudit.training import EvaluationProtocol
+
+# The training that the loop unrolls: full batches, a constant rate, and nothing else. The rate is the card's.
+STEPS = 30
+DD = register(
+    Recipe(
+        name="dd",
+        family="unrolled",
+        status="simplified",
+        source="Wang, Zhu, Torralba & Efros, Dataset Distillation, arXiv 1811.10959; random initialisations, values "
+        "of the authors' code",
+        target=ByClass(),
+        synthesis=Pixels(init="noise"),
+        networks=Fresh("ConvNet"),
+        reader=Minibatch(per_class=102),
+        loop=Unrolled(steps=23_600, lr=0.01, halve_every=2360, inner=STEPS),
+        augment="",
+        protocol=EvaluationProtocol(
+            name="dd",
+            epochs=10_000,
+            epochs_plain=10_000,
+            max_steps=STEPS,
+            batch_size=1_000_000,
+            lr=0.02,
+            momentum=0.0,
+            weight_decay=0.0,
+            decay=1.0,
+            augment="",
+        ),
+        small={
+            "loop.steps": 100,
+            "loop.lr": 0.1,
+            "loop.halve_every": 25,
+            "loop.inner": 10,
+            "protocol.max_steps": 10,
+            "networks.width": 32,
+            "reader.per_class": 32,
+        },
+        deviations=(
+            "every step sees all images and has one rate (source's code: images and a rate for each step, in order)",
+            "ConvNet in PyTorch's initialisation (source: LeNet and AlexNet, Xavier)",
+            "class-balanced batches of 102 per class for batches of 1024",
+        ),
+    )
+)
+
+SLDD = register(
+    replace(
+        DD,
+        name="sldd",
+        source="Sucholutsky & Schonlau, Soft-Label Dataset Distillation, IJCNN 2021, arXiv 1910.02551; random "
+        "initialisations",
+        labels=LearnedLabels(),
+        deviations=(
+            *DD.deviations,
+            "labels stay distributions (source: any numbers), so that any network can be trained on them",
+        ),
+    )
+)
