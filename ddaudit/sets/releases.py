@@ -47,7 +47,7 @@ def release_of(card: Card, name: str) -> Release | None:
     if card.privacy is None:
         return None
     return Release(
-        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        made=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         name=name,
         method=card.method,
         data=card.data,

@@ -55,7 +55,7 @@ class Made(Context):
     remember: bool = True
 
     def train(
-        self, sets: Sequence[DistilledSet], *, seeds: Sequence[int], arch: Arch | None = None
+        self, sets: Sequence[DistilledSet], *, seeds: Sequence[int], **_: object
     ) -> list[Any]:
         return [
             Victim(s.images if self.remember else None, self.data.num_classes, seed + 31 * i)
