@@ -177,8 +177,9 @@ class PrivateDefaults:
 class TargetRule(Protocol):
     """Rows of weights over real examples: which aggregate each synthetic class is matched to; a frozen dataclass.
 
-    A private reader binds a rule to (class, group) counts alone and asks it for one weight per row, class and
-    group, so that no rule can let one record set another's weight. The rule says what it would do otherwise.
+    A private reader binds a rule to (class, group) counts alone and asks it, on blank records, for its layout and for
+    one weight per row, class and group, so that no rule can let one record set another's weight. The rule says what it
+    would do otherwise.
     """
 
     def layout(self, data: ImageData) -> Layout:

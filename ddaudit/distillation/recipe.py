@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset
+from ddaudit.data.splits import empty_like
 from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import Job, LearnsRecords, Outcome
 from ddaudit.distillation.networks import Fresh
@@ -133,14 +134,15 @@ class Recipe:
         return self.objective, self.networks
 
     def networks_for(self, job: Job) -> NetworkSource | None:
-        """The networks, bound to the job's data and, where they learn from records, trained on those of its run.
+        """The networks, bound to what they may see of the job's data and, where they learn from records, trained on
+        those of its run.
 
         Raises:
             BadInput: what the networks need is missing.
         """
         if self.networks is None:
             return None
-        bound = self.networks.bind(job.data)
+        bound = self.networks.bind(self.shown(job.data))
         return (
             bound.learn(job, *self.constants(job.data))
             if isinstance(bound, LearnsRecords)
@@ -162,7 +164,7 @@ class Recipe:
             raise BadInput(self.name, "lacks a target or a reader")
         mean, std = self.constants(job.data)
         queries = self.loop.queries(job.ipc)
-        assumed = self.networks.assumed(job.data) if self.networks else ()
+        assumed = self.networks.assumed(self.shown(job.data)) if self.networks else ()
         assumed = (*job.data.assumed, *assumed)
         opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device, again, assumed)
         source = self.reader.open(job.train, job.members, opening)
@@ -258,21 +260,24 @@ class Recipe:
                 "Take data made record by record, such as digits-colored, colored:base=... or long-tail:base=....",
             )
 
+    def shown(self, data: Dataset) -> Dataset:
+        """What parts other than the reader may see of the data: under a private reader everything but the records."""
+        if self.reader is None or not self.reader.private:
+            return data
+        train, validation, test = map(empty_like, (data.train, data.validation, data.test))
+        return replace(data, train=train, validation=validation, test=test, extra={})
+
     def constants(self, data: Dataset) -> tuple[Tensor, Tensor]:
         """(mean, std) of :meth:`normalisation`, each (C, 1, 1) float32."""
         mean, std = (torch.tensor(v)[:, None, None] for v in self.normalisation(data))
         return mean, std
 
     def normalisation(self, data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std) per channel that matching works under; standardised values keep theirs, 0 and 1."""
-        channels = data.shape[0]
-        if data.space == "standard":
+        """(mean, std) per channel that matching works under; standardised values are left as they are."""
+        if self.normalise != "public":
             return data.mean, data.std
-        return (
-            ((0.5,) * channels, (0.5,) * channels)
-            if self.normalise == "public"
-            else (data.mean, data.std)
-        )
+        mean, std = (0.0, 1.0) if data.space == "standard" else (0.5, 0.5)
+        return (mean,) * data.shape[0], (std,) * data.shape[0]
 
     def augment_for(self, data: Dataset) -> str:
         """The DSA strategy string; "" for none, as for anything but images."""

@@ -65,7 +65,7 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
     if recipe.reader is not None:
         recipe.reader.check(data.train)
     if recipe.networks is not None:
-        recipe.networks.bind(data)
+        recipe.networks.bind(recipe.shown(data))
 
 
 def has_option(recipe: Recipe, path: str) -> bool:

@@ -1,7 +1,8 @@
 """What a private reader tells a target rule: how many records each (class, group) cell has, and nothing else.
 
-A record is read with the weight of its cell. So one record cannot set the weight of another, whatever the rule
-does, and the expected mass of a row follows from counts and sampling rates, which the claim lists as public.
+A record is read with the weight of its cell, and rows are laid out for blank records. So one record cannot set the
+weight of another, whatever the rule does, and the expected mass of a row follows from counts and sampling rates, which
+the claim lists as public.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.parts import TargetRule
+from ddaudit.distillation.parts import Layout, TargetRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +24,15 @@ class CellWeights:
         table: (R, num_classes * groups) weight of a record of each cell, in [0, 1].
         cell: (N,) int64 cell of each record, class-major.
         num_classes: how many classes there are.
+        layout: the rule's rows.
+        assumed: what the rule takes as public.
     """
 
     table: Tensor
     cell: Tensor
     num_classes: int
+    layout: Layout
+    assumed: tuple[str, ...]
 
     def rows(self, index: Tensor) -> Tensor:
         """(R, B) weights of the records at ``index``."""
@@ -69,7 +74,14 @@ def cell_weights(rule: TargetRule, data: ImageData, drawn: Tensor | None = None)
     counts = torch.bincount(cell, minlength=data.num_classes * groups)
     bound = rule.bind(_blank(data, counts, groups), drawn)
     one_each = _blank(data, torch.ones_like(counts), groups)
-    return CellWeights(bound.rows(one_each, torch.arange(len(one_each))), cell, data.num_classes)
+    return CellWeights(
+        bound.rows(one_each, torch.arange(len(one_each))),
+        cell,
+        data.num_classes,
+        # Asked on blank records too: rows and texts that depended on real ones would leave outside the ledger.
+        rule.layout(one_each),
+        rule.assumed(one_each),
+    )
 
 
 def _blank(like: ImageData, counts: Tensor, groups: int) -> ImageData:

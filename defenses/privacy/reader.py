@@ -152,11 +152,12 @@ class PoissonGaussian:
             return torch.stack(
                 [torch.bincount(data.labels[m], minlength=data.num_classes) for m in members]
             ).float()
-        needs = rule.assumed(data)
-        if needs or cell_weights(rule, data).differ_by_group:
+        weights = cell_weights(rule, data)
+        if weights.assumed or weights.differ_by_group:
+            exact = " and ".join(weights.assumed) or "(class, group) counts"
             raise BadInput(
                 "reader.counts=noisy",
-                f"{type(rule).__name__} weighs records by exact {' and '.join(needs) or '(class, group) counts'}",
+                f"{type(rule).__name__} weighs records by exact {exact}",
                 "Use counts=public, which declares them on the card, or leave 'fair' or 'balanced' out.",
             )
         share = self.epsilon * self.count_share
@@ -200,7 +201,7 @@ class PrivateTargets:
         weights: CellWeights,
         mass: Tensor,
     ) -> None:
-        self.layout: Layout = opening.rule.layout(data)
+        self.layout: Layout = weights.layout
         self.clip: float | None = config.clip
         self.gate = gate
         self._config, self._data, self._opening, self._weights = config, data, opening, weights
@@ -259,11 +260,11 @@ class PrivateTargets:
     def _public(self) -> list[str]:
         """What the claim treats as known to everybody."""
         config = self._config
-        # Standardised values are taken as they are; what made them is in ``assumed``.
+        # Standardised values are taken as they are; data that know what made them say more in ``assumed``.
         halves = bool((self._opening.mean == 0.5).all() and (self._opening.std == 0.5).all())
         public = [
-            "image size and class names",
-            *(["normalisation constants 0.5 / 0.5"] if halves else []),
+            "image shape and class names",
+            "normalisation constants 0.5 / 0.5" if halves else "what values were standardised by",
             "starting values, networks, augmentations and their seeds, all drawn without the records",
         ]
         if config.counts == "public":
@@ -274,5 +275,5 @@ class PrivateTargets:
             public.insert(0, f"that there are fewer than {1 / config.delta:.3g} records")
         if self._weights.differ_by_group:
             public.append("(class, group) counts")
-        public += self._opening.rule.assumed(self._data)
+        public += self._weights.assumed
         return list(dict.fromkeys([*public, *self._opening.assumed]))

@@ -94,8 +94,7 @@ class FromTeacher:
             BadInput: a recipe without target, synthesis, networks or private reader; see ``check_private``.
             DDAuditError: several runs at once, or training or synthesis diverged.
         """
-        networks = recipe.networks
-        if not (recipe.reader and recipe.target and networks and recipe.synthesis):
+        if not (recipe.reader and recipe.target and recipe.networks and recipe.synthesis):
             raise BadInput(
                 recipe.name,
                 "trains a teacher and needs a reader, a target, networks and a synthesis",
@@ -107,7 +106,9 @@ class FromTeacher:
             raise DDAuditError(f"{recipe.name}: one run at a time, every run has its own teacher")
         progress, total = job.progress, self.steps + self.iterations
         source = recipe.open(job)
-        teacher = networks.bind(job.data).make(
+        networks = recipe.networks_for(job)
+        assert networks is not None
+        teacher = networks.make(
             shape=job.train.shape,
             num_classes=job.train.num_classes,
             seed=job.seed,

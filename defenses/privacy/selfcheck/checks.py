@@ -36,6 +36,7 @@ FRESH = "reader: every answer gets noise of its own"
 CLIP = "reader: no record adds more than the clip"
 SAMPLING = "reader: records are drawn by independent coins"
 STORED = "reader: a question asked again gets the same answer"
+WEIGHTS = "reader: rows weigh the same whatever the records"
 LEDGER = "reader: the ledger counts every answer"
 START = "start: the first images do not depend on the records"
 
@@ -57,8 +58,8 @@ def check_reader(
     """Ask a private reader questions about made-up records and compare with its own claim.
 
     Costs no privacy: no real record is touched. A correct reader fails one of the checks about once in
-    10 000 audits. It is expected to take the signals of sampled records only, and to answer with sums up
-    to a fixed factor per row.
+    10 000 audits. It is expected to take the signals of sampled records only, to answer with sums up to a
+    fixed factor per row, and to weigh rows by what is public or was noisily counted before the first answer.
 
     Args:
         reader: the reader of a recipe, as it is.
@@ -69,7 +70,7 @@ def check_reader(
         device: where signals live.
 
     Returns:
-        Six checks; one failed check when the reader does not take the questions at all.
+        Seven checks; one failed check when the reader does not take the questions at all.
     """
     records = made_up(train)
     try:
@@ -83,6 +84,7 @@ def check_reader(
         _clip(seen, subject),
         _sampling(seen, records.labels, subject),
         _check(STORED, seen.stored, "equal, or in the ledger once more", "", subject),
+        _check(WEIGHTS, seen.steady, "equal", "Weights carry no noise.", subject),
         _check(LEDGER, seen.counted >= seen.answered, f">= {seen.answered}", "", subject,
                value=float(seen.counted)),
     ]  # fmt: skip

@@ -80,7 +80,7 @@ def check_signals(recipe: Recipe, data: Dataset, *, subject: str, seed: int = 0)
         return []
     made = _made_up(data.train, seed)
     batch = made.subset(torch.arange(min(24, len(made))))
-    net = recipe.networks.bind(data).make(
+    net = recipe.networks.bind(recipe.shown(data)).make(
         shape=made.shape, num_classes=made.num_classes, seed=seed, device=torch.device("cpu")
     )
     mean, std = recipe.constants(data)

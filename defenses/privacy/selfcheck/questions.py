@@ -81,10 +81,14 @@ def ask(
     ledger = claim.ledger if claim else []
     stored = _same_again(source, asker, values, ledger)
     answered, counted = _beyond(source, asker, ledger)
-    again = []
-    if claim is None or not claim.noise_seed_published:
-        second = _Asker(reader.open(records, everyone, opening), clip or 1.0, records.num_classes)
-        again = [second(i) for i in range(4)]
+    # Other pixels, the same counts: what comes back without noise may not differ.
+    others = replace(records, images=inverted(records.images))
+    second = _Asker(reader.open(others, everyone, opening), clip or 1.0, records.num_classes)
+    again = [second(i) for i in range(4)]
+    counted_noisily = len(ledger) > 1
+    weights = asker.weights if counted_noisily else [*asker.weights, *second.weights]
+    if claim is not None and claim.noise_seed_published:
+        again = []
     answers = torch.stack(values)
     return Answers(
         values=answers,
@@ -96,6 +100,7 @@ def ask(
         answered=answered,
         counted=counted,
         stored=stored,
+        steady=all(torch.equal(w, weights[0]) for w in weights),
     )
 
 
@@ -112,6 +117,7 @@ class Answers:
         entry: the ledger's entry for sums; None: it has none.
         answered, counted: different answers given, and counted by the ledger.
         stored: questions that were asked again got the answers they had got.
+        steady: rows weighed the same in every answer, and where counts are public for other records as well.
     """
 
     values: Tensor
@@ -123,6 +129,7 @@ class Answers:
     answered: int
     counted: int
     stored: bool
+    steady: bool
 
     @property
     def bound(self) -> float:
@@ -206,12 +213,15 @@ class _Asker:
 
     def __init__(self, source: Source, clip: float, classes: int) -> None:
         self.taken: list[Tensor] = []
+        self.weights: list[Tensor] = []
         self._source, self._clip, self._classes = source, clip, classes
 
     def __call__(self, number: int) -> Tensor:
         objective = _Objective(self._clip, loud=number % 2 == 1)
         query = Query(f"probe/{number}", objective, None, (None,) * self._classes)
-        found = self._source.targets(query).values[0].double().cpu().clone()
+        targets = self._source.targets(query)
+        found = targets.values[0].double().cpu().clone()
+        self.weights.append(targets.weights[0].double().cpu().clone())
         self.taken.append(torch.cat(objective.taken or [torch.zeros(0, dtype=torch.int64)]))
         return found
 

@@ -1,11 +1,12 @@
 """Rules and objectives that couple records: refused where they say so, caught where they lie."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 
-from ddaudit.data import load_data
+from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.defenses.fairness.density import inverse_density
 from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 from ddaudit.defenses.longtail.balanced import Balanced
@@ -14,9 +15,11 @@ from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.defenses.privacy.selfcheck import check_rule, check_signals
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
 from ddaudit.distillation import distill, resolve
+from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import MeanEmbedding
-from ddaudit.distillation.parts import Opening
+from ddaudit.distillation.parts import Layout, Opening
+from ddaudit.distillation.requests import check_recipe
 from ddaudit.distillation.targets import ByClass, Joint, Weighted
 from ddaudit.errors import BadInput, DDAuditError
 
@@ -283,6 +286,52 @@ def test_an_expected_mass_follows_from_counts_and_rates(tiny):
     rates[17] = 0.39
     with pytest.raises(DDAuditError, match="differ within a class"):
         _gate(data, rates).expected_mass(torch.ones(1, 4))
+
+
+@dataclass(frozen=True)
+class Looking(ByClass):
+    """Lays its rows out by the first record, and says what it assumes in words that tell of it."""
+
+    def layout(self, data: ImageData) -> Layout:
+        bright = bool(data.images[0].float().mean() > 0)
+        order = torch.arange(data.num_classes)
+        return Layout(order.flip(0) if bright else order, data.class_names)
+
+    def assumed(self, data: ImageData) -> tuple[str, ...]:
+        return (f"pixels around {data.images.float().mean():.0f}",)
+
+
+@dataclass(frozen=True)
+class Peeping(Fresh):
+    """Remembers how many records it was shown."""
+
+    shown: ClassVar[list[int]] = []
+
+    def bind(self, data: Dataset) -> "Peeping":
+        splits = [data.train, data.validation, data.test, *data.extra.values()]
+        self.shown.append(sum(map(len, splits)))
+        return self
+
+    def assumed(self, data: Dataset) -> tuple[str, ...]:
+        self.bind(data)
+        return ()
+
+
+def test_rules_and_networks_of_a_private_recipe_are_shown_no_record(tiny):
+    private = resolve("dm+dp", profile="small", options=FAST)
+    made = replace(private, target=Looking(), networks=Peeping("ConvNetD2W8"))
+    check_recipe(made, tiny)
+    everyone = torch.ones(1, len(tiny.train), dtype=torch.bool)
+    source = made.open(Job(tiny.train, everyone, tiny, 1, 0, torch.device("cpu")))
+    assert source.layout.slots.tolist() == [0, 1, 2, 3]  # that of black records
+    claim = distill(made, tiny.train, data=tiny, ipc=1, seed=0).card.privacy
+    assert claim is not None
+    assert "pixels around 0" in claim.public
+    check_signals(made, tiny, subject="x")
+    assert set(Peeping.shown) == {0}
+    plain = resolve("dm", profile="small", options={"loop.iterations": 1})
+    distill(replace(plain, networks=made.networks), tiny.train, data=tiny, ipc=1, seed=0)
+    assert Peeping.shown[-1] == 480  # without a claim they may look
 
 
 def test_nan_weights_are_refused(tiny):

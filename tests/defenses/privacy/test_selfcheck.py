@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.defenses.privacy.randomness import SeededRandomness
+from ddaudit.defenses.privacy.reader import PoissonGaussian, PrivateTargets
 from ddaudit.defenses.privacy.selfcheck import check_reader, check_start
 from ddaudit.defenses.privacy.selfcheck import checks as selfcheck
 from ddaudit.defenses.privacy.selfcheck.coins import coin_tests
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
 from ddaudit.distillation import METHODS
-from ddaudit.distillation.parts import TargetRule
+from ddaudit.distillation.parts import Opening, Query, TargetRule, Targets
 from ddaudit.distillation.targets import ByClass, Joint
 from ddaudit.errors import BadInput
 
@@ -94,6 +95,40 @@ def test_bugs_of_full_batch_readers_are_caught_too(
     digits: Dataset, gate: type[PrivateSource], caught: str
 ) -> None:
     assert _probe(digits, gate, ByClass(), **FULL) == [caught]
+
+
+class Telling(PrivateTargets):
+    """Right answers, and weights of rows that tell of the records."""
+
+    def targets(self, query: Query) -> Targets:
+        answer = super().targets(query)
+        return replace(answer, weights=answer.weights * self.told(query))
+
+    def told(self, query: Query) -> float:
+        return 1 + float(self._data.images.float().mean())
+
+
+class TellingOfBatches(Telling):
+    """How many records were sampled: the mass that the expected one stands for."""
+
+    def told(self, query: Query) -> float:
+        self.sampled = getattr(self, "sampled", {})
+        return self.sampled.setdefault(query.id, 1 + len(self.sampled))
+
+
+@pytest.mark.parametrize("source", [Telling, TellingOfBatches])
+@pytest.mark.parametrize("options", [PER_CLASS, FULL, {**PER_CLASS, "noise_seed": None}])
+def test_weights_of_rows_that_tell_of_the_records_are_seen(
+    digits: Dataset, source: type[PrivateTargets], options: dict[str, Any]
+) -> None:
+    class Reader(PoissonGaussian):
+        def open(self, data: ImageData, members: Tensor, opening: Opening) -> PrivateTargets:
+            made = super().open(data, members, opening)
+            made.__class__ = source
+            return made
+
+    checks = check_reader(Reader(**options), ByClass(), digits.train, subject="x")
+    assert [c.name for c in checks if not c.passed] == [selfcheck.WEIGHTS]
 
 
 def test_records_may_have_rates_of_their_own() -> None:
