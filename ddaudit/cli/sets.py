@@ -82,7 +82,6 @@ def distill(
     from ddaudit.distillation import check_recipe, distill_sizes, make_recipe
     from ddaudit.sets import describe, save
     from ddaudit.sets import inspect as look
-    from ddaudit.sets.releases import log_release
 
     where = pick_device(device)
     chosen: Literal["paper", "small"] = (
@@ -102,7 +101,6 @@ def distill(
         )
     for file, result in zip(files, results, strict=True):
         save(result, file)
-        log_release(result.card, file)
         for line in describe(look(file)):
             typer.echo(line)
     if any(result.card.privacy for result in results):

@@ -68,7 +68,11 @@ class Column:
         return tuple(f"{self.name}={c}" for c in self.categories) or (self.name,)
 
     def encode(self, values: Sequence[str]) -> NDArray[np.float32]:
-        """(N, inputs) float32. A missing value is 0 in every input: the centre of a number, no category."""
+        """(N, inputs) float32. A missing value is 0 in every input: the centre of a number, no category.
+
+        Raises:
+            BadInput: a text in a column of numbers.
+        """
         if self.categories:
             known = {c: i for i, c in enumerate(self.categories)}
             out = np.zeros((len(values), len(known)), dtype=np.float32)
@@ -76,7 +80,13 @@ class Column:
                 if value in known:
                     out[row, known[value]] = 1.0
             return out
-        numbers = np.array([self.centre if is_missing(v) else float(v) for v in values])
+        try:
+            numbers = np.array([self.centre if is_missing(v) else float(v) for v in values])
+        except ValueError as error:
+            what = f"holds a text where a number is declared ({error})"
+            raise BadInput(
+                f"column '{self.name}'", what, "Correct the cell, or the range."
+            ) from None
         scaled = (numbers.clip(self.low, self.high) - self.centre) / self.scale
         return scaled.astype(np.float32)[:, None]
 

@@ -26,6 +26,7 @@ from ddaudit.errors import BadInput
 from ddaudit.files import OverBudget, kind_of, open_file, parse_json, write_bytes
 from ddaudit.sets._store import LabelStore
 from ddaudit.sets._types import Card, DistilledSet
+from ddaudit.sets.releases import log_release
 
 FORMAT_VERSION = 2
 _CODES = {
@@ -45,7 +46,8 @@ def save(distilled: DistilledSet, path: str | Path) -> Path:
     """Write a set file, whole or not at all.
 
     The bytes go to a temporary file beside ``path``, which replaces it in one step; a failure
-    leaves what was there before. Equal sets give byte-identical files.
+    leaves what was there before. Equal sets give byte-identical files. A private set is a release: it
+    is put on record in the folder ``releases`` beside it, see ``ddaudit.sets.releases``.
 
     Args:
         distilled: the set; checked first.
@@ -61,7 +63,9 @@ def save(distilled: DistilledSet, path: str | Path) -> Path:
     distilled.check(path)
     if kind_of(path) == "folder":
         raise BadInput(path, "is a folder", "Give a file name, for example set.safetensors.")
-    return write_bytes(path, serialise(distilled))
+    write_bytes(path, serialise(distilled))
+    log_release(distilled.card, path)
+    return path
 
 
 def digest(path: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,18 @@ def test_releases_are_logged_beside_a_file_and_an_overwritten_one_stays_on_recor
         value.card.privacy.release,  # type: ignore[union-attr]
     }
     assert not read_releases(tmp_path)[0].model_dump_json().count("fingerprint")
+
+
+def test_a_private_set_saved_from_python_is_on_record_and_a_plain_one_is_not(
+    private: Path, tmp_path: Path
+) -> None:
+    value = load(private)
+    save(value, tmp_path / "set.safetensors")
+    (record,) = read_releases(tmp_path)
+    assert (record.name, record.claim) == ("set.safetensors", value.card.privacy)
+    plain = replace(value, card=value.card.model_copy(update={"privacy": None}))
+    save(plain, tmp_path / "plain" / "set.safetensors")
+    assert not read_releases(tmp_path / "plain")
 
 
 def test_a_record_that_cannot_be_read_stops_the_sum(private: Path, tmp_path: Path) -> None:

@@ -236,3 +236,12 @@ def test_records_that_are_no_pixels_are_checked():
             ("a",),
             space="standard",
         )
+
+
+def test_a_text_in_a_column_declared_as_numbers_is_refused_in_one_line(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps({"age": [0, 120], "risk": ["low", "high"]}))
+    rows = table(40)
+    rows[3][1] = "forty"
+    file = write(tmp_path / "t.csv", rows)
+    with pytest.raises(BadInput, match=r"column 'age': holds a text .* 'forty'"):
+        load_data(f"csv:path={file},target=risk,ranges={tmp_path / 'r.json'}")
