@@ -173,7 +173,7 @@ def test_a_record_without_a_finite_signal_adds_nothing_and_stops_nothing(tiny, v
 
 
 def test_many_parts_of_a_sum_do_not_round_away_the_bound(tiny, monkeypatch):
-    """Added up in float32, 20 000 records in parts of 32 let one of them move the sum by 1e-4 more than the clip."""
+    """Added up in float32, 20 000 records in parts of 32 put the move of one of them off by 9e-4."""
 
     class Clean(PrivateSource):
         def _noisy(self, sums, deviation):
