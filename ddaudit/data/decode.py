@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,11 @@ from ddaudit.files import afford
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GREY_MODES = ("1", "L", "LA", "I;16")
-"""PIL modes that hold one channel of light."""
+GREY_MODES = ("1", "L")
+"""PIL modes of :func:`flatten`'s result that hold one channel of light."""
+_COLOUR_MODES = ("P", "RGB", "RGBX", "CMYK", "YCbCr")
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+_TWELVE_BITS = 4095
 
 
 def decode_images(
@@ -36,14 +39,17 @@ def decode_images(
         (N, C, H, W) uint8.
 
     Raises:
-        BadInput: a picture that cannot be read, or sizes that differ.
+        BadInput: a picture that cannot be read or is not plain (see :func:`flatten`), or sizes that differ.
     """
-    pictures, grey, held = [], True, 0
+    pictures, grey, held, peaks = [], True, 0, dict[str, int]()
     shape: tuple[int, ...] | None = None
     for name, source in sources:
-        with open_picture(source, name) as picture:
+        with open_picture(source, name) as stored:
+            picture, peak = flatten(stored, name)
             grey = grey and picture.mode in GREY_MODES
             array = _array(picture, name, size=size, channels=channels)
+        if peak is not None:
+            peaks[name] = peak
         if shape is not None and array.shape[:2] != shape[:2]:
             what = f"is {_wh(array.shape)} pixels but the pictures before it are {_wh(shape)}"
             raise BadInput(name, what, "Add size=32 (or another side length) to the data spec.")
@@ -51,11 +57,57 @@ def decode_images(
         held += array.nbytes
         afford(name, held, "pixels of this picture and those before it")
         pictures.append(array)
+    check_depth(peaks)
     stacked = np.stack(pictures)
     if channels == 1 or (channels is None and grey):
         # The three channels of a converted grey picture are equal.
         stacked = stacked[..., :1]
     return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
+
+
+def flatten(picture: Image, name: str) -> tuple[Image, int | None]:
+    """The picture with 8 bits per channel and without alpha, and the largest value where it had 16 bits.
+
+    16 bits of grey are scaled by their depth: 65535 is white. Alpha that hides nothing is left out.
+
+    Raises:
+        BadInput: 32 bits or floating point, whose white nobody states; transparent pixels, which look different on
+            every background; a pixel type that is no picture.
+    """
+    from PIL import Image
+
+    mode, hidden = picture.mode, "transparency" in picture.info
+    if mode.startswith("I;16") and not hidden:
+        values = np.asarray(picture).astype(np.uint16)
+        return Image.fromarray((values / 257.0).round().astype(np.uint8)), int(values.max())
+    if mode in _ALPHA_MODES or (hidden and mode in (*GREY_MODES, *_COLOUR_MODES)):
+        opaque = picture.convert("RGBA")
+        if opaque.getchannel("A").getextrema()[0] < 255:
+            what = "has transparent pixels, and no background is stated"
+            raise BadInput(
+                name, what, "Flatten it onto its background, or remove its alpha channel."
+            )
+        return opaque.convert("L" if mode in (*GREY_MODES, "LA", "La") else "RGB"), None
+    if mode not in (*GREY_MODES, *_COLOUR_MODES):
+        kind = {"F": "floating point", "I": "32 bits"}.get(mode, mode)
+        what = f"has pixels of {kind}, and nothing says which value is white"
+        raise BadInput(name, what, "Scale it to 8 bits (255 is white) or 16 bits (65535 is white).")
+    return picture, None
+
+
+def check_depth(peaks: Mapping[str, int]) -> None:
+    """Refuse 16-bit pictures that hold fewer bits, which would all be dark.
+
+    Args:
+        peaks: largest value of each 16-bit picture, by name.
+
+    Raises:
+        BadInput: none of them goes beyond 12 bits.
+    """
+    if peaks and max(peaks.values()) <= _TWELVE_BITS:
+        name, peak = max(peaks.items(), key=lambda item: item[1])
+        what = f"is of 16 bits, but no picture has a value above {peak}: 12 bits or fewer, or dark"
+        raise BadInput(name, what, "Scale the pictures to 8 bits, or so that 65535 is white.")
 
 
 def index_classes(names: Sequence[str], known: Sequence[str], *, where: object) -> Tensor:

@@ -11,20 +11,22 @@ import torch
 from torch import Tensor
 
 from ddaudit.containers import open_picture
+from ddaudit.data.decode import GREY_MODES, check_depth, flatten
 from ddaudit.errors import BadInput
 from ddaudit.files import afford
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_GREY = ("1", "L")
-_MODES = (*_GREY, "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
+JPEG_NOTE = "images are 8-bit JPEG: the pixels carry its compression"
+PNG_NOTE = "images are 8-bit: pixels were clipped to [0, 1] and rounded"
+_DEEP_NOTE = "16-bit pictures were scaled by their depth (65535 is white) to 8 bits"
 
 
 def decode_images(
     encoded: Iterable[tuple[str, bytes]], *, shape: tuple[int, int, int] | None, where: Path
-) -> tuple[Tensor, bool]:
-    """(M, C, H, W) float32 of PNG or JPEG bytes, and whether any of them was a JPEG.
+) -> tuple[Tensor, list[str]]:
+    """(M, C, H, W) float32 of PNG or JPEG bytes, and notes on how they were stored.
 
     Args:
         encoded: (name, bytes) pairs.
@@ -32,21 +34,23 @@ def decode_images(
         where: for messages.
 
     Raises:
-        BadInput: not an image, or not one size.
+        BadInput: not an image, not plain (see :func:`ddaudit.data.decode.flatten`), or not one size.
     """
     pictures: list[tuple[str, Image]] = []
-    jpeg, pixels = False, 0
+    jpeg, pixels, peaks = False, 0, dict[str, int]()
     for name, data in encoded:
         picture = open_picture(data, f"{where}: {name}", formats=("PNG", "JPEG"))
         pixels += picture.size[0] * picture.size[1]
         afford(where, 12 * pixels, "pixels")
-        if picture.mode not in _MODES:
-            raise BadInput(f"{where}: {name}", f"has pixel type {picture.mode}, expected 8 bits")
         jpeg = jpeg or picture.format == "JPEG"
-        pictures.append((name, picture))
+        plain, peak = flatten(picture, f"{where}: {name}")
+        if peak is not None:
+            peaks[f"{where}: {name}"] = peak
+        pictures.append((name, plain))
     if not pictures:
         raise BadInput(where, "holds no images", "An empty set cannot be audited.")
-    grey = shape[0] == 1 if shape else all(p.mode in _GREY for _, p in pictures)
+    check_depth(peaks)
+    grey = shape[0] == 1 if shape else all(p.mode in GREY_MODES for _, p in pictures)
     first_name, first = pictures[0]
     size = (shape[2], shape[1]) if shape else first.size
     rows = []
@@ -57,8 +61,5 @@ def decode_images(
             raise BadInput(f"{where}: {name}", what, "All images must have one size.")
         array = np.array(picture.convert("L" if grey else "RGB"), dtype=np.uint8)
         rows.append(torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy()))
-    return torch.stack(rows).float().div_(255.0), jpeg
-
-
-JPEG_NOTE = "images are 8-bit JPEG: the pixels carry its compression"
-PNG_NOTE = "images are 8-bit: pixels were clipped to [0, 1] and rounded"
+    notes = [JPEG_NOTE if jpeg else PNG_NOTE, *([_DEEP_NOTE] if peaks else [])]
+    return torch.stack(rows).float().div_(255.0), notes

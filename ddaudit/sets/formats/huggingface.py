@@ -16,7 +16,7 @@ from ddaudit.files import files_below, open_file
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
-from ddaudit.sets.formats._decode import JPEG_NOTE, PNG_NOTE, decode_images
+from ddaudit.sets.formats._decode import decode_images
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 _IMAGE_COLUMNS = ("image", "img")
@@ -45,14 +45,14 @@ def read(
     label_column = _column(first.names, options.get("label"), _LABEL_COLUMNS, "label", path)
     table = read_parquet(files, (image_column, label_column))
     encoded = _encoded(as_list(table, image_column, path), image_column, path)
-    images, jpeg = decode_images(encoded, shape=shape, where=path)
+    images, stored = decode_images(encoded, shape=shape, where=path)
     declared = hub_names(first.metadata, label_column)
     values = as_list(table, label_column, path)
     names, labels, note = _read_labels(values, label_column, path, declared, options)
     if num_classes is not None and declared is not None and len(declared) != num_classes:
         what = f"names {len(declared)} classes but the data set has {num_classes}"
         raise BadInput(path, what, "Was this set distilled from other data? Pass --data.")
-    notes = [JPEG_NOTE if jpeg else PNG_NOTE] + ([note] if note else [])
+    notes = stored + ([note] if note else [])
     card = Card(class_names=names, notes=notes)
     # Names found in the column are matched with the data's afterwards.
     count = num_classes if names is None else len(names)

@@ -13,7 +13,7 @@ from ddaudit.errors import BadInput
 from ddaudit.files import files_below, kind_of, read_bytes
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
-from ddaudit.sets.formats._decode import JPEG_NOTE, PNG_NOTE, decode_images
+from ddaudit.sets.formats._decode import decode_images
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -53,9 +53,9 @@ def read(
     ordered = sorted(zip(indices, classes, strict=True))
     files = [(index, file) for index, folder in ordered for file in classes[folder]]
     encoded = ((str(file.relative_to(path)), read_bytes(file)) for _, file in files)
-    images, jpeg = decode_images(encoded, shape=shape, where=path)
+    images, stored = decode_images(encoded, shape=shape, where=path)
     labels = torch.tensor([index for index, _ in files], dtype=torch.int64)
-    card = Card(class_names=class_names, notes=[note, JPEG_NOTE if jpeg else PNG_NOTE])
+    card = Card(class_names=class_names, notes=[note, *stored])
     return assemble(path, images, labels, num_classes=len(class_names), card=card)
 
 

@@ -133,7 +133,7 @@ def test_damaged_and_foreign_images(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"1\.png: is not a picture"):
             import_set(tmp_path)
     Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / "a" / "1.png")
-    with pytest.raises(BadInput, match="expected 8 bits"):
+    with pytest.raises(BadInput, match="of 16 bits, but no picture has a value above 0"):
         import_set(tmp_path)
 
 
