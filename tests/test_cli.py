@@ -111,6 +111,8 @@ def test_nasty_subjects_are_one_line_and_exit_2(run, tmp_path, case):
         (("distill", "dm", "--set", "loop.steps=1", "--out", "x.safetensors"), "no option 'steps'"),
         (("distill", "dm", "--set", "nonsense", "--out", "x.safetensors"), "PART.OPTION=VALUE"),
         (("distill", "dm"), "--out"),
+        (("distill", "dm", "--out", "x.pt"), "Take x.safetensors"),
+        (("audit",), "subjects: none is given"),
         (("inspect", "nowhere.safetensors"), "no such file"),
         (("report", "nowhere"), "no run folder"),
         (("gate", "nowhere", "--policy", "nowhere.yaml"), "nowhere.yaml"),

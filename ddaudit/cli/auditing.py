@@ -10,6 +10,7 @@ import typer
 from ddaudit.cli import options, places, reporting
 from ddaudit.cli.output import say, say_error
 from ddaudit.cli.sets import say_privacy_target
+from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.progress import events
 from ddaudit.registry import check_name
@@ -139,6 +140,10 @@ def audit(
     for subject in subjects:
         if not ("/" in subject or "." in subject or kind_of(subject) is not None):
             options.check_recipe_name(subject)
+    if not subjects and config is None:
+        raise BadInput(
+            "subjects", "none is given", "For example: ddaudit audit dm random --data digits."
+        )
     if data is not None:
         options.check_data_name(data)
 

@@ -42,6 +42,12 @@ def check_set_file(path: Path, *, overwrite: bool, option: str = "--out") -> Non
     cannot be read may be such a set.
     """
     check_file(path, option=option)
+    if path.suffix not in ("", ".safetensors"):
+        raise BadInput(
+            f"{option} {path}",
+            "a set file is a .safetensors file",
+            f"Take {path.stem}.safetensors.",
+        )
     if overwrite or not path.exists():
         return
     from ddaudit.sets import load
