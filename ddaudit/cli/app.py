@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import ddaudit
-from ddaudit.cli import auditing, listing, reporting, sets
+from ddaudit.cli import auditing, demo, listing, reporting, sets
 from ddaudit.cli.output import say_error
 from ddaudit.errors import DDAuditError, printable
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The trustworthiness audit suite for dataset distillation.",
 )
-app.command()(auditing.demo)
+app.command()(demo.demo)
 app.command("list")(listing.list_)
 app.command()(sets.distill)
 app.command()(auditing.audit)

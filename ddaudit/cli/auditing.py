@@ -1,4 +1,4 @@
-"""Commands that audit: ``audit``, ``demo``."""
+"""The command ``audit``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddaudit.cli import options, places, reporting
+from ddaudit.cli import options, places
 from ddaudit.cli.output import say, say_error
 from ddaudit.cli.sets import say_privacy_target
 from ddaudit.errors import BadInput
@@ -154,40 +154,14 @@ def audit(
     if dry_run:
         _preview(made)
         return
-    code = _run(made)
+    code = run_with_progress(made)
     typer.echo(f"run: {made.out}")
     typer.echo(f"next: ddaudit report {made.out}")
     raise typer.Exit(code)
 
 
-def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path(
-        "demo-run"
-    ),
-) -> None:
-    """The whole story on embedded data, in minutes on a laptop; prints the report's path."""
-    places.check_folder(out)
-
-    from ddaudit.audits import AuditConfig
-
-    config = AuditConfig(
-        subjects=["dm", "dm+fair", "dm+dp", "dm+fair+dp"],
-        data="digits-colored",
-        preset="quick",
-        epsilon=10.0,
-        delta=1e-4,
-        auditors=["utility", "membership", "backdoor", "adversarial", "calibration", "bias"],
-        baselines=["full", "random"],
-        out=str(out),
-    )
-    code = _run(config)
-    for path in reporting.write([str(out)], ["html", "md", "json", "csv"], None):
-        typer.echo(path)
-    raise typer.Exit(code)
-
-
-def _run(config: AuditConfig) -> int:
-    """Run an audit with progress; returns the exit code."""
+def run_with_progress(config: AuditConfig) -> int:
+    """Run an audit, say what it does and what failed; returns the exit code."""
     from ddaudit.audits import named_recipes, run_audit
 
     for recipe in named_recipes(config):
