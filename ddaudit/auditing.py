@@ -28,7 +28,14 @@ from ddaudit.models import Arch, Network, build
 from ddaudit.registry import Registry
 from ddaudit.seeds import stable_seed
 from ddaudit.sets import DistilledSet
-from ddaudit.training import PROTOCOLS, EvaluationProtocol, Extras, predict, train_many
+from ddaudit.training import (
+    PROTOCOLS,
+    EvaluationProtocol,
+    Extras,
+    predict,
+    require_finite,
+    train_many,
+)
 
 TrainsBy = Literal["audit", "card"]
 Kind = Literal["recipe", "file", "checkpoint"]
@@ -223,9 +230,10 @@ class Context:
         """The subject's distilled set for this seed (files have one set for every seed).
 
         Raises:
-            Unsupported: a checkpoint has no distilled set.
+            Unsupported: a checkpoint has no distilled set, or an image of the set is not finite.
         """
         if subject.set is not None:
+            require_finite(subject.set.images, "the set's images")
             return subject.set
         if subject.recipe is None:
             raise Unsupported("a checkpoint comes without its distilled set")
@@ -238,6 +246,7 @@ class Context:
                 stored = self.redistill(subject, self.data.train, seed)
                 if self.artifacts:
                     self.artifacts.save_set(key, stored)
+            require_finite(stored.images, "the set's images")
             self._sets[key] = stored
         return self._sets[key]
 

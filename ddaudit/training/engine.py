@@ -152,19 +152,24 @@ def predict(
     return require_finite(logits)
 
 
-def require_finite(logits: Tensor) -> Tensor:
-    """The (N, K) logits, if they are numbers; every score of NaN would be a number all the same.
+def require_finite(
+    values: Tensor, what: str = "the logits of a network (diverged in training, or damaged)"
+) -> Tensor:
+    """The (N, ...) values, if they are numbers: scores of NaN would be numbers all the same.
+
+    Args:
+        values: one row a record.
+        what: names them in the message.
 
     Raises:
-        Unsupported: a logit is NaN or infinite.
+        Unsupported: a value is NaN or infinite.
     """
-    broken = int((~torch.isfinite(logits)).any(1).sum())
+    broken = int((~torch.isfinite(values)).flatten(1).any(1).sum())
     if broken:
         raise Unsupported(
-            f"a network's logits are not finite for {broken} of {len(logits)} records: its training diverged, or its "
-            "weights are damaged, so no number can be read from it"
+            f"{what} are not finite for {broken} of {len(values)} records, so that no number can be read from them"
         )
-    return logits
+    return values
 
 
 def _run(

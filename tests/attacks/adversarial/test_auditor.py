@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -135,6 +137,30 @@ def test_lone_checkpoint_gets_a_sibling_for_the_transfer_test(ctx, networks):
     )
     assert any(c.name.startswith("masking 5") for c in finding.checks)
     assert not any(c.name.startswith("masking 6") for c in finding.checks)
+
+
+def test_oblong_images_keep_their_numbers(ctx):
+    """Square cannot tile 8 x 12 images; the whole auditor once was lost to that."""
+    data = replace(
+        ctx.data,
+        **{
+            part: replace(d, images=torch.nn.functional.pad(d.images, (0, 4)))
+            for part in ("train", "validation", "test")
+            if (d := getattr(ctx.data, part))
+        },
+    )
+    wide = Context(data=data, preset=ctx.preset, arch=ctx.arch)
+    network = build(ctx.arch, shape=data.shape, num_classes=4, seed=0, mean=data.mean, std=data.std)
+    wide.victims = lambda subject, seed: [network]  # type: ignore[method-assign]
+    wide.train = lambda sets, *, seeds, arch=None: [network]  # type: ignore[method-assign]
+    auditor = Adversarial()
+    few = {**FAST, "attacks": ("autoattack",), "check_images": 10, "autoattack_images": 10}
+    finding = auditor.run(
+        Subject(id="net", kind="recipe"), wide, auditor.configure("quick", few), 0
+    )
+    assert finding.status == "ok"
+    assert finding.metric("adversarial.robust_accuracy", attack="autoattack").value is not None
+    assert any("8 x 12 images in a square frame" in c for c in finding.caveats)
 
 
 def test_quick_is_smaller_never_different():
