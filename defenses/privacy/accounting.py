@@ -180,7 +180,7 @@ def cross_check(
     ledger: Sequence[LedgerEntry],
     delta: float,
     *,
-    relation: Relation = "add-or-remove-one",
+    relation: str = "add-or-remove-one",
     tolerance: float = 0.01,
 ) -> dict[str, float]:
     """Refuse a claim that its own ledger does not support.
