@@ -62,6 +62,7 @@ SLDD = register(
         source="Sucholutsky & Schonlau, Soft-Label Dataset Distillation, IJCNN 2021, arXiv 1910.02551; random "
         "initialisations",
         labels=LearnedLabels(),
+        small={**DD.small, "labels.lr": 0.01},
         deviations=(
             *DD.deviations,
             "labels stay distributions (source: any numbers), so that any network can be trained on them",
