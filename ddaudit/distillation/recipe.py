@@ -14,6 +14,7 @@ from ddaudit.data.splits import empty_like
 from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import Job, LearnsRecords, Outcome
 from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.options import describe, option, replace_option
 from ddaudit.distillation.parts import (
     Canvas,
     LabelModel,
@@ -25,9 +26,6 @@ from ddaudit.distillation.parts import (
     Synthesis,
     TargetRule,
     Term,
-    describe,
-    option,
-    replace_option,
 )
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.reductions import Sum

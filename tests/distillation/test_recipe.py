@@ -10,7 +10,7 @@ import torch
 from ddaudit.distillation import METHODS, Defense, resolve
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh
-from ddaudit.distillation.parts import describe, option, replace_option
+from ddaudit.distillation.options import describe, option, replace_option
 from ddaudit.errors import BadInput
 
 
