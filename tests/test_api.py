@@ -148,14 +148,19 @@ def test_sets_and_modules_in_memory_are_subjects(run) -> None:
         assert finding.metric("utility.accuracy").value == pytest.approx(float(right), abs=1e-6)
 
 
-def test_other_weights_are_another_subject_and_the_same_are_found_again(run) -> None:
+def test_other_weights_need_another_name_and_the_same_are_found_again(run) -> None:
     _, subjects, out = run
     with pytest.warns(UserWarning, match="in this process"):
         again = ddaudit.audit(subjects, "digits", out=out, **QUICK)
     assert (again.computed, again.reused) == (0, 4)
+    with (
+        pytest.warns(UserWarning, match="in this process"),
+        pytest.raises(BadInput, match="holds something else under this name"),
+    ):
+        ddaudit.audit({**subjects, "<b>own</b>": Own()}, "digits", out=out, **QUICK)
     with pytest.warns(UserWarning, match="in this process"):
-        other = ddaudit.audit({**subjects, "<b>own</b>": Own()}, "digits", out=out, **QUICK)
-    assert (other.computed, other.reused) == (1, 3)
+        other = ddaudit.audit({**subjects, "another": Own()}, "digits", out=out, **QUICK)
+    assert (other.computed, other.reused) == (1, 4)
 
 
 def test_a_run_reports_frames_and_shows_itself(run, tmp_path: Path) -> None:
