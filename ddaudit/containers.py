@@ -226,7 +226,7 @@ class ParquetFile:
 
         with _arrow(self.path):
             afford(self.path, self.num_rows * 64, "rows")
-            largest = self._afford_declared(columns)
+            largest = self._afford_declared()
             # What is declared may be a lie, and one stored value may stand in every row.
             rows = max(1, min(4096, 16 * MB // max(largest, 1)))
             batches, total = [], 0
@@ -245,19 +245,16 @@ class ParquetFile:
                 else pa.Table.from_batches(batches)
             )
 
-    def _afford_declared(self, columns: Sequence[str]) -> int:
-        """The largest chunk of a column, by what the file says of itself: no value can be larger."""
+    def _afford_declared(self) -> int:
+        """Bytes of the largest row group, by what the file says of itself: no value can be larger.
+
+        Of the metadata of single columns nothing is asked: pyarrow ends the process where they are damaged.
+        """
         metadata = self._file.metadata
-        declared, largest = 0, 0
-        afford(self.path, metadata.num_row_groups * metadata.num_columns * 512, "row groups")
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                chunk = metadata.row_group(group).column(number)
-                if chunk.path_in_schema.split(".")[0] in columns:
-                    declared += max(0, chunk.total_uncompressed_size)
-                    largest = max(largest, chunk.total_uncompressed_size)
-        afford(self.path, declared, "columns")
-        return largest
+        afford(self.path, metadata.num_row_groups * 4096, "row groups")
+        sizes = [metadata.row_group(g).total_byte_size for g in range(metadata.num_row_groups)]
+        afford(self.path, sum(max(0, size) for size in sizes), "columns")
+        return max(sizes, default=0)
 
 
 def read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Any:

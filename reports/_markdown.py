@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddaudit.findings import Check
 from ddaudit.reports import labels
 from ddaudit.reports.schema import AuditorInfo, Claim, Report
 from ddaudit.reports.view import Cell, metric_tables, verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 COMMENT_LIMIT = 65_000
 """GitHub refuses comments of more than 65 536 characters; details are left out before that."""
@@ -76,7 +81,9 @@ def _caveats(report: Report, auditor: AuditorInfo) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _render(report: Report, *, details: bool) -> str:
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    """The template, compiled once per process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
@@ -88,8 +95,12 @@ def _render(report: Report, *, details: bool) -> str:
         autoescape=False,  # Markdown has its own escaping: the ``md`` filter
     )
     env.filters.update(md=escape, cell=_cell, claim=_claim, brief=labels.brief)
+    return env.get_template("report.md")
+
+
+def _render(report: Report, *, details: bool) -> str:
     auditors = report.auditors if details else []
-    text = env.get_template("report.md").render(
+    text = _template().render(
         report=report,
         run=report.run,
         tables=verdict(report),

@@ -1,0 +1,169 @@
+"""Kill a tiny audit at random moments, run it again, and compare with a run that nobody disturbed.
+
+    python benchmarks/kills.py [--kills 30] [--seed 0] [--markdown FILE]
+
+Half of the kills hit the parent, half one of its workers (with one job there is none: the parent, too), with one and
+two jobs in turn. Each is a SIGKILL at a moment drawn evenly over the time that an undisturbed run takes. After it:
+
+- gone: no process of the audit is left 2 s after its parent's end.
+- finished: the same command, run again, ends with 0.
+- equal: every cell holds the same numbers as the undisturbed run's (seconds aside), and there are as many.
+- clean: no temporary file is left in the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+COMMAND = [
+    "audit", "dm", "--data", "digits", "--ipc", "1", "--seeds", "2", "--auditors", "utility,calibration",
+    "--baselines", "none", "--arch", "ConvNetD1W4", "--device", "cpu", "--set", "loop.iterations=5",
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    coins = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _trials(Path(folder), options.kills, coins)
+    text = _table(rows)
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text)
+    sys.exit(0 if all(all(row[c] for c in CHECKS) for row in rows) else 1)
+
+
+CHECKS = ("gone", "finished", "equal", "clean")
+
+
+def _trials(folder: Path, kills: int, coins: random.Random) -> list[dict[str, Any]]:
+    expected, lasts = {}, {}
+    for jobs in (1, 2):
+        began = time.monotonic()
+        assert _start(folder / f"whole-{jobs}", jobs).wait() == 0
+        lasts[jobs] = time.monotonic() - began
+        expected[jobs] = _numbers(folder / f"whole-{jobs}")
+    assert expected[1] == expected[2], "one and two jobs differ"
+    rows = []
+    for number in range(kills):
+        jobs, victim = 1 + number % 2, ("parent", "worker")[number // 2 % 2]
+        out = folder / f"run-{number}"
+        row = _kill(out, jobs, victim, coins.uniform(0.05, 1.0) * lasts[jobs])
+        row["finished"] = _start(out, jobs).wait() == 0
+        row["equal"] = _numbers(out) == expected[1]
+        row["clean"] = not [p for p in out.rglob("*") if p.is_file() and _temporary(p)]
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        shutil.rmtree(out, ignore_errors=True)
+    return rows
+
+
+def _kill(out: Path, jobs: int, victim: str, after: float) -> dict[str, Any]:
+    """Start an audit, kill it or one of its workers, and wait until it has ended."""
+    parent = _start(out, jobs)
+    time.sleep(after)
+    workers = _children(parent.pid)
+    done = len(list((out / "cells").glob("*.json"))) if out.exists() else 0
+    hit = random.Random(after).choice(workers) if victim == "worker" and workers else parent.pid
+    if parent.poll() is None:
+        os.kill(hit, signal.SIGKILL)
+    code = parent.wait()
+    family = {*workers, parent.pid}
+    gone = _until(lambda: not any(map(_alive, family)), 2)
+    return {
+        "jobs": jobs,
+        "killed": "parent" if hit == parent.pid else "worker",
+        "after": round(after, 1),
+        "cells": done,
+        "exit": code,
+        "gone": gone,
+    }
+
+
+def _start(out: Path, jobs: int) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-m", "ddaudit.cli", *COMMAND, "--jobs", str(jobs), "--out", str(out)]
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _numbers(out: Path) -> dict[str, Any]:
+    """Every cell of a run without what two equal runs differ in."""
+    cells = {}
+    for file in (out / "cells").glob("*.json"):
+        cells[file.name] = {k: v for k, v in json.loads(file.read_text()).items() if k != "seconds"}
+    return cells
+
+
+def _temporary(file: Path) -> bool:
+    return file.name.endswith((".part", ".tmp"))
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *_children(child)]
+    except OSError:
+        pass
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _until(holds: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    load = os.getloadavg()[0]
+    head = (
+        f"{len(rows)} kills of a tiny audit (`python benchmarks/kills.py`), {platform.machine()}, {os.cpu_count()} "
+        f"cores, load {load:.0f} at the end.\n\n"
+        "| jobs | killed | trials | cells there at the kill | exit of the killed run | "
+        + " | ".join(CHECKS)
+        + " |\n|---|---|---|---|---|" + "---|" * len(CHECKS) + "\n"
+    )  # fmt: skip
+    lines = []
+    for jobs in (1, 2):
+        for victim in ("parent", "worker"):
+            mine = [r for r in rows if (r["jobs"], r["killed"]) == (jobs, victim)]
+            if not mine:
+                continue
+            cells = f"{min(r['cells'] for r in mine)} to {max(r['cells'] for r in mine)}"
+            codes = ", ".join(str(c) for c in sorted({r["exit"] for r in mine}))
+            held = " | ".join(f"{sum(r[c] for r in mine)} of {len(mine)}" for c in CHECKS)
+            lines.append(f"| {jobs} | {victim} | {len(mine)} | {cells} | {codes} | {held} |")
+    return head + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
