@@ -414,6 +414,10 @@ class Auditor(ABC, Generic[S]):
     """Every metric it may emit, for ``ddaudit list metrics``."""
     redistils: ClassVar[bool] = False
     """Whether many distillations of a recipe lie behind each number, so that its interval covers the draw of a set."""
+    from_records: ClassVar[tuple[str, ...] | None] = None
+    """What it computes from training or validation records, rather than from the released set and the test records
+    alone: prefixes of metrics' names, or KEY=VALUE of their params; None: everything. Publishable reports leave it out.
+    """
     version: ClassVar[int] = 1
     settings: ClassVar[type[Settings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

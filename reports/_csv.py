@@ -8,10 +8,12 @@ import json
 from collections.abc import Mapping
 
 from ddaudit.findings import Finding, Metric
+from ddaudit.reports import labels
 from ddaudit.reports.schema import Report
 
 COLUMNS = (
-    "subject", "kind", "baseline", "auditor", "status", "reason", "metric", "params",
+    "subject", "kind", "baseline", "images_per_class", "claim", "warnings",
+    "auditor", "status", "reason", "metric", "params",
     "value", "low", "high", "n", "unit", "direction", "floor", "headline", "greyed_by", "per_seed",
     "reference", "difference", "difference_low", "difference_high", "outcome",
 )  # fmt: skip
@@ -20,10 +22,11 @@ COLUMNS = (
 def to_csv(report: Report) -> str:
     """The metrics as RFC 4180 text with a header.
 
-    ``params`` and ``per_seed`` are JSON. A cell without metrics (skipped, failed) has one row
-    with an empty ``metric`` and its ``reason``, so that nothing disappears; drop the rows without
-    a metric for analysis. Numbers are written in full; a text that a spreadsheet would run as a formula (it begins
-    with = + - @ or a tab) gets an apostrophe before it.
+    ``params``, ``per_seed`` and ``warnings`` (the alerts of the subject and of the whole report) are
+    JSON. A cell without metrics (skipped, failed) has one row with an empty ``metric`` and its
+    ``reason``, so that nothing disappears; drop the rows without a metric for analysis. Numbers are
+    written in full; a text that a spreadsheet would run as a formula (it begins with = + - @ or a
+    tab) gets an apostrophe before it.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\r\n")
@@ -43,6 +46,9 @@ def _finding_columns(report: Report, finding: Finding) -> dict[str, object]:
         "subject": finding.subject,
         "kind": subject.kind,
         "baseline": str(subject.baseline).lower(),
+        "images_per_class": labels.per_class(subject),
+        "claim": next((c.state for c in report.claims if c.subject == subject.id), ""),
+        "warnings": json.dumps(report.alerts_of(subject.id), ensure_ascii=False),
         "auditor": finding.auditor,
         "status": finding.status,
         "reason": finding.reason or "",

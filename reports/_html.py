@@ -89,6 +89,7 @@ def to_html(report: Report) -> str:
         moment=labels.moment,
         said=_said,
         params=labels.params_text,
+        per_class=labels.per_class,
         pretty=lambda v: json.dumps(v, indent=2, ensure_ascii=False, sort_keys=False),
         svg=Markup,  # only for figures drawn by reports.plots, which escapes its texts
     )
@@ -98,6 +99,7 @@ def to_html(report: Report) -> str:
         run=report.run,
         css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         tables=verdict(report),
+        sizes=labels.sizes(report),
         sections=[_section(report, a) for a in report.auditors],
         differences=_differences(report),
         swatches={name: swatch(style) for name, style in looks.items()},

@@ -51,6 +51,7 @@ def to_latex(report: Report) -> str:
         report=report,
         run=report.run,
         tables=verdict(report, most_columns=MOST_COLUMNS),
+        sizes=labels.sizes(report),
         head=_head,
         line=_line,
     )
@@ -101,7 +102,7 @@ def _claim(claim: Claim | None) -> str:
 
 def _cell(cell: Cell) -> str:
     if cell.state in ("skipped", "failed"):
-        return f"\\multicolumn{{{cell.span}}}{{c}}{{\\emph{{{cell.state}}}}}"
+        return f"\\multicolumn{{{cell.span}}}{{c}}{{\\emph{{{cell.word}}}}}"
     if cell.state == "absent":
         return "--"
     words = {t.word for t in cell.tags}

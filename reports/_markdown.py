@@ -42,7 +42,7 @@ def _cell(cell: Cell) -> str:
     if cell.state == "absent":
         return labels.MISSING
     if cell.state in ("skipped", "failed"):
-        return f"*{cell.state}: {escape(labels.short(cell.note, 80))}*"
+        return f"*{cell.word}: {escape(labels.short(cell.note, 80))}*"
     value = f"~~{cell.text}~~" if cell.greyed else f"**{cell.text}**"
     tags = " · ".join(str(tag) for tag in cell.tags)
     parts = (value, cell.interval, cell.size, f"<br>{tags}" if tags else "")
@@ -104,6 +104,7 @@ def _render(report: Report, *, details: bool) -> str:
         report=report,
         run=report.run,
         tables=verdict(report),
+        sizes=labels.sizes(report),
         auditors=[(a, metric_tables(report, a), _caveats(report, a)) for a in auditors],
         details=details,
         failed=_failed(report),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ddaudit.auditing import AUDITORS
 from ddaudit.findings import CLAIMED, NOT_RUN, Check, Finding, Metric
+from ddaudit.reports.alerts import alerts
 from ddaudit.reports.compare import Difference, between_draws, difference, failing_checks, outcome
 from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
@@ -75,6 +76,7 @@ def build_report(run: RawRun) -> Report:
     report.at_chance = [d for f in findings if (d := _doubt(report, f)) is not None]
     report.comparisons = _comparisons(report)
     report.claims = [claim for s in subjects if (claim := _claim(report, s)) is not None]
+    report.alerts = alerts(report)
     report.summary = summarise(report)
     return report
 
@@ -274,6 +276,9 @@ def _claim(report: Report, subject: SubjectInfo) -> Claim | None:
     if epsilon is None:
         return None
     claim = Claim(subject=subject.id, epsilon=epsilon, delta=delta, state="not tested")
+    if report.run.publishable:
+        claim.state, claim.reason = "not shown", "tests of it read the training records"
+        return claim
     found = [f for f in report.findings if f.subject == subject.id]
     bounds = [(f, m) for f in found for m in f.metrics if m.refutes == CLAIMED]
     usable = [

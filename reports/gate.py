@@ -267,11 +267,11 @@ def _require_tested(rule: Rule, report: Report) -> Iterator[RuleResult]:
         if claim is None:
             yield _missing(rule, subject, "makes no privacy claim")
             continue
-        tested = claim.state != "not tested"
+        tested = claim.tested
         text = (
             "its privacy claim was tested"
             if tested
-            else f"its privacy claim was not tested: {claim.reason}"
+            else f"its privacy claim was {claim.state}: {claim.reason}"
         )
         yield _result(str(rule), subject, tested, text, "requirement")
 
@@ -367,7 +367,7 @@ def _privacy(claim: Claim) -> RuleResult:
     if claim.state != "not contradicted":
         text += f"; {claim.state}"
         text += f": {claim.reason}" if claim.reason else ""
-    kind: Kind = "untested claim" if claim.state == "not tested" else "claim"
+    kind: Kind = "claim" if claim.tested else "untested claim"
     return _result(rule, claim.subject, not claim.broken, text, kind)
 
 

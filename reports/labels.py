@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ddaudit.findings import Metric
+from ddaudit.reports.schema import Report, SubjectInfo
 
 _ACRONYMS = {
     "asr", "auc", "auroc", "aurc", "cta", "cw", "deo", "ece", "fgsm", "fid", "fpr", "ks", "mce", "mmd",
@@ -47,6 +48,29 @@ def params_text(params: dict[str, Any]) -> str:
         else:
             parts.append(str(value))
     return ", ".join(parts)
+
+
+def per_class(subject: SubjectInfo) -> str:
+    """What its set has of each class: ``10``, ``20 to 25``, ``40 (IPC 10)`` where its card counts otherwise."""
+    if not subject.per_class:
+        return ""
+    low, high = subject.per_class[0], subject.per_class[-1]
+    text = str(low) if low == high else f"{low} to {high}"
+    ipc = subject.card.get("ipc")
+    return text if ipc in (None, low) and low == high else f"{text} (IPC {ipc})" if ipc else text
+
+
+def sizes(report: Report) -> str:
+    """``10 images per class``, or by subject where they differ; baselines only where there is nothing else."""
+    audited = [s for s in report.subjects if not s.baseline] or report.subjects
+    groups: dict[str, list[str]] = {}
+    for subject in audited:
+        if text := per_class(subject):
+            groups.setdefault(text, []).append(subject.id)
+    if len(groups) == 1:
+        return f"{next(iter(groups))} images per class"
+    shown = [f"{text} ({', '.join(ids)})" for text, ids in groups.items()]
+    return f"images per class: {'; '.join(shown)}" if shown else ""
 
 
 def direction(metric: Metric) -> str:

@@ -11,17 +11,21 @@ from ddaudit.audits import collect
 from ddaudit.audits.info import damaged
 from ddaudit.reports.build import build_report
 from ddaudit.reports.pictures import gallery
+from ddaudit.reports.publishable import publishable as kept
 from ddaudit.reports.schema import Report
 
 OF_THE_RUN = ("set", "set_keys", "path", "found", "digest", "identity", "private", "notes")
 """What an entry says of the run folder and this machine, and no report shows."""
 
 
-def report_of(urls: Sequence[str]) -> Report:
+def report_of(urls: Sequence[str], *, publishable: bool = False) -> Report:
     """The report of one or several run folders (of one data set), with pictures of the distilled images.
 
+    Args:
+        publishable: leave out what the privacy claims of its subjects do not cover (see :mod:`.publishable`).
+
     Raises:
-        BadInput: no run there, or runs on different data.
+        BadInput: no run there, or runs on different data; publishable, and there is no claim that could be kept.
     """
     run = collect(list(urls))
     subjects = []
@@ -43,9 +47,9 @@ def report_of(urls: Sequence[str]) -> Report:
                 "gallery": pictures,
             }
         )
-        if entry["problem"]:
-            run.info["notes"].append(f"{entry['id']}: {entry['problem']}.")
+    run = replace(run, subjects=subjects)
     try:
-        return build_report(replace(run, subjects=subjects))
+        report = build_report(run)
     except ValidationError as error:
         raise damaged(error, f"{urls[0]}/run.json") from None
+    return build_report(kept(run, report)) if publishable else report

@@ -22,7 +22,7 @@ Outcome = Literal[
     "better", "worse", "higher", "lower", "not distinguishable", "no interval", "withheld"
 ]  # fmt: skip
 Tone = Literal["good", "bad", "neutral", "warning"]
-ClaimState = Literal["violated", "not contradicted", "not tested", "void"]
+ClaimState = Literal["violated", "not contradicted", "not tested", "void", "not shown"]
 
 
 MetricKey = tuple[str, tuple[tuple[str, str], ...]]
@@ -54,6 +54,7 @@ class RunInfo(_Open):
     profile: str = ""
     seeds: list[int] = Field(default_factory=list)
     ipc: int | None = None
+    """Images per class that recipes were asked for; what each set has is at its subject."""
     arch: str = ""
     protocol: str = ""
     """The evaluation protocol under which victims were trained."""
@@ -68,6 +69,10 @@ class RunInfo(_Open):
     ddaudit_version: str = ""
     notes: list[str] = Field(default_factory=list)
     """What the runs of this report do not have in common."""
+    publishable: bool = False
+    """Whether everything that was computed from the training records without a claim was left out."""
+    left_out: list[str] = Field(default_factory=list)
+    """What a publishable report does not show."""
     cells_done: int = 0
     cells_failed: int = 0
     cells_skipped: int = 0
@@ -89,6 +94,8 @@ class SubjectInfo(_Open):
     """Why what was audited is not what is there now (a file that moved or changed, a lost private set)."""
     source: str = ""
     seconds: float | None = None
+    per_class: list[int] | None = None
+    """Fewest and most images of a class in its set; None where there is no set, or it is not kept."""
     gallery: list[Picture] = Field(default_factory=list)
 
 
@@ -102,6 +109,8 @@ class AuditorInfo(_Open):
     how_to_read: str = ""
     sources: list[str] = Field(default_factory=list)
     settings: dict[str, Any] = Field(default_factory=dict)
+    from_records: list[str] | None = None
+    """As ``Auditor.from_records``: what of it is computed from training records; None: all it says."""
 
 
 class Comparison(_Model):
@@ -151,6 +160,7 @@ class Claim(_Model):
     ``violated``: a valid lower bound lies above it, or a check that refutes it failed. ``void``: a
     check of the claim failed, so that nothing supports it. ``not tested``: no valid lower bound, or
     an instrument that failed its own test. ``not contradicted``: tested, and nothing was found.
+    ``not shown``: tests of it are computed from the training records, and the report is publishable.
     """
 
     subject: str
@@ -165,6 +175,20 @@ class Claim(_Model):
     def broken(self) -> bool:
         """Whether nobody should rely on it: refuted, or resting on a check that failed."""
         return self.state in ("violated", "void")
+
+    @property
+    def tested(self) -> bool:
+        """Whether a test of it came to an end, and is shown."""
+        return self.state not in ("not tested", "not shown")
+
+
+class Alert(_Model):
+    """What has to be read with every number of the report or of a subject; no format leaves it out."""
+
+    subjects: list[str] = Field(default_factory=list)
+    """Whom it is about; empty: the whole report."""
+    tone: Tone = "warning"
+    text: str
 
 
 class Sentence(_Model):
@@ -186,6 +210,7 @@ class Report(_Model):
     greyed: list[Greyed] = Field(default_factory=list)
     claims: list[Claim] = Field(default_factory=list)
     at_chance: list[Doubt] = Field(default_factory=list)
+    alerts: list[Alert] = Field(default_factory=list)
     summary: list[Sentence] = Field(default_factory=list)
 
     def subject(self, subject_id: str) -> SubjectInfo:
@@ -244,6 +269,10 @@ class Report(_Model):
             if same and metric_key(row.metric, row.params) == metric.key:
                 return row
         return None
+
+    def alerts_of(self, subject_id: str) -> list[str]:
+        """The alerts about a subject, and those about the whole report."""
+        return [a.text for a in self.alerts if not a.subjects or subject_id in a.subjects]
 
     @property
     def baselines(self) -> list[str]:

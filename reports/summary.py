@@ -5,28 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ddaudit.defenses.privacy.accounting import compose
-from ddaudit.findings import Finding, Metric
+from ddaudit.findings import NOT_RUN, Finding, Metric
+from ddaudit.reports.alerts import capital, claim_text, count, join
 from ddaudit.reports.compare import at_floor, inverted, mirrored
-from ddaudit.reports.labels import INVERTED, brief, full_name, number
+from ddaudit.reports.labels import INVERTED, full_name, number
 from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone
-from ddaudit.sets import PrivacyClaim
 
 _MOST_CHANGES = 5
 
 
 def summarise(report: Report) -> list[Sentence]:
-    """The sentences of a report, most urgent first: sets that are not what they should be, broken claims, failed
-    instruments, what the runs do not have in common, numbers that are too good to be true, what each
+    """The sentences of a report, most urgent first (what is more urgent still is in its alerts): tested claims,
+    failed instruments, what the runs do not have in common, numbers that are too good to be true, what each
     defense changed against the method it is built on, what each subject changed against the
     reference, and what is missing."""
     return [
-        *_warnings(report),
-        *_cards(report),
         *_claims(report),
         *_at_chance(report),
         *_one_draw(report),
-        *_together(report),
         *_checks(report),
         *_runs(report),
         *_inverted(report),
@@ -49,43 +45,9 @@ def base_of(subject_id: str, ids: Sequence[str]) -> str | None:
     return None
 
 
-def _warnings(report: Report) -> list[Sentence]:
-    """What auditors want said first, baseline or not."""
-    groups: dict[str, list[str]] = {}
-    for finding in report.findings:
-        if finding.warning:
-            groups.setdefault(finding.warning, []).append(finding.subject)
-    return [_say("warning", f"{_join(who)}: {text}") for text, who in groups.items()]
-
-
-def _cards(report: Report) -> list[Sentence]:
-    """Files whose card does not fit the data they are audited against."""
-    out = []
-    facts = report.run.data_facts
-    for subject in report.subjects:
-        card, wrong = subject.card, []
-        if subject.kind != "file":
-            continue
-        if card.get("data") and card["data"] != report.run.data:
-            wrong.append(f"it was made from “{card['data']}”, not “{report.run.data}”")
-        source, train = card.get("source_fingerprint"), facts.get("fingerprint")
-        if source and train and source != train:
-            wrong.append("its source records are others (fingerprint)")
-        names, classes = card.get("class_names"), facts.get("classes")
-        if names and classes and list(names) != list(classes):
-            same = sorted(map(str, names)) == sorted(map(str, classes))
-            wrong.append(
-                f"it has {'the same classes in another order' if same else 'other classes'}"
-            )
-        if wrong:
-            text = f"The card of {subject.id} does not fit these data: {_join(wrong)}."
-            out.append(_say("bad", text))
-    return out
-
-
 def _at_chance(report: Report) -> list[Sentence]:
     return [
-        _say("warning", f"{_capital(d.reason)}: no other verdict on it is given.")
+        _say("warning", f"{capital(d.reason)}: no other verdict on it is given.")
         for d in report.at_chance
     ]
 
@@ -101,50 +63,20 @@ def _one_draw(report: Report) -> list[Sentence]:
 
 
 def _claims(report: Report) -> list[Sentence]:
+    """Claims that stand; of the broken ones speak the alerts."""
     out = []
     for claim in report.claims:
-        stated = f"{claim.subject} claims ε = {brief(claim.epsilon)}"
-        if claim.delta is not None:
-            stated += f" at δ = {brief(claim.delta)}"
-        bound = number(claim.lower_bound, "epsilon")
-        by = f" ({claim.adversary} adversary)" if claim.adversary else ""
-        if claim.state == "violated":
-            proven = claim.lower_bound is not None and claim.lower_bound > claim.epsilon
-            why = f"the audit measured a lower bound of {bound}{by}" if proven else claim.reason
-            out.append(_say("bad", f"{stated}, but {why}: the claim is false."))
-        elif claim.state == "not contradicted":
+        stated = claim_text(claim)
+        if claim.state == "not contradicted":
+            by = f" ({claim.adversary} adversary)" if claim.adversary else ""
+            bound = number(claim.lower_bound, "epsilon")
             text = f"{stated}; the strongest lower bound measured is {bound}{by}"
             out.append(_say("neutral", f"{text}, which does not contradict it."))
-        elif claim.state == "void":
-            out.append(_say("bad", f"{stated}, but the claim is void: {claim.reason}."))
-        else:
-            out.append(_say("warning", f"{stated}; the claim was not tested: {claim.reason}."))
+        elif not claim.broken:
+            tone: Tone = "neutral" if claim.state == "not shown" else "warning"
+            was = "what tests of it found is" if claim.state == "not shown" else "the claim was"
+            out.append(_say(tone, f"{stated}; {was} {claim.state}: {claim.reason}."))
     return out
-
-
-def _together(report: Report) -> list[Sentence]:
-    """What publishing every private set of the report costs: releases of the same records add up."""
-    claims = []
-    for subject in report.subjects:
-        stated = (subject.card or {}).get("privacy")
-        if not stated:
-            continue
-        claim = PrivacyClaim.model_validate(stated)
-        # The card is the first seed's; every further seed was a release of its own.
-        seeds = max(1, len(report.run.seeds)) if subject.kind == "recipe" else 1
-        claims += [claim] + [
-            claim.model_copy(update={"release": f"{claim.release}/{k}"}) for k in range(1, seeds)
-        ]
-    releases = {claim.release or str(i) for i, claim in enumerate(claims)}
-    if len(releases) < 2 or len({claim.relation for claim in claims}) > 1:
-        return []
-    delta = max(claim.delta for claim in claims)
-    cost = compose(claims)
-    text = (
-        f"This report rests on {len(releases)} private releases of the same records. Publishing all "
-        f"of these sets would cost ε = {brief(cost)} at δ = {brief(delta)}, not the ε of one."
-    )
-    return [_say("warning", text)]
 
 
 def _checks(report: Report) -> list[Sentence]:
@@ -157,8 +89,8 @@ def _checks(report: Report) -> list[Sentence]:
     out = []
     for (auditor, name), subjects in names.items():
         hit = [g for g in report.greyed if g.auditor == auditor and name in g.checks]
-        who = "all subjects" if len(subjects) == everyone else _join(subjects)
-        effect = f"{_count(len(hit), 'number')} greyed out" if hit else "no number depends on it"
+        who = "all subjects" if len(subjects) == everyone else join(subjects)
+        effect = f"{count(len(hit), 'number')} greyed out" if hit else "no number depends on it"
         out.append(
             _say(
                 "warning", f"The instrument check “{name}” of {auditor} failed for {who}: {effect}."
@@ -176,7 +108,7 @@ def _inverted(report: Report) -> list[Sentence]:
     return [
         _say(
             "warning",
-            f"{_capital(names[metric.key])} of {finding.subject} is {_short(metric)}, {INVERTED}. It is "
+            f"{capital(names[metric.key])} of {finding.subject} is {_short(metric)}, {INVERTED}. It is "
             f"compared as {_short(mirrored(metric))}.",
         )
         for finding, metric in _headlines(report)
@@ -214,7 +146,7 @@ def _changes(report: Report, name: str, base: str, kind: str) -> list[Sentence]:
             text = f"{names[metric.key]} ({_short(other)} to {_short(metric)})"
             (better if result == "better" else worse).append(text)
     who = f"{kind} {base}" if kind else base
-    tail = f" No clear difference in {_count(unclear, 'other headline metric')}." if unclear else ""
+    tail = f" No clear difference in {count(unclear, 'other headline metric')}." if unclear else ""
     if not better and not worse:
         text = f"{name} and {who} differ in no headline metric that this audit can resolve."
         return [_say("neutral", text)] if unclear else []
@@ -270,18 +202,24 @@ def _floors(report: Report) -> list[Sentence]:
         if audited and metric.direction == "lower" and at_floor(metric):
             groups.setdefault(finding.subject, []).append(names[metric.key])
     return [
-        _say("neutral", f"{_capital(_join(what))} of {who} cannot be told from the noise floor.")
+        _say("neutral", f"{capital(join(what))} of {who} cannot be told from the noise floor.")
         for who, what in groups.items()
     ]
 
 
 def _missing(report: Report) -> list[Sentence]:
     out = []
-    for status, word in (("failed", "failed"), ("skipped", "skipped"), ("partial", "incomplete")):
-        cells = [f"{f.subject} × {f.auditor}" for f in report.findings if f.status == status]
+    for word in ("failed", NOT_RUN, "skipped", "incomplete"):
+        cells = [f"{f.subject} × {f.auditor}" for f in report.findings if _stopped(f) == word]
         if cells:
-            out.append(_say("warning", f"{_count(len(cells), 'cell')} {word}: {_join(cells)}."))
+            out.append(_say("warning", f"{count(len(cells), 'cell')} {word}: {join(cells)}."))
     return out
+
+
+def _stopped(finding: Finding) -> str:
+    """What became of a cell that has no whole answer; empty: it has one."""
+    words = {"ok": "", "partial": "incomplete"}
+    return NOT_RUN if finding.not_run else words.get(finding.status, finding.status)
 
 
 def _headlines(report: Report) -> list[tuple[Finding, Metric]]:
@@ -322,20 +260,7 @@ def _short(metric: Metric) -> str:
 def _first(texts: Sequence[str]) -> str:
     shown = list(texts[:_MOST_CHANGES])
     more = len(texts) - len(shown)
-    return _join([*shown, f"{more} more"] if more else shown)
-
-
-def _join(words: Sequence[str]) -> str:
-    words = list(words)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:] if text[:1].isascii() else text
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return join([*shown, f"{more} more"] if more else shown)
 
 
 def _say(tone: Tone, text: str) -> Sentence:

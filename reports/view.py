@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ddaudit.findings import CLAIMED, Finding, Metric
+from ddaudit.findings import CLAIMED, NOT_RUN, Finding, Metric
 from ddaudit.reports import labels
 from ddaudit.reports.compare import at_floor, inverted
 from ddaudit.reports.schema import (
@@ -68,6 +68,11 @@ class Cell:
     note: str = ""
     span: int = 1
     strip: Strip | None = None
+
+    @property
+    def word(self) -> str:
+        """What to call a cell without a number."""
+        return self.tags[0].word if self.tags else self.state
 
     @property
     def broken(self) -> bool:
@@ -252,9 +257,11 @@ def _cells(report: Report, subject: SubjectInfo, group: Group) -> list[Cell]:
             "failed" if finding is not None and finding.status == "failed" else "skipped"
         )
         note = (finding.reason if finding else None) or "no reason was recorded"
-        glyph = "✗" if state == "failed" else "∅"
-        tag = Tag(glyph, state, "warning" if state == "failed" else "neutral", note)
-        return [Cell(state, text=state, note=note, span=group.span, tags=(tag,))]
+        waits = finding is not None and finding.not_run
+        glyph = "✗" if state == "failed" else "…" if waits else "∅"
+        word = NOT_RUN if waits else state
+        tag = Tag(glyph, word, "neutral" if state == "skipped" else "warning", note)
+        return [Cell(state, text=word, note=note, span=group.span, tags=(tag,))]
     if not group.columns:
         return [Cell("absent", note="no headline metric")]
     return [_headline_cell(report, finding, column) for column in group.columns]

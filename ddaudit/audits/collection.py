@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddaudit.audits.info import check_info
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
@@ -23,8 +22,8 @@ class Collected:
 
     Attributes:
         info: run.json of the first run, with ``missing`` = cells that were planned and never finished.
-        subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None), "card", and "problem" (why
-            what was audited is not what is there now, or None).
+        subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None), "card", "per_class" (fewest
+            and most images of a class) and "problem" (why what was audited is not what is there now, or None).
         auditors: per auditor its entry in run.json.
         cells: one Finding per (subject, auditor, seed).
         checks: instrument checks by auditor.
@@ -236,7 +235,6 @@ def _parts(url: str) -> list[tuple[str, Collected]]:
 
 
 def _one(store: RunStore, info: dict[str, Any]) -> Collected:
-    info = check_info(info, f"{store.url}/run.json")
     cells: list[Finding] = []
     checks: dict[str, list[Check]] = {}
     keys: dict[_Cell, str] = {}
@@ -285,7 +283,19 @@ def _audited(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
             else Card(method=entry["id"], notes=entry.get("notes", []))
         )
         card = made.model_dump(mode="json")
-    return {**entry, "set": value, "card": card, "problem": _problem(entry, value)}
+    return {
+        **entry,
+        "set": value,
+        "card": card,
+        "problem": _problem(entry, value),
+        "per_class": None if value is None else _per_class(value),
+    }
+
+
+def _per_class(value: DistilledSet) -> list[int]:
+    """[fewest, most] images of a class."""
+    counts = value.hard_labels.bincount(minlength=value.num_classes)
+    return [int(counts.min()), int(counts.max())]
 
 
 def _problem(entry: dict[str, Any], kept: DistilledSet | None) -> str | None:

@@ -254,6 +254,7 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "how_to_read": a.how_to_read,
                 "sources": list(a.sources),
                 "settings": settings.model_dump(mode="json"),
+                "from_records": None if a.from_records is None else list(a.from_records),
             }
             for a, settings in plan.auditors.values()
         ],

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
+from ddaudit.audits.info import check_info
 from ddaudit.data import Dataset
 from ddaudit.distillation.store import pack, unpack
 from ddaudit.errors import BadInput
@@ -139,11 +140,14 @@ class RunStore:
         """run.json of every configuration that was audited into this folder, the last one first.
 
         Raises:
-            BadInput: one of them is not valid JSON.
+            BadInput: one of them is damaged.
         """
         last = self.read_info()
-        names = [f"{CONFIGURATIONS}/{n}" for n in self.names(CONFIGURATIONS)]
-        found = [i for n in names if (i := self._json(n)) is not None]
+        last = None if last is None else check_info(last, f"{self.url}/run.json")
+        found = []
+        for name in (f"{CONFIGURATIONS}/{n}" for n in self.names(CONFIGURATIONS)):
+            if (info := self._json(name)) is not None:
+                found.append(check_info(info, f"{self.url}/{name}"))
         if last is not None:
             found = [i for i in found if _configuration(i) != _configuration(last)]
         found.sort(key=lambda i: str(i.get("started", "")), reverse=True)

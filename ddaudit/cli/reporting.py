@@ -20,9 +20,17 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the report (default: the first run's).")
     ] = None,
+    publishable: Annotated[
+        bool,
+        typer.Option(
+            "--publishable",
+            help="Leave out what the sets' privacy claims do not cover (default folder: RUN/publishable).",
+        ),
+    ] = False,
 ) -> None:
     """Write the comparative report of one or several runs."""
-    for path in write(runs, options.names("--format", formats) or [], out):
+    wanted = options.names("--format", formats) or []
+    for path in write(runs, wanted, out, publishable=publishable):
         typer.echo(path)
 
 
@@ -57,7 +65,9 @@ def gate(
         )
 
 
-def write(runs: list[str], formats: list[str], out: Path | None) -> Iterable[Path]:
+def write(
+    runs: list[str], formats: list[str], out: Path | None, *, publishable: bool = False
+) -> Iterable[Path]:
     """Write the report of some runs; returns its files.
 
     Raises:
@@ -71,4 +81,6 @@ def write(runs: list[str], formats: list[str], out: Path | None) -> Iterable[Pat
     from ddaudit.reports import write_report
     from ddaudit.reports.runs import report_of
 
-    return write_report(report_of(runs), out or Path(runs[0]), formats).values()
+    # Beside the whole report, never over it: one of them is not to be shown.
+    folder = out or (Path(runs[0], "publishable") if publishable else Path(runs[0]))
+    return write_report(report_of(runs, publishable=publishable), folder, formats).values()

@@ -94,6 +94,10 @@ class Bias(Auditor[BiasSettings]):
         "bias.deo_a_floor95": "DEO_A, 95% floor",
         "bias.equalized_odds_difference": "equalized odds difference",
     }
+    from_records: ClassVar[tuple[str, ...] | None] = (
+        "bias.aligned_accuracy",
+        "bias.conflicting_accuracy",
+    )
     settings: ClassVar[type[Settings]] = BiasSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"bootstrap": 300, "simulations": 500, "paired_limit": 1000}

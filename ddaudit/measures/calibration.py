@@ -98,6 +98,10 @@ class Calibration(Auditor[CalibrationSettings]):
         "calibration.ece": "ECE",
     }
     version: ClassVar[int] = 2
+    from_records: ClassVar[tuple[str, ...] | None] = (
+        "calibration.temperature",
+        f"stage={TEMPERATURE}",
+    )
     settings: ClassVar[type[Settings]] = CalibrationSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"bootstrap": 300, "simulations": 100, "validation_limit": 2000}

@@ -70,6 +70,7 @@ class Utility(Auditor[UtilitySettings]):
         "utility.accuracy": "accuracy",
     }
     version: ClassVar[int] = 2
+    from_records: ClassVar[tuple[str, ...] | None] = ()
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"cross_architectures": (), "bootstrap": 500},

@@ -82,7 +82,7 @@ def test_the_claim_of_a_file_that_moved_stays_in_the_run_and_the_gate_says_so(
     assert [c.epsilon for c in report.claims] == [pytest.approx(3.0, rel=0.02)]
     assert report.subjects[0].gallery, "the picture is of the run's own copy"
     assert _gate(run, tmp_path)[FILE] is False
-    assert any("no longer at" in note for note in report.run.notes)
+    assert any("no longer at" in a.text for a in report.alerts)
 
 
 def test_a_file_that_was_replaced_fails_the_gate(private: Path, tmp_path: Path) -> None:

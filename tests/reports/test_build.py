@@ -187,7 +187,8 @@ def test_what_a_card_says_of_other_data_stands_at_the_top() -> None:
     }
     subjects = [{"id": i, "kind": "file", "card": c} for i, c in cards.items()]
     cells = [_cell(i, 0.5) for i in cards]
-    first, *rest = build_report(_Run(cells, info=info, subjects=subjects)).summary
+    first, *rest = build_report(_Run(cells, info=info, subjects=subjects)).alerts
+    assert first.subjects == ["other"]
     assert first.tone == "bad"
     for words in ("“cifar10”, not “digits”", "fingerprint", "the same classes in another order"):
         assert words in first.text
@@ -199,7 +200,7 @@ def test_verbatim_copies_are_stated_first_baseline_or_not() -> None:
     cells = [
         Finding(subject=s, auditor="leakage", seed=0, metrics=[copies]) for s in ("dm", "random")
     ]
-    first = build_report(_Run(cells)).summary[0]
+    first = build_report(_Run(cells)).alerts[0]
     assert "random and dm: every released image is a verbatim copy" in first.text
 
 

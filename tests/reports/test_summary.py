@@ -30,11 +30,12 @@ def _texts(report: Report) -> list[str]:
     return [s.text for s in report.summary]
 
 
-def test_a_broken_claim_comes_first(report: Report) -> None:
-    assert report.summary[0].tone == "bad"
-    assert report.summary[0].text.startswith(
-        "dm+dp claims ε = 1 at δ = 1e-5, but the audit measured"
-    )
+def test_a_broken_claim_is_an_alert(report: Report) -> None:
+    (broken,) = [a for a in report.alerts if a.tone == "bad"]
+    assert broken.subjects == ["dm+dp"]
+    assert broken.text.startswith("dm+dp claims ε = 1 at δ = 1e-5, but the audit measured")
+    assert report.alerts_of("dm+dp") == [a.text for a in report.alerts]
+    assert broken.text not in report.alerts_of("dm")
 
 
 def test_what_a_defense_changed_is_told_with_both_values(report: Report) -> None:
@@ -87,7 +88,8 @@ def test_releases_of_the_same_records_add_up() -> None:
         checks: dict[str, list[object]] = {}  # noqa: RUF012
 
     joint = epsilon([LedgerEntry(query="q", sigma=5.0 / 2**0.5, q=1.0, count=1)], 1e-5)
-    (line,) = [t for t in _texts(build_report(Two())) if "private releases" in t]  # type: ignore[arg-type]
+    made = build_report(Two())  # type: ignore[arg-type]
+    (line,) = [a.text for a in made.alerts if "private releases" in a.text]
     assert "2 private releases" in line
     assert f"ε = {brief(joint)} " in line
 
