@@ -9,6 +9,11 @@ from pathlib import Path
 
 from ddaudit.sets._types import Card
 
+_NETWORK = re.compile(
+    r"(ConvNet|MLP|LeNet|AlexNet|VGG|ResNet|FC|Linear|ViT|WRN|DenseNet|MobileNet)[A-Za-z0-9]*"
+)
+"""Networks of the condensation code of the field, by the beginning of their names."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -47,17 +52,18 @@ def from_result_name(path: Path) -> Named:
     """Parse ``res_{METHOD}_{DATASET}_{NET}_{ipc}ipc.pt`` and its relatives.
 
     The first release of DC wrote no method (``res_{DATASET}_{NET}_{ipc}ipc.pt``); DataDAM's is
-    ``syn_data_{DATASET}_ipc_{ipc}.pt``.
+    ``syn_data_{DATASET}_ipc_{ipc}.pt``. Data sets and networks may hold underscores (``CIFAR10_S_90``,
+    ``ResNet18BN_AP``): where the network is none of the field's, the name says only how many images there are.
     """
     parsed = re.fullmatch(r"res_(\w+)_(\d+)ipc", path.stem)
     if parsed:
-        words, ipc = parsed.group(1).split("_"), int(parsed.group(2))
-        # Networks may hold an underscore (ResNet18BN_AP), so a known data set's name decides first.
-        if canonical(words[0]) in PUBLISHED or len(words) == 2:
-            return _named("dc", words[0], ipc)
-        if len(words) > 2:
-            return _named(words[0].lower(), words[1], ipc)
-    parsed = re.fullmatch(r"syn_data_([A-Za-z0-9]+)_ipc_(\d+)", path.stem)
+        words, ipc = _before_network(parsed.group(1).split("_")), int(parsed.group(2))
+        if not words:
+            return Named(ipc=ipc) if "_" in parsed.group(1) else Named()
+        if len(words) == 1 or canonical(words[0]) in PUBLISHED:
+            return _named("dc", "_".join(words), ipc)
+        return _named(words[0].lower(), "_".join(words[1:]), ipc)
+    parsed = re.fullmatch(r"syn_data_(\w+)_ipc_(\d+)", path.stem)
     if parsed:
         return _named(None, parsed.group(1), int(parsed.group(2)))
     return Named()
@@ -65,13 +71,22 @@ def from_result_name(path: Path) -> Named:
 
 def from_kip_name(path: Path) -> Named:
     """Parse ``kip_{dataset}_{net}_ssize{M}_...npz`` (M images in all)."""
-    parsed = re.match(r"kip_([A-Za-z0-9]+?)_.*?ssize(\d+)", path.stem)
+    parsed = re.match(r"kip_(\w+?)_ssize(\d+)", path.stem)
     if not parsed:
         return Named()
-    named = _named("kip", parsed.group(1), None)
+    words = _before_network(parsed.group(1).split("_"))
+    if not words:
+        return Named("kip")
+    named = _named("kip", "_".join(words), None)
     total, known = int(parsed.group(2)), named.published
     ipc = total // known.num_classes if known and total % known.num_classes == 0 else None
     return Named(named.method, named.data, ipc, named.published)
+
+
+def _before_network(words: list[str]) -> list[str]:
+    """The words in front of the network's name; none where no word is a network of the field."""
+    known = [i for i, word in enumerate(words) if _NETWORK.fullmatch(word)]
+    return words[: known[-1]] if known else []
 
 
 def same_data(a: str, b: str) -> bool:
@@ -80,8 +95,11 @@ def same_data(a: str, b: str) -> bool:
 
 
 def canonical(name: str) -> str:
-    """A data set's name without case, punctuation and options (``mnist:validation=0``)."""
-    key = re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
+    """A data set's name without case, punctuation and options (``mnist:validation=0``).
+
+    Between two digits punctuation counts: ``CIFAR10_0`` is not CIFAR-100.
+    """
+    key = re.sub(r"(?<!\d)[^a-z0-9]+|[^a-z0-9]+(?!\d)", "", name.partition(":")[0].lower())
     return _ALIASES.get(key, key)
 
 

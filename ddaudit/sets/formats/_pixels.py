@@ -1,4 +1,4 @@
-"""From the value ranges in circulation back to pixels in [0, 1]: normalisation, ZCA, layout."""
+"""From the value ranges in circulation back to pixels in [0, 1]: range, normalisation, layout."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from torch import Tensor
 
 from ddaudit.errors import BadInput
 from ddaudit.files import afford
-from ddaudit.sets.formats._base import flag
-from ddaudit.sets.formats._safe import array_tensor, load_arrays
+from ddaudit.sets.formats._base import choice
+from ddaudit.sets.formats._safe import array_tensor
 
-ZCA_OPTIONS = {
-    "zca": "false: the images were never ZCA-whitened; true: they were",
-    "transform": "file with the inverse whitening: FRePo's zca/*.npz, or kornia's transform_inv "
-    "and mean_vector (.npz or .pt)",
+RANGES = ("0-1", "0-255", "-1-1", "normalised")
+RANGE_OPTION = {
+    "range": "what stored values are, where two readings are plausible: " + ", ".join(RANGES)
 }
-_KORNIA = ("transform_inv", "mean_vector")
-_FREPO = ("rev_whitening_transform", "zca_mean")
+_WIDE = 10.0
+"""Optimised pixels overshoot [0, 1] or [-1, 1], but no published set comes near this."""
+_OVERSHOOT = 0.25
+"""Values that stay this near to [0, 1] or [-1, 1] may be pixels: normalised pictures run from below -1 to above 2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,87 @@ def channels_first(images: Tensor, where: Path) -> tuple[Tensor, str | None]:
     raise BadInput(where, f"images have shape {tuple(images.shape)}: no axis of 1 or 3 channels")
 
 
+def pixels_of(
+    images: Tensor,
+    *,
+    usual: str,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    options: Mapping[str, str],
+    where: Path,
+) -> Pixels:
+    """Pixels of values that the format stores in the range ``usual``, unless they look like another one.
+
+    Args:
+        images: (N, C, H, W) as stored.
+        usual: what the format's own code writes: "normalised" or "0-1".
+        options: may hold ``range``, which decides.
+
+    Raises:
+        BadInput: the values may be in another range, cannot be in the one that is said, or constants are not known.
+    """
+    low, high = _ends(images)
+    if "range" in options:
+        return as_pixels(
+            images, choice(options, "range", RANGES, default=""), mean=mean, std=std, where=where
+        )
+    other = _also(low, high, usual, std) if low < high else None
+    if other is not None:
+        what = f"values run from {low:g} to {high:g}: {usual}, as the format has it, or {other} already"
+        raise BadInput(where, what, f"Pass --set range={usual} or --set range={other}.")
+    return as_pixels(images, usual, mean=mean, std=std, where=where)
+
+
+def as_pixels(
+    images: Tensor,
+    kind: str,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    where: Path,
+) -> Pixels:
+    """Pixels of values in the range ``kind``, one of ``RANGES``; the notes say what was found and assumed.
+
+    Raises:
+        BadInput: the values cannot be in it, or constants are not known.
+    """
+    low, high = _ends(images)
+    impossible = {
+        "0-1": high > _WIDE or low < -_WIDE,
+        "-1-1": high > _WIDE or low < -_WIDE,
+        "0-255": low < 0 or high > 255 or high <= 1,
+    }.get(kind, False)
+    if impossible:
+        what = f"values run from {low:g} to {high:g}, which is not {kind}"
+        raise BadInput(where, what, f"Pass another --set range={'|'.join(RANGES)}.")
+    notes = [f"stored values run from {low:g} to {high:g}, read as {kind}"]
+    x = images.float().contiguous()
+    if kind == "normalised":
+        pixels = unnormalise(x, mean=mean, std=std, where=where)
+        return Pixels(pixels, [*notes, said(mean, std)], _listed(mean), _listed(std))
+    return Pixels(x / 255.0 if kind == "0-255" else (x + 1.0) / 2.0 if kind == "-1-1" else x, notes)
+
+
+def _ends(images: Tensor) -> tuple[float, float]:
+    return (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
+
+
+def _also(low: float, high: float, usual: str, std: Sequence[float] | None) -> str | None:
+    """Another range that the values may be in.
+
+    With a std near 0.5, normalised pixels run from -1 to 1 as well: the two readings are one.
+    """
+    if low >= 0 and high > 25:
+        return "0-255"
+    unit = low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT
+    if usual == "0-1":
+        return "normalised" if low < -2 * _OVERSHOOT or high > 1 + 2 * _OVERSHOOT else None
+    if unit:
+        return "0-1"
+    both = low >= -1 - _OVERSHOOT and high <= 1 + _OVERSHOOT
+    return "-1-1" if both and (std is None or max(std) < 0.4) else None
+
+
 def unnormalise(
     images: Tensor, *, mean: Sequence[float] | None, std: Sequence[float] | None, where: Path
 ) -> Tensor:
@@ -101,95 +183,6 @@ def said(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
     """The note that names the constants used."""
     means, stds = (", ".join(f"{v:g}" for v in values or ()) for values in (mean, std))
     return f"un-normalised with mean {means} and std {stds}"
-
-
-def undo_preprocessing(
-    images: Tensor,
-    *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    options: Mapping[str, str],
-    whitened: bool | None,
-    where: Path,
-) -> Pixels:
-    """Pixels of images that are normalised, and whitened or not.
-
-    Args:
-        images: (N, C, H, W) as stored.
-        options: may hold ``zca`` and ``transform``.
-        whitened: what the file itself shows; None when it shows nothing. Single-channel sets are
-            never whitened in published code, so None means no for them.
-
-    Raises:
-        BadInput: whitened without a transform, or not known whether.
-    """
-    zca = flag(options, "zca")
-    if "transform" in options:
-        if zca is False:
-            raise BadInput("--set zca=false", "contradicts --set transform", "Give one of them.")
-        return _unwhiten(images, Path(options["transform"]), mean=mean, std=std, where=where)
-    zca = whitened if zca is None else zca
-    if zca is None and images.shape[1] == 1:
-        zca = False
-    if zca is None:
-        raise BadInput(
-            where,
-            "does not say whether its images are ZCA-whitened, as most colour sets are",
-            "If not, pass --set zca=false; if so, --set transform=FILE with the inverse transform.",
-        )
-    if zca:
-        raise BadInput(
-            where,
-            "images are ZCA-whitened and the transform is not in the file",
-            "Pass --set transform=FILE with the inverse, or --set zca=false if they are not.",
-        )
-    notes = [said(mean, std)]
-    if images.shape[1] != 1:
-        notes.append("taken as not ZCA-whitened")
-    pixels = unnormalise(images, mean=mean, std=std, where=where)
-    return Pixels(pixels, notes, _listed(mean), _listed(std))
-
-
-def _unwhiten(
-    images: Tensor,
-    transform: Path,
-    *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    where: Path,
-) -> Pixels:
-    """Apply a stored inverse whitening.
-
-    kornia's (MTT family) is fitted on channels-first pixels in [0, 1]; FRePo's on channels-last,
-    mean/std-normalised ones.
-    """
-    note = f"inverse ZCA by {transform.name}; networks see un-whitened pixels, unlike there"
-    kornia = load_arrays(transform, _KORNIA)
-    if kornia is not None:
-        pixels = _affine(images, kornia["transform_inv"], kornia["mean_vector"], transform)
-        return Pixels(pixels, [note])
-    frepo = load_arrays(transform, _FREPO)
-    if frepo is None:
-        keys = " and ".join(_KORNIA) + ", nor " + " and ".join(_FREPO)
-        raise BadInput(transform, f"holds neither {keys}", "See docs/formats.md for the layout.")
-    last = images.permute(0, 2, 3, 1).contiguous()
-    undone = _affine(last, frepo["rev_whitening_transform"], frepo["zca_mean"], transform)
-    pixels = unnormalise(undone.permute(0, 3, 1, 2), mean=mean, std=std, where=where)
-    notes = [note, said(mean, std)]
-    return Pixels(pixels.contiguous(), notes, _listed(mean), _listed(std))
-
-
-def _affine(images: Tensor, matrix: Any, shift: Any, where: Path) -> Tensor:
-    size = images[0].numel()
-    if matrix.dtype.kind not in "fiu" or shift.dtype.kind not in "fiu":
-        raise BadInput(where, f"transform is {matrix.dtype}, expected numbers")
-    if matrix.shape != (size, size) or shift.size != size:
-        what = f"transform is {matrix.shape} for images of {size} values"
-        raise BadInput(where, what, "Is it the transform of this data set?")
-    flat = images.flatten(1).double()
-    undone = flat @ torch.from_numpy(np.array(matrix, dtype=np.float64))
-    undone += torch.from_numpy(np.array(shift, dtype=np.float64)).view(1, -1)
-    return undone.float().view(images.shape)
 
 
 def _listed(values: Sequence[float] | None) -> list[float] | None:

@@ -15,11 +15,11 @@ from ddaudit.files import afford
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import assemble, choice
-from ddaudit.sets.formats._pixels import said, unnormalise
+from ddaudit.sets.formats._pixels import RANGES, Pixels, as_pixels
 from ddaudit.sets.formats._safe import array_tensor, is_plain
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
-RANGES = ("0-1", "0-255", "-1-1", "normalised", "standard")
+PLAIN_RANGES = (*RANGES, "standard")
 LAYOUTS = ("nchw", "nhwc")
 
 PLAIN_OPTIONS = {
@@ -27,8 +27,6 @@ PLAIN_OPTIONS = {
     "layout": "nchw or nhwc, where both fit",
     **SOFT_OPTIONS,
 }
-_WIDE = 10.0
-"""Optimised pixels overshoot [0, 1] or [-1, 1], but no published set comes near this."""
 
 
 def from_arrays(
@@ -48,32 +46,27 @@ def from_arrays(
         BadInput: two readings are plausible (the line names the option that decides), or none is.
     """
     values = _tensor(images, path)
-    kind = choice(options, "range", RANGES, default="") if "range" in options else ""
+    kind = choice(options, "range", PLAIN_RANGES, default="") if "range" in options else ""
     table = kind == "standard" and values.ndim == 2
     x = values[:, None, None, :] if table else _channels_first(values, shape, options, path)
     if x.numel() == 0:
         raise BadInput(path, "holds no images", "An empty set cannot be audited.")
     low, high = float(x.min()), float(x.max())
     kind = kind or _only_range(x, low, high, path)
-    _contradiction(kind, low, high, path)
-    x = x.float().contiguous()
-    notes = [f"stored values run from {low:g} to {high:g}, read as {kind}"]
-    if kind == "0-255":
-        x = x / 255.0
-    elif kind == "-1-1":
-        x = (x + 1.0) / 2.0
-    elif kind == "normalised":
-        x = unnormalise(x, mean=mean, std=std, where=path)
-        notes.append(said(mean, std))
+    if kind == "standard":
+        notes = [f"stored values run from {low:g} to {high:g}, read as {kind}"]
+        made = Pixels(x.float().contiguous(), notes)
+    else:
+        made = as_pixels(x, kind, mean=mean, std=std, where=path)
     targets, note = _labels.hard_or_soft(_labels.tensor(labels, path), path, options)
     card = Card(
-        notes=[*notes, *filter(None, [note])],
+        notes=[*made.notes, *filter(None, [note])],
         modality="tabular" if kind == "standard" else "image",
         space="standard" if kind == "standard" else "pixels",
-        mean=list(mean) if kind == "normalised" and mean else None,
-        std=list(std) if kind == "normalised" and std else None,
+        mean=made.mean,
+        std=made.std,
     )
-    return assemble(path, x, targets, num_classes=num_classes, card=card)
+    return assemble(path, made.images, targets, num_classes=num_classes, card=card)
 
 
 def _tensor(value: Any, path: Path) -> Tensor:
@@ -133,16 +126,4 @@ def _only_range(x: Tensor, low: float, high: float, path: Path) -> str:
     what = (
         f"values run from {low:g} to {high:g} and the file does not say what they are: {plausible}"
     )
-    raise BadInput(path, what, f"Pass --set range={'|'.join(RANGES)}.")
-
-
-def _contradiction(kind: str, low: float, high: float, path: Path) -> None:
-    """Refuse a range that the values cannot be in."""
-    wrong = {
-        "0-1": high > _WIDE or low < -_WIDE,
-        "-1-1": high > _WIDE or low < -_WIDE,
-        "0-255": low < 0 or high > 255 or high <= 1,
-    }.get(kind, False)
-    if wrong:
-        what = f"values run from {low:g} to {high:g}, which is not {kind}"
-        raise BadInput(path, what, f"Pass another --set range={'|'.join(RANGES)}.")
+    raise BadInput(path, what, f"Pass --set range={'|'.join(PLAIN_RANGES)}.")

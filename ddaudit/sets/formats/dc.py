@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from ddaudit.errors import BadInput
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.formats import _labels, _names
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, integer
-from ddaudit.sets.formats._pixels import images_4d, said, unnormalise
+from ddaudit.sets.formats._pixels import images_4d
 from ddaudit.sets.formats._safe import load_torch
+from ddaudit.sets.formats._zca import ZCA_OPTIONS, uncorrelated, undo_preprocessing
 
 
 def read(
@@ -48,11 +50,18 @@ def read(
     if known is not None:
         num_classes = known.num_classes if num_classes is None else num_classes
         mean, std = mean or known.mean, std or known.std
-    pixels = unnormalise(images, mean=mean, std=std, where=path)
-    notes.append(said(mean, std))
+    pixels = undo_preprocessing(
+        images,
+        mean=mean,
+        std=std,
+        options=options,
+        whitened=_whitened(images, path),
+        where=path,
+    )
+    notes += pixels.notes
     notes += _accuracies(content.get("accs_all_exps"))
-    card = _names.card(named, notes, mean=mean, std=std)
-    return assemble(path, pixels, labels, num_classes=num_classes, card=card)
+    card = _names.card(named, notes, mean=pixels.mean, std=pixels.std)
+    return assemble(path, pixels.images, labels, num_classes=num_classes, card=card)
 
 
 def _experiment(data: Any, options: Mapping[str, str], path: Path) -> tuple[Any, str | None]:
@@ -69,6 +78,16 @@ def _experiment(data: Any, options: Mapping[str, str], path: Path) -> tuple[Any,
         raise BadInput(path, f"experiment {index} is not a pair [images, labels]")
     number = index % len(data)
     return chosen, f"experiment {number} (of 0 to {len(data) - 1}) of the file"
+
+
+def _whitened(images: Tensor, path: Path) -> bool | None:
+    """What the file shows: its name may say it, and images with large shapes were not. None: it may be.
+
+    The code of DC, DSA and DM has no whitening, but others write the same layout.
+    """
+    if "zca" in re.split(r"[^a-z0-9]+", path.stem.lower()):
+        return True
+    return None if uncorrelated(images) else False
 
 
 def _is_pair(value: Any) -> bool:
@@ -108,6 +127,9 @@ FORMATS.add(
         source="VICO-UoE/DatasetCondensation",
         read=read,
         sniff=sniff,
-        options={"experiment": "which of the file's experiments, from 0; default: the last"},
+        options={
+            "experiment": "which of the file's experiments, from 0; default: the last",
+            **ZCA_OPTIONS,
+        },
     ),
 )

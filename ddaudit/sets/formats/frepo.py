@@ -8,13 +8,9 @@ from pathlib import Path
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
-from ddaudit.sets.formats._pixels import (
-    ZCA_OPTIONS,
-    channels_first,
-    images_4d,
-    undo_preprocessing,
-)
+from ddaudit.sets.formats._pixels import channels_first, images_4d
 from ddaudit.sets.formats._safe import load_npz, npz_names
+from ddaudit.sets.formats._zca import ZCA_OPTIONS, undo_preprocessing
 
 
 def read(

@@ -19,7 +19,7 @@ from ddaudit.files import read_json
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, balanced, choice, integer
-from ddaudit.sets.formats._pixels import images_4d
+from ddaudit.sets.formats._pixels import RANGE_OPTION, images_4d, pixels_of
 from ddaudit.sets.formats._safe import load_torch
 
 
@@ -57,9 +57,16 @@ def read(
         raise BadInput(
             f"--set factor={factor}", f"does not fit images of {tuple(images.shape[2:])}"
         )
+    stored = pixels_of(images, usual="0-1", mean=mean, std=std, options=options, where=file)
     notes = _notes(factor, kind, known="factor" in options or run.factor is not None)
-    pixels, decoded_labels = decode(images, labels, factor=factor, kind=kind, where=file)
-    card = Card(data=run.data, ipc=balanced(labels), notes=notes)
+    pixels, decoded_labels = decode(stored.images, labels, factor=factor, kind=kind, where=file)
+    card = Card(
+        data=run.data,
+        ipc=balanced(labels),
+        mean=stored.mean,
+        std=stored.std,
+        notes=[*stored.notes, *notes],
+    )
     return assemble(file, pixels, decoded_labels, num_classes=num_classes, card=card)
 
 
@@ -161,6 +168,7 @@ FORMATS.add(
         options={
             "factor": "multi-formation factor; default: from args.txt or the folder's name, else 1",
             "decode": "single or multi; default: from args.txt, else single",
+            **RANGE_OPTION,
         },
     ),
 )

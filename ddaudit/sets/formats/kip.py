@@ -9,7 +9,7 @@ from ddaudit.errors import BadInput
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.formats import _labels, _names
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, flag
-from ddaudit.sets.formats._pixels import channels_first, images_4d, said, unnormalise
+from ddaudit.sets.formats._pixels import RANGE_OPTION, channels_first, images_4d, pixels_of
 from ddaudit.sets.formats._safe import load_npz, npz_names
 
 
@@ -47,11 +47,11 @@ def read(
     named = _names.from_kip_name(path)
     if named.published is not None:
         mean, std = mean or named.published.mean, std or named.published.std
-    pixels = unnormalise(images, mean=mean, std=std, where=path)
-    notes = [note for note in (said(mean, std), layout_note, label_note) if note]
-    notes.append("taken as standardised per channel, not ZCA-whitened")
-    card = _names.card(named, notes, mean=mean, std=std)
-    return assemble(path, pixels, labels, num_classes=num_classes, card=card)
+    pixels = pixels_of(images, usual="normalised", mean=mean, std=std, options=options, where=path)
+    notes = [*pixels.notes, *(note for note in (layout_note, label_note) if note)]
+    notes.append("taken as not ZCA-whitened")
+    card = _names.card(named, notes, mean=pixels.mean, std=pixels.std)
+    return assemble(path, pixels.images, labels, num_classes=num_classes, card=card)
 
 
 def _says_zca(path: Path, *, channels: int) -> bool:
@@ -67,8 +67,8 @@ def _says_zca(path: Path, *, channels: int) -> bool:
 
 
 def sniff(path: Path) -> bool:
-    """True for an .npz with ``images`` and ``labels`` that is named as KIP names them."""
-    named = path.suffix == ".npz" and path.name.startswith("kip_")
+    """True for an .npz with ``images`` and ``labels`` that is named as KIP names them, images counted."""
+    named = path.suffix == ".npz" and _names.from_kip_name(path).method is not None
     return named and {"images", "labels"} <= npz_names(path)
 
 
@@ -80,6 +80,6 @@ FORMATS.add(
         source="Nguyen et al., KIP",
         read=read,
         sniff=sniff,
-        options={"zca": "false: the images were not ZCA-whitened"},
+        options={"zca": "false: the images were not ZCA-whitened", **RANGE_OPTION},
     ),
 )

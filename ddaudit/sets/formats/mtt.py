@@ -13,9 +13,10 @@ from ddaudit.errors import BadInput
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
-from ddaudit.sets.formats._pixels import ZCA_OPTIONS, Pixels, images_4d, undo_preprocessing
+from ddaudit.sets.formats._pixels import Pixels, images_4d
 from ddaudit.sets.formats._safe import load_torch
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
+from ddaudit.sets.formats._zca import ZCA_OPTIONS, undo_preprocessing
 
 _IMAGES = re.compile(r"images_(zca_)?(best|\d+)\.pt")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ddaudit.sets._types import DistilledSet
+from ddaudit.sets.formats import _names
 from ddaudit.sets.formats._base import FORMATS, Format
 from ddaudit.sets.formats._plain import PLAIN_OPTIONS, from_arrays
 from ddaudit.sets.formats._safe import load_npz, npz_names
@@ -32,7 +33,7 @@ def read(
 
 def sniff(path: Path) -> bool:
     """True for an .npz with both arrays that is not named like KIP's."""
-    kip = path.name.startswith("kip_")
+    kip = _names.from_kip_name(path).method is not None
     return path.suffix == ".npz" and not kip and set(NAMES) <= npz_names(path)
 
 

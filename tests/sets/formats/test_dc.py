@@ -16,6 +16,7 @@ from ddaudit.sets.formats import _names
 
 # Constants as printed in VICO-UoE/DatasetCondensation, utils.py.
 _FMNIST = 0.2861, 0.3530
+_KNOWN = {"FashionMNIST", "CIFAR10", "MNIST", "SVHN", "tinyimagenet", "CIFAR100"}
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
@@ -170,7 +171,12 @@ def test_images_per_class_only_where_every_class_has_as_many(tmp_path: Path) -> 
         ("res_DC_SVHN_ResNet18BN_AP_1ipc.pt", "dc", "SVHN", 1),
         ("res_DM_tinyimagenet_ConvNetD4_10ipc.pt", "dm", "tinyimagenet", 10),
         ("res_CAFE_MyData_ConvNet_10ipc.pt", "cafe", "MyData", 10),
+        ("res_DM_CIFAR10_S_90_ConvNet_10ipc.pt", "dm", "CIFAR10_S_90", 10),  # FairDD's data
+        ("res_CIFAR10_S_90_ConvNet_10ipc.pt", "dc", "CIFAR10_S_90", 10),
+        ("res_DM_CIFAR10_0_ConvNet_10ipc.pt", "dm", "CIFAR10_0", 10),
+        ("res_DM_CIFAR10_S_90_MyNet_10ipc.pt", None, None, 10),  # where does the name end?
         ("syn_data_CIFAR100_ipc_10.pt", None, "CIFAR100", 10),
+        ("syn_data_CIFAR10_S_ipc_10.pt", None, "CIFAR10_S", 10),
         ("result.pt", None, None, None),
         ("res_10ipc.pt", None, None, None),
     ],
@@ -178,6 +184,15 @@ def test_images_per_class_only_where_every_class_has_as_many(tmp_path: Path) -> 
 def test_file_names(name: str, method: str | None, data: str | None, ipc: int | None) -> None:
     named = _names.from_result_name(Path(name))
     assert (named.method, named.data, named.ipc) == (method, data, ipc)
+    assert (named.published is not None) == (data in _KNOWN)
+
+
+def test_constants_of_a_data_set_that_only_begins_like_a_published_one_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    path = _release(tmp_path / "res_DM_CIFAR10_S_90_ConvNet_2ipc.pt", shape=(3, 32, 32))
+    with pytest.raises(BadInput, match=r"which mean and std.*--data"):
+        import_set(path)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +202,9 @@ def test_file_names(name: str, method: str | None, data: str | None, ipc: int | 
         ("fashion", "fashion-mnist", True),
         ("CIFAR10", "cifar10", True),
         ("CIFAR10", "cifar100", False),
+        ("CIFAR10_0", "cifar100", False),
+        ("CIFAR-10", "cifar10", True),
+        ("CIFAR10_S_90", "cifar10", False),
         ("CIFAR10", "long-tail:base=cifar10", False),
     ],
 )
@@ -195,4 +213,4 @@ def test_spellings_of_data_sets(a: str, b: str, same: bool) -> None:
 
 
 def test_the_format_is_listed() -> None:
-    assert FORMATS.get("dc").options.keys() == {"experiment"}
+    assert FORMATS.get("dc").options.keys() == {"experiment", "zca", "transform", "range"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddaudit.errors import BadInput
-from ddaudit.sets import import_set
+from ddaudit.sets import detect, import_set
 from ddaudit.sets.formats import _names
 
 _WHITE = "kip_cifar10_ConvNet3_ssize10_zca_nol_noaug_ckpt1000.npz"  # a name DC-BENCH reads
@@ -51,3 +51,13 @@ def test_file_names() -> None:
     named = _names.from_kip_name(Path(_WHITE.replace("ssize10", "ssize500")))
     assert (named.method, named.data, named.ipc) == ("kip", "cifar10", 50)
     assert _names.from_kip_name(Path("best.npz")) == _names.Named()
+    named = _names.from_kip_name(Path("kip_cifar10_S_90_ConvNet_ssize10.npz"))
+    assert (named.data, named.published) == ("cifar10_S_90", None)
+
+
+def test_an_archive_that_only_begins_like_kips_is_a_plain_one(tmp_path: Path) -> None:
+    images = np.linspace(0, 1, 4 * 75, dtype=np.float32).reshape(4, 5, 5, 3)
+    path = tmp_path / "kip_cifar10_mine.npz"
+    np.savez(path, images=images, labels=np.arange(4))
+    assert detect(path) == "npz"
+    np.testing.assert_allclose(import_set(path).images.numpy(), images.transpose(0, 3, 1, 2))
