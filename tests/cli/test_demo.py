@@ -34,7 +34,12 @@ def test_the_last_lines_are_the_report_s_numbers():
                 Metric(name="bias.deo_a", value=0.9, params={"test": "standard"}),
                 Metric(name="bias.deo_a", value=0.49, params={"test": "paired"}),
             ),
-            finding("dm", "membership", Metric(name="membership.auc", value=None)),
+            finding(
+                "dm",
+                "membership",
+                Metric(name="membership.auc", value=None, params={"attack": "lira"}),
+                Metric(name="membership.auc", value=0.7, params={"attack": "nearest"}),
+            ),
         ],
         claims=[Claim(subject="dm+dp", epsilon=9.95, state="not contradicted")],
     )
