@@ -78,7 +78,8 @@ def read_npy(archive: zipfile.ZipFile, name: str, where: Path) -> np.ndarray[Any
         need = math.prod(shape) * dtype.itemsize
         afford(where, need, f"values in '{name}'")
         raw, filled = bytearray(need), 0
-        while count := file.readinto(memoryview(raw)[filled:]):
+        stream: Any = file  # typed as IO, which promises no readinto
+        while count := stream.readinto(memoryview(raw)[filled:]):
             filled += count
     if filled != need or dtype.itemsize == 0:
         raise ValueError("truncated")

@@ -82,7 +82,7 @@ def flatten(picture: Image, name: str) -> tuple[Image, int | None]:
         return Image.fromarray((values / 257.0).round().astype(np.uint8)), int(values.max())
     if mode in _ALPHA_MODES or (hidden and mode in (*GREY_MODES, *_COLOUR_MODES)):
         opaque = picture.convert("RGBA")
-        if opaque.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(opaque.getchannel("A")).min() < 255:
             what = "has transparent pixels, and no background is stated"
             raise BadInput(
                 name, what, "Flatten it onto its background, or remove its alpha channel."

@@ -96,6 +96,7 @@ def groups_of(
 
 def _columns(path: Path) -> tuple[Sequence[Any], Sequence[Any]]:
     """The columns file and group."""
+    content: dict[str, Sequence[Any]]
     if path.suffix == ".parquet":
         stored = ParquetFile(path)
         header = stored.names
