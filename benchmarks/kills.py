@@ -20,7 +20,6 @@ import platform
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,13 +27,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ddaudit.audits
+import ddaudit.measures.calibration
+import ddaudit.measures.utility  # noqa: F401
+from ddaudit.cli import main
+
 COMMAND = [
     "audit", "dm", "--data", "digits", "--ipc", "1", "--seeds", "2", "--auditors", "utility,calibration",
     "--baselines", "none", "--arch", "ConvNetD1W4", "--device", "cpu", "--set", "loop.iterations=5",
 ]  # fmt: skip
 
 
-def main() -> None:
+def run() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -67,7 +71,7 @@ def _trials(folder: Path, kills: int, coins: random.Random) -> list[dict[str, An
     for number in range(kills):
         jobs, victim = 1 + number % 2, ("parent", "worker")[number // 2 % 2]
         out = folder / f"run-{number}"
-        row = _kill(out, jobs, victim, coins.uniform(0.05, 1.0) * lasts[jobs])
+        row = _kill(out, jobs, victim, coins.uniform(0.05, 0.95) * lasts[jobs])
         row["finished"] = _start(out, jobs).wait() == 0
         row["equal"] = _numbers(out) == expected[1]
         row["clean"] = not [p for p in out.rglob("*") if p.is_file() and _temporary(p)]
@@ -99,9 +103,34 @@ def _kill(out: Path, jobs: int, victim: str, after: float) -> dict[str, Any]:
     }
 
 
-def _start(out: Path, jobs: int) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-m", "ddaudit.cli", *COMMAND, "--jobs", str(jobs), "--out", str(out)]
-    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+class _start:
+    """The command in a forked process, which need not import anything again; its workers start afresh."""
+
+    def __init__(self, out: Path, jobs: int) -> None:
+        argv = [*COMMAND, "--jobs", str(jobs), "--out", str(out)]
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            sys.argv = ["ddaudit", *argv]
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            try:
+                main()
+            except SystemExit as end:
+                os._exit(int(end.code or 0))
+            os._exit(70)
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def wait(self) -> int:
+        while self.poll() is None:
+            time.sleep(0.02)
+        assert self.code is not None
+        return self.code
 
 
 def _numbers(out: Path) -> dict[str, Any]:
@@ -166,4 +195,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run()

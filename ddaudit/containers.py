@@ -28,6 +28,8 @@ MOST_HEADER_BYTES = 16 * MB
 """Of a safetensors file: 250 000 tensors, or as many ledger entries."""
 MOST_PICKLE_BYTES = 4 * MB
 """Of the pickle in a PyTorch file, without its tensors. Each byte of it can make an object, slowly."""
+MOST_READS = 1_000_000
+"""Of the pickles in a PyTorch file of the old kind, whose tensors lie between them."""
 MOST_ENTRIES = 100_000
 """Files in a zip archive."""
 
@@ -162,7 +164,7 @@ class _Counted(io.BytesIO):
 
     def __init__(self, raw: bytes, path: Path) -> None:
         super().__init__(raw)
-        self._left, self._path = MOST_PICKLE_BYTES, path
+        self._left, self._path = MOST_READS, path
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
@@ -172,8 +174,9 @@ class _Counted(io.BytesIO):
 
 
 def _bulky(path: Path) -> BadInput:
-    what = f"holds more than {MOST_PICKLE_BYTES // MB} MB of pickled lists beside its tensors"
-    return BadInput(path, what, "Save the tensors alone.")
+    return BadInput(
+        path, "holds millions of pickled lists beside its tensors", "Save the tensors alone."
+    )
 
 
 # ---- safetensors -----------------------------------------------------------------------------------------------------

@@ -106,12 +106,17 @@ def open_file(path: str | Path, *, whole: bool = True) -> Iterator[BinaryIO]:
         raise BadInput(path, "no such file") from None
     except (OSError, ValueError) as error:
         raise _unusable(path, error) from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        folder = stat.S_ISDIR(found.st_mode)
+        what = (
+            "is a folder, expected a file"
+            if folder
+            else "is no regular file (a pipe or a device, say)"
+        )
+        raise BadInput(path, what)
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if stat.S_ISDIR(found.st_mode):
-            raise BadInput(path, "is a folder, expected a file")
-        if not stat.S_ISREG(found.st_mode):
-            raise BadInput(path, "is no regular file (a pipe or a device, say)", "Give a file.")
         if whole:
             afford(path, found.st_size, "data")
         try:

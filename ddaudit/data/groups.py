@@ -100,7 +100,7 @@ def _columns(path: Path) -> tuple[Sequence[Any], Sequence[Any]]:
     if path.suffix == ".parquet":
         stored = ParquetFile(path)
         header = stored.names
-        wanted = [name for name in ("file", "group") if name in header]
+        wanted: list[str] = [name for name in ("file", "group") if name in header]
         table = stored.read(wanted)
         content = {name: as_list(table, name, path) for name in wanted}
     else:
