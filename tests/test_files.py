@@ -256,6 +256,18 @@ def test_json_that_no_report_is(text: str, said: str) -> None:
         parse_json(text, "r.json")
 
 
+def test_a_run_of_thousands_of_subjects_is_refused_before_it_is_compared(tmp_path: Path) -> None:
+    from ddaudit.audits import RunStore
+    from ddaudit.reports.runs import report_of
+
+    subjects = [{"id": f"s{i}", "kind": "recipe", "identity": str(i)} for i in range(2001)]
+    auditors = [{"name": "utility"}, {"name": "bias"}]
+    info = {"data": {"name": "d"}, "subjects": subjects, "auditors": auditors, "cells": []}
+    RunStore(str(tmp_path)).write_info(info)
+    with pytest.raises(OverBudget, match="comparisons"):
+        report_of([str(tmp_path)])
+
+
 # ---- writing -----------------------------------------------------------------------------------------------
 
 

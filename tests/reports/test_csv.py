@@ -9,7 +9,7 @@ import json
 import pytest
 
 from ddaudit.reports import Report
-from ddaudit.reports._csv import COLUMNS, to_csv
+from ddaudit.reports._csv import COLUMNS, _inert, to_csv
 
 
 @pytest.mark.parametrize("which", ["report", "hostile_report"])
@@ -44,3 +44,10 @@ def test_it_is_tidy_for_pandas(report: Report) -> None:
     accuracy = table[table.metric == "utility.accuracy"].set_index("subject")
     assert accuracy.value["full"] == report.findings[0].metrics[0].value
     assert accuracy.outcome["dm"] == "worse"
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_inert_and_numbers_stay_numbers() -> None:
+    texts = {"a": "=1+1", "b": "+cmd", "c": "-x", "d": "@sum", "e": "\tx", "f": " =1"}
+    assert _inert(texts) == {k: f"'{v}" for k, v in texts.items()}
+    plain = {"a": "-0.5", "b": "+1e-3", "c": "dm+fair", "d": "", "e": -0.5, "f": "-inf"}
+    assert _inert(plain) == plain
