@@ -18,6 +18,7 @@ from ddaudit.reports.build import RawRun
 from ddaudit.reports.schema import Report
 
 LEFT_OUT = "left out of this report: it is computed from the training records"
+PART = "what it computes from training or validation records is left out of this report"
 _SUBJECT = ("id", "kind", "baseline", "card", "per_class", "gallery")
 _CARD = {"source_fingerprint", "member_indices", "seconds"}
 """Fields of a card that come from the records, or from how long they took."""
@@ -121,9 +122,14 @@ def _finding(cell: Finding, name: str, from_records: Sequence[str] | None) -> Fi
     metrics = [m for m in cell.metrics if not _reads(m, from_records)]
     # Curves and caveats do not say which metric they belong to.
     mixed = bool(from_records)
+    status = cell.status
+    if mixed and status in ("ok", "partial"):
+        # Whether all of it could be answered may hang on the records, too (a temperature that does not fit).
+        status, reason = "partial", PART
     checks = [c.model_copy(update={"subject": name if c.subject else None}) for c in cell.checks]
     update = {
-        "subject": name, "reason": reason, "metrics": metrics, "checks": checks, "images": [], "seconds": 0.0,
+        "subject": name, "status": status, "reason": reason, "metrics": metrics, "checks": checks,
+        "images": [], "seconds": 0.0,
         "curves": [] if mixed else cell.curves,
         "caveats": [c for c in cell.caveats if not mixed and not c.startswith("Not measured alike")],
     }  # fmt: skip
