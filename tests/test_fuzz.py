@@ -284,8 +284,8 @@ def _weights(path: Path) -> object:
 KINDS: dict[str, tuple[Callable[[Path], Path], Reader]] = {
     "set": (_set_file, _look),
     "tensors": (_tensors, _import("tensors")),
-    "dc": (lambda p: _dc(p, zipped=True), _import("dc")),
-    "dc-old": (lambda p: _dc(p, zipped=False), _import("dc")),
+    "dc": (lambda p: _dc(p, zipped=True), _import("dc", zca="false", range="normalised")),
+    "dc-old": (lambda p: _dc(p, zipped=False), _import("dc", zca="false", range="normalised")),
     "npz": (_npz, _import("npz")),
     "medmnist": (_medmnist, _loaded("medmnist:file={}")),
     "idx": (_idx, lambda path: load_data("mnist", root=path.parents[2])),
@@ -318,7 +318,9 @@ TOKENS = [b"99999999999999999999", b"-1", b"1e999", b"\xff\xff\xff\xff", b"\x00"
 def damaged(raw: bytes, coins: random.Random) -> bytes:
     """One to three damages, one after the other."""
     for _ in range(coins.choice([1, 1, 1, 2, 3])):
-        raw = coins.choice([_bits, _cut, _doubled, _removed, _token, _json, _json])(raw, coins)
+        raw = coins.choice(
+            [_bits, _bits, _cut, _doubled, _removed, _token, _token, _json, _json, _json]
+        )(raw, coins)
     return raw
 
 
