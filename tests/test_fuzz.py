@@ -387,7 +387,11 @@ def _json(raw: bytes, coins: random.Random) -> bytes:
 def _other(value: Any, coins: random.Random) -> Any:
     """The value with one part somewhere in it gone or replaced."""
     if not isinstance(value, dict | list) or not value or coins.random() < 0.1:
-        return coins.choice(EXTREMES)
+        # Mostly of its own kind: another kind is soon noticed.
+        alike = [v for v in EXTREMES if type(v) is type(value)]
+        if isinstance(value, float):
+            alike += [v for v in EXTREMES if type(v) is int] + [None]
+        return coins.choice(alike if alike and coins.random() < 0.7 else EXTREMES)
     key = coins.choice(list(value)) if isinstance(value, dict) else coins.randrange(len(value))
     made = dict(value) if isinstance(value, dict) else list(value)
     what = coins.random()
