@@ -12,6 +12,8 @@ import pytest
 from ddaudit.sets import load
 
 FEW = ["--set", "loop.iterations=8"]
+CALM = ("--set", "loop.lr=0.1")
+"""At its own step size dm+dp diverges on tables (docs/data.md), and auditors then say so in place of numbers."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def audit(run, table: Path, out: Path, auditors: str | None) -> dict[tuple[str, 
     chosen = [] if auditors is None else ["--auditors", auditors]
     code, _, said = run(
         "audit", "dm", "dm+fair", "dm+dp", "random", "--data", spec(table, ",constants=public"),
-        "--delta", "1e-4", "--ipc", 3, "--jobs", 1, "--baselines", "none", "--out", out, *FEW, *chosen,
+        "--delta", "1e-4", "--ipc", 3, "--jobs", 1, "--baselines", "none", "--out", out, *FEW, *CALM, *chosen,
     )  # fmt: skip
     assert code == 0, said
     code, _, said = run("report", out, "--format", "html,json,md", "--out", out / "report")
@@ -102,5 +104,10 @@ def test_no_auditor_fails_on_a_table(run, table, tmp_path):
     found = audit(run, table, tmp_path / "run", None)
     failed = {pair: f["reason"] for pair, f in found.items() if f["status"] == "failed"}
     assert failed == {}
-    skipped = {auditor for (_, auditor), f in found.items() if f["status"] == "skipped"}
+    # Of eight steps on half the records some private set may diverge: then the reason stands in place of a number.
+    skipped = {
+        auditor
+        for (subject, auditor), f in found.items()
+        if f["status"] == "skipped" and not (subject == "dm+dp" and "not finite" in f["reason"])
+    }
     assert skipped == {"adversarial", "backdoor", "soft-labels"}
