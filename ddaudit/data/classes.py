@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ddaudit.errors import BadInput
 
-MISSING_TEXT = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-"""Texts that stand for "not recorded", in lower case."""
+MISSING_TEXT = frozenset({"", "na", "n/a", "nan", "null", "?"})
+"""Texts that stand for "not recorded", in lower case. "None" does as Python writes it; "none" is a category."""
 
 MOST_CLASSES = 100_000
 
@@ -34,7 +34,10 @@ def is_missing(value: Any) -> bool:
     """True for null, NaN and the texts that stand for "not recorded"."""
     if isinstance(value, float):
         return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip().lower() in MISSING_TEXT)
+    if not isinstance(value, str):
+        return value is None
+    text = value.strip()
+    return text == "None" or text.lower() in MISSING_TEXT
 
 
 def index_names(

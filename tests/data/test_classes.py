@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ddaudit.data import Dataset, load_data
-from ddaudit.data.classes import class_order, index_names, match_names
+from ddaudit.data.classes import class_order, index_names, is_missing, match_names
 from ddaudit.errors import BadInput
 
 NAN = float("nan")
@@ -148,3 +148,8 @@ def test_records_without_a_recorded_group_are_left_out_and_said(tmp_path: Path):
     assert data.train.group_names == ("even", "odd")
     assert (len(data.train), len(data.test)) == (3, 4)
     assert any("1 of 4 records have no 'group'" in note for note in data.notes)
+
+
+def test_none_is_a_category_and_what_programs_write_for_nothing_is_missing():
+    assert all(map(is_missing, [None, NAN, "", " ", "NA", "n/a", "NaN", "null", "None", "?"]))
+    assert not any(map(is_missing, ["none", "no", "0", 0, 0.0, "nana"]))
