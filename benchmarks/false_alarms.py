@@ -27,7 +27,7 @@ import torch
 from ddaudit.attacks.privacy.auditor import Privacy
 from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.data import load_data
-from ddaudit.defenses.privacy import accounting
+from ddaudit.defenses.privacy import accountants
 from ddaudit.distillation import METHODS, Recipe, distill, resolve
 from ddaudit.findings import Finding
 from ddaudit.models import Arch
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write every repeat to this file")
     options = parser.parse_args(arguments)
     results = {}
-    with mock.patch.object(accounting, "_prv", side_effect=RuntimeError):
+    with mock.patch.object(accountants, "_prv", side_effect=RuntimeError):
         for method in options.methods.split(","):
             if method in CUT and method in METHODS.names():
                 results[method] = repeat(method, options)

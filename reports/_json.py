@@ -25,7 +25,7 @@ def read_report(path: str | Path) -> Report:
     raw = read_bytes(path)
     afford_json(raw, path)
     try:
-        return Report.model_validate_json(raw)
+        report = Report.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         at = ".".join(str(p) for p in first["loc"])
@@ -33,3 +33,9 @@ def read_report(path: str | Path) -> Report:
         raise BadInput(
             path, f"is not a ddaudit report ({at + ': ' if at else ''}{first['msg']})", todo
         ) from None
+    known = {subject.id for subject in report.subjects}
+    spoken = [*report.findings, *report.comparisons, *report.greyed, *report.claims]
+    lost = next((entry.subject for entry in spoken if entry.subject not in known), None)
+    if lost is not None:
+        raise BadInput(path, f"speaks of '{lost}', which is none of its subjects", "Was it edited?")
+    return report
