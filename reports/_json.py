@@ -34,8 +34,9 @@ def read_report(path: str | Path) -> Report:
             path, f"is not a ddaudit report ({at + ': ' if at else ''}{first['msg']})", todo
         ) from None
     known = {subject.id for subject in report.subjects}
-    spoken = [*report.findings, *report.comparisons, *report.greyed, *report.claims]
-    lost = next((entry.subject for entry in spoken if entry.subject not in known), None)
+    spoken = [f.subject for f in report.findings] + [c.subject for c in report.comparisons]
+    spoken += [g.subject for g in report.greyed] + [c.subject for c in report.claims]
+    lost = next((name for name in spoken if name not in known), None)
     if lost is not None:
         raise BadInput(path, f"speaks of '{lost}', which is none of its subjects", "Was it edited?")
     return report
