@@ -274,7 +274,7 @@ def _audited(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
 
     The card is the run's own copy: a claim does not get lost with the file that carried it.
     """
-    value = next((v for key in entry["set_keys"] if (v := store.load_set(key)) is not None), None)
+    value = store.first_set(entry["set_keys"])
     card = entry.get("card")
     if card is None:
         made = (

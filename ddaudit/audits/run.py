@@ -292,9 +292,8 @@ def _keep_files(plan: Plan, store: RunStore) -> None:
 def _with_card(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
     """A subject's entry with the card of its set, which the run keeps beside the set itself."""
     if entry["card"] is None:
-        sets = (store.load_set(key) for key in entry["set_keys"])
-        card = next((value.card for value in sets if value is not None), None)
-        entry = {**entry, "card": card.model_dump(mode="json") if card else None}
+        value = store.first_set(entry["set_keys"])
+        entry = {**entry, "card": value.card.model_dump(mode="json") if value is not None else None}
     return entry
 
 

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,10 @@ class RunStore:
             raise
         except BadInput:
             return None
+
+    def first_set(self, keys: Iterable[str]) -> DistilledSet | None:
+        """The first of a subject's sets that is there and can be read, or None."""
+        return next((value for key in keys if (value := self.load_set(key)) is not None), None)
 
     def save_set(self, key: str, value: DistilledSet) -> None:
         """Keep a distilled set, unless it is so large that making it again is cheaper.
