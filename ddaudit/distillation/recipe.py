@@ -35,8 +35,10 @@ from ddaudit.errors import BadInput
 from ddaudit.registry import Registry
 from ddaudit.training import EvaluationProtocol
 
-Family = Literal["selection", "distribution", "gradient", "kernel", "unrolled"]
-Status = Literal["faithful", "simplified", "ours"]
+Family = Literal[
+    "selection", "distribution", "gradient", "trajectory", "kernel", "unrolled", "decoupled"
+]
+Status = Literal["faithful", "simplified", "reconstruction", "ours"]
 
 
 class Loop(Protocol):
@@ -68,7 +70,8 @@ class Recipe:
     Attributes:
         name: the name it is asked for by.
         family: what kind of method.
-        status: "faithful" to the source, "simplified", or "ours".
+        purpose: what it does, in at most twelve words; ``list methods`` shows it.
+        status: "faithful" to the source, "simplified", "reconstruction" (no public code to compare with), or "ours".
         source: where it is published.
         loop: drives the parts.
         objective, target, synthesis, networks, reader: the parts of matching methods; None in selections.
@@ -85,6 +88,7 @@ class Recipe:
     family: Family
     source: str
     loop: Loop
+    purpose: str = ""
     status: Status = "faithful"
     objective: Objective | None = None
     target: TargetRule | None = None
@@ -298,9 +302,17 @@ class Recipe:
             recipe = replace_option(recipe, path, value, where=f"--set {path}={value}")
         return recipe
 
+    def parts(self) -> dict[str, Any]:
+        """What each part is, by the name of its type; terms and reductions included, missing parts left out."""
+        names = ("objective", "target", "reader", "synthesis", "networks", "labels", "loop")
+        made = {name: type(part).__name__ for name in names if (part := getattr(self, name))}
+        if self.terms:
+            made["terms"] = [type(term).__name__ for term in self.terms]
+        return made
+
     def describe(self) -> dict[str, Any]:
         """The recipe as plain data for a card."""
-        skip = {"small", "deviations"}
+        skip = {"small", "deviations", "purpose"}
         return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
 
 
@@ -326,6 +338,10 @@ METHODS: Registry[Recipe] = Registry(
         "kind": "method",
         "family": m.family,
         "status": m.status,
+        "purpose": m.purpose,
+        "private": bool(m.reader and m.reader.private),
+        "parts": m.parts(),
+        "deviations": list(m.deviations),
         "description": m.source,
     },
 )

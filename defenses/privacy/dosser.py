@@ -21,6 +21,7 @@ DOSSER = register(
     replace(
         dp(DM),
         name="dosser",
+        purpose="noisy embeddings in a public subspace, asked once, matched often (private)",
         status="simplified",
         source=SOURCE,
         reader=PoissonGaussian(clip=1.0, batch=50, scale="sum"),
@@ -43,4 +44,11 @@ DOSSER = register(
     )
 )
 
-register(replace(DOSSER, name="dosser-pea", synthesis=Pixels(init="noise", factor=2)))
+register(
+    replace(
+        DOSSER,
+        name="dosser-pea",
+        purpose="as dosser, with four sub-images in every image (private)",
+        synthesis=Pixels(init="noise", factor=2),
+    )
+)

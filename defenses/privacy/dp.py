@@ -91,6 +91,7 @@ register(
     replace(
         dp(DM),
         name="ndpdc",
+        purpose="noisy sums of clipped embeddings of random networks (private)",
         status="faithful",
         source=NDPDC,
         loop=replace(DM.loop, iterations=10_000, lr=1.0),
@@ -101,6 +102,7 @@ register(
     replace(
         dp(DC),
         name="psg",
+        purpose="noisy clipped gradients of networks trained on the set (private)",
         status="faithful",
         source=PSG,
         target=Joint(),

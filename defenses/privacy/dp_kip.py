@@ -28,6 +28,7 @@ DP_KIP = register(
     replace(
         KIP,
         name="dp-kip",
+        purpose="kernel regression trained by DP-SGD on the synthetic images (private)",
         source=SOURCE,
         target=Joint(),
         synthesis=Pixels(init="noise"),
@@ -43,6 +44,7 @@ DP_KIP_SCATTERNET = register(
     replace(
         DP_KIP,
         name="dp-kip-scatternet",
+        purpose="as dp-kip, on scattering features (private)",
         reader=PoissonGaussian(
             epsilon=10.0, clip=1e-2, batch=2000, sampling="uniform", scale="mean"
         ),

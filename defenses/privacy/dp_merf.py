@@ -136,6 +136,7 @@ _ACCOUNT = (
 DP_MERF = register(
     Recipe(
         name="dp-merf",
+        purpose="images fitted to one noisy mean of random Fourier features (private)",
         family="distribution",
         status="simplified",
         source=SOURCE,
@@ -159,6 +160,7 @@ register(
     replace(
         DP_MERF,
         name="dp-merf-generator",
+        purpose="a generator fitted to one noisy mean of random features (private)",
         synthesis=Generated(kind="conv", code=5, width=16, fresh=True),
         loop=Matching(iterations=600, pool=1, optimiser="adam", lr=0.01),
         deviations=(

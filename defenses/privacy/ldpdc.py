@@ -103,6 +103,7 @@ def _by_class(targets: Targets, slots: Tensor, num_classes: int) -> Tensor:
 register(
     Recipe(
         name="ldpdc",
+        purpose="noisy means of random groups of records of each class (private)",
         family="distribution",
         status="faithful",
         source=SOURCE,

@@ -16,6 +16,7 @@ register(
     replace(
         dp(DC),
         name="psg-prior",
+        purpose="as psg, through a generator whose weights are trained (private)",
         status="faithful",
         source=f"{PSG} (variant with a DCGAN prior)",
         target=Joint(),

@@ -178,6 +178,7 @@ class FromTeacher:
 register(
     Recipe(
         name="dp-teacher",
+        purpose="images inverted from a teacher trained by DP-SGD (private)",
         family="gradient",
         status="ours",
         source=SOURCE,

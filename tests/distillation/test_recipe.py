@@ -158,3 +158,10 @@ def test_normalisation_and_augmentation_are_the_datas_or_public(tiny):
 def test_recipes_are_plain_values():
     assert resolve("dm") == resolve("dm")
     assert resolve("dm") != resolve("dm", options={"loop.lr": 2})
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_says_in_a_few_words_what_it_does_and_of_what_parts(name: str) -> None:
+    recipe = METHODS.get(name)
+    assert 3 <= len(recipe.purpose.split()) <= 12 and recipe.source
+    assert recipe.parts()["loop"] == type(recipe.loop).__name__

@@ -4,11 +4,18 @@ from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.selection import Selection
 
 register(
-    Recipe(name="full", family="selection", source="the whole training set", loop=Selection("full"))
+    Recipe(
+        name="full",
+        purpose="every training record: what no small set can beat",
+        family="selection",
+        source="the whole training set",
+        loop=Selection("full"),
+    )
 )
 register(
     Recipe(
         name="random",
+        purpose="random records, equally many of each class",
         family="selection",
         source="class-balanced random subset",
         loop=Selection("random"),
@@ -17,6 +24,7 @@ register(
 register(
     Recipe(
         name="herding",
+        purpose="records whose mean embedding is closest to that of their class",
         family="selection",
         source="Welling, ICML 2009; as used by Zhao et al., ICLR 2021",
         loop=Selection("herding"),
@@ -26,6 +34,7 @@ register(
 register(
     Recipe(
         name="k-center",
+        purpose="records that cover a class, each far from the others",
         family="selection",
         source="Sener & Savarese, ICLR 2018; as used by Zhao et al., ICLR 2021",
         loop=Selection("k-center"),

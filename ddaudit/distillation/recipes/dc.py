@@ -13,6 +13,7 @@ from ddaudit.distillation.targets import ByClass
 DC = register(
     Recipe(
         name="dc",
+        purpose="match parameter gradients while the network trains on the synthetic set",
         family="gradient",
         source="Zhao, Mopuri & Bilen, Dataset Condensation with Gradient Matching, ICLR 2021, arXiv 2006.05929",
         objective=GradientMatch(),
@@ -36,6 +37,7 @@ DSA = register(
     replace(
         DC,
         name="dsa",
+        purpose="gradient matching, real and synthetic images augmented alike",
         synthesis=Pixels(init="real"),
         augment="data",
         source="Zhao & Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021",

@@ -16,6 +16,7 @@ STEPS = 30
 DD = register(
     Recipe(
         name="dd",
+        purpose="images and a learning rate that train a network in few steps",
         family="unrolled",
         status="simplified",
         source="Wang, Zhu, Torralba & Efros, Dataset Distillation, arXiv 1811.10959; random initialisations, values "
@@ -59,6 +60,7 @@ SLDD = register(
     replace(
         DD,
         name="sldd",
+        purpose="images, labels and a learning rate, learned through training",
         source="Sucholutsky & Schonlau, Soft-Label Dataset Distillation, IJCNN 2021, arXiv 1910.02551; random "
         "initialisations",
         labels=LearnedLabels(),

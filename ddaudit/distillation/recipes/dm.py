@@ -16,6 +16,7 @@ from ddaudit.distillation.terms import Contrast, CrossEntropy, TotalVariation
 DM = register(
     Recipe(
         name="dm",
+        purpose="match mean embeddings of random networks",
         family="distribution",
         source="Zhao & Bilen, Dataset Condensation with Distribution Matching, WACV 2023, arXiv 2110.04181",
         objective=MeanEmbedding(),
@@ -37,6 +38,7 @@ DM_CONTRAST = register(
     replace(
         DM,
         name="dm-contrast",
+        purpose="mean embeddings, with classes that stand apart and smooth images",
         status="ours",
         source=f"{DM.source}; with terms for classes that stand apart (after CAFE, CVPR 2022) and smooth images",
         terms=(Contrast(), TotalVariation()),
@@ -47,6 +49,7 @@ DM_POOL = register(
     replace(
         DM,
         name="dm-pool",
+        purpose="mean embeddings of networks that learn the synthetic set",
         status="ours",
         source=f"{DM.source}; on a pool of networks trained on the synthetic set (after FRePo, NeurIPS 2022), with "
         "cross-entropy on the synthetic set (after IDM, CVPR 2023)",
@@ -60,6 +63,7 @@ DM_EXPERTS = register(
     replace(
         DM,
         name="dm-experts",
+        purpose="mean embeddings of networks trained on the real records",
         status="ours",
         source=f"{DM.source}; on networks trained on the real records beforehand (after IDC, ICML 2022, and NCFM, "
         "CVPR 2025)",

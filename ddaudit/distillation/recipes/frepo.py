@@ -12,6 +12,7 @@ from ddaudit.distillation.targets import ByClass
 FREPO = register(
     Recipe(
         name="frepo",
+        purpose="kernel regression on features of networks that learn the set",
         family="kernel",
         status="simplified",
         source="Zhou, Nezhadarya & Ba, Dataset Distillation using Neural Feature Regression, NeurIPS 2022, "

@@ -14,6 +14,7 @@ from ddaudit.distillation.targets import ByClass
 KIP = register(
     Recipe(
         name="kip",
+        purpose="kernel ridge regression on the set predicts the real records",
         family="kernel",
         source="Nguyen, Chen & Lee, Dataset Meta-Learning from Kernel Ridge-Regression, ICLR 2021, "
         "arXiv 2011.00050; values of the authors' notebook (fully connected, 1 hidden layer)",
@@ -34,6 +35,7 @@ KIP_LABELS = register(
     replace(
         KIP,
         name="kip-labels",
+        purpose="as kip, labels learned as well",
         status="simplified",
         labels=LearnedLabels(),
         deviations=(
@@ -47,6 +49,7 @@ KIP_SCATTERNET = register(
     replace(
         KIP,
         name="kip-scatternet",
+        purpose="as kip, on scattering features",
         status="simplified",
         source="the non-private baseline of Vinaroz & Park, DP-KIP, TMLR 2024, arXiv 2301.13389",
         reader=Minibatch(per_class=200),

@@ -7,7 +7,8 @@ from ddaudit.training import EvaluationProtocol
 RDED = register(
     Recipe(
         name="rded",
-        family="selection",
+        purpose="crops of real images that a teacher knows well, with its labels",
+        family="decoupled",
         status="simplified",
         source="Sun et al., On the Diversity and Realism of Distilled Dataset, CVPR 2024, arXiv 2312.03526; "
         "numbers of the authors' code, 10 classes at IPC 10",
