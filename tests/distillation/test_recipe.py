@@ -163,5 +163,6 @@ def test_recipes_are_plain_values():
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_says_in_a_few_words_what_it_does_and_of_what_parts(name: str) -> None:
     recipe = METHODS.get(name)
-    assert 3 <= len(recipe.purpose.split()) <= 12 and recipe.source
+    assert 3 <= len(recipe.purpose.split()) <= 12
+    assert recipe.source
     assert recipe.parts()["loop"] == type(recipe.loop).__name__
