@@ -13,6 +13,13 @@ from ddaudit.models._pool import AvgPool2
 from ddaudit.models.arch import Arch
 
 _GROUPS = 4
+_KINDS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "leakyrelu": nn.LeakyReLU,
+    "swish": nn.SiLU,
+}
+ACTIVATIONS = tuple(_KINDS.values())
 
 
 def convnet_features(arch: Arch, shape: tuple[int, int, int]) -> tuple[nn.Sequential, int]:
@@ -69,10 +76,4 @@ def _norm(kind: str, shape: tuple[int, int, int]) -> nn.Module:
 
 def _act(kind: str) -> nn.Module:
     # Not in place: objectives hook the maps before the activation too.
-    kinds: dict[str, type[nn.Module]] = {
-        "relu": nn.ReLU,
-        "sigmoid": nn.Sigmoid,
-        "leakyrelu": nn.LeakyReLU,
-        "swish": nn.SiLU,
-    }
-    return kinds[kind]()
+    return _KINDS[kind]()

@@ -39,8 +39,8 @@ def resnet18_features(arch: Arch, shape: tuple[int, int, int]) -> tuple[nn.Seque
     layers["relu"] = nn.ReLU()
     source = 64
     for stage, channels in enumerate((64, 128, 256, 512), start=1):
-        first = _Block(source, channels, down=stage > 1, averaging=averaging, norm=arch.norm)
-        second = _Block(channels, channels, down=False, averaging=averaging, norm=arch.norm)
+        first = ResidualBlock(source, channels, down=stage > 1, averaging=averaging, norm=arch.norm)
+        second = ResidualBlock(channels, channels, down=False, averaging=averaging, norm=arch.norm)
         layers[f"layer{stage}"] = nn.Sequential(first, second)
         source = channels
     if not averaging:
@@ -50,7 +50,7 @@ def resnet18_features(arch: Arch, shape: tuple[int, int, int]) -> tuple[nn.Seque
     return nn.Sequential(layers), 512 * height * width
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; ``down`` halves the map, by stride or by averaging."""
 
     def __init__(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ddaudit.errors import BadInput
+from ddaudit.models._convnet import ACTIVATIONS
+from ddaudit.models._resnet import ResidualBlock
 from ddaudit.models.arch import Arch
 
 
@@ -42,6 +44,31 @@ class Body(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(x))
         return logits
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        """What every block makes of normalised images x (N, C, H, W), and the embedding (N, D) last.
+
+        A block's output is taken after its activation and before pooling: ConvNet gives one map (N, C_i, H_i, W_i)
+        per convolution, ResNet18 that of its stem and of each residual block, MLP its hidden layers (N, D_i).
+
+        Raises:
+            Unsupported: an architecture of the user's own, which does not say what its blocks are.
+        """
+        outputs: list[Tensor] = []
+        for module in _steps(self.features):
+            x = module(x)
+            if isinstance(module, (*ACTIVATIONS, ResidualBlock)):
+                outputs.append(x)
+        return [*outputs, x]
+
+
+def _steps(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that a sequence of sequences runs one after the other."""
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            yield from _steps(child)
+    else:
+        yield module
 
 
 class Network(nn.Module):

@@ -145,6 +145,14 @@ class OwnBody(Body):
         logits: Tensor = self.module(x)
         return logits
 
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        """Refused: which of a module's parts are its blocks, nobody said.
+
+        Raises:
+            Unsupported: always.
+        """
+        raise Unsupported("needs the maps of a network's blocks; take ConvNet, ResNet18 or MLP")
+
     @property
     def classifier(self) -> nn.Linear:  # type: ignore[override]
         """The last linear layer with K outputs.

@@ -182,3 +182,34 @@ def test_pooling_equals_torchs(size: tuple[int, int, int, int]) -> None:
     (ours * weight).sum().backward()
     (theirs * weight).sum().backward()
     torch.testing.assert_close(x.grad, y.grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "channels"),
+    [
+        ("ConvNet", RGB32, [128, 128, 128]),
+        ("ConvNetD2W32", GREY8, [32, 32]),
+        ("AlexNet", RGB32, [128, 192, 256, 192, 192]),
+        ("ResNet18", RGB32, [64, 64, 64, 128, 128, 256, 256, 512, 512]),
+        ("MLP", GREY8, [128, 128]),
+    ],
+)  # fmt: skip
+def test_blocks_are_the_outputs_of_activations_and_end_in_the_embedding(
+    name: str, shape: tuple[int, int, int], channels: list[int]
+) -> None:
+    body = make(name, shape).body
+    x = torch.randn(2, *shape)
+    *maps, embedding = body.blocks(x)
+    assert [m.shape[1] for m in maps] == channels
+    assert torch.equal(embedding, body.features(x))
+    assert all((m >= 0).all() for m in maps)  # after ReLU
+
+
+def test_maps_of_convnet_are_those_before_pooling() -> None:
+    # What DataDAM hooks and CAFE cuts out: features[:3], then up to features[7] of four modules a block.
+    body = make("ConvNetD2W32", RGB8).body
+    x = torch.randn(2, *RGB8)
+    first, second, _ = body.blocks(x)
+    assert isinstance(body.features, nn.Sequential)
+    assert torch.equal(first, body.features[:3](x))
+    assert torch.equal(second, body.features[:7](x))

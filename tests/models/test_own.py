@@ -147,3 +147,9 @@ def test_a_module_without_a_linear_end_has_no_embedding() -> None:
     assert net(torch.rand(2, 3, 8, 8)).shape == (2, 4)
     with pytest.raises(Unsupported, match="no linear layer"):
         net.embed(torch.rand(2, 3, 8, 8))
+
+
+def test_blocks_of_an_architecture_of_the_users_own_are_refused() -> None:
+    body = wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), 3).body
+    with pytest.raises(Unsupported, match="blocks"):
+        body.blocks(torch.zeros(2, 1, 8, 8))
