@@ -1,0 +1,101 @@
+"""The metrics of the BEARD benchmark, so that its tables can be recomputed from logs and filled for other sets.
+
+All values are fractions (the published tables are percents). Larger is better for the defender, but read them with
+care: RR rises when the *worst* attack gets stronger, pooling over IPC mixes capacity with robustness, and AE depends
+on hardware and on the slowest attack alone. Clean and worst-case accuracy belong beside them.
+
+Source: Zhou et al., BEARD, arXiv 2411.09265, and the authors' released code (the "rome" variants of its RR).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ddaudit.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Log:
+    """One evaluation log: a set at one IPC, under targeted or under untargeted attacks.
+
+    Attributes:
+        clean: accuracy without an attack, a fraction.
+        clean_seconds: time of that evaluation (the benchmark takes the smaller of its two clean timings).
+        accuracies: accuracy under each attack, fractions.
+        seconds: time of each attack.
+    """
+
+    clean: float
+    clean_seconds: float
+    accuracies: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BeardMetrics:
+    """The benchmark's numbers, as fractions.
+
+    Attributes:
+        rr: robustness ratio, (mean a - min a) / (A - min a).
+        i_rr: improved robustness ratio, 1 - (A - mean a)(A - min a) / A^2.
+        i_rr_plus: ``i_rr`` less the mean amount by which attacks *raise* accuracy.
+        ae: attack efficiency ratio, (mean t - c) / (max t - c).
+        crei, i_crei: alpha RR + (1 - alpha) AE, with RR and with I-RR.
+        clean, worst: A and min a, which belong beside them.
+    """
+
+    rr: float
+    i_rr: float
+    i_rr_plus: float
+    ae: float
+    crei: float
+    i_crei: float
+    clean: float
+    worst: float
+
+
+def beard_metrics(logs: Sequence[Log], *, alpha: float = 0.5) -> BeardMetrics:
+    """The metrics of one log, or of several pooled as the benchmark pools IPC 1, 10 and 50.
+
+    Clean accuracies and clean times are averaged over the logs; attack accuracies and times are pooled.
+
+    Args:
+        logs: one per IPC.
+        alpha: weight of the robustness ratio in CREI, in [0, 1].
+
+    Raises:
+        BadInput: no attack, a value outside its range, or accuracies and times of different number.
+    """
+    _require(logs, alpha)
+    clean = _mean([log.clean for log in logs])
+    under = [a for log in logs for a in log.accuracies]
+    seconds = [t for log in logs for t in log.seconds]
+    mean, worst = _mean(under), min(under)
+    rr = (mean - worst) / (clean - worst) if clean != worst else 0.0
+    i_rr = 1 - (clean - mean) * (clean - worst) / clean**2
+    raised = _mean([max(0.0, a - clean) for a in under])
+    start, slowest = _mean([log.clean_seconds for log in logs]), max(seconds)
+    ae = (_mean(seconds) - start) / (slowest - start) if slowest != start else 0.0
+    return BeardMetrics(
+        rr=rr, i_rr=i_rr, i_rr_plus=i_rr - raised, ae=ae, crei=alpha * rr + (1 - alpha) * ae,
+        i_crei=alpha * i_rr + (1 - alpha) * ae, clean=clean, worst=worst,
+    )  # fmt: skip
+
+
+def _require(logs: Sequence[Log], alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise BadInput(f"alpha {alpha}", "must lie between 0 and 1")
+    for log in logs:
+        if len(log.accuracies) != len(log.seconds):
+            counts = f"{len(log.accuracies)} accuracies and {len(log.seconds)} times"
+            raise BadInput("BEARD log", f"has {counts}", "Give one of each per attack.")
+        if not (0 < log.clean <= 1 and all(0 <= a <= 1 for a in log.accuracies)):
+            what = "accuracies must be fractions, and clean accuracy above 0"
+            raise BadInput("BEARD log", what, "Published tables are percents: divide by 100.")
+    if not any(log.accuracies for log in logs):
+        raise BadInput("BEARD log", "holds no attack")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

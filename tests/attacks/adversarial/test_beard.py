@@ -1,0 +1,89 @@
+"""BEARD's metrics from its own logs give its published rows, to 0.01 percentage points."""
+
+from __future__ import annotations
+
+import pytest
+
+from ddaudit.attacks.adversarial.beard import Log, beard_metrics
+from ddaudit.errors import BadInput
+
+# CIFAR-10, BACON, ConvNet: the evaluation logs that the authors ship (Code/metrics/white_box/BACON), percents.
+CLEAN = {1: (44.95, 2.25), 10: (61.73, 2.29), 50: (69.95, 2.31)}
+TARGETED = {  # FGSM, PGD, PGD-L2, CW
+    1: ((29.59, 30.61, 33.73, 36.58), (3.01, 8.52, 8.71, 73.94)),
+    10: ((39.13, 40.10, 44.06, 44.93), (2.85, 8.32, 8.50, 73.75)),
+    50: ((44.68, 45.59, 50.81, 44.71), (3.01, 11.96, 12.22, 75.82)),
+}
+UNTARGETED = {  # FGSM, PGD, PGD-L2, DeepFool, CW, AutoAttack
+    1: ((24.51, 20.78, 33.72, 11.49, 13.68, 17.64), (3.12, 8.79, 8.77, 1647.63, 74.66, 762.71)),
+    10: ((33.27, 26.45, 44.05, 16.11, 11.84, 23.85), (2.84, 8.29, 8.46, 2102.68, 73.91, 1086.94)),
+    50: ((38.16, 28.86, 50.80, 18.28, 8.31, 27.00), (3.68, 12.21, 9.18, 2374.80, 76.49, 968.53)),
+}
+
+
+def logs(table, *ipcs: int) -> list[Log]:
+    return [
+        Log(
+            CLEAN[ipc][0] / 100, CLEAN[ipc][1], tuple(a / 100 for a in table[ipc][0]), table[ipc][1]
+        )
+        for ipc in ipcs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "ipcs", "rr", "i_rr", "ae", "crei"),
+    [
+        (TARGETED, (1, 10, 50), 36.83, 84.37, 29.83, 33.33),
+        (UNTARGETED, (1, 10, 50), 32.87, 50.49, 21.53, 27.20),
+        (TARGETED, (1,), 19.78, 90.63, 29.70, 24.74),
+        (TARGETED, (10,), 12.94, 88.33, 29.48, 21.21),
+        (TARGETED, (50,), 6.99, 87.86, 31.89, 19.44),
+        (UNTARGETED, (1,), 26.34, 59.18, 25.24, 25.79),
+        (UNTARGETED, (10,), 28.24, 53.13, 25.94, 27.09),
+        (UNTARGETED, (50,), 32.87, 47.87, 24.10, 28.48),
+    ],
+)
+def test_published_rows(table, ipcs, rr, i_rr, ae, crei):
+    found = beard_metrics(logs(table, *ipcs))
+    got = [100 * v for v in (found.rr, found.i_rr, found.ae, found.crei)]
+    assert got == pytest.approx([rr, i_rr, ae, crei], abs=0.0051)
+
+
+def test_crei_on_the_improved_ratio_is_the_published_one():
+    found = beard_metrics(logs(UNTARGETED, 1, 10, 50))
+    assert 100 * found.i_crei == pytest.approx(36.01, abs=0.0051)
+
+
+def test_the_plus_version_subtracts_what_attacks_add():
+    """By hand: A 0.5; attacks 0.6 and 0.2: mean 0.4, worst 0.2, raised (0.1 + 0) / 2."""
+    found = beard_metrics([Log(0.5, 1.0, (0.6, 0.2), (2.0, 5.0))])
+    assert found.i_rr == pytest.approx(1 - 0.1 * 0.3 / 0.25)
+    assert found.i_rr_plus == pytest.approx(found.i_rr - 0.05)
+    plain = beard_metrics(logs(TARGETED, 50))
+    assert plain.i_rr_plus == plain.i_rr
+
+
+def test_a_stronger_worst_attack_raises_rr_which_is_why_worst_stands_beside_it():
+    weak = beard_metrics([Log(0.6, 1.0, (0.4, 0.3), (2.0, 3.0))])
+    strong = beard_metrics([Log(0.6, 1.0, (0.4, 0.0), (2.0, 3.0))])
+    assert strong.rr > weak.rr
+    assert (weak.worst, strong.worst) == (0.3, 0.0)
+
+
+def test_nothing_to_lose_gives_zero_not_a_division():
+    found = beard_metrics([Log(0.5, 2.0, (0.5,), (2.0,))])
+    assert (found.rr, found.ae) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("log", "alpha", "says"),
+    [
+        (Log(44.95, 2.0, (30.0,), (3.0,)), 0.5, "divide by 100"),
+        (Log(0.4, 2.0, (0.3, 0.2), (3.0,)), 0.5, "2 accuracies and 1 times"),
+        (Log(0.4, 2.0, (), ()), 0.5, "no attack"),
+        (Log(0.4, 2.0, (0.3,), (3.0,)), 1.5, "between 0 and 1"),
+    ],
+)
+def test_bad_logs_are_one_line(log, alpha, says):
+    with pytest.raises(BadInput, match=says):
+        beard_metrics([log], alpha=alpha)
