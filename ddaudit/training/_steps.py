@@ -212,12 +212,19 @@ def _descend(
         optimizer.step()
         if step == schedule.steps:
             return
-        if protocol.lr_schedule == "cosine":
-            lr = protocol.lr * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+        if protocol.lr_schedule != "step":
+            lr = protocol.lr * _share_of_rate(protocol, step / schedule.steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
         elif step == schedule.decay_at:
             optimizer = _optimizer(leaves, protocol, protocol.lr * protocol.decay)
+
+
+def _share_of_rate(protocol: EvaluationProtocol, done: float) -> float:
+    """What is left of the learning rate when a fraction ``done`` of the steps is done; one cut is not made here."""
+    if protocol.lr_schedule == "thirds":
+        return float(protocol.decay ** int((done >= 2 / 3) + (done >= 5 / 6)))
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _optimizer(

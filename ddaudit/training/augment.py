@@ -1,11 +1,14 @@
 """Differentiable Siamese augmentation (DSA) of normalised images: draw once, apply anywhere.
 
 Mode "S" of the field: every call picks one operation of the strategy, uniformly, and applies it to
-the batch. Drawing and applying are separate, so that real and synthetic batches can share one draw
-(Siamese), and no step touches torch's global random state.
+the batch. A strategy of several stages ("flip+color+crop_scale_rotate") applies them one after the
+other, each picking one of its operations: the way of IDC. Drawing and applying are separate, so that
+real and synthetic batches can share one draw (Siamese), and no step touches torch's global random
+state.
 
 Source: Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021,
-section 3, with the magnitudes of the released code.
+section 3, with the magnitudes of the released code. Stages: Kim et al., "Dataset Condensation via
+Efficient Synthetic-Data Parameterization" (IDC), ICML 2022, the released code.
 """
 
 from __future__ import annotations
@@ -30,18 +33,19 @@ SCALE = 1.2  # factor in [1 / 1.2, 1.2], each axis on its own
 ROTATE = 15.0  # degrees either way
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+_COLUMNS = {"color": 3, "crop": 2, "cutout": 2, "flip": 1, "scale": 2, "rotate": 1}
 
 
 @dataclass(frozen=True, eq=False)
 class AugmentParams:
-    """One drawn operation.
+    """One drawn operation, or one of each stage.
 
     Attributes:
-        op: one of OPERATIONS, or "none".
-        values: (1, k) shared by every image (Siamese), or (n, k) one row per image; float32 on the
-            CPU. Columns: color (brightness shift, saturation factor, contrast factor), crop (rows,
-            columns of shift, pixels), cutout (row, column of the centre, pixels), flip (0 or 1),
-            scale (x, y factor), rotate (radians, anticlockwise).
+        op: one of OPERATIONS, several joined by "+" in the order of their application, or "none".
+        values: the columns of each operation side by side; (1, k) shared by every image (Siamese), or
+            (n, k) one row per image; float32 on the CPU. Columns: color (brightness shift, saturation
+            factor, contrast factor), crop (rows, columns of shift, pixels), cutout (row, column of the
+            centre, pixels), flip (0 or 1), scale (x, y factor), rotate (radians, anticlockwise).
     """
 
     op: str
@@ -54,17 +58,23 @@ def operations(strategy: str) -> tuple[str, ...]:
     Raises:
         BadInput: an operation that DSA does not have.
     """
+    return tuple(op for stage in _stages(strategy) for op in stage)
+
+
+def _stages(strategy: str) -> list[list[str]]:
+    """The operations of each stage; one of each stage is applied."""
     if strategy.lower() in ("", "none"):
-        return ()
-    ops = tuple(strategy.split("_"))
-    for op in ops:
+        return []
+    stages = [stage.split("_") for stage in strategy.split("+")]
+    for op in (op for stage in stages for op in stage):
         if op not in OPERATIONS:
             raise BadInput(
                 f"augment={strategy}",
                 f"unknown augmentation '{op}'",
-                f"Join some of {', '.join(OPERATIONS)} with '_', or leave it empty.",
+                f"Join some of {', '.join(OPERATIONS)} with '_' (one of them is applied) or '+' "
+                "(one after the other), or leave it empty.",
             )
-    return ops
+    return stages
 
 
 def draw(
@@ -74,11 +84,11 @@ def draw(
     *,
     shape: Sequence[int],
 ) -> AugmentParams:
-    """Pick one operation of ``strategy`` and its parameters.
+    """Pick one operation of each stage of ``strategy`` and its parameters.
 
     Args:
-        strategy: operations joined by "_" ("color_crop_cutout_flip_scale_rotate"); "" draws
-            nothing.
+        strategy: operations joined by "_" ("color_crop_cutout_flip_scale_rotate"), stages by "+";
+            "" draws nothing.
         generator: a CPU generator; the only source of randomness.
         n: None for one parameter set shared by every image it is applied to, else parameters for n
             images.
@@ -87,13 +97,21 @@ def draw(
     Raises:
         BadInput: unknown operation in ``strategy``.
     """
-    ops = operations(strategy)
-    if not ops:
+    stages = _stages(strategy)
+    if not stages:
         return AugmentParams("none", torch.empty(1, 0))
-    op = ops[int(torch.randint(len(ops), (), generator=generator))]
-    rows = 1 if n is None else n
+    picked: list[str] = []
+    drawn: list[Tensor] = []
+    for ops in stages:
+        picked.append(ops[int(torch.randint(len(ops), (), generator=generator))])
+        drawn.append(_values(picked[-1], generator, rows=1 if n is None else n, shape=shape))
+    return AugmentParams("+".join(picked), torch.cat(drawn, 1))
+
+
+def _values(op: str, generator: torch.Generator, *, rows: int, shape: Sequence[int]) -> Tensor:
+    """(rows, k) parameters of one operation."""
     size = torch.tensor([float(shape[-2]), float(shape[-1])])
-    u = torch.rand(rows, {"color": 3, "flip": 1, "rotate": 1}.get(op, 2), generator=generator)
+    u = torch.rand(rows, _COLUMNS[op], generator=generator)
     if op == "color":
         low = torch.tensor([-BRIGHTNESS / 2, 0.0, CONTRAST])
         span = torch.tensor([BRIGHTNESS, SATURATION, 1.0])
@@ -111,7 +129,7 @@ def draw(
         values = 1 / SCALE + (SCALE - 1 / SCALE) * u
     else:
         values = math.radians(ROTATE) * (2 * u - 1)
-    return AugmentParams(op, values)
+    return values
 
 
 def apply(x: Tensor, params: AugmentParams) -> Tensor:
@@ -127,7 +145,12 @@ def apply(x: Tensor, params: AugmentParams) -> Tensor:
     if len(params.values) not in (1, len(x)):
         raise ValueError(f"{len(params.values)} parameter rows for {len(x)} images")
     values = params.values.to(device=x.device, dtype=x.dtype)
-    return _APPLY[params.op](x, values)
+    start = 0
+    for op in params.op.split("+"):
+        end = start + _COLUMNS[op]
+        x = _APPLY[op](x, values[:, start:end])
+        start = end
+    return x
 
 
 def concatenate(params: Sequence[AugmentParams], counts: Sequence[int]) -> AugmentParams:

@@ -51,7 +51,7 @@ class EvaluationProtocol:
     Attributes:
         name: the protocol's name.
         epochs: E with augmentation. With the step schedule the published loop runs E + 1 passes and
-            cuts after pass E // 2 + 2; with the cosine it runs E.
+            cuts after pass E // 2 + 2; with the other schedules it runs E.
         epochs_plain: E without augmentation.
         batch_size: images a step; the last batch of a pass may be smaller.
         lr: learning rate at the start; of a set with a learned rate, that rate.
@@ -59,10 +59,11 @@ class EvaluationProtocol:
         augment: DSA strategy; None means "the data set's own" (see :meth:`for_data`), "" none.
         max_steps: cap for large sets, or None; the cut moves in proportion.
         decay: factor of the learning rate at the cut. The optimiser is made anew there, so its
-            momentum is lost.
+            momentum is lost. With "thirds" the factor of each of two cuts, which keep momentum.
         deviations: how it differs from the published protocol, in sentences a report can print.
         optimiser: "sgd" or "adamw".
-        lr_schedule: "step" (one cut), or "cosine" from ``lr`` to 0, moved at every step.
+        lr_schedule: "step" (one cut), "thirds" (after 2/3 and 5/6 of the steps: IDC's), or "cosine"
+            from ``lr`` to 0, moved at every step.
         loss: "ce" cross-entropy with the labels as they are, hard or soft; "hard-ce" with their
             most likely class; "soft-ce" like "ce", refusing hard labels; "kl" divergence at
             ``temperature`` from the labels, which count as distributions at temperature 1; "mse"
@@ -91,7 +92,7 @@ class EvaluationProtocol:
     max_steps: int | None = None
     deviations: tuple[str, ...] = ()
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    lr_schedule: Literal["step", "cosine"] = "step"
+    lr_schedule: Literal["step", "thirds", "cosine"] = "step"
     loss: Literal["ce", "hard-ce", "soft-ce", "kl", "mse"] = "ce"
     temperature: float = 1.0
     crop: tuple[float, float] | None = None
@@ -142,9 +143,9 @@ class EvaluationProtocol:
             raise ValueError("the protocol's augmentation is open: call for_data(...) first")
         epochs = self.epochs if self.augmented else self.epochs_plain
         per_epoch = math.ceil(size / self.batch_size)
-        cosine = self.lr_schedule == "cosine"
-        steps = (epochs if cosine else epochs + 1) * per_epoch
-        decay_at = steps if cosine else min(epochs // 2 + 2, epochs + 1) * per_epoch
+        cut = self.lr_schedule == "step"
+        steps = (epochs + 1 if cut else epochs) * per_epoch
+        decay_at = min(epochs // 2 + 2, epochs + 1) * per_epoch if cut else steps
         if self.max_steps is not None and steps > self.max_steps:
             decay_at = round(decay_at * self.max_steps / steps)
             steps = self.max_steps
@@ -194,7 +195,7 @@ class EvaluationProtocol:
 _ADAPTER = TypeAdapter(EvaluationProtocol)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("sgd", "adamw"),
-    "lr_schedule": ("step", "cosine"),
+    "lr_schedule": ("step", "thirds", "cosine"),
     "loss": ("ce", "hard-ce", "soft-ce", "kl", "mse"),
     "labels": ("image", "store"),
 }

@@ -214,3 +214,34 @@ def test_unknown_operations_are_named(strategy: str) -> None:
 def test_wrong_number_of_parameter_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="3 parameter rows for 4 images"):
         apply(images(4), draw("flip", gen(), 3, shape=(3, 9, 9)))
+
+
+@pytest.mark.parametrize("n", [None, 3])
+def test_stages_are_applied_one_after_the_other(n: int | None) -> None:
+    x = images()
+    drawn = draw("color+crop+cutout", gen(3), n, shape=x.shape)
+    assert drawn.op == "color+crop+cutout"
+    one = gen(3)
+    expected = x
+    for op in ("color", "crop", "cutout"):
+        expected = apply(expected, draw(op, one, n, shape=x.shape))
+    assert torch.equal(apply(x, drawn), expected)
+
+
+def test_each_stage_picks_one_of_its_operations() -> None:
+    shared = gen(0)
+    seen = {draw("flip+crop_scale_rotate", shared, shape=(8, 8)).op for _ in range(60)}
+    assert seen == {"flip+crop", "flip+scale", "flip+rotate"}
+
+
+def test_stages_can_be_put_together_for_several_batches() -> None:
+    x = images(4)
+    drawn = [draw("color+crop", gen(s), 2, shape=x.shape) for s in (1, 2)]
+    joint = concatenate(drawn, [2, 2])
+    apart = torch.cat([apply(x[:2], drawn[0]), apply(x[2:], drawn[1])])
+    assert torch.equal(apply(x, joint), apart)
+
+
+def test_unknown_operations_of_a_stage_are_named() -> None:
+    with pytest.raises(BadInput, match="'blur'"):
+        operations("color+blur")

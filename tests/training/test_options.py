@@ -138,6 +138,31 @@ def test_adamw_with_cosine_is_torchs() -> None:
     assert difference(constant, theirs) > 2e-3
 
 
+def test_two_cuts_are_torchs_multi_step_schedule() -> None:
+    # IDC's: milestones at 2/3 and 5/6 of the epochs, momentum kept.
+    images, labels = soft_set(0)
+    epochs = 12
+    how = protocol(
+        None, lr_schedule="thirds", decay=0.2, epochs_plain=epochs, batch_size=64  # type: ignore[arg-type]
+    )  # fmt: skip
+    [ours] = train([(images, labels)], how)
+    theirs = start()
+    optimizer = torch.optim.SGD(
+        theirs.body.parameters(), lr=how.lr, momentum=0.9, weight_decay=5e-4
+    )
+    schedule = torch.optim.lr_scheduler.MultiStepLR(
+        optimizer, milestones=[2 * epochs // 3, 5 * epochs // 6], gamma=0.2
+    )
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        F.cross_entropy(theirs.body(normalised(images)), labels).backward()
+        optimizer.step()
+        schedule.step()
+    assert difference(ours, theirs) < 2e-5
+    [once] = train([(images, labels)], replace(how, lr_schedule="step"))
+    assert difference(once, theirs) > 1e-4
+
+
 def test_kl_training_is_torchs() -> None:
     images, labels = soft_set(0)
     how = protocol(None, loss="kl", temperature=4.0, epochs_plain=8, batch_size=64,  # type: ignore[arg-type]
