@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, blend, finish, network_for
-from ddaudit.distillation.parts import NetworkSource, Query, Signal, View
+from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, View
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
+from ddaudit.seeds import stable_seed
 from ddaudit.training.augment import apply, draw
 
 
@@ -163,7 +164,9 @@ class Matching:
             net = asker.network(number)
             for round_ in range(schedule.outer):
                 for repeat in range(self.repeats):
-                    query = asker.query(f"{number}/{round_}/{repeat}", net)
+                    name = f"{number}/{round_}/{repeat}"
+                    objective = asker.objective(name)
+                    query = asker.query(name, net, objective)
                     targets = source.targets(query)
                     x, y = canvas.decode(), canvas.labels
                     flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
@@ -257,13 +260,13 @@ class _Asker:
         self,
         strategy: str,
         networks: NetworkSource,
-        objective: Signal,
+        objective: Objective,
         job: Job,
         *,
         keep: int,
     ) -> None:
-        self._strategy, self._networks, self._objective = strategy, networks, objective
-        self._job = job
+        self._strategy, self._networks, self._job = strategy, networks, job
+        self._objective = objective.bind(job.seed) if isinstance(objective, Drawn) else objective
         self._kept: OrderedDict[int, Network] = OrderedDict()
         self._held, self._keep = 0, keep
 
@@ -279,10 +282,16 @@ class _Asker:
             self._held -= _size(self._kept.popitem(last=False)[1])
         return net
 
-    def query(self, name: str, net: Network) -> Query:
+    def objective(self, name: str) -> Objective:
+        """The objective of the question called ``name``, with random parts of its own."""
+        if isinstance(self._objective, Drawn):
+            return self._objective.draw(stable_seed(self._job.seed, "objective", name))
+        return self._objective
+
+    def query(self, name: str, net: Network, objective: Objective) -> Query:
         """The question called ``name`` on ``net``, with its own augmentation per class."""
         augment = draw_by_class(self._strategy, self._job.train, self._job.seed, "augment", name)
-        return Query(name, self._objective, net, augment)
+        return Query(name, objective, net, augment)
 
 
 def _size(net: Network) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,37 +17,44 @@ from ddaudit.models import Network
 class MeanEmbedding:
     """Distribution matching: the mean of random-network embeddings, squared Euclidean distance.
 
+    What else has the mean of a measurement of single records for its aggregate overrides :meth:`measure`.
+
     Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 5.
     """
 
     shareable: bool = True
+    squared: ClassVar[bool] = True
+
+    def measure(self, net: Network, x: Tensor) -> Tensor:
+        """(B, D) what is measured of each normalised image of x (B, C, H, W), differentiable: its embedding."""
+        features: Tensor = net.body.features(x)
+        return features
 
     def couples_records(self) -> bool:
-        """Never: a record's embedding is its own, on networks without batch normalisation."""
+        """Never: a record's measurement is its own, on networks without batch normalisation."""
         return False
 
-    def private_defaults(self) -> PrivateDefaults:
+    def private_defaults(self) -> PrivateDefaults | None:
         """NDPDC's: embeddings clipped at 1 and matched as sums, whose scale asks for a step of 1."""
         return PrivateDefaults(
             1.0, "sum", 1.0, "Zheng & Li, Differentially Private Dataset Condensation, 2024"
         )
 
     def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
-        """(B, D) embeddings."""
+        """(B, D) measurements."""
         with torch.no_grad():
-            features: Tensor = net.body.features(x)
-        return features
+            return self.measure(net, x)
 
     def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        """(K, R, D) weighted means of embeddings."""
+        """(K, R, D) weighted means of measurements."""
         return rows @ self.signals(net, x, y)
 
     def synthetic(
         self, net: Network, x: Tensor, y: Tensor, rows: Tensor, clip: float | None
     ) -> Tensor:
-        """(K, S, D) weighted means of synthetic embeddings, clipped as the private side was."""
+        """(K, S, D) weighted means of synthetic measurements, clipped as the private side was."""
         k, m = x.shape[:2]
-        z: Tensor = net.body.features(x.flatten(0, 1))
+        z = self.measure(net, x.flatten(0, 1))
         if clip is not None:
             # The clip factor is a constant in the gradient, as in NDPDC's code.
             z = z * clip_factor(z.detach(), clip)
@@ -70,6 +78,7 @@ class GradientMatch:
 
     epsilon: float = 1e-6
     shareable: bool = False
+    squared: ClassVar[bool] = False
 
     def couples_records(self) -> bool:
         """Never: a record's gradient is its own, on networks without batch normalisation."""

@@ -62,7 +62,8 @@ class Targets:
     """Aggregated real-data signals for one step, for K independent distillations at once.
 
     Attributes:
-        values: (K, R, D), weighted means of signals (noisy ones when private).
+        values: (K, R, D), weighted means of signals (noisy ones when private); (K, R, n, 1 + D) of an objective
+            that compares sets of records.
         weights: (K, R) weight of each row in the loss; 0 where a row has no records.
     """
 
@@ -130,14 +131,22 @@ class Signal(Protocol):
         """(B, D) detached per-example signals of normalised images x (B, C, H, W), labels y (B,)."""
 
     def real(self, net: Any, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        """(K, R, D) detached ``rows @ signals`` for rows (K, R, B), computed the cheapest way."""
+        """(K, R, D) detached ``rows @ signals`` for rows (K, R, B), computed the cheapest way.
+
+        An objective that couples records may give another aggregate: it is never read under noise.
+        """
 
 
 class Objective(Signal, Protocol):
     """Per-example signals and a distance between their aggregates."""
 
+    @property
+    def squared(self) -> bool:
+        """True when the distance is a squared norm, so that matching several rows is matching their mean."""
+
     def couples_records(self) -> bool:
-        """True when the signal of one record depends on the others of its batch (centred or whitened signals)."""
+        """True when the signal of one record depends on the others of its batch (centred or whitened signals), or
+        when the aggregate is no sum. An attribute ``coupling`` may say how, to go on after the objective's name."""
 
     def private_defaults(self) -> PrivateDefaults | None:
         """How its signals are read under noise; None where no clip is known, so that the user has to choose one."""
@@ -155,6 +164,17 @@ class Objective(Signal, Protocol):
         """(K, R) distances between two (K, R, D) aggregates."""
 
 
+@runtime_checkable
+class Drawn(Protocol):
+    """An objective with random or learned parts of its own, such as frequencies."""
+
+    def bind(self, seed: int) -> Drawn:
+        """This objective for one run: what it learns starts from a public seed, and is kept in what is returned."""
+
+    def draw(self, seed: int) -> Objective:
+        """This objective for one question: its random parts are those of a public seed."""
+
+
 @dataclass(frozen=True)
 class PrivateDefaults:
     """Published values for reading an objective's signals under noise.
@@ -164,12 +184,15 @@ class PrivateDefaults:
         scale: "sum" where noisy sums are matched, so that a row's loss grows with its mass; "mean" otherwise.
         lr: step of the images at that scale; None leaves the method's own.
         source: where the values stand.
+        fresh: networks that the method trains on records give way to random ones, on which the objective says
+            enough; False refuses such a method.
     """
 
     clip: float
     scale: Literal["sum", "mean"]
     lr: float | None
     source: str
+    fresh: bool = False
 
 
 class TargetRule(Protocol):

@@ -176,9 +176,12 @@ def refuse_coupling(part: TargetRule | Objective, where: str) -> None:
             "Give it a method couples_records().",
         )
     if says():
+        coupling = getattr(named, "coupling", "") or (
+            f"sets each record's {kind} by the other records, so that one record moves the whole sum and no noise is "
+            "calibrated for that"
+        )
         raise BadInput(
             where,
-            f"{name} sets each record's {kind} by the other records, so that one record moves the whole sum and no "
-            "noise is calibrated for that",
+            f"{name} {coupling}",
             f"Leave it out, or use {kind}s that depend on a record's own class and group and on public numbers.",
         )

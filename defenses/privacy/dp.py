@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import DEFENSES, Defense, Recipe, register
-from ddaudit.distillation.objectives import MeanEmbedding
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
@@ -58,7 +57,7 @@ def dp(recipe: Recipe) -> Recipe:
     loop = replace(recipe.loop, lr=known.lr) if known and known.lr else recipe.loop
     target = recipe.target.bounded()
     notes = recipe.deviations
-    if not isinstance(recipe.objective, MeanEmbedding) and target != recipe.target:
+    if target != recipe.target and not getattr(recipe.objective, "squared", False):
         notes += (
             f"{type(target).__name__} stands for {type(recipe.target).__name__} under noise; "
             "the two have one optimum for squared distances only, not for this method's",
