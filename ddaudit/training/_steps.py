@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn import functional as F
 
 from ddaudit.models import Body, Network
 from ddaudit.training._data import Pool, generator, orders
@@ -146,15 +147,19 @@ def _train_body(
     def loss_at(index: Tensor, step: int) -> Tensor:
         if protocol.labels == "store":
             assert beside.store is not None, "checked by train_many"
-            x, y = _replayed(
-                pool, beside.store, index[0], (step - 1) // schedule.per_epoch, protocol
-            )
+            epoch = (step - 1) // schedule.per_epoch
+            x, y = _replayed(pool, beside.store, index[0], epoch, protocol)
         else:
             x, y = (part[0] for part in pool.batch(index))
             views = _draw_views(protocol, look, len(x), x.shape)
             x, y = apply_views(x, views), mix_labels(y, views, shape=x.shape)
             x = apply(x, draw(strategy, augment, len(x), shape=x.shape))
-        total = loss(forward(x), y, protocol)
+        logits = forward(x)
+        total = loss(logits, y, protocol)
+        if protocol.hard_weight > 0:
+            own = pool.batch(index)[1][0]
+            own = own.argmax(1) if own.ndim == 2 else own
+            total = total + protocol.hard_weight * F.cross_entropy(logits, own)
         return total if outlying is None else total + protocol.outlier_weight * outlying()
 
     _descend(list(body.parameters()), loss_at, batches, protocol, schedule)
@@ -224,7 +229,8 @@ def _share_of_rate(protocol: EvaluationProtocol, done: float) -> float:
     """What is left of the learning rate when a fraction ``done`` of the steps is done; one cut is not made here."""
     if protocol.lr_schedule == "thirds":
         return float(protocol.decay ** int((done >= 2 / 3) + (done >= 5 / 6)))
-    return 0.5 * (1 + math.cos(math.pi * done))
+    turn = math.pi if protocol.lr_schedule == "cosine" else math.pi / 2
+    return 0.5 * (1 + math.cos(turn * done))
 
 
 def _optimizer(

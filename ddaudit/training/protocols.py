@@ -28,6 +28,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "temperature": (0, 1000),
     "cutmix": (0, 1),
     "outlier_weight": (0, 1000),
+    "hard_weight": (0, 1000),
 }
 _ABOVE_ZERO = ("lr", "temperature")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes part of file names
@@ -62,8 +63,8 @@ class EvaluationProtocol:
             momentum is lost. With "thirds" the factor of each of two cuts, which keep momentum.
         deviations: how it differs from the published protocol, in sentences a report can print.
         optimiser: "sgd" or "adamw".
-        lr_schedule: "step" (one cut), "thirds" (after 2/3 and 5/6 of the steps: IDC's), or "cosine"
-            from ``lr`` to 0, moved at every step.
+        lr_schedule: "step" (one cut), "thirds" (after 2/3 and 5/6 of the steps: IDC's), "cosine" from
+            ``lr`` to 0, or "half-cosine", the first half of one, to ``lr`` / 2; both move at every step.
         loss: "ce" cross-entropy with the labels as they are, hard or soft; "hard-ce" with their
             most likely class; "soft-ce" like "ce", refusing hard labels; "kl" divergence at
             ``temperature`` from the labels, which count as distributions at temperature 1; "mse"
@@ -76,6 +77,8 @@ class EvaluationProtocol:
         labels: "image", the set's own labels; "store", the set's label store: its crops, flips,
             mixtures and labels are replayed epoch by epoch, over again when it is exhausted.
         outlier_weight: weight of cross-entropy to the uniform distribution on the set's outliers.
+        hard_weight: weight of cross-entropy with the images' most likely classes, beside the loss on
+            a store's labels (with "mse": MSE-GT of G-VBSM and EDC).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -92,7 +95,7 @@ class EvaluationProtocol:
     max_steps: int | None = None
     deviations: tuple[str, ...] = ()
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    lr_schedule: Literal["step", "thirds", "cosine"] = "step"
+    lr_schedule: Literal["step", "thirds", "cosine", "half-cosine"] = "step"
     loss: Literal["ce", "hard-ce", "soft-ce", "kl", "mse"] = "ce"
     temperature: float = 1.0
     crop: tuple[float, float] | None = None
@@ -100,6 +103,7 @@ class EvaluationProtocol:
     cutmix: float = 0.0
     labels: Literal["image", "store"] = "image"
     outlier_weight: float = 0.0
+    hard_weight: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"protocol '{self.name[:40]}'"
@@ -124,6 +128,9 @@ class EvaluationProtocol:
         if self.labels == "store" and (self.augment or self.crop or self.flip or self.cutmix):
             what = "replays a label store and augments on top of it: the labels would not fit"
             raise BadInput(where, what, "Leave augment, crop, flip and cutmix out.")
+        if self.hard_weight and self.labels != "store":
+            what = "weighs hard labels beside a store's, and trains on no store"
+            raise BadInput(where, what, "Leave hard_weight out.")
 
     def for_data(self, strategy: str) -> EvaluationProtocol:
         """This protocol with open augmentation resolved to the data set's ``strategy``."""
@@ -195,14 +202,15 @@ class EvaluationProtocol:
 _ADAPTER = TypeAdapter(EvaluationProtocol)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("sgd", "adamw"),
-    "lr_schedule": ("step", "thirds", "cosine"),
+    "lr_schedule": ("step", "thirds", "cosine", "half-cosine"),
     "loss": ("ce", "hard-ce", "soft-ce", "kl", "mse"),
     "labels": ("image", "store"),
 }
 _LATER = {
     f.name: f.default
     for f in fields(EvaluationProtocol)
-    if f.name in {*_CHOICES, "temperature", "crop", "flip", "cutmix", "outlier_weight"}
+    if f.name
+    in {*_CHOICES, "temperature", "crop", "flip", "cutmix", "outlier_weight", "hard_weight"}
 }
 
 PROTOCOLS: dict[str, EvaluationProtocol] = {

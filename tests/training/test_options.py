@@ -218,6 +218,34 @@ def test_a_store_is_replayed_to_the_letter() -> None:
     assert difference(ours, theirs) < 1e-5
 
 
+def test_a_store_with_ground_truth_is_mse_gt() -> None:
+    """MSE to the stored logits plus weighted cross-entropy with the most likely classes; half of a cosine."""
+    images, labels = soft_set(0, 6)
+    g = torch.Generator().manual_seed(3)
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(1, 6, 4).clone()
+    unmirrored = torch.zeros(1, 6, dtype=torch.bool)
+    store = Stored(whole, unmirrored, torch.randn(1, 6, 4, generator=g).half())
+    how = EvaluationProtocol(
+        name="mse-gt", epochs=6, batch_size=8, lr=0.05, augment="", lr_schedule="half-cosine",
+        labels="store", loss="mse", hard_weight=0.3,
+    )  # fmt: skip
+    theirs = start()
+    optimizer = torch.optim.SGD(theirs.body.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+    for _ in range(6):
+        optimizer.zero_grad()
+        logits = theirs.body(normalised(images))
+        truth = F.cross_entropy(logits, labels.argmax(1))
+        (F.mse_loss(logits, store.logits[0].float()) + 0.3 * truth).backward()
+        optimizer.step()
+        schedule.step()
+    for given in (labels, labels.argmax(1)):
+        [ours] = train([(images, given)], how, extras=[Extras(store=store)])
+        assert difference(ours, theirs) < 1e-5
+    with pytest.raises(BadInput, match="trains on no store"):
+        protocol(hard_weight=0.3)
+
+
 def random_store(m: int) -> Stored:
     g = torch.Generator().manual_seed(9)
     boxes = torch.stack([draw_boxes((0.3, 1.0), g, m, 8, 8) for _ in range(3)])
