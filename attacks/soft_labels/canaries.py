@@ -18,7 +18,7 @@ from ddaudit.attacks._common.records import concatenate, mislabel
 from ddaudit.attacks._common.signals import logit_margin
 from ddaudit.auditing import Context, Subject
 from ddaudit.data import ImageData
-from ddaudit.distillation.learned import LearnedLabels
+from ddaudit.distillation.parts import LabelModel
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.sets import DistilledSet
 from ddaudit.stats import clopper_pearson
@@ -183,7 +183,7 @@ def run_with_canaries(
         raise Unsupported(str(error)) from None
     at = ctx.seed_for("soft-labels", "distil", seed)
     hidden, shown, model = planted.hidden, planted.shown, recipe.labels
-    if model is None or isinstance(model, LearnedLabels):
+    if not isinstance(model, LabelModel):
         # Whatever wrote the labels is part of the method: there is no teacher to ask about the canaries.
         made = ctx.redistill(subject, planted.everything, at)
         everyone = Marked(

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from ddaudit.data import Dataset
+from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh, fit
 from ddaudit.distillation.store import content_key
 from ddaudit.errors import DDAuditError
-from ddaudit.models import Network
+from ddaudit.models import Arch, Network
 from ddaudit.seeds import stable_seed
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, train_many
+
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel."""
+
+
+class Lesson(Protocol):
+    """What networks are taught of the records; a frozen dataclass, whose ``repr`` names it in the store."""
+
+    def records(self, train: ImageData) -> Tensor:
+        """(n,) positions of the records that a pass takes, with repeats: how often one stands there is its weight.
+
+        Raises:
+            BadInput: the data lack what the lesson needs (a protected attribute, say).
+        """
 
 
 @dataclass(frozen=True)
@@ -25,29 +40,54 @@ class Experts(Fresh):
     the same records, of any size and seed, share them through the job's store. A private reader refuses them.
 
     Attributes:
-        arch, width: as in :class:`Fresh`.
-        count: how many experts.
+        arch, width: as in :class:`Fresh`; several architectures are joined by commas ("ConvNetBN,ResNet18BN").
+        count: how many experts of each architecture.
         epochs: passes over the records.
         augment: of the training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
+        lr, batch_size, weight_decay, lr_schedule: of the training (SGD with momentum 0.9), see
+            :class:`~ddaudit.training.EvaluationProtocol`.
+        lesson: which records a pass takes; None: every record once.
 
     Source: networks trained on real records are those of IDC (Kim et al., ICML 2022), IDM (CVPR 2023) and NCFM (CVPR
     2025), each with a schedule of its own; here they are trained beforehand, by the engine's quick protocol.
+    "Squeezed" networks of SRe2L (NeurIPS 2023) are the same thing, with batch normalisation.
     """
 
     count: int = 10
     epochs: int = 20
     augment: str = "data"
+    lr: float = 0.05
+    batch_size: int = 256
+    weight_decay: float = 5e-4
+    lr_schedule: Literal["step", "cosine"] = "step"
+    lesson: Lesson | None = None
     trained: tuple[Network, ...] = field(default=(), repr=False, compare=False)
-    """Filled by :meth:`learn`."""
+    """Filled by :meth:`learn`: in the order of architectures, in training mode, with identity normalisation."""
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.epochs < 1:
-            raise ValueError("networks.count and networks.epochs must be at least 1")
+        if self.count < 1 or self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                "networks.count, networks.epochs and networks.batch_size must be at least 1"
+            )
+        if not self.lr > 0:
+            raise ValueError(f"networks.lr must be positive, got {self.lr:g}")
 
     def bind(self, data: Dataset) -> Experts:
         """Needs records, which :meth:`learn` is given."""
-        self.resolve()
+        self.archs()
         return self
+
+    def archs(self) -> tuple[Arch, ...]:
+        """The architectures with the width override applied.
+
+        Raises:
+            BadInput: unknown architecture.
+        """
+        return tuple(Fresh(name.strip(), self.width).resolve() for name in self.arch.split(","))
+
+    def couples_records(self) -> bool:
+        """True when one of them has batch normalisation."""
+        return any(Fresh(str(arch)).couples_records() for arch in self.archs())
 
     def learn(self, job: Job, mean: Tensor, std: Tensor) -> Experts:
         """This source with its networks trained on the records of the job's one run, or taken from its store.
@@ -59,38 +99,42 @@ class Experts(Fresh):
             mean, std: (C, 1, 1) normalisation that the networks will be used under.
         """
         train = job.train.subset(job.members[0])
-        arch = fit(self.resolve(), train.shape)
         constants = (tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
+        experts = [
+            self._expert(job, train, arch, number, constants)
+            for arch in self.archs()
+            for number in range(self.count)
+        ]
+        return replace(self, trained=tuple(experts))
+
+    def _expert(
+        self, job: Job, train: ImageData, arch: Arch, number: int, constants: Constants
+    ) -> Network:
+        arch, seed = fit(arch, train.shape), stable_seed("expert", number)
         protocol = self._protocol(job.data)
-        experts = []
-        for number in range(self.count):
-            key = content_key(
-                "expert", train.fingerprint, str(arch), constants, protocol.key, number
-            )
-            net = super().make(
-                shape=train.shape,
+        parts = ("expert", train.fingerprint, str(arch), constants, protocol.key, number)
+        key = content_key(*parts, *([] if self.lesson is None else [repr(self.lesson)]))
+        net = Fresh(str(arch)).make(
+            shape=train.shape, num_classes=train.num_classes, seed=seed, device=job.device
+        )
+        known = job.store.get(key) if job.store else None
+        if known is None:
+            taught = train if self.lesson is None else train.subset(self.lesson.records(train))
+            (made,) = train_many(
+                [(taught.images, taught.labels)],
+                arch=arch,
                 num_classes=train.num_classes,
-                seed=stable_seed("expert", number),
+                mean=constants[0],
+                std=constants[1],
+                protocol=protocol,
+                seeds=[seed],
                 device=job.device,
             )
-            known = job.store.get(key) if job.store else None
-            if known is None:
-                (made,) = train_many(
-                    [(train.images, train.labels)],
-                    arch=arch,
-                    num_classes=train.num_classes,
-                    mean=constants[0],
-                    std=constants[1],
-                    protocol=protocol,
-                    seeds=[stable_seed("expert", number)],
-                    device=job.device,
-                )
-                known = made.body.state_dict()
-                if job.store:
-                    job.store.put(key, known)
-            net.body.load_state_dict(known)
-            experts.append(net.requires_grad_(False))
-        return replace(self, trained=tuple(experts))
+            known = made.body.state_dict()
+            if job.store:
+                job.store.put(key, known)
+        net.body.load_state_dict(known)
+        return net.requires_grad_(False)
 
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
@@ -102,8 +146,11 @@ class Experts(Fresh):
         """
         if not self.trained:
             raise DDAuditError("networks: experts have not been trained on any records")
-        copy = super().make(shape=shape, num_classes=num_classes, seed=seed, device=device)
-        copy.load_state_dict(self.trained[stable_seed(seed, "expert") % self.count].state_dict())
+        chosen = self.trained[stable_seed(seed, "expert") % len(self.trained)]
+        copy = Fresh(str(chosen.arch)).make(
+            shape=shape, num_classes=num_classes, seed=seed, device=device
+        )
+        copy.load_state_dict(chosen.state_dict())
         return copy
 
     def _protocol(self, data: Dataset) -> EvaluationProtocol:
@@ -113,6 +160,10 @@ class Experts(Fresh):
             name="expert",
             epochs=self.epochs,
             epochs_plain=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            lr_schedule=self.lr_schedule,
             augment=augment,
             max_steps=None,
             deviations=(),

@@ -12,11 +12,13 @@ from torch import Tensor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.parts import Canvas, NetworkSource
 from ddaudit.distillation.store import Store
+from ddaudit.errors import BadInput
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
 from ddaudit.sets import LabelStore, PrivacyClaim
 
 Progress = Callable[[int, int], None]
+Constants = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class Outcome:
         real_pixels: True when images hold pixels of real records as they are; None: the loop does not say.
         learned_lr: the learning rate learned with the images.
         decoder_bytes: what a decoder of the images takes to store.
+        teachers: networks trained on the run's records, for those who write labels afterwards.
     """
 
     images: Tensor
@@ -75,6 +78,32 @@ class Outcome:
     real_pixels: bool | None = None
     learned_lr: float | None = None
     decoder_bytes: int = 0
+    teachers: tuple[Network, ...] = ()
+
+
+@runtime_checkable
+class LabelWriter(Protocol):
+    """Writes labels for images that are already made, by the networks of the recipe, which are trained on the records
+    of the run; a frozen dataclass."""
+
+    def write(
+        self,
+        made: Outcome,
+        teachers: Sequence[Network],
+        job: Job,
+        *,
+        batch: int,
+        constants: Constants,
+    ) -> Outcome:
+        """The outcome with its labels, and its label store.
+
+        Args:
+            made: images in pixel space, with hard labels.
+            teachers: as :class:`LearnsRecords` gives them, on normalised images.
+            job: of the one run.
+            batch: images a step of the recipe's protocol.
+            constants: (C, 1, 1) mean and standard deviation that teachers work under.
+        """
 
 
 def network_for(job: Job, networks: NetworkSource, number: int) -> Network:
@@ -85,6 +114,22 @@ def network_for(job: Job, networks: NetworkSource, number: int) -> Network:
         seed=stable_seed(job.seed, "network", number),
         device=job.device,
     )
+
+
+def trained_networks(networks: NetworkSource | None, name: str) -> tuple[Network, ...]:
+    """The networks that :meth:`LearnsRecords.learn` trained, ready to be asked: constants, in evaluation mode.
+
+    Raises:
+        BadInput: networks that have learned nothing of the records.
+    """
+    trained: tuple[Network, ...] = getattr(networks, "trained", ())
+    if not trained:
+        raise BadInput(
+            name,
+            "asks networks that are trained on the records, and these are not",
+            "Give it networks=Experts(...).",
+        )
+    return tuple(net.eval().requires_grad_(False) for net in trained)
 
 
 def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.reductions import Reduction, Sum
+from ddaudit.distillation.tracing import Trace, trace
+from ddaudit.errors import BadInput
 from ddaudit.models import Network
 from ddaudit.sets import PrivacyClaim
 from ddaudit.training.augment import AugmentParams
@@ -436,6 +439,7 @@ class View:
         std: (C, 1, 1) of the normalisation: a pixel distance d is d / std here.
         step: counts from 0.
         soft: (K, M, num_classes) learned labels as they are, constants; None where labels are hard.
+        index: (M,) positions of the images in the set that is made; None: they are all of it.
     """
 
     images: Tensor
@@ -446,6 +450,18 @@ class View:
     std: Tensor
     step: int
     soft: Tensor | None = None
+    index: Tensor | None = None
+
+    @cached_property
+    def trace(self) -> Trace:
+        """One pass of all K * M ``matched`` images, which every term of the step may read.
+
+        Raises:
+            BadInput: there is no network.
+        """
+        if self.net is None:
+            raise BadInput("a term", "needs a network, and this method has none")
+        return trace(self.net, self.matched.flatten(0, 1))
 
     def targets(self) -> Tensor:
         """(K, M, num_classes) label distributions."""
@@ -504,8 +520,9 @@ class NetworkSource(Protocol):
         """
 
 
+@runtime_checkable
 class LabelModel(Protocol):
-    """Writes labels for images that are already made; a frozen dataclass."""
+    """Writes labels for images that are already made, by a teacher of its own; a frozen dataclass."""
 
     def relabel(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddaudit.data import Dataset
 from ddaudit.data.splits import empty_like
 from ddaudit.distillation.learned import LearnedLabels
-from ddaudit.distillation.loops import Job, LearnsRecords, Outcome
+from ddaudit.distillation.loops import Job, LabelWriter, LearnsRecords, Outcome
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.options import describe, option, replace_option
 from ddaudit.distillation.parts import (
@@ -96,7 +96,7 @@ class Recipe:
     networks: NetworkSource | None = None
     reader: Reader | None = None
     terms: tuple[Term, ...] = ()
-    labels: LabelModel | LearnedLabels | None = None
+    labels: LabelModel | LabelWriter | LearnedLabels | None = None
     augment: str = "data"
     normalise: Literal["data", "public"] = "data"
     protocol: EvaluationProtocol | None = None

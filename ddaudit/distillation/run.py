@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.learned import LearnedLabels
-from ddaudit.distillation.loops import Job, Outcome, Progress
+from ddaudit.distillation.loops import Job, LabelWriter, Outcome, Progress, trained_networks
 from ddaudit.distillation.reading import OpenedOnce
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.store import Store
@@ -191,6 +191,12 @@ def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome
     if recipe.labels is None or isinstance(recipe.labels, LearnedLabels):
         return made
     recipe.check_private()
+    if isinstance(recipe.labels, LabelWriter):
+        alone = replace(job, members=row[None])
+        teachers = made.teachers or trained_networks(recipe.networks_for(alone), recipe.name)
+        batch = len(made.images) if recipe.protocol is None else recipe.protocol.batch_size
+        constants = recipe.constants(job.data)
+        return recipe.labels.write(made, teachers, alone, batch=batch, constants=constants)
     labels = recipe.labels.relabel(
         made.images,
         made.labels,
