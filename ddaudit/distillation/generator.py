@@ -64,6 +64,10 @@ class Generated:
         """The weights serve one run."""
         return False
 
+    def from_noise(self) -> Generated:
+        """It looks at no record anyway."""
+        return self
+
     def start(
         self,
         data: ImageData,

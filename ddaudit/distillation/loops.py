@@ -65,6 +65,7 @@ class Outcome:
         member_indices: records released whole, by position in ``job.train``.
         real_pixels: True when images hold pixels of real records as they are; None: the loop does not say.
         learned_lr: the learning rate learned with the images.
+        image_bytes: what the images take to store before they are decoded; None: what they show.
         decoder_bytes: what a decoder of the images takes to store.
         teachers: networks trained on the run's records, for those who write labels afterwards.
     """
@@ -77,6 +78,7 @@ class Outcome:
     outliers: Tensor | None = None
     real_pixels: bool | None = None
     learned_lr: float | None = None
+    image_bytes: int | None = None
     decoder_bytes: int = 0
     teachers: tuple[Network, ...] = ()
 
@@ -151,10 +153,19 @@ def finish(
         if average is not None:
             for p, kept in zip(canvas.parameters, average, strict=True):
                 p.copy_(kept)
-        images = (canvas.decode().cpu() * std + mean).contiguous()
-        labels = [canvas.taught(k)[1].cpu().contiguous() for k in range(len(claims))]
+        made = [canvas.released(k) for k in range(len(claims))]
         rates = canvas.rates()
+    records = canvas.records
     return [
-        Outcome(images[k], labels[k], claim, learned_lr=None if rates is None else float(rates[k]))
-        for k, claim in enumerate(claims)
+        Outcome(
+            (images.cpu() * std + mean).contiguous(),
+            labels.cpu().contiguous(),
+            claim,
+            learned_lr=None if rates is None else float(rates[k]),
+            member_indices=None if records is None else records[k].tolist(),
+            real_pixels=None if records is None else True,
+            image_bytes=canvas.image_bytes,
+            decoder_bytes=canvas.decoder_bytes,
+        )
+        for k, ((images, labels), claim) in enumerate(zip(made, claims, strict=True))
     ]

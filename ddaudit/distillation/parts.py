@@ -8,7 +8,6 @@ synthetic images until their aggregate matches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.canvas import Canvas, FreeRate, SoftLabels, Synthesis
 from ddaudit.distillation.reductions import Reduction, Sum
 from ddaudit.distillation.tracing import Trace, trace
 from ddaudit.errors import BadInput
@@ -293,137 +293,6 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class SoftLabels:
-    """Labels of K runs while they are optimised.
-
-    Attributes:
-        values: (K, M, num_classes), one of the canvas's parameters.
-        lr: their step size; None: that of the images.
-        decode: values -> label distributions of the same shape, differentiable.
-        keep: values after a step -> values that are kept; None keeps them as they are.
-    """
-
-    values: Tensor
-    lr: float | None
-    decode: Callable[[Tensor], Tensor]
-    keep: Callable[[Tensor], Tensor] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class FreeRate:
-    """Learning rates of K runs while they are optimised.
-
-    Attributes:
-        values: (K,), one of the canvas's parameters; a rate is its softplus.
-        lr: their step size; None: that of the images.
-    """
-
-    values: Tensor
-    lr: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class Canvas:
-    """The synthetic images of K runs while they are optimised.
-
-    Attributes:
-        parameters: what the optimiser moves; each with K as first dimension, or all of one run's.
-        labels: (M,) int64 class of each decoded image: which rows it is matched to, and its label unless labels
-            are learned.
-        decode: () -> (K, M, C, H, W) normalised images, differentiable in ``parameters``.
-        soft: learned labels; None keeps the hard ones.
-        free_rate: a learning rate that is learned for networks trained on the set; None: it has none.
-    """
-
-    parameters: list[Tensor]
-    labels: Tensor
-    decode: Callable[[], Tensor]
-    soft: SoftLabels | None = None
-    free_rate: FreeRate | None = None
-
-    def rates(self) -> Tensor | None:
-        """(K,) learned learning rates, positive and differentiable; None where none is learned."""
-        return None if self.free_rate is None else F.softplus(self.free_rate.values)
-
-    def label_distributions(self) -> Tensor | None:
-        """(K, M, num_classes) learned labels, differentiable; None where labels are hard."""
-        return None if self.soft is None else self.soft.decode(self.soft.values)
-
-    def groups(self, lr: float) -> list[dict[str, Any]]:
-        """The parameters for an optimiser, learned labels and rates with step sizes of their own."""
-        beside = [part for part in (self.soft, self.free_rate) if part is not None]
-        images = [p for p in self.parameters if all(p is not part.values for part in beside)]
-        return [
-            {"params": images, "lr": lr},
-            *({"params": [part.values], "lr": part.lr or lr} for part in beside),
-        ]
-
-    def keep(self) -> None:
-        """To be called after every step: learned labels that left the distributions go back."""
-        if self.soft is not None and self.soft.keep is not None:
-            with torch.no_grad():
-                self.soft.values.copy_(self.soft.keep(self.soft.values))
-
-    def taught(self, run: int) -> tuple[Tensor, Tensor]:
-        """What networks learn of a run: detached images (M, C, H, W), and labels (M,) or (M, num_classes)."""
-        with torch.no_grad():
-            soft = self.label_distributions()
-            return self.decode()[run], self.labels if soft is None else soft[run].detach()
-
-    def pull(
-        self, output: Tensor, gradient: Tensor | None = None, *, extra: Tensor | None = None
-    ) -> None:
-        """Set the parameters' ``grad`` to that of ``output`` (a scalar, or weighted by ``gradient``), plus that of
-        the scalar ``extra``."""
-        outputs, weights = [output], [gradient]
-        if extra is not None:
-            outputs, weights = [output, extra], [gradient, None]
-        grads = torch.autograd.grad(outputs, self.parameters, weights)
-        for p, g in zip(self.parameters, grads, strict=True):
-            p.grad = g
-
-    @property
-    def finite(self) -> bool:
-        """False when a parameter is NaN or infinite, or a learned rate beyond what a card carries: the optimisation
-        diverged."""
-        rates = self.rates()
-        if rates is not None and not bool(((rates > 0) & (rates <= 1000)).all()):
-            return False
-        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
-
-
-class Synthesis(Protocol):
-    """The free parameters behind synthetic images; a frozen dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def init(self) -> str:
-        """ "real" when it starts from real records, which private recipes refuse."""
-
-    @property
-    def parallel(self) -> bool:
-        """True when K runs can be optimised at once."""
-
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
-        """Fresh parameters for K runs with a budget of ``ipc`` images per class each.
-
-        Raises:
-            BadInput: data it cannot start from.
-        """
-
-
-@dataclass(frozen=True, eq=False)
 class View:
     """What a term is shown of one step: the synthetic set and a network, and nothing that could read a record.
 
@@ -535,3 +404,26 @@ class LabelModel(Protocol):
         device: torch.device,
     ) -> Tensor:
         """(M, num_classes) float32 soft labels of pixel images (M, C, H, W); may read ``train`` freely."""
+
+
+__all__ = [
+    "Canvas",
+    "FreeRate",
+    "LabelModel",
+    "Layout",
+    "NetworkSource",
+    "Objective",
+    "Opening",
+    "PrivateDefaults",
+    "Query",
+    "Reader",
+    "Signal",
+    "SoftLabels",
+    "Source",
+    "Synthesis",
+    "TargetRule",
+    "Targets",
+    "Term",
+    "View",
+    "Weights",
+]

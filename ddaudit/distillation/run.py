@@ -232,7 +232,7 @@ def _card(
         protocol=None if protocol is None else protocol.to_card(),
         contains_real_pixels=outcome.real_pixels,
         learned_lr=outcome.learned_lr,
-        bytes=_stored(outcome, recipe),
+        bytes=_stored(outcome),
         # A hash of private records tells two neighbouring data sets apart: it stays off a private card.
         source_fingerprint=None if outcome.claim else fingerprint,
         mean=list(mean),
@@ -243,15 +243,15 @@ def _card(
     )
 
 
-def _stored(outcome: Outcome, recipe: Recipe) -> StorageBytes | None:
+def _stored(outcome: Outcome) -> StorageBytes | None:
     """The storage budget, where it is not what the file shows anyway."""
-    factor = getattr(recipe.synthesis, "factor", 1)
-    parts = (outcome.store, outcome.outliers)
-    if factor == 1 and outcome.decoder_bytes == 0 and all(p is None for p in parts):
+    images = outcome.image_bytes
+    parts = (images, outcome.store, outcome.outliers)
+    if outcome.decoder_bytes == 0 and all(p is None for p in parts):
         return None
     labels = outcome.labels.nelement() * outcome.labels.element_size()
     return StorageBytes(
-        images=4 * outcome.images.nelement() // factor**2,
+        images=4 * outcome.images.nelement() if images is None else images,
         labels=labels + (0 if outcome.store is None else outcome.store.num_bytes),
         decoder=outcome.decoder_bytes,
         outliers=0 if outcome.outliers is None else 4 * outcome.outliers.nelement(),

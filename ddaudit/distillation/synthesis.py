@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -42,6 +42,10 @@ class Pixels:
         """K runs are K blocks of pixels."""
         return True
 
+    def from_noise(self) -> Pixels:
+        """From N(0, 1) in normalised space."""
+        return replace(self, init="noise")
+
     def start(
         self,
         data: ImageData,
@@ -55,8 +59,6 @@ class Pixels:
     ) -> Canvas:
         """K x (num_classes * ipc) images in class-major order; with a factor, of sub-images.
 
-        Classes with fewer records than images repeat records (the long-tail convention).
-
         Raises:
             BadInput: real initialisation of a class without any record; images too small for the factor.
         """
@@ -69,31 +71,38 @@ class Pixels:
             k, m = len(members), data.num_classes * ipc
             x = torch.randn(k, m, *data.shape, generator=generator)
         else:
-            pieces = self._records(data, members, ipc * self.factor**2, generator)
+            picks = draw_records(data, members, ipc * self.factor**2, generator)
+            pieces = data.pixels(picks.flatten()).view(*picks.shape, *data.shape)
             x = assemble((pieces - mean) / std, self.factor)
         x = x.to(device).requires_grad_(True)
         labels = labels_of(data.num_classes, ipc * self.factor**2).to(device)
-        return Canvas([x], labels, lambda: dissect(x, self.factor))
+        size = None if self.factor == 1 else 4 * x[0].numel()
+        return Canvas([x], labels, lambda: dissect(x, self.factor), image_bytes=size)
 
-    @staticmethod
-    def _records(
-        data: ImageData, members: Tensor, count: int, generator: torch.Generator
-    ) -> Tensor:
-        """(K, num_classes * count, C, H, W) pixels of random records of each class."""
-        picks = []
-        for row in members:
-            for c in range(data.num_classes):
-                index = ((data.labels == c) & row).nonzero().squeeze(1)
-                if len(index) == 0:
-                    raise BadInput(
-                        f"class '{data.class_names[c]}'",
-                        "has no training record to start from",
-                        "Use --set synthesis.init=noise.",
-                    )
-                order = torch.randperm(len(index), generator=generator)
-                picks.append(index[order.repeat(-(-count // len(index)))[:count]])
-        x = data.pixels(torch.cat(picks))
-        return x.view(len(members), data.num_classes * count, *data.shape)
+
+def draw_records(
+    data: ImageData, members: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
+    """(K, num_classes * count) positions of random records of each class among those that each run may see.
+
+    Classes with fewer records than ``count`` repeat records (the long-tail convention).
+
+    Raises:
+        BadInput: a class without any record.
+    """
+    picks = []
+    for row in members:
+        for c in range(data.num_classes):
+            index = ((data.labels == c) & row).nonzero().squeeze(1)
+            if len(index) == 0:
+                raise BadInput(
+                    f"class '{data.class_names[c]}'",
+                    "has no training record to start from",
+                    "Use --set synthesis.init=noise.",
+                )
+            order = torch.randperm(len(index), generator=generator)
+            picks.append(index[order.repeat(-(-count // len(index)))[:count]])
+    return torch.cat(picks).view(len(members), -1)
 
 
 def labels_of(num_classes: int, ipc: int) -> Tensor:

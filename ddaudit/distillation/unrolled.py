@@ -108,7 +108,7 @@ class Unrolled:
             raise DDAuditError(f"{recipe.name}: runs come one after the other")
         source = recipe.open(job)
         canvas = recipe.start(job, torch.Generator().manual_seed(job.seed))
-        self._check_protocol(recipe, job, len(canvas.labels))
+        self._check_protocol(recipe, job, canvas.size)
         canvas = self.rate.start(canvas, 1)
         networks = recipe.networks_for(job) or recipe.networks
         strategy = recipe.augment_for(job.data)

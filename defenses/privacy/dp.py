@@ -38,6 +38,7 @@ def dp(recipe: Recipe) -> Recipe:
             f"'{recipe.name}' releases real records, and noise on sums cannot hide them",
             "Use dm+dp, dc+dp, ndpdc or psg.",
         )
+    synthesis = recipe.synthesis.from_noise()
     if recipe.objective is None:
         raise BadInput(
             f"{recipe.name}+dp",
@@ -68,7 +69,7 @@ def dp(recipe: Recipe) -> Recipe:
         loop=loop,
         deviations=notes,
         target=target,
-        synthesis=replace(recipe.synthesis, init="noise"),
+        synthesis=synthesis,
         normalise="public",
         status="ours",
         source=f"{NDPDC}, applied to: {recipe.source}",
