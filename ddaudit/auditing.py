@@ -28,6 +28,8 @@ from ddaudit.models import Arch, Network, build
 from ddaudit.registry import Registry
 from ddaudit.seeds import stable_seed
 from ddaudit.sets import DistilledSet
+from ddaudit.stats import Resamples
+from ddaudit.stats.resampling import COUNT
 from ddaudit.training import (
     PROTOCOLS,
     EvaluationProtocol,
@@ -205,6 +207,10 @@ class Context:
         """The test split, or a fixed class-stratified sample of at most ``limit`` records of it."""
         limits = [v for v in (limit, self.preset.test_limit) if v is not None]
         return stratified(self.data.test, min(limits)) if limits else self.data.test
+
+    def resamples(self, records: ImageData, count: int = COUNT) -> Resamples:
+        """The resamples of these test records that every subject is scored on, so that numbers can be paired."""
+        return Resamples(records.fingerprint, len(records), count)
 
     def require_pixels(self, why: str) -> None:
         """Refuse data whose values are no pixels; ``why`` says in a clause what needs them.

@@ -51,6 +51,22 @@ class Estimate(Protocol):
     def n(self) -> int: ...
 
 
+class Resampled(_Model):
+    """How one number moves with the test records: what a paired comparison with another subject needs.
+
+    Cells keep it, reports do not. See ``ddaudit.stats.resampling``.
+    """
+
+    name: str = Field(max_length=200)
+    """Of the resamples. Numbers under one name were computed on the same ones, so that they can be paired."""
+    networks: list[float] = Field(min_length=1, max_length=1000)
+    """The value of each network (victim)."""
+    replicates: str = Field(max_length=1_000_000)
+    """The value, averaged over networks, on each resample (``ddaudit.stats.resampling.pack``)."""
+    step: float = Field(default=0.0, ge=0.0)
+    """Half of a step by which the value can move at all, where a small cell decides it: added on both sides."""
+
+
 class Metric(_Model):
     """One number, with what is needed to trust it.
 
@@ -98,6 +114,8 @@ class Metric(_Model):
     """What every other number of the subject is weighed against: how well it does what it is for (its accuracy)."""
     chance: float | None = None
     """What the best constant answer reads on these records; a basis that is not clearly above it voids all verdicts."""
+    resampled: Resampled | None = None
+    """In a cell: what pairs it with the same number of other subjects; always null in a report."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,12 +141,13 @@ class Metric(_Model):
         basis: bool = False,
         chance: float | None = None,
         params: Mapping[str, Any] | None = None,
+        resampled: Resampled | None = None,
     ) -> Metric:
         """The metric of this name with the interval's numbers."""
         return cls(
             name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n,
             direction=direction, unit=unit, floor=floor, two_sided=two_sided, headline=headline,
-            basis=basis, chance=chance, params=dict(params or {}),
+            basis=basis, chance=chance, params=dict(params or {}), resampled=resampled,
         )  # fmt: skip
 
     @property

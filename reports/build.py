@@ -12,6 +12,7 @@ from ddaudit.reports.alerts import alerts
 from ddaudit.reports.compare import Difference, between_draws, difference, failing_checks, outcome
 from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
+from ddaudit.reports.pairing import Paired, pairing
 from ddaudit.reports.schema import (
     AuditorInfo,
     Claim,
@@ -74,7 +75,7 @@ def build_report(run: RawRun) -> Report:
         run=info, subjects=subjects, auditors=auditors, findings=findings, greyed=greyed
     )
     report.at_chance = [d for f in findings if (d := _doubt(report, f)) is not None]
-    report.comparisons = _comparisons(report)
+    report.comparisons = _comparisons(report, pairing(run.cells))
     report.claims = [claim for s in subjects if (claim := _claim(report, s)) is not None]
     report.alerts = alerts(report)
     report.summary = summarise(report)
@@ -137,10 +138,13 @@ def _finding(run: RawRun, info: RunInfo, subject: SubjectInfo, auditor: AuditorI
         told = "cells" in run.info or any(c.seed is None for c in cells)
         seeds = () if told or subject.kind == "checkpoint" else info.seeds
         finding = _in_words(merge_findings(cells, expected_seeds=seeds))
-        if subject.kind != "recipe":  # every seed met the same set
-            finding.metrics = [
-                m.model_copy(update={"draws": 1, "covers_draws": False}) for m in finding.metrics
-            ]
+        # Every seed met the same set: of a file it is one draw of some method, of the full data the only one.
+        same = subject.kind != "recipe"
+        update = {"draws": 1, "covers_draws": False} if same else {}
+        update |= {} if subject.drawn else {"covers_draws": True}
+        finding.metrics = [
+            m.model_copy(update={"resampled": None, **update}) for m in finding.metrics
+        ]
     else:
         finding = Finding(
             subject=subject.id, auditor=auditor.name, status="skipped", reason=NOT_RUN
@@ -186,7 +190,7 @@ def _doubt(report: Report, finding: Finding) -> Doubt | None:
     return None
 
 
-def _comparisons(report: Report) -> list[Comparison]:
+def _comparisons(report: Report, paired: Paired) -> list[Comparison]:
     """Every headline metric against every baseline, and against the recipe a subject is built on.
 
     Verdicts against one baseline, or against own bases, are one family for Holm's correction; those against the
@@ -199,7 +203,7 @@ def _comparisons(report: Report) -> list[Comparison]:
         own = base if base and not report.subject(finding.subject).baseline else None
         for other in dict.fromkeys([*report.baselines, *([own] if own else [])]):
             family = other if other in report.baselines else report.reference or ""
-            rows.setdefault(family, []).extend(_pairs(report, finding, other))
+            rows.setdefault(family, []).extend(_pairs(report, finding, other, paired))
     out = []
     for pairs in rows.values():
         judged = [p for p in pairs if p.judged is not None]
@@ -227,7 +231,7 @@ class _Pair:
         return None if self.withheld else self.diff.p_value
 
 
-def _pairs(report: Report, finding: Finding, baseline: str) -> Iterator[_Pair]:
+def _pairs(report: Report, finding: Finding, baseline: str, paired: Paired) -> Iterator[_Pair]:
     other = report.finding(baseline, finding.auditor)
     if baseline == finding.subject or other is None:
         return
@@ -236,7 +240,10 @@ def _pairs(report: Report, finding: Finding, baseline: str) -> Iterator[_Pair]:
         match = theirs.get(metric.key)
         if not metric.headline or match is None or metric.merge == "bound":
             continue
-        diff = difference(metric, match, between_draws(report, finding.auditor, metric))
+        of = paired.get((finding.auditor, metric.key), {})
+        spread = between_draws(report, finding.auditor, metric, of)
+        pair = of.get(finding.subject), of.get(baseline)
+        diff = difference(metric, match, spread, pair)
         if diff is not None:
             why = report.doubt(finding, metric) or report.doubt(other, match)
             if diff.low is not None and diff.p_value is None:
@@ -255,6 +262,7 @@ def _comparison(report: Report, pair: _Pair, adjusted: float | None) -> Comparis
         difference=diff.value,
         low=diff.low,
         high=diff.high,
+        paired=diff.paired,
         p_value=diff.p_value,
         adjusted=adjusted,
         outcome=outcome(diff, metric.direction, adjusted),

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ddaudit.findings import Direction, Finding, Metric
+from ddaudit.reports.pairing import Answers
 from ddaudit.reports.schema import Outcome, Report
-from ddaudit.stats.verdicts import Reading, Spread, half_widths, p_value
+from ddaudit.stats.verdicts import (
+    Reading,
+    Records,
+    Spread,
+    half_widths,
+    p_value,
+    records_within,
+)
 
 LEVEL = 0.05
 """The chance that a report on subjects that do not differ calls any of them better or worse."""
@@ -21,6 +30,8 @@ class Difference:
     high: float | None
     p_value: float | None = None
     """Not corrected; None where nothing is known of the spread between draws of either number."""
+    paired: bool = False
+    """Whether the two numbers were paired on the test records, or taken as independent."""
 
 
 def mirrored(metric: Metric) -> Metric:
@@ -64,16 +75,26 @@ def _on_good_side(value: float, metric: Metric) -> bool:
     return value < metric.floor if metric.direction == "lower" else value > metric.floor
 
 
-def difference(a: Metric, b: Metric, spread: Spread | None = None) -> Difference | None:
+def difference(
+    a: Metric,
+    b: Metric,
+    spread: Spread | None = None,
+    pair: tuple[Answers | None, Answers | None] = (None, None),
+) -> Difference | None:
     """``a - b``; None when either has no value. Two-sided numbers are compared by their distance from
     the floor, see :func:`mirrored`.
 
-    The interval covers draws, victims and test records (``ddaudit.stats.verdicts``). The two numbers are
-    taken as independent: a difference called real here is, one called not distinguishable may still be.
+    The interval covers draws, victims and test records (``ddaudit.stats.verdicts``). Numbers that are not paired on
+    the test records are taken as independent: a difference called real is, one called not distinguishable may still
+    be.
 
     Args:
         spread: between the draws of the report's reference; stands in for that of a number with one draw.
+        pair: the two numbers on resamples of the test records, where they are known.
     """
+    one, other = pair
+    if one is not None and other is not None and one.pairs_with(other) and not a.two_sided:
+        return _paired(a, b, spread, one, other)
     a, b = mirrored(a), mirrored(b)
     if a.value is None or b.value is None:
         return None
@@ -87,18 +108,58 @@ def difference(a: Metric, b: Metric, spread: Spread | None = None) -> Difference
     return Difference(value, value - low, value + high, p)
 
 
-def spread_of(metric: Metric) -> Spread | None:
+def _paired(
+    a: Metric, b: Metric, spread: Spread | None, one: Answers, other: Answers
+) -> Difference | None:
+    if a.value is None or b.value is None:
+        return None
+    mine, theirs = (
+        Reading(m.value or 0.0, m.draws, _spread(m, spread, answers), 0.0, 0.0)
+        for m, answers in ((a, one), (b, other))
+    )
+    n = min(m.n or 0 for m in (a, b))
+    records = Records.of(one.draws, other.draws, n=n, step=max(one.step, other.step))
+    low, high = half_widths(mine, theirs, records=records)
+    # Victims alone, where nothing is known of draws: an interval, and no verdict.
+    known = all(spread_of(m) or m.covers_draws or spread for m in (a, b))
+    p = p_value(mine, theirs, records=records) if known else None
+    value = a.value - b.value
+    return Difference(value, value - low, value + high, p, paired=True)
+
+
+def _spread(metric: Metric, borrowed: Spread | None, answers: Answers) -> Spread | None:
+    """Of a paired number: between its own draws; of a single draw what it borrows, and its own victims at least."""
+    if (own := spread_of(metric, answers)) is not None:
+        return own
+    victims = answers.victims(None if borrowed is None else borrowed.networks)
+    if metric.covers_draws:
+        return victims or Spread(0.0, 1.0)
+    known = [s for s in (borrowed, victims) if s is not None]
+    return max(known, key=lambda s: s.variance, default=None)
+
+
+def spread_of(metric: Metric, answers: Answers | None = None) -> Spread | None:
     """Between the draws of a number; None for a single draw."""
     values = [v for v in metric.per_seed or () if v is not None]
-    return Spread.of(values) if metric.draws > 1 and metric.merge == "mean" else None
+    spread = Spread.of(values) if metric.draws > 1 and metric.merge == "mean" else None
+    if spread is None or answers is None:
+        return spread
+    return replace(spread, records=records_within(answers.draws), networks=answers.within())
 
 
-def between_draws(report: Report, auditor: str, metric: Metric) -> Spread | None:
-    """Between draws of the report's reference, or of another baseline that was drawn several times."""
+def between_draws(
+    report: Report, auditor: str, metric: Metric, answers: Mapping[str, Answers] | None = None
+) -> Spread | None:
+    """Between draws of the report's reference, or of another baseline that was drawn several times.
+
+    Args:
+        answers: this number on resamples of the test records, by subject.
+    """
     for name in sorted(report.baselines, key=lambda b: b != report.reference):
-        finding = report.finding(name, auditor)
+        finding = report.finding(name, auditor) if report.subject(name).drawn else None
         for found in finding.metrics if finding else ():
-            if found.key == metric.key and (spread := spread_of(found)) is not None:
+            of = (answers or {}).get(name)
+            if found.key == metric.key and (spread := spread_of(found, of)) is not None:
                 return spread
     return None
 

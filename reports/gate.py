@@ -38,7 +38,9 @@ class Rule(_Model):
 
     ``use`` picks the side of the 95% interval that is held against the bound; ``conservative`` is
     the side that makes the rule harder to pass (``high`` for ``max``, ``low`` for ``min``). With
-    ``relative_to`` the bound applies to the metric minus that baseline's.
+    ``relative_to`` the bound applies to the metric minus that baseline's. A subject whose accuracy is
+    not clearly above chance breaks every other rule, whatever the number: nothing follows from it.
+    ``at_chance: ignore`` judges the number all the same, and the line says so.
     """
 
     metric: str = ""
@@ -51,6 +53,7 @@ class Rule(_Model):
     relative_to: str | None = None
     require_checks: bool = True
     missing: Literal["violated", "ignore"] = "violated"
+    at_chance: Literal["violated", "ignore"] = "violated"
 
     @model_validator(mode="after")
     def _bounded(self) -> Rule:
@@ -302,18 +305,23 @@ def _same(a: Any, b: Any) -> bool:
 
 def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: str) -> RuleResult:
     failing = report.failing_checks(finding, metric)
+    doubt = report.doubt(finding, metric)
     number: Metric | Difference = mirrored(metric)
     if rule.relative_to is not None:
         base = report.finding(rule.relative_to, finding.auditor)
         other = next((m for m in base.metrics if m.key == metric.key), None) if base else None
         spread = between_draws(report, finding.auditor, metric)
         diff = difference(metric, other, spread) if other else None
+        row = report.comparison(finding, metric, rule.relative_to)
+        if row is not None and row.paired:
+            diff = Difference(row.difference, row.low, row.high, row.p_value, paired=True)
         if base is None or other is None or diff is None:
             why = f"{rule.relative_to} has no such number to compare with"
             waits = base is not None and (base.not_run or base.status == "failed")
             return _missing(rule, finding.subject, why, excused=not waits)
         number = diff
         failing = failing + report.failing_checks(base, other)
+        doubt = doubt or report.doubt(base, other)
     _check_scale(rule, metric, where)
     holds, must = _holds(rule, number)
     params = labels.params_text(metric.params)
@@ -327,7 +335,11 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
         checks = ", ".join(dict.fromkeys(failing))
         text = f"{text}, but the instrument check '{checks}' failed"
         return _result(str(rule), finding.subject, False, text)
-    return _result(str(rule), finding.subject, holds, f"{text}; {must}")
+    if doubt and rule.at_chance == "violated":
+        text = f"{text}; at chance, so that nothing follows from it: {doubt}"
+        return _result(str(rule), finding.subject, False, text)
+    judged = f"{text}; {must}{f' (at chance, ignored: {doubt})' if doubt else ''}"
+    return _result(str(rule), finding.subject, holds, judged)
 
 
 def _check_scale(rule: Rule, metric: Metric, where: str) -> None:

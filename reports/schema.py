@@ -87,6 +87,8 @@ class SubjectInfo(_Open):
     kind: Literal["recipe", "file", "checkpoint"]
     baseline: bool = False
     """True for the reference rows (full, random, herding)."""
+    drawn: bool = True
+    """Whether another seed gives another set; not so for the full data, which have no spread between draws."""
     card: dict[str, Any] = Field(default_factory=dict)
     """As ``ddaudit.sets.Card``; ``card["privacy"]`` is a privacy claim or absent."""
     description: str = ""
@@ -125,7 +127,9 @@ class Comparison(_Model):
     """For two-sided metrics (an AUC) of the numbers mirrored to the bad side of their floor."""
     low: float | None = None
     high: float | None = None
-    """95% interval of the difference over draws, victims and records, the two numbers taken as independent."""
+    """95% interval of the difference over draws, victims and records."""
+    paired: bool = False
+    """Whether the two numbers were paired on the test records; else they were taken as independent."""
     p_value: float | None = None
     adjusted: float | None = None
     """``p_value`` corrected (Holm) for all verdicts against the same baseline; None without a spread between draws."""

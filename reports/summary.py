@@ -9,7 +9,7 @@ from ddaudit.findings import NOT_RUN, Finding, Metric
 from ddaudit.reports.alerts import capital, claim_text, count, join
 from ddaudit.reports.compare import at_floor, inverted, mirrored
 from ddaudit.reports.labels import INVERTED, full_name, number
-from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone
+from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone, metric_key
 
 _MOST_CHANGES = 5
 
@@ -23,6 +23,7 @@ def summarise(report: Report) -> list[Sentence]:
         *_claims(report),
         *_at_chance(report),
         *_one_draw(report),
+        *_unpaired(report),
         *_checks(report),
         *_runs(report),
         *_inverted(report),
@@ -60,6 +61,28 @@ def _one_draw(report: Report) -> list[Sentence]:
         return []
     text = "Each recipe was distilled once: what follows is true of these sets, not of the methods."
     return [_say("warning", text)]
+
+
+def _unpaired(report: Report) -> list[Sentence]:
+    """Where cells do not say how a number moves with the test records (made by an older release, say).
+
+    It is expected of accuracy, and of what other subjects of the report say it of; what is measured on training
+    records is never paired.
+    """
+    rows = [(metric_key(c.metric, c.params), c) for c in report.comparisons if c.low is not None]
+    expected = {key for key, c in rows if c.paired}
+    expected |= {m.key for f in report.findings for m in f.metrics if m.basis}
+    names = _names(report)
+    lost = dict.fromkeys(
+        names[key] for key, c in rows if key in expected and not c.paired and key in names
+    )
+    if not lost:
+        return []
+    text = (
+        f"Not paired on the test records: {join(list(lost))}. Some cells do not say how these numbers move with the "
+        "records, so both are taken as independent: fewer differences are seen than there may be."
+    )
+    return [_say("neutral", text)]
 
 
 def _claims(report: Report) -> list[Sentence]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddaudit.findings import Direction, Metric
+from ddaudit.findings import Direction, Metric, Resampled
 from ddaudit.stats import Interval, crossed_mean, wilson
 
 
@@ -36,9 +36,11 @@ def rate_metric(
     direction: Direction,
     headline: bool = False,
     floor: float | None = None,
+    resampled: Resampled | None = None,
     **params: Any,
 ) -> Metric:
     """A Metric from an interval; ``params`` tell metrics of one name apart."""
     return Metric.of(
-        name, interval, direction=direction, headline=headline, floor=floor, params=params
-    )
+        name, interval, direction=direction, headline=headline, floor=floor, params=params,
+        resampled=resampled,
+    )  # fmt: skip

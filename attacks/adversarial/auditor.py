@@ -26,7 +26,7 @@ from ddaudit.errors import DDAuditError
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import Card, DistilledSet
-from ddaudit.stats import Interval, crossed, wilson
+from ddaudit.stats import Interval, Resamples, crossed, wilson
 
 _STEP = 1 / 255
 
@@ -113,7 +113,7 @@ class Adversarial(Auditor[AdversarialSettings]):
         ),
         MetricInfo("adversarial.drop_rate", "lower", "share of correctly classified images that the attack breaks"),
     )  # fmt: skip
-    version = 3
+    version = 4
     settings = AdversarialSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 100, "pgd_steps": 10, "autoattack_images": 48, "check_images": 100},
@@ -172,7 +172,7 @@ class Adversarial(Auditor[AdversarialSettings]):
                     float(auto.survived.double().mean()),
                     len(auto_images),
                 )
-            finding.metrics += _headline(auto, settings)
+            finding.metrics += _headline(auto, settings, ctx.resamples(auto_images))
             if settings.autoattack_norm == "Linf":
                 finding.curves.append(_point(subject, auto, settings))
         finding.checks += self._masking(
@@ -265,17 +265,20 @@ def _correct(ctx: Context, network: Network, images: ImageData) -> Tensor:
 
 
 def _robust(
-    attack: str, norm: str, eps: float, survived: Tensor, *, headline: bool = False
+    attack: str, norm: str, eps: float, survived: Tensor, resamples: Resamples | None = None
 ) -> Metric:
+    """``resamples`` make it the headline, paired on them."""
     return rate_metric(
-        "adversarial.robust_accuracy", rate(survived), direction="higher", headline=headline,
+        "adversarial.robust_accuracy", rate(survived), direction="higher",
+        headline=resamples is not None,
+        resampled=None if resamples is None else resamples.of_rate(survived),
         attack=attack, norm=norm, eps=round(eps, 6),
     )  # fmt: skip
 
 
-def _headline(auto: _Attacked, settings: AdversarialSettings) -> list[Metric]:
+def _headline(auto: _Attacked, settings: AdversarialSettings, resamples: Resamples) -> list[Metric]:
     norm, eps = settings.autoattack_norm, settings.autoattack_eps
-    robust = _robust("autoattack", norm, eps, auto.survived, headline=True)
+    robust = _robust("autoattack", norm, eps, auto.survived, resamples)
     clean = rate_metric(
         "adversarial.clean_accuracy", rate(auto.clean), direction="higher", attack="autoattack"
     )

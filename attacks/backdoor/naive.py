@@ -21,7 +21,7 @@ from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding, Metric, MetricInfo, Picture
 from ddaudit.models import Arch, Network
 from ddaudit.sets import DistilledSet
-from ddaudit.stats import Interval, paired_difference
+from ddaudit.stats import Interval, Resamples, paired_difference
 from ddaudit.training import PROTOCOLS, train_many
 
 CONTROL_GAIN = 0.8
@@ -112,6 +112,7 @@ class Backdoor(Auditor[BackdoorSettings]):
         "backdoor.cta": "clean test accuracy",
         "backdoor.asr": "attack success rate",
     }
+    version = 2
     settings = BackdoorSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 2000},
@@ -146,7 +147,8 @@ class Backdoor(Auditor[BackdoorSettings]):
             made = ctx.redistill(subject, poisoned.train, seed)
             attacked = outcome(ctx, _victims(ctx, made, seed), test, trigger, settings.target)
             headline = ratio == settings.poison_ratios[-1]
-            finding.metrics += _metrics(attacked, clean, ratio, headline=headline)
+            shared = ctx.resamples(test.subset(clean.other.nonzero()[:, 0])) if headline else None
+            finding.metrics += _metrics(attacked, clean, ratio, shared)
             finding.metrics += _released(made, poisoned, ratio)
             counts.append(f"{len(poisoned.index)} images ({ratio:g})")
         finding.images.append(_picture(test, trigger, ctx.data.train.class_names[settings.target]))
@@ -254,8 +256,13 @@ def _clean_metrics(clean: Outcome) -> list[Metric]:
     ]
 
 
-def _metrics(attacked: Outcome, clean: Outcome, ratio: float, *, headline: bool) -> list[Metric]:
+def _metrics(
+    attacked: Outcome, clean: Outcome, ratio: float, resamples: Resamples | None
+) -> list[Metric]:
+    """``resamples`` of the images of other classes make them the headline, paired on them."""
     floors = float(clean.hit.double().mean()), float(clean.exclusive.double().mean())
+    headline = resamples is not None
+    gained = attacked.exclusive.double() - clean.exclusive.double()  # victims of equal seeds
     return [
         rate_metric("backdoor.cta", rate(attacked.correct), direction="higher", ratio=ratio),
         rate_metric(
@@ -263,11 +270,12 @@ def _metrics(attacked: Outcome, clean: Outcome, ratio: float, *, headline: bool)
         ),
         rate_metric(
             "backdoor.asr", rate(attacked.exclusive), direction="lower", headline=headline, floor=floors[1],
-            variant="exclusive", ratio=ratio,
+            resampled=None if resamples is None else resamples.of_rate(attacked.exclusive), variant="exclusive",
+            ratio=ratio,
         ),
         rate_metric(
             "backdoor.asr_gain", gain(attacked, clean), direction="lower", headline=headline, floor=0.0,
-            variant="exclusive", ratio=ratio,
+            resampled=None if resamples is None else resamples.of_rate(gained), variant="exclusive", ratio=ratio,
         ),
     ]  # fmt: skip
 

@@ -231,6 +231,7 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "kind": s.kind,
                 "identity": f"{s.identity}-ipc{plan.context.ipc}" if s.recipe else s.identity,
                 "baseline": s.baseline,
+                "drawn": not getattr(getattr(s.recipe, "loop", None), "whole", False),
                 "source": s.recipe.source
                 if s.recipe
                 else str(s.path or "a module of the user's own"),

@@ -93,6 +93,11 @@ class Selection:
         """Whether a draw costs nothing but its victims: no network selects."""
         return self.strategy == "random"
 
+    @property
+    def whole(self) -> bool:
+        """Whether it selects everything: every seed gives the same set, so that there are no draws to differ."""
+        return self.strategy == "full"
+
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """Selections that look at no feature can serve K runs in one call."""
         return self.strategy in ("full", "random")

@@ -94,6 +94,7 @@ class Bias(Auditor[BiasSettings]):
         "bias.deo_a_floor95": "DEO_A, 95% floor",
         "bias.equalized_odds_difference": "equalized odds difference",
     }
+    version: ClassVar[int] = 2
     from_records: ClassVar[tuple[str, ...] | None] = (
         "bias.aligned_accuracy",
         "bias.conflicting_accuracy",
@@ -119,7 +120,9 @@ class Bias(Auditor[BiasSettings]):
         victims = victim_logits(ctx, subject, seed, test.images).argmax(2)
         answers = gaps.Answers.of(victims, test)
         sizes = {"n_boot": settings.bootstrap, "n_sim": settings.simulations}
-        metrics = gaps.gap_metrics(answers, **sizes, generator=g)
+        metrics = gaps.gap_metrics(
+            answers, **sizes, generator=g, resamples=ctx.resamples(test, settings.bootstrap)
+        )
         metrics += gaps.group_metrics(answers)
         metrics += gaps.alignment_metrics(answers, gaps.majority_groups(ctx.data.train))
         finding = Finding(
@@ -137,7 +140,9 @@ class Bias(Auditor[BiasSettings]):
             twins = gaps.Answers.of(
                 victim_logits(ctx, subject, seed, chosen.images).argmax(2), chosen
             )
-            finding.metrics += gaps.paired_metrics(twins, **sizes, generator=g)
+            finding.metrics += gaps.paired_metrics(
+                twins, **sizes, generator=g, resamples=ctx.resamples(chosen, settings.bootstrap)
+            )
             images = len(chosen) // len(twins.group_names)
             finding.caveats.append(
                 f"The paired test set shows {images} images in all {len(twins.group_names)} groups; "

@@ -15,7 +15,7 @@ from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ece as binned
 from ddaudit.measures import scores
 from ddaudit.measures._common import few_images, victim_logits
-from ddaudit.stats import Interval, crossed, crossed_mean, wilson
+from ddaudit.stats import Interval, Resamples, crossed, crossed_mean, wilson
 from ddaudit.stats.intervals import weight_chunks
 
 RAW, TEMPERATURE = "raw", "temperature"
@@ -97,7 +97,7 @@ class Calibration(Auditor[CalibrationSettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "calibration.ece": "ECE",
     }
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = (
         "calibration.temperature",
         f"stage={TEMPERATURE}",
@@ -114,10 +114,13 @@ class Calibration(Auditor[CalibrationSettings]):
         test = ctx.test()
         logits = victim_logits(ctx, subject, seed, test.images).double()
         g = ctx.generator("calibration", subject.id, seed)
+        resamples = ctx.resamples(test, settings.bootstrap)
         finding = Finding(
             subject=subject.id,
             auditor=self.name,
-            metrics=stage_metrics(logits, test.labels, settings, stage=RAW, generator=g),
+            metrics=stage_metrics(
+                logits, test.labels, settings, stage=RAW, generator=g, resamples=resamples
+            ),
             curves=[_diagram(logits, test.labels, settings.bins, f"{subject.id}, {RAW}")],
             caveats=few_images(len(test), len(logits)),
         )
@@ -147,7 +150,7 @@ class Calibration(Auditor[CalibrationSettings]):
         scaled = logits / values[:, None, None]
         label = f"{subject.id}, {TEMPERATURE}"
         finding.metrics += stage_metrics(
-            scaled, test.labels, settings, stage=TEMPERATURE, generator=g
+            scaled, test.labels, settings, stage=TEMPERATURE, generator=g, resamples=resamples
         )
         fitted = [f.value for f in fits if not f.at_bound]
         finding.metrics.append(
@@ -218,24 +221,30 @@ def stage_metrics(
     *,
     stage: str,
     generator: torch.Generator,
+    resamples: Resamples | None = None,
 ) -> list[Metric]:
     """All calibration metrics of (V, N, K) logits, averaged over victims, for ``params.stage``.
 
     Intervals: bootstrap over images (bins stay those of the whole test set), combined with the
-    spread of the victims.
+    spread of the victims. ``resamples`` are the same for every subject, so that their ECEs can be paired.
     """
     n = len(labels)
+    pieces = (
+        weight_chunks(n, settings.bootstrap, generator)
+        if resamples is None
+        else resamples.weights()
+    )
     params = {"stage": stage}
     probabilities = logits.softmax(2)
     binned_scores = _BinnedScores(probabilities, labels, settings.bins)
     whole = binned_scores(torch.ones(1, n, dtype=torch.float64))
     drawn = [
         {name: values.mean(1) for name, values in binned_scores(weights).items()}
-        for weights in weight_chunks(n, settings.bootstrap, generator)
+        for weights in pieces
     ]
+    replicates = {name: torch.cat([d[name] for d in drawn]) for name in whole}
     intervals = {
-        name: crossed(values[0], torch.cat([d[name] for d in drawn]), n=n).clamp()
-        for name, values in whole.items()
+        name: crossed(values[0], replicates[name], n=n).clamp() for name, values in whole.items()
     }
     out = []
     for name in binned.BINNINGS:
@@ -254,6 +263,9 @@ def stage_metrics(
                 floor=floor,
                 headline=main,
                 params={"binning": name, "stage": stage},
+                resampled=resamples.kept(whole[name][0], replicates[name])
+                if main and resamples is not None
+                else None,
             )
         )
         if main:

@@ -10,10 +10,18 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Metric
+from ddaudit.findings import Metric, Resampled
 from ddaudit.measures import deo
 from ddaudit.measures._fairlearn import one_vs_rest_gaps
-from ddaudit.stats import Floor, GapFloor, Interval, crossed, crossed_rate, fair_gap_floor
+from ddaudit.stats import (
+    Floor,
+    GapFloor,
+    Interval,
+    Resamples,
+    crossed,
+    crossed_rate,
+    fair_gap_floor,
+)
 
 STANDARD, PAIRED = "standard", "paired"
 PARITY, ODDS = "demographic_parity_difference", "equalized_odds_difference"
@@ -69,8 +77,21 @@ class Answers:
         return (self.predictions == self.labels).double()
 
 
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """Every gap on resamples of the test images: its interval, and what pairs it with that of other subjects."""
+
+    intervals: dict[str, Interval]
+    kept: dict[str, Resampled]
+
+
 def gap_metrics(
-    answers: Answers, *, n_boot: int, n_sim: int, generator: torch.Generator
+    answers: Answers,
+    *,
+    n_boot: int,
+    n_sim: int,
+    generator: torch.Generator,
+    resamples: Resamples | None = None,
 ) -> list[Metric]:
     """DEO_M, DEO_A, demographic parity, equalized odds and the worst cell on independent images.
 
@@ -78,6 +99,9 @@ def gap_metrics(
     (group, class) cells, joined with the spread of the networks, laid around the printed value: a
     largest gap is biased upwards in every resample (see ``ddaudit.stats.crossing``). Floors:
     networks of the same rates whose predictions within a class ignore the group.
+
+    Args:
+        resamples: the same for every subject, to pair gaps on; ``n_boot`` of them.
     """
     a, counts = answers, answers.counts
     theirs = [one_vs_rest_gaps(a.labels, p, a.groups, len(a.class_names)) for p in a.predictions]
@@ -86,10 +110,13 @@ def gap_metrics(
         PARITY: torch.tensor([t.demographic_parity for t in theirs]).double(),
         ODDS: torch.tensor([t.equalized_odds for t in theirs]).double(),
     }
-    intervals = gap_intervals(a, n_boot=n_boot, generator=generator, printed=printed)
+    drawn = resampled_gaps(
+        a, n_boot=n_boot, generator=generator, printed=printed, resamples=resamples
+    )
+    intervals = drawn.intervals
     seed = int(torch.randint(2**31, (1,), generator=generator))
     floor = fair_gap_floor(counts, deo.pooled_tpr(a.rates, counts), n_sim=n_sim, seed=seed)
-    out = _deo_metrics(intervals, floor, test=STANDARD)
+    out = _deo_metrics(drawn, floor, test=STANDARD)
     fewer = max(50, n_sim // 10)  # a simulated table costs ten times a simulated row of hits
     twins = [
         _measures(deo.fair_rates(r, counts, n_sim=fewer, generator=generator), counts)
@@ -102,32 +129,39 @@ def gap_metrics(
     return out
 
 
-def gap_intervals(
+def resampled_gaps(
     answers: Answers,
     *,
     n_boot: int,
     generator: torch.Generator,
     printed: Mapping[str, Tensor] | None = None,
-) -> dict[str, Interval]:
-    """Every gap on independent images with its interval, see :func:`gap_metrics`.
+    resamples: Resamples | None = None,
+) -> Resampling:
+    """Every gap on independent images, see :func:`gap_metrics`.
 
     Args:
         printed: (V,) values of each network to take in place of our own.
     """
     a, counts = answers, answers.counts
+    source = generator if resamples is None else resamples.generator()
 
     def draw(count: int) -> Tensor:
         return deo.resampled_rates(
-            a.predictions, a.labels, a.groups, counts, n_boot=count, generator=generator
+            a.predictions, a.labels, a.groups, counts, n_boot=count, generator=source
         )
 
     drawn = _replicates(draw, counts, a.rates, n_boot)
     per_network = {**_measures(a.rates, counts), **(printed or {})}
-    return _intervals(per_network, drawn, counts, n=len(a.labels))
+    return _resampling(per_network, drawn, counts, n=len(a.labels), resamples=resamples)
 
 
 def paired_metrics(
-    answers: Answers, *, n_boot: int, n_sim: int, generator: torch.Generator
+    answers: Answers,
+    *,
+    n_boot: int,
+    n_sim: int,
+    generator: torch.Generator,
+    resamples: Resamples | None = None,
 ) -> list[Metric]:
     """DEO_M and DEO_A on a test set that shows image i as group g in record ``G * i + g``.
 
@@ -144,17 +178,23 @@ def paired_metrics(
     if not in_order or not torch.equal(a.labels, labels.repeat_interleave(g)):
         raise Unsupported("the paired test set does not list every image in every group in turn")
     versions = a.predictions.view(len(a.predictions), -1, g)
+    source = generator if resamples is None else resamples.generator()
 
     def draw(count: int) -> Tensor:
         return deo.resampled_paired_rates(
-            versions, labels, num_classes=len(a.class_names), n_boot=count, generator=generator
+            versions, labels, num_classes=len(a.class_names), n_boot=count, generator=source
         )
 
-    drawn = _replicates(draw, a.counts, a.rates, n_boot)
-    intervals = _intervals(_measures(a.rates, a.counts), drawn, a.counts, n=len(labels))
+    drawn = _resampling(
+        _measures(a.rates, a.counts),
+        _replicates(draw, a.counts, a.rates, n_boot),
+        a.counts,
+        n=len(labels),
+        resamples=resamples,
+    )
     right = versions == labels[:, None]
     floors = [deo.paired_floor(r, labels, n_sim=n_sim, generator=generator) for r in right]
-    return _deo_metrics(intervals, GapFloor.average_of(floors), test=PAIRED)
+    return _deo_metrics(drawn, GapFloor.average_of(floors), test=PAIRED)
 
 
 def group_metrics(answers: Answers) -> list[Metric]:
@@ -231,7 +271,8 @@ def _replicates(
     draw: Callable[[int], Tensor], counts: Tensor, rates: Tensor, n_boot: int
 ) -> dict[str, Tensor]:
     """(n_boot,) bootstrap replicates of every gap averaged over networks."""
-    step = max(1, _CHUNK // rates.numel())
+    # Pieces must not depend on the number of networks: subjects share the resamples.
+    step = max(1, _CHUNK // (4 * rates[0].numel()))
     pieces = []
     for start in range(0, n_boot, step):
         tables = draw(min(step, n_boot - start))
@@ -239,25 +280,32 @@ def _replicates(
     return {m: torch.cat([piece[m] for piece in pieces]) for m in pieces[0]}
 
 
-def _intervals(
-    per_network: dict[str, Tensor], drawn: dict[str, Tensor], counts: Tensor, *, n: int
-) -> dict[str, Interval]:
+def _resampling(
+    per_network: dict[str, Tensor],
+    drawn: dict[str, Tensor],
+    counts: Tensor,
+    *,
+    n: int,
+    resamples: Resamples | None,
+) -> Resampling:
     """Intervals of every gap, with a continuity correction where one cell decides the value.
 
     The largest gap and the worst cell move in steps of one image of one cell, which in small cells
     is more than the whole interval; half a step of a typical cell is added on both sides.
     """
     step = 0.5 / float(counts[counts > 0].double().median())
-    out = {}
+    out, kept = {}, {}
     for name, values in per_network.items():
         i = crossed(values, drawn[name], n=n)
         slack = step if name in ("deo_m", ODDS, WORST_CELL) else 0.0
         out[name] = Interval(i.value, i.low - slack, i.high + slack, n).clamp()
-    return out
+        if resamples is not None:
+            kept[name] = resamples.kept(values, drawn[name], step=slack)
+    return Resampling(out, kept)
 
 
-def _deo_metrics(intervals: dict[str, Interval], floor: GapFloor, *, test: str) -> list[Metric]:
-    out = []
+def _deo_metrics(drawn: Resampling, floor: GapFloor, *, test: str) -> list[Metric]:
+    out, intervals = [], drawn.intervals
     for name, chance in (("deo_m", floor.worst), ("deo_a", floor.average)):
         out.append(
             Metric.of(
@@ -267,6 +315,7 @@ def _deo_metrics(intervals: dict[str, Interval], floor: GapFloor, *, test: str) 
                 floor=chance.mean,
                 headline=test == STANDARD or name == "deo_m",
                 params={"test": test},
+                resampled=drawn.kept.get(name),
             )
         )
         out.append(

@@ -13,7 +13,7 @@ from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images
 from ddaudit.models import Arch, Network
-from ddaudit.stats import Interval, crossed, crossed_rate
+from ddaudit.stats import Interval, Resamples, crossed, crossed_rate
 from ddaudit.stats.intervals import stratified_replicates
 
 
@@ -69,7 +69,7 @@ class Utility(Auditor[UtilitySettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "utility.accuracy": "accuracy",
     }
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = ()
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -88,7 +88,12 @@ class Utility(Auditor[UtilitySettings]):
             subject=subject.id,
             auditor=self.name,
             metrics=accuracy_metrics(
-                correct, test.labels, test.class_names, n_boot=settings.bootstrap, generator=g
+                correct,
+                test.labels,
+                test.class_names,
+                n_boot=settings.bootstrap,
+                generator=g,
+                resamples=ctx.resamples(test),
             ),
             caveats=few_images(len(test), len(correct)),
         )
@@ -135,7 +140,9 @@ class Utility(Auditor[UtilitySettings]):
         )
         name = {"protocol": stated.name if stated.name != own.name else stated.key}
         finding.metrics += [
-            m.model_copy(update={"params": name, "headline": False, "basis": False})
+            m.model_copy(
+                update={"params": name, "headline": False, "basis": False, "resampled": None}
+            )
             for m in rows
             if m.name != "utility.class_accuracy"
         ]
@@ -224,6 +231,7 @@ def accuracy_metrics(
     *,
     n_boot: int = 1000,
     generator: torch.Generator,
+    resamples: Resamples | None = None,
 ) -> list[Metric]:
     """Accuracy overall and by class.
 
@@ -232,6 +240,7 @@ def accuracy_metrics(
         labels: (N,) int64.
         class_names: K names; classes without test images are left out.
         n_boot: resamples, drawn within classes.
+        resamples: of the same records for every subject, to pair accuracies on.
     """
     n = len(labels)
     present = [k for k in range(len(class_names)) if bool((labels == k).any())]
@@ -259,6 +268,7 @@ def accuracy_metrics(
             headline=True,
             basis=True,
             chance=float(counts.max()) / n,
+            resampled=None if resamples is None else resamples.of_rate(correct),
         ),
         Metric.of("utility.balanced_accuracy", summary(lambda x: x.mean(-1)), direction="higher"),
         Metric.of(

@@ -14,12 +14,14 @@ from ddaudit.stats.intervals import (
     wilson,
 )
 from ddaudit.stats.paired import paired_difference
+from ddaudit.stats.resampling import Resamples
 from ddaudit.stats.roc import Roc, auc, roc_curve, tpr_at_fpr
 
 __all__ = [
     "Floor",
     "GapFloor",
     "Interval",
+    "Resamples",
     "Roc",
     "auc",
     "bootstrap",

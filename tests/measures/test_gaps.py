@@ -83,7 +83,9 @@ def test_intervals_cover_the_expected_reading(per_cell) -> None:
             answers.counts, answers.rates, 100,
         )  # fmt: skip
         measured = gaps._measures(answers.rates, answers.counts)
-        intervals = gaps._intervals(measured, drawn, answers.counts, n=len(data))
+        intervals = gaps._resampling(
+            measured, drawn, answers.counts, n=len(data), resamples=None
+        ).intervals
         for name, value in truth.items():
             hits[name] += value in intervals[name.removeprefix("bias.")]
     assert all(count >= 87 for count in hits.values()), hits
