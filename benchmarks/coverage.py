@@ -55,8 +55,14 @@ class Readings:
     real_still: dict[int, Metric]
 
 
-def simulate(metric: str, *, n: int, victims: int, seed: int) -> Readings:
-    """All readings of a report in one metric, over the same records."""
+def simulate(
+    metric: str, *, n: int, victims: int, seed: int, points: Sequence[int] = POINTS
+) -> Readings:
+    """All readings of a report in one metric, over the same records.
+
+    Args:
+        points: real differences of further subjects, in hundredths.
+    """
     generator = torch.Generator().manual_seed(seed)
     w = World(n, victims, generator, Resamples(str(seed), n, BOOT))
     images = MEAN + SPREAD[metric].image * w.normal(n)
@@ -68,10 +74,10 @@ def simulate(metric: str, *, n: int, victims: int, seed: int) -> Readings:
         {},
         {},
     )
-    for points in POINTS if metric in PAIRED else ():
-        shift = shift_for(metric, points)
-        found.real[points] = [read(w, images, 1.0, shift) for _ in range(max(SEEDS))]
-        found.real_still[points] = read(w, images, 0.0, shift)
+    for size in points if metric in PAIRED else ():
+        shift = shift_for(metric, size)
+        found.real[size] = [read(w, images, 1.0, shift) for _ in range(max(SEEDS))]
+        found.real_still[size] = read(w, images, 0.0, shift)
     return found
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ddaudit.auditing import AUDITORS
 from ddaudit.errors import BadInput, closest
 from ddaudit.files import read_yaml
-from ddaudit.findings import Finding, Metric
+from ddaudit.findings import CLAIMED, Finding, Metric
 from ddaudit.reports import labels
 from ddaudit.reports.compare import Difference, between_draws, difference, inverted, mirrored
 from ddaudit.reports.schema import Claim, Report
@@ -39,8 +39,8 @@ class Rule(_Model):
     ``use`` picks the side of the 95% interval that is held against the bound; ``conservative`` is
     the side that makes the rule harder to pass (``high`` for ``max``, ``low`` for ``min``). With
     ``relative_to`` the bound applies to the metric minus that baseline's. A subject whose accuracy is
-    not clearly above chance breaks every other rule, whatever the number: nothing follows from it.
-    ``at_chance: ignore`` judges the number all the same, and the line says so.
+    not clearly above chance breaks every rule on what was measured of it besides: nothing follows from
+    such a number. ``at_chance: ignore`` judges it all the same, and the line says so.
     """
 
     metric: str = ""
@@ -305,7 +305,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: str) -> RuleResult:
     failing = report.failing_checks(finding, metric)
-    doubt = report.doubt(finding, metric)
+    doubt = "" if metric.name == CLAIMED else report.doubt(finding, metric)
     number: Metric | Difference = mirrored(metric)
     if rule.relative_to is not None:
         base = report.finding(rule.relative_to, finding.auditor)

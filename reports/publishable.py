@@ -19,7 +19,7 @@ from ddaudit.reports.schema import Report
 
 LEFT_OUT = "left out of this report: it is computed from the training records"
 PART = "what it computes from training or validation records is left out of this report"
-_SUBJECT = ("id", "kind", "baseline", "card", "per_class", "gallery")
+_SUBJECT = ("id", "kind", "baseline", "drawn", "card", "per_class", "gallery")
 _CARD = {"source_fingerprint", "member_indices", "seconds"}
 """Fields of a card that come from the records, or from how long they took."""
 _RUN = ("preset", "arch", "protocol", "versions", "seeds")

@@ -117,6 +117,50 @@ def test_relative_rules_judge_the_difference() -> None:
     assert _holds({**rule, "min": -0.4, "use": "value"}) == [True]
 
 
+def _apply_at_chance(rule: dict[str, Any], *, base: float = 0.8) -> tuple[bool, str]:
+    """dm: accuracy 0.12 +- 0.05 of ten classes, ECE 0.01; full: accuracy ``base``, ECE 0.03."""
+
+    def numbers(name: str, accuracy: float, ece: float) -> list[Finding]:
+        of = {"utility.accuracy": accuracy, "calibration.ece": ece}
+        return [
+            Finding(subject=name, auditor=metric.split(".")[0], metrics=[
+                Metric(name=metric, value=v, low=v - 0.05 if basis else v, high=v + 0.05, basis=basis, chance=0.1)
+            ])
+            for metric, v in of.items() for basis in (metric == "utility.accuracy",)
+        ]  # fmt: skip
+
+    run = _Run()
+    run.cells = [*numbers("dm", 0.12, 0.01), *numbers("full", base, 0.03)]
+    run.auditors = ({"name": "utility"}, {"name": "calibration"})
+    (result,) = apply(Policy((Rule.model_validate(rule),)), build_report(run))[:1]
+    return result.holds, result.line
+
+
+@pytest.mark.parametrize("more", [{}, {"relative_to": "full"}])
+def test_a_good_number_of_a_subject_at_chance_breaks_the_rule_and_says_why(
+    more: dict[str, Any],
+) -> None:
+    rule = {"metric": "calibration.ece", "max": 0.1, **more}
+    holds, line = _apply_at_chance(rule)
+    assert not holds
+    assert line.startswith("VIOLATED dm: calibration.ece")
+    assert "at chance" in line
+    assert "not clearly above chance" in line
+    holds, line = _apply_at_chance({**rule, "at_chance": "ignore"})
+    assert holds
+    assert "(at chance, ignored: " in line
+
+
+def test_a_baseline_at_chance_is_no_measure() -> None:
+    rule = {"metric": "calibration.ece", "max": 0.1, "subject": "full", "relative_to": "dm"}
+    assert not _apply_at_chance(rule)[0]
+    assert _apply_at_chance({**rule, "relative_to": None})[0]
+
+
+def test_accuracy_itself_is_judged_at_chance_too() -> None:
+    assert _apply_at_chance({"metric": "utility.accuracy", "min": 0.05})[0]
+
+
 def test_baselines_are_judged_only_by_name() -> None:
     rule = {"metric": "utility.accuracy", "min": 0.1}
     assert [s for s, _, _ in _apply(rule)] == ["dm"]
