@@ -63,6 +63,8 @@ class Canvas:
         records: (K, M) positions of the real records that the images are, where they are records as they stand.
         image_bytes: what the images of one run take to store before they are decoded; None: what they show.
         decoder_bytes: what else one run needs to make them (a network's weights, a mask).
+        confine: puts parameters that left their range back into it; None: they have none. Matching calls it before
+            each new network.
     """
 
     parameters: list[Tensor]
@@ -75,6 +77,7 @@ class Canvas:
     records: Tensor | None = None
     image_bytes: int | None = None
     decoder_bytes: int = 0
+    confine: Callable[[], None] | None = None
 
     @property
     def size(self) -> int:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, blend, finish, network_for
 from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, View
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
@@ -46,7 +47,9 @@ class Matching:
 
     Attributes:
         iterations: networks drawn; with a pool, optimisation steps.
-        lr, momentum: of the optimiser of the synthetic images, in normalised space.
+        lr, momentum: of the optimiser of the synthetic images, in the space they are optimised in.
+        lr_ipc: images per class that ``lr`` is for: at n of them it is lr * n / lr_ipc (IDC's rule, as every image's
+            gradient shrinks with their number); None: for any number.
         outer, inner: matching rounds per network, and epochs of training the network on S between rounds;
             None: DC's table by IPC (nearest entry).
         repeats: matching steps per round (PSG's batch_loop), each one query.
@@ -70,6 +73,7 @@ class Matching:
     pool: int | None = None
     optimiser: Literal["sgd", "adam"] = "sgd"
     ema: float | None = None
+    lr_ipc: int | None = None
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.lr <= 0 or self.repeats < 1:
@@ -82,6 +86,8 @@ class Matching:
             raise ValueError("loop.outer must be at least 1 and loop.inner at least 0")
         if self.optimiser not in ("sgd", "adam"):
             raise ValueError(f"loop.optimiser is 'sgd' or 'adam', not '{self.optimiser}'")
+        if self.lr_ipc is not None and self.lr_ipc < 1:
+            raise ValueError(f"loop.lr_ipc must be at least 1, got {self.lr_ipc}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"loop.ema must lie strictly between 0 and 1, got {self.ema}")
         if self.pool is not None and (self.pool < 1 or self.outer != 1 or self.repeats != 1):
@@ -132,6 +138,12 @@ class Matching:
             raise DDAuditError(
                 f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
             )
+        if isinstance(networks, Learning) and self.pool is not None:
+            raise BadInput(
+                recipe.name,
+                "trains its networks between steps, so that no question can be asked again",
+                "Leave loop.pool out.",
+            )
         if networks.follows() and (self.pool is not None or self.schedule(job.ipc).outer > 1):
             raise BadInput(
                 recipe.name,
@@ -153,7 +165,7 @@ class Matching:
             keep=0 if self.pool is None else _KEPT_PARAMETERS,
         )
         rows, slot_of_row = _slots(canvas.labels, source.layout.slots, job.train.num_classes)
-        optimiser = self._optimiser(canvas.parameters)
+        optimiser = self._optimiser(canvas.parameters, job.ipc)
         average = [p.detach().clone() for p in canvas.parameters]
         mean, std = recipe.constants(job.data)
         done = 0
@@ -162,6 +174,8 @@ class Matching:
             if self.pool is not None:
                 number = int(torch.randint(self.pool, (), generator=generator))
             net = asker.network(number)
+            if canvas.confine is not None:
+                canvas.confine()
             for round_ in range(schedule.outer):
                 for repeat in range(self.repeats):
                     name = f"{number}/{round_}/{repeat}"
@@ -200,10 +214,11 @@ class Matching:
                 )
         return finish(canvas, None if self.ema is None else average, source.claims(), mean, std)
 
-    def _optimiser(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    def _optimiser(self, parameters: list[Tensor], ipc: int) -> torch.optim.Optimizer:
+        lr = self.lr * (1 if self.lr_ipc is None else ipc / self.lr_ipc)
         if self.optimiser == "adam":
-            return torch.optim.Adam(parameters, lr=self.lr)
-        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+            return torch.optim.Adam(parameters, lr=lr)
+        return torch.optim.SGD(parameters, lr=lr, momentum=self.momentum)
 
     def _train(
         self,

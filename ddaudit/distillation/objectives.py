@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -67,25 +67,39 @@ class MeanEmbedding:
 
 @dataclass(frozen=True)
 class GradientMatch:
-    """Gradient matching: parameter gradients of cross-entropy, layer-wise row cosine distance.
+    """Gradient matching: parameter gradients of cross-entropy, compared layer by layer.
 
-    Conv weights are compared as (out, in * k * k) rows, linear weights by rows; one-dimensional parameters
-    (biases, norms) do not enter the distance.
+    One-dimensional parameters (biases, norms) do not enter the distance.
+
+    Attributes:
+        epsilon: added to the product of norms.
+        measure: "cosine", 1 - cosine summed over output rows (conv weights as (out, in * k * k), linear weights as
+            they are); "mse", summed squared differences; "l1", summed absolute ones.
+        classifier: whether the last linear layer's weight enters.
 
     Source: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, section 3.4 and
-    appendix A; epsilon as in the authors' code.
+    appendix A; epsilon as in the authors' code. "mse" and "l1" without the classifier: Kim et al. (IDC), ICML 2022,
+    section 5 and the authors' code.
     """
 
     epsilon: float = 1e-6
+    measure: Literal["cosine", "mse", "l1"] = "cosine"
+    classifier: bool = True
     shareable: bool = False
     squared: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.measure not in ("cosine", "mse", "l1"):
+            raise ValueError(f"objective.measure is 'cosine', 'mse' or 'l1', not '{self.measure}'")
 
     def couples_records(self) -> bool:
         """Never: a record's gradient is its own, on networks without batch normalisation."""
         return False
 
-    def private_defaults(self) -> PrivateDefaults:
-        """PSG's: gradients clipped at 0.1. Their cosine has no scale."""
+    def private_defaults(self) -> PrivateDefaults | None:
+        """PSG's: gradients clipped at 0.1. Their cosine has no scale; for other measures nothing is published."""
+        if self.measure != "cosine":
+            return None
         return PrivateDefaults(
             0.1, "mean", None, "Chen, Kerkouche & Fritz, Private Set Generation, 2022"
         )
@@ -128,18 +142,26 @@ class GradientMatch:
         return torch.stack(out).view(len(x), len(rows), -1)
 
     def distance(self, net: Network, target: Tensor, synthetic: Tensor) -> Tensor:
-        """(K, R) sums of (1 - cosine) over the output rows of every matrix-shaped parameter."""
+        """(K, R) distances, summed over the matrix-shaped parameters that enter."""
         total = target.new_zeros(target.shape[:-1])
+        left_out = [] if self.classifier else [id(p) for p in net.body.classifier.parameters()]
         start = 0
         for p in net.body.parameters():
             end = start + p.numel()
-            if p.ndim > 1:
+            if p.ndim > 1 and id(p) not in left_out:
                 a = target[..., start:end].unflatten(-1, (p.shape[0], -1))
                 b = synthetic[..., start:end].unflatten(-1, (p.shape[0], -1))
-                cosine = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + self.epsilon)
-                total = total + (1 - cosine).sum(-1)
+                total = total + self._apart(a, b)
             start = end
         return total
+
+    def _apart(self, a: Tensor, b: Tensor) -> Tensor:
+        """(K, R) distances of one parameter's gradients, as output rows (K, R, out, D)."""
+        if self.measure == "cosine":
+            cosine = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + self.epsilon)
+            return (1 - cosine).sum(-1)
+        apart = (a - b).square() if self.measure == "mse" else (a - b).abs()
+        return apart.sum((-2, -1))
 
     @staticmethod
     def _gradient(

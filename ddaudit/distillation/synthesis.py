@@ -16,7 +16,7 @@ from ddaudit.errors import BadInput
 
 @dataclass(frozen=True)
 class Pixels:
-    """Every pixel is a free parameter, optimised in normalised space and never clipped (the DC family's way).
+    """Every pixel is a free parameter.
 
     ``init="real"`` starts from random real images of each class, which releases real records as a starting
     point: private readers refuse it. ``init="noise"`` starts from N(0, 1) in normalised space.
@@ -30,10 +30,15 @@ class Pixels:
     Source: Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization" (IDC), ICML 2022,
     section 4; factor 2 is "PEA" in Dosser, ICCV 2025, arXiv 2508.01749.
     """
+    space: Literal["normalised", "unit"] = "normalised"
+    """What is optimised: normalised pixels, never clipped (the DC family's way), or pixels in [0, 1], which every new
+    network finds clipped; noise is then N(1/2, 1/4) (IDC's way)."""
 
     def __post_init__(self) -> None:
         if self.init not in ("real", "noise"):
             raise ValueError(f"synthesis.init is 'real' or 'noise', not '{self.init}'")
+        if self.space not in ("normalised", "unit"):
+            raise ValueError(f"synthesis.space is 'normalised' or 'unit', not '{self.space}'")
         if self.factor < 1:
             raise ValueError(f"synthesis.factor must be at least 1, got {self.factor}")
 
@@ -67,17 +72,29 @@ class Pixels:
                 f"synthesis.factor={self.factor}",
                 f"cuts images of {data.shape[1]} x {data.shape[2]} pixels into less than 2 x 2",
             )
+        unit = self.space == "unit"
         if self.init == "noise":
             k, m = len(members), data.num_classes * ipc
             x = torch.randn(k, m, *data.shape, generator=generator)
+            x = (x / 4 + 0.5).clamp_(0, 1) if unit else x
         else:
             picks = draw_records(data, members, ipc * self.factor**2, generator)
             pieces = data.pixels(picks.flatten()).view(*picks.shape, *data.shape)
-            x = assemble((pieces - mean) / std, self.factor)
+            x = assemble(pieces if unit else (pieces - mean) / std, self.factor)
         x = x.to(device).requires_grad_(True)
         labels = labels_of(data.num_classes, ipc * self.factor**2).to(device)
         size = None if self.factor == 1 else 4 * x[0].numel()
-        return Canvas([x], labels, lambda: dissect(x, self.factor), image_bytes=size)
+        if not unit:
+            return Canvas([x], labels, lambda: dissect(x, self.factor), image_bytes=size)
+        mean, std = mean.to(device), std.to(device)
+
+        def decode() -> Tensor:
+            return (dissect(x, self.factor) - mean) / std
+
+        def clip() -> None:
+            x.detach().clamp_(0, 1)
+
+        return Canvas([x], labels, decode, confine=clip, image_bytes=size)
 
 
 def draw_records(

@@ -80,6 +80,8 @@ class Network(nn.Module):
         arch: what it is; ``shape`` (C, H, W) and ``num_classes`` what it is for.
         trained_with: the training engine's strategy ("loop", "compiled", "stacked"), None if it was
             not trained here.
+        accuracy: fraction of the real records it was trained on that it got right, as whoever trained it counted
+            them while a set was distilled; None: nobody counted.
         origin: what was taken of a checkpoint that holds more than these weights; None where there is nothing to say.
     """
 
@@ -108,6 +110,7 @@ class Network(nn.Module):
         self.shape = shape
         self.num_classes = num_classes
         self.trained_with: str | None = None
+        self.accuracy: float | None = None
         self.origin: str | None = None
 
     def forward(self, pixels: Tensor) -> Tensor:
