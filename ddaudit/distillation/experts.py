@@ -47,6 +47,8 @@ class Experts(Fresh):
         lr, batch_size, weight_decay, lr_schedule: of the training (SGD with momentum 0.9), see
             :class:`~ddaudit.training.EvaluationProtocol`.
         lesson: which records a pass takes; None: every record once.
+        interpolate: a step takes a random point of the straight line from an expert's start to its end, uniformly,
+            as NCFM does (Wang et al., CVPR 2025, section 3.3), instead of the end.
 
     Source: networks trained on real records are those of IDC (Kim et al., ICML 2022), IDM (CVPR 2023) and NCFM (CVPR
     2025), each with a schedule of its own; here they are trained beforehand, by the engine's quick protocol.
@@ -61,6 +63,7 @@ class Experts(Fresh):
     weight_decay: float = 5e-4
     lr_schedule: Literal["step", "cosine"] = "step"
     lesson: Lesson | None = None
+    interpolate: bool = False
     trained: tuple[Network, ...] = field(default=(), repr=False, compare=False)
     """Filled by :meth:`learn`: in the order of architectures, in training mode, with identity normalisation."""
 
@@ -139,19 +142,39 @@ class Experts(Fresh):
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
     ) -> Network:
-        """A copy of the expert that this seed picks, so that training it further leaves the expert as it is.
+        """A copy of the expert that this seed picks, so that training it further leaves the expert as it is; or a
+        point between its start and its end.
+
+        Raises:
+            DDAuditError: there are no experts yet.
+        """
+        end = self.teacher(seed)
+        start = Fresh(str(end.arch)).make(
+            shape=shape,
+            num_classes=num_classes,
+            seed=stable_seed("expert", self._pick(seed) % self.count),
+            device=device,
+        )
+        share = stable_seed(seed, "share") / 2**31 if self.interpolate else 1.0
+        with torch.no_grad():
+            for p, last in zip(start.parameters(), end.parameters(), strict=True):
+                p.lerp_(last, share)
+            for b, last in zip(start.buffers(), end.buffers(), strict=True):
+                b.copy_(last)
+        return start
+
+    def teacher(self, seed: int) -> Network:
+        """The expert that this seed picks, trained to its end; not to be changed.
 
         Raises:
             DDAuditError: there are no experts yet.
         """
         if not self.trained:
             raise DDAuditError("networks: experts have not been trained on any records")
-        chosen = self.trained[stable_seed(seed, "expert") % len(self.trained)]
-        copy = Fresh(str(chosen.arch)).make(
-            shape=shape, num_classes=num_classes, seed=seed, device=device
-        )
-        copy.load_state_dict(chosen.state_dict())
-        return copy
+        return self.trained[self._pick(seed)]
+
+    def _pick(self, seed: int) -> int:
+        return stable_seed(seed, "expert") % len(self.trained)
 
     def _protocol(self, data: Dataset) -> EvaluationProtocol:
         augment = data.augment if self.augment == "data" else self.augment

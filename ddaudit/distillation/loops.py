@@ -113,7 +113,7 @@ def network_for(job: Job, networks: NetworkSource, number: int) -> Network:
     return networks.make(
         shape=job.train.shape,
         num_classes=job.train.num_classes,
-        seed=stable_seed(job.seed, "network", number),
+        seed=_seed_of(job, number),
         device=job.device,
     )
 
@@ -132,6 +132,16 @@ def trained_networks(networks: NetworkSource | None, name: str) -> tuple[Network
             "Give it networks=Experts(...).",
         )
     return tuple(net.eval().requires_grad_(False) for net in trained)
+
+
+def teacher_for(job: Job, networks: NetworkSource, number: int) -> Network | None:
+    """The trained network that network ``number`` of a job was made from; None where the source has none."""
+    teacher = getattr(networks, "teacher", None)
+    return teacher(_seed_of(job, number)) if teacher else None
+
+
+def _seed_of(job: Job, number: int) -> int:
+    return stable_seed(job.seed, "network", number)
 
 
 def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:

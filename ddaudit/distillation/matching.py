@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.distillation.learners import Learning
-from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, blend, finish, network_for
+from ddaudit.distillation.loops import (
+    Job,
+    LearnsRecords,
+    Outcome,
+    blend,
+    finish,
+    network_for,
+    teacher_for,
+)
 from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, View
 from ddaudit.distillation.reading import augment_by_class, draw_by_class
 from ddaudit.distillation.recipe import Recipe
@@ -173,7 +181,7 @@ class Matching:
             number = iteration
             if self.pool is not None:
                 number = int(torch.randint(self.pool, (), generator=generator))
-            net = asker.network(number)
+            net, teacher = asker.network(number), teacher_for(job, networks, number)
             if canvas.confine is not None:
                 canvas.confine()
             for round_ in range(schedule.outer):
@@ -187,7 +195,16 @@ class Matching:
                     seen = flat.view_as(x)
                     aggregate = objective.synthetic(net, seen, y, rows, source.clip)
                     distance = objective.distance(net, targets.values, aggregate[:, slot_of_row])
-                    view = View(x, seen, y, job.train.num_classes, net, std.to(job.device), done)
+                    view = View(
+                        x,
+                        seen,
+                        y,
+                        job.train.num_classes,
+                        net,
+                        std.to(job.device),
+                        done,
+                        teacher=teacher,
+                    )
                     losses = source.layout.reduction.reduce(
                         distance * targets.weights, targets.weights > 0
                     )

@@ -309,6 +309,7 @@ class View:
         step: counts from 0.
         soft: (K, M, num_classes) learned labels as they are, constants; None where labels are hard.
         index: (M,) positions of the images in the set that is made; None: they are all of it.
+        teacher: the trained network that ``net`` was made from; None where there is none.
     """
 
     images: Tensor
@@ -320,6 +321,7 @@ class View:
     step: int
     soft: Tensor | None = None
     index: Tensor | None = None
+    teacher: Network | None = None
 
     @cached_property
     def trace(self) -> Trace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,21 +40,35 @@ class CrossEntropy:
 
     Says something where networks have learnt something: on random ones it pulls images towards chance directions.
 
+    Attributes:
+        weight: in the loss.
+        on: "net", the network of the step, or "teacher", the trained one that it was made from.
+        per_class: the sum of class means instead of the mean over images: on the scale of matches of class rows.
+
     Source: Zhao et al., "Improved Distribution Matching" (IDM), CVPR 2023, arXiv 2307.09742, section 3.3. IDM also
-    scales it by the network's accuracy; here the weight is constant.
+    scales it by the network's accuracy; here the weight is constant. On the teacher: the calibration of NCFM, CVPR
+    2025.
     """
 
     weight: float = 0.5
+    on: Literal["net", "teacher"] = "net"
+    per_class: bool = False
 
     def __post_init__(self) -> None:
         _check(self, weight=self.weight)
+        if self.on not in ("net", "teacher"):
+            raise ValueError(f"CrossEntropy.on is 'net' or 'teacher', not '{self.on}'")
 
     def loss(self, view: View) -> Tensor:
-        """(K,) mean cross-entropies."""
-        _network(self, view)
+        """(K,) mean cross-entropies; their sum over classes where asked for."""
         targets = view.targets()
-        logits = view.trace.logits.view(*targets.shape)
-        return -(targets * logits.log_softmax(-1)).sum(-1).mean(1)
+        if self.on == "net":
+            _network(self, view)
+            logits = view.trace.logits
+        else:
+            logits = _teacher(self, view).body(view.matched.flatten(0, 1))
+        losses = -(targets * logits.view(*targets.shape).log_softmax(-1)).sum(-1).mean(1)
+        return losses * view.num_classes if self.per_class else losses
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,16 @@ def _network(term: Term, view: View) -> Network:
             "Use it on methods that match on networks, such as dm or dc.",
         )
     return view.net
+
+
+def _teacher(term: Term, view: View) -> Network:
+    if view.teacher is None:
+        raise BadInput(
+            type(term).__name__,
+            "needs a network trained on the records, and this method has none",
+            "Use --set terms.crossentropy.on=net, or networks that learn of records.",
+        )
+    return view.teacher
 
 
 def _check(term: Term, **positive: float) -> None:

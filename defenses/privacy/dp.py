@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import DEFENSES, Defense, Recipe, register
+from ddaudit.distillation.experts import Experts
+from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
@@ -57,7 +59,13 @@ def dp(recipe: Recipe) -> Recipe:
     # Sums of clipped embeddings have another scale than means of raw ones; the cosine of gradients has none.
     loop = replace(recipe.loop, lr=known.lr) if known and known.lr else recipe.loop
     target = recipe.target.bounded()
-    notes = recipe.deviations
+    networks, terms, notes = recipe.networks, recipe.terms, recipe.deviations
+    if known and known.fresh and isinstance(networks, Experts):
+        networks = Fresh(networks.arch, networks.width)
+        terms = tuple(t for t in terms if getattr(t, "on", "net") != "teacher")
+        notes += (
+            "random networks stand for those trained on the records, and terms on trained ones are left out",
+        )
     if target != recipe.target and not getattr(recipe.objective, "squared", False):
         notes += (
             f"{type(target).__name__} stands for {type(recipe.target).__name__} under noise; "
@@ -70,6 +78,8 @@ def dp(recipe: Recipe) -> Recipe:
         deviations=notes,
         target=target,
         synthesis=synthesis,
+        networks=networks,
+        terms=terms,
         normalise="public",
         status="ours",
         source=f"{NDPDC}, applied to: {recipe.source}",

@@ -61,8 +61,11 @@ def test_dm_reduces_the_distance_it_matches(tiny):
 
 
 def test_every_method_runs_and_is_repeatable(tiny):
-    for name in ("dm", "dc", "dsa", "fairdd-dm", "dm+fair"):
-        recipe = fast(name, loop__iterations=2)
+    experts = {"networks__count": 1, "networks__epochs": 1}
+    plain = ("dm", "dc", "dsa", "fairdd-dm", "dm+fair", "datadam", "m3d", "lqm", "lqm+fair")
+    for name in (*plain, "ncfm+fair", "ncfm-minmax"):
+        options = {"synthesis__factor": 1, **({} if name in plain else experts)}
+        recipe = fast(name, loop__iterations=2, **options)
         a, b = (distill(recipe, tiny.train, data=tiny, ipc=2, seed=3) for _ in range(2))
         assert torch.equal(a.images, b.images)
         assert a.images.shape == (8, 3, 8, 8)
@@ -77,8 +80,8 @@ def test_a_shadow_does_not_see_records_outside_its_subset(tiny):
     record = int((members[0] & ~members[1]).nonzero()[0])
     changed = replace(tiny.train, images=tiny.train.images.clone())
     changed.images[record] = 255 - changed.images[record]
-    for name in ("dm", "dm+fair"):
-        recipe = fast(name, synthesis__init="noise", reader__per_class=1000)
+    for name in ("dm", "dm+fair", "datadam", "lqm", "m3d"):
+        recipe = fast(name, synthesis__init="noise", synthesis__factor=1, reader__per_class=1000)
         before, after = (
             distill_many(recipe, d, members, data=tiny, ipc=1, seed=0)
             for d in (tiny.train, changed)

@@ -1,0 +1,128 @@
+"""Distribution matching beyond the mean: attention maps, kernels, quantiles and characteristic functions."""
+
+from dataclasses import replace
+
+from ddaudit.distillation.attention import AttentionMaps
+from ddaudit.distillation.characteristic import CharacteristicFunction, LearnedFrequencies
+from ddaudit.distillation.experts import Experts
+from ddaudit.distillation.matching import Matching
+from ddaudit.distillation.reading import Minibatch
+from ddaudit.distillation.recipe import register
+from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.samples import KernelDiscrepancy, Quantiles
+from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.terms import CrossEntropy
+from ddaudit.training import EvaluationProtocol
+
+TOGETHER = "all classes move at once (source: one after the other)"
+
+DATADAM = register(
+    replace(
+        DM,
+        name="datadam",
+        purpose="match where random networks look, beside mean embeddings",
+        source="Sajedi et al., DataDAM: Efficient Dataset Distillation with Attention Matching, ICCV 2023, "
+        "arXiv 2310.00093; exponent, steps and normalisation of the authors' table, the rest as in their code",
+        objective=AttentionMaps(),
+        reader=Minibatch(per_class=64),
+        loop=Matching(iterations=8000, lr=1.0, momentum=0.5),
+        protocol=EvaluationProtocol(name="datadam", epochs=1800, epochs_plain=1800, batch_size=64),
+        small={"loop.iterations": 300, "loop.lr": 0.2, "networks.width": 32},
+        deviations=(
+            "networks with instance normalisation, exponent 4 (the authors' table; their code: batch, 1)",
+        ),
+    )
+)
+
+M3D = register(
+    replace(
+        DM,
+        name="m3d",
+        purpose="match embeddings in a kernel space, by sub-images",
+        source="Zhang et al., M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy, AAAI 2024, "
+        "arXiv 2312.15927; values as in a public copy of the authors' code (28-pixel images)",
+        objective=KernelDiscrepancy(),
+        synthesis=Pixels(init="real", factor=2, space="unit"),
+        reader=Minibatch(per_class=128),
+        loop=Matching(iterations=2000, repeats=5, lr=10.0, momentum=0.5),
+        augment="color_crop_cutout",
+        small={
+            "loop.iterations": 60,
+            "networks.width": 32,
+            "reader.per_class": 64,
+        },
+        deviations=(TOGETHER,),
+    )
+)
+
+LQM = register(
+    replace(
+        DM,
+        name="lqm",
+        purpose="match quantiles of every coordinate of embeddings",
+        status="reconstruction",
+        source="Wei, De Schepper & Mets, Dataset Condensation with Latent Quantile Matching, CVPR 2024 workshops, "
+        "arXiv 2406.09860",
+        objective=Quantiles(),
+        deviations=(
+            "quantiles replace the mean in DM (source: in IDM as well)",
+            "as many levels as images of the class, and a mean over them (source: a sum)",
+        ),
+    )
+)
+
+NCFM = register(
+    replace(
+        DM,
+        name="ncfm",
+        purpose="match characteristic functions of embeddings at random frequencies",
+        source="Wang et al., Dataset Distillation with Neural Characteristic Function, CVPR 2025, "
+        "arXiv 2502.20653; as configured in the authors' code, which draws frequencies at random",
+        objective=CharacteristicFunction(),
+        synthesis=Pixels(init="real", factor=2, space="unit"),
+        networks=Experts(interpolate=True, count=20, epochs=60, lr=0.01, batch_size=128),
+        reader=Minibatch(per_class=1024),
+        terms=(CrossEntropy(weight=1.0, on="teacher", per_class=True),),
+        loop=Matching(iterations=20_000, lr=0.001, optimiser="adam"),
+        augment="color_crop_cutout",
+        protocol=EvaluationProtocol(
+            name="ncfm",
+            epochs=2000,
+            epochs_plain=2000,
+            batch_size=128,
+            lr=1e-3,
+            optimiser="adamw",
+            weight_decay=0.01,
+            cutmix=0.5,
+            deviations=("one cut of the learning rate (source: halved four times)",),
+        ),
+        small={
+            "loop.iterations": 300,
+            "loop.lr": 0.005,
+            "networks.width": 32,
+            "networks.count": 3,
+            "networks.epochs": 20,
+            "reader.per_class": 64,
+            "objective.frequencies": 256,
+        },
+        deviations=(
+            f"{TOGETHER}, by one step of match and calibration together (source: one each)",
+            "Adam at a constant step (source: AdamW, halved when the loss stands still)",
+            "experts are trained by one cut, without CutMix (source: two cuts, CutMix)",
+        ),
+    )
+)
+
+NCFM_MINMAX = register(
+    replace(
+        NCFM,
+        name="ncfm-minmax",
+        purpose="match characteristic functions at frequencies that learn to tell apart",
+        objective=LearnedFrequencies(),
+        small={k: v for k, v in NCFM.small.items() if not k.startswith("objective.")},
+        deviations=(
+            *NCFM.deviations,
+            "64 frequencies a step (source: 4, repeated 16 times)",
+        ),
+    )
+)
