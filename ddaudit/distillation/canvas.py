@@ -24,6 +24,7 @@ class SoftLabels:
             numbers where there is a ``release``.
         keep: values after a step -> values that are kept; None keeps them as they are.
         release: decoded labels -> the distributions that a set file holds; None: they are distributions.
+        momentum: of their steps, in optimisers with momentum; None: that of the images.
     """
 
     values: Tensor
@@ -31,6 +32,7 @@ class SoftLabels:
     decode: Callable[[Tensor], Tensor]
     keep: Callable[[Tensor], Tensor] | None = None
     release: Callable[[Tensor], Tensor] | None = None
+    momentum: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +40,14 @@ class FreeRate:
     """Learning rates of K runs while they are optimised.
 
     Attributes:
-        values: (K,), one of the canvas's parameters; a rate is its softplus.
+        values: (K,), one of the canvas's parameters.
         lr: their step size; None: that of the images.
+        decode: values -> rates of the same shape, differentiable.
     """
 
     values: Tensor
     lr: float | None
+    decode: Callable[[Tensor], Tensor] = F.softplus
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +89,8 @@ class Canvas:
         return len(self.labels) // self.copies
 
     def rates(self) -> Tensor | None:
-        """(K,) learned learning rates, positive and differentiable; None where none is learned."""
-        return None if self.free_rate is None else F.softplus(self.free_rate.values)
+        """(K,) learned learning rates, differentiable; None where none is learned."""
+        return None if self.free_rate is None else self.free_rate.decode(self.free_rate.values)
 
     def label_distributions(self) -> Tensor | None:
         """(K, M, num_classes) learned labels, differentiable; None where labels are hard."""
@@ -96,10 +100,13 @@ class Canvas:
         """The parameters for an optimiser, learned labels and rates with step sizes of their own."""
         beside = [part for part in (self.soft, self.free_rate) if part is not None]
         images = [p for p in self.parameters if all(p is not part.values for part in beside)]
-        return [
+        groups: list[dict[str, Any]] = [
             *([{"params": images, "lr": lr}] if images else []),
             *({"params": [part.values], "lr": part.lr or lr} for part in beside),
         ]
+        if self.soft is not None and self.soft.momentum is not None:
+            groups[1 if images else 0]["momentum"] = self.soft.momentum
+        return groups
 
     def keep(self) -> None:
         """To be called after every step: learned labels that left the distributions go back."""

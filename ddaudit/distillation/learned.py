@@ -23,6 +23,7 @@ class LearnedLabels:
         lr: step size of the labels; None: that of the images.
         confidence: probability of an image's own class at the start, above 1 / classes; 1 (one-hot) with "clamped"
             only. The rest is shared evenly.
+        momentum: of their steps, in optimisers with momentum; None: that of the images.
 
     Source: Nguyen, Chen & Lee (KIP), ICLR 2021, arXiv 2011.00050, section 2 (labels optimised as well); Bohdal et al.,
     arXiv 2006.08572 (labels kept in [0, 1]); Guo et al. (DATM), ICLR 2024, arXiv 2310.05773, section 3 (logits).
@@ -32,6 +33,7 @@ class LearnedLabels:
     form: Literal["clamped", "logits"] = "clamped"
     lr: float | None = None
     confidence: float = 1.0
+    momentum: float | None = None
 
     def __post_init__(self) -> None:
         if self.form not in ("clamped", "logits"):
@@ -53,7 +55,7 @@ class LearnedLabels:
         values = values.expand(runs, -1, -1).clone().requires_grad_(True)
         decode = (lambda v: v.softmax(-1)) if self.form == "logits" else (lambda v: v)
         keep = to_simplex if self.form == "clamped" else None
-        soft = SoftLabels(values, self.lr, decode, keep)
+        soft = SoftLabels(values, self.lr, decode, keep, momentum=self.momentum)
         return replace(canvas, parameters=[*canvas.parameters, values], soft=soft)
 
 
@@ -61,19 +63,23 @@ class LearnedLabels:
 class LearnedRate:
     """The learning rate of networks trained on the set, moved by the loop's own gradients; the card carries it.
 
-    A rate is the softplus of a free number, so that it stays positive.
-
     Attributes:
         start_at: the rate at the start.
         lr: step size of the free number; None: that of the images.
+        form: "softplus": a rate is the softplus of a free number, so that it stays positive; "plain": the number
+            itself, which may leave the positive numbers, and the loop stops there.
 
-    Source: Wang et al., "Dataset Distillation", arXiv 1811.10959, section 3.2; softplus as in the authors' code.
+    Source: Wang et al., "Dataset Distillation", arXiv 1811.10959, section 3.2; softplus as in the authors' code, plain
+    as in that of MTT (CVPR 2022).
     """
 
     start_at: float = 0.02
     lr: float | None = None
+    form: Literal["softplus", "plain"] = "softplus"
 
     def __post_init__(self) -> None:
+        if self.form not in ("softplus", "plain"):
+            raise ValueError(f"rate.form is 'softplus' or 'plain', not '{self.form}'")
         if not 0 < self.start_at <= 100:
             raise ValueError(f"rate.start_at must lie in (0, 100], got {self.start_at:g}")
         if self.lr is not None and not self.lr > 0:
@@ -81,13 +87,15 @@ class LearnedRate:
 
     def start(self, canvas: Canvas, runs: int) -> Canvas:
         """The canvas with one rate per run among its parameters."""
-        free = self.start_at + math.log(-math.expm1(-self.start_at))
+        plain = self.form == "plain"
+        free = self.start_at if plain else self.start_at + math.log(-math.expm1(-self.start_at))
         like = canvas.parameters[0]
         values = torch.full((runs,), free, dtype=like.dtype, device=like.device).requires_grad_(
             True
         )
         parameters = [*canvas.parameters, values]
-        return replace(canvas, parameters=parameters, free_rate=FreeRate(values, self.lr))
+        rate = FreeRate(values, self.lr, (lambda v: v) if plain else F.softplus)
+        return replace(canvas, parameters=parameters, free_rate=rate)
 
 
 def to_simplex(v: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class Outcome:
         image_bytes: what the images take to store before they are decoded; None: what they show.
         decoder_bytes: what a decoder of the images takes to store.
         teachers: networks trained on the run's records, for those who write labels afterwards.
+        notes: what else the card says of how the set was made.
     """
 
     images: Tensor
@@ -80,6 +81,7 @@ class Outcome:
     learned_lr: float | None = None
     image_bytes: int | None = None
     decoder_bytes: int = 0
+    notes: tuple[str, ...] = ()
     teachers: tuple[Network, ...] = ()
 
 
@@ -171,7 +173,7 @@ def finish(
             (images.cpu() * std + mean).contiguous(),
             labels.cpu().contiguous(),
             claim,
-            learned_lr=None if rates is None else float(rates[k]),
+            learned_lr=None if rates is None else float(rates[k].detach()),
             member_indices=None if records is None else records[k].tolist(),
             real_pixels=None if records is None else True,
             image_bytes=canvas.image_bytes,

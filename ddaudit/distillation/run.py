@@ -239,7 +239,7 @@ def _card(
         std=list(std),
         privacy=outcome.claim,
         member_indices=outcome.member_indices,
-        notes=_repeated(outcome.member_indices),
+        notes=[*outcome.notes, *_repeated(outcome.member_indices)],
     )
 
 

@@ -35,7 +35,7 @@ def unroll(
 
     Args:
         start: name -> parameter, where descent starts.
-        loss: the scalar loss at given parameters, the same at every step.
+        loss: the scalar loss at given parameters; called once a step, in order.
         rate: learning rate, a scalar.
         steps: of descent; 0 returns the start. The graphs of all of them are held: memory grows with steps.
     """

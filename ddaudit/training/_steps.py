@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ddaudit.models import Body, Network
 from ddaudit.training._data import Pool, generator, orders
+from ddaudit.training._sharpness import sharpness_aware
 from ddaudit.training.augment import AugmentParams, apply, concatenate, draw
 from ddaudit.training.losses import loss, stored_targets, to_uniform
 from ddaudit.training.protocols import EvaluationProtocol, Schedule
@@ -29,6 +30,8 @@ from ddaudit.training.views import (
 )
 
 Forward = Callable[[Tensor], Tensor]
+AfterChunk = Callable[[int, Sequence[Mapping[str, Tensor]]], None]
+"""Called with the passes done, from 0, and every network's named parameters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +48,19 @@ class Beside:
 
 
 def train_loop(
-    network: Network, pool: Pool, *, seed: int, protocol: EvaluationProtocol, beside: Beside
+    network: Network,
+    pool: Pool,
+    *,
+    seed: int,
+    protocol: EvaluationProtocol,
+    beside: Beside,
+    after: AfterChunk | None = None,
 ) -> None:
     """Train one network in place on a pool of one set."""
     network.train()
-    _train_body(network.body, network.body, pool, seed=seed, protocol=protocol, beside=beside)
+    _train_body(
+        network.body, network.body, pool, seed=seed, protocol=protocol, beside=beside, after=after
+    )
     network.eval()
 
 
@@ -80,16 +91,22 @@ class Compiled:
         seed: int,
         protocol: EvaluationProtocol,
         beside: Beside,
+        after: AfterChunk | None = None,
     ) -> None:
         """Train one network in place on a pool of one set."""
         self.body.load_state_dict(network.body.state_dict())
-        _train_body(self.body, self, pool, seed=seed, protocol=protocol, beside=beside)
+        _train_body(self.body, self, pool, seed=seed, protocol=protocol, beside=beside, after=after)
         network.body.load_state_dict(self.body.state_dict())
         network.eval()
 
 
 def train_stacked(
-    networks: Sequence[Network], pool: Pool, *, seeds: Sequence[int], protocol: EvaluationProtocol
+    networks: Sequence[Network],
+    pool: Pool,
+    *,
+    seeds: Sequence[int],
+    protocol: EvaluationProtocol,
+    after: AfterChunk | None = None,
 ) -> None:
     """Train K networks in place and at once: one vectorised step for all of them.
 
@@ -110,17 +127,26 @@ def train_stacked(
 
     stacked = torch.vmap(call)
 
-    def loss_at(index: Tensor, _step: int) -> Tensor:
+    def loss_at(index: Tensor, _step: int) -> Callable[[], Tensor]:
         x, y = pool.batch(index)
         size = x.shape[1]
         views = stack_views([_draw_views(protocol, g, size, x.shape) for g in looks], size)
         x = apply_views(x.flatten(0, 1), views).view_as(x)
         x = _augment_stack(x, [draw(strategy, g, size, shape=x.shape) for g in augments])
         wanted = mix_labels(y.flatten(0, 1), views, shape=x.shape)
-        logits = stacked(params, buffers, x).flatten(0, 1)
-        return loss(logits, wanted, protocol, reduction="sum") / size
 
-    _descend(list(params.values()), loss_at, batches, protocol, protocol.schedule(pool.size))
+        def total() -> Tensor:
+            logits = stacked(params, buffers, x).flatten(0, 1)
+            return loss(logits, wanted, protocol, reduction="sum") / size
+
+        return total
+
+    def named(passes: int) -> None:
+        if after is not None:
+            after(passes, [{n: p[k] for n, p in params.items()} for k in range(len(networks))])
+
+    schedule = protocol.schedule(pool.size)
+    _descend(list(params.values()), loss_at, batches, protocol, schedule, after=named, stacked=True)
     with torch.no_grad():
         for k, network in enumerate(networks):
             for name, value in network.body.named_parameters():
@@ -136,6 +162,7 @@ def _train_body(
     seed: int,
     protocol: EvaluationProtocol,
     beside: Beside,
+    after: AfterChunk | None,
 ) -> None:
     strategy = protocol.augment or ""
     device = pool.images.device
@@ -144,7 +171,7 @@ def _train_body(
     outlying = _outlying(forward, beside.outliers, protocol, seed=seed)
     schedule = protocol.schedule(pool.size)
 
-    def loss_at(index: Tensor, step: int) -> Tensor:
+    def loss_at(index: Tensor, step: int) -> Callable[[], Tensor]:
         if protocol.labels == "store":
             assert beside.store is not None, "checked by train_many"
             epoch = (step - 1) // schedule.per_epoch
@@ -154,15 +181,23 @@ def _train_body(
             views = _draw_views(protocol, look, len(x), x.shape)
             x, y = apply_views(x, views), mix_labels(y, views, shape=x.shape)
             x = apply(x, draw(strategy, augment, len(x), shape=x.shape))
-        logits = forward(x)
-        total = loss(logits, y, protocol)
-        if protocol.hard_weight > 0:
-            own = pool.batch(index)[1][0]
-            own = own.argmax(1) if own.ndim == 2 else own
-            total = total + protocol.hard_weight * F.cross_entropy(logits, own)
-        return total if outlying is None else total + protocol.outlier_weight * outlying()
 
-    _descend(list(body.parameters()), loss_at, batches, protocol, schedule)
+        def total() -> Tensor:
+            logits = forward(x)
+            sum_ = loss(logits, y, protocol)
+            if protocol.hard_weight > 0:
+                own = pool.batch(index)[1][0]
+                own = own.argmax(1) if own.ndim == 2 else own
+                sum_ = sum_ + protocol.hard_weight * F.cross_entropy(logits, own)
+            return sum_ if outlying is None else sum_ + protocol.outlier_weight * outlying()
+
+        return total
+
+    def named(passes: int) -> None:
+        if after is not None:
+            after(passes, [dict(body.named_parameters())])
+
+    _descend(list(body.parameters()), loss_at, batches, protocol, schedule, after=named)
     body.zero_grad(set_to_none=True)
 
 
@@ -204,17 +239,33 @@ def _outlying(
 
 def _descend(
     leaves: list[Tensor],
-    loss_at: Callable[[Tensor, int], Tensor],
+    loss_at: Callable[[Tensor, int], Callable[[], Tensor]],
     batches: Iterable[Tensor],
     protocol: EvaluationProtocol,
     schedule: Schedule,
+    *,
+    after: Callable[[int], None],
+    stacked: bool = False,
 ) -> None:
-    """Gradient descent; at a learning-rate cut the optimiser is made anew, as published."""
+    """Gradient descent; at a learning-rate cut the optimiser is made anew, as published.
+
+    ``loss_at`` draws what a step sees and returns its loss as a function of the leaves' present values; ``after`` is
+    told how many passes are done.
+    """
     optimizer = _optimizer(leaves, protocol, protocol.lr)
+    after(0)
     for step, index in enumerate(batches, start=1):
         optimizer.zero_grad(set_to_none=True)
-        loss_at(index, step).backward()
+        total = loss_at(index, step)
+        if protocol.sam > 0:
+            sharpness_aware(
+                total, leaves, radius=protocol.sam, surrogate=protocol.sam_gap, stacked=stacked
+            )
+        else:
+            total().backward()
         optimizer.step()
+        if step % schedule.per_epoch == 0:
+            after(step // schedule.per_epoch)
         if step == schedule.steps:
             return
         if protocol.lr_schedule != "step":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +22,7 @@ from ddaudit.models import Arch, Network, build
 from ddaudit.training._data import Pool, check_set, pixels
 from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import Plan, plan
-from ddaudit.training._steps import Beside, Compiled, train_loop, train_stacked
+from ddaudit.training._steps import AfterChunk, Beside, Compiled, train_loop, train_stacked
 from ddaudit.training.losses import check_labels, targets
 from ddaudit.training.protocols import EvaluationProtocol
 from ddaudit.training.views import Replay
@@ -30,6 +30,7 @@ from ddaudit.training.views import Replay
 log = logging.getLogger(__name__)
 
 Strategy = Literal["auto", "loop", "compiled", "stacked"]
+AfterPass = Callable[[int, int, Mapping[str, Tensor]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,8 @@ def train_many(
     device: torch.device | str = "cpu",
     strategy: Strategy = "auto",
     extras: Sequence[Extras] | None = None,
+    start: Sequence[Network] | None = None,
+    after_pass: AfterPass | None = None,
 ) -> list[Network]:
     """Train one network per (set, seed) pair.
 
@@ -73,6 +76,9 @@ def train_many(
             all at once through torch.func; "auto" picks by device and size. Each network's
             ``trained_with`` says which ran.
         extras: one per set: label stores and outliers, for protocols that use them.
+        start: networks to train on, in place, one per set; None: fresh ones of their seeds.
+        after_pass: called with a network's position, the passes over its set that are done (0 before the first),
+            and its named parameters, which change when training goes on.
 
     Returns:
         One network per pair, in order, in eval mode on ``device``.
@@ -88,10 +94,16 @@ def train_many(
         check_set(images, labels, num_classes)
         check_labels(labels, protocol)
         _check_extras(extra, len(images), protocol)
-    networks = [
-        build(arch, shape=_shape(x), num_classes=num_classes, seed=s, mean=mean, std=std).to(device)
-        for (x, _), s in zip(sets, seeds, strict=True)
-    ]
+    networks = (
+        [net.to(device) for net in start]
+        if start is not None
+        else [
+            build(arch, shape=_shape(x), num_classes=num_classes, seed=s, mean=mean, std=std).to(
+                device
+            )
+            for (x, _), s in zip(sets, seeds, strict=True)
+        ]
+    )
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for k, (x, y) in enumerate(sets):
         groups[(tuple(x.shape), x.dtype == torch.uint8, y.ndim)].append(k)
@@ -114,6 +126,8 @@ def train_many(
                 mean=mean,
                 std=std,
                 device=device,
+                after=after_pass,
+                positions=members,
             )
     return networks
 
@@ -183,8 +197,12 @@ def _run(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
+    after: AfterPass | None,
+    positions: Sequence[int],
 ) -> None:
-    """Carry out a plan on networks whose sets are alike in shape, size and kind of labels."""
+    """Carry out a plan on networks whose sets are alike in shape, size and kind of labels.
+
+    ``positions`` are those of the networks in the call of the engine, which ``after`` is told."""
     used = chosen.strategy
     compiled = None
     if used == "compiled":
@@ -199,16 +217,33 @@ def _run(
         part = slice(at, at + chosen.chunk)
         pool = Pool.of(sets[part], mean=mean, std=std, device=device)
         pool.labels = targets(pool.labels, protocol, networks[at].num_classes)
+        tell = _telling(after, positions[part])
         if used == "stacked":
-            train_stacked(networks[part], pool, seeds=seeds[part], protocol=protocol)
+            train_stacked(networks[part], pool, seeds=seeds[part], protocol=protocol, after=tell)
             continue
         beside = _on_device(extras[at], protocol, mean=mean, std=std, device=device)
         if compiled is not None:
-            compiled.train(networks[at], pool, seed=seeds[at], protocol=protocol, beside=beside)
+            compiled.train(
+                networks[at], pool, seed=seeds[at], protocol=protocol, beside=beside, after=tell
+            )
         else:
-            train_loop(networks[at], pool, seed=seeds[at], protocol=protocol, beside=beside)
+            train_loop(
+                networks[at], pool, seed=seeds[at], protocol=protocol, beside=beside, after=tell
+            )
     for network in networks:
         network.trained_with = used
+
+
+def _telling(after: AfterPass | None, positions: Sequence[int]) -> AfterChunk | None:
+    """``after`` for networks that are trained together, which stand at ``positions``."""
+    if after is None:
+        return None
+
+    def tell(passes: int, parameters: Sequence[Mapping[str, Tensor]]) -> None:
+        for position, named in zip(positions, parameters, strict=True):
+            after(position, passes, named)
+
+    return tell
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "cutmix": (0, 1),
     "outlier_weight": (0, 1000),
     "hard_weight": (0, 1000),
+    "sam": (0, 100),
+    "sam_gap": (0, 100),
 }
 _ABOVE_ZERO = ("lr", "temperature")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes part of file names
@@ -79,6 +81,8 @@ class EvaluationProtocol:
         outlier_weight: weight of cross-entropy to the uniform distribution on the set's outliers.
         hard_weight: weight of cross-entropy with the images' most likely classes, beside the loss on
             a store's labels (with "mse": MSE-GT of G-VBSM and EDC).
+        sam: radius of sharpness-aware steps (adaptive SAM), each of two gradients; 0: plain ones.
+        sam_gap: weight of the surrogate gap in them (GSAM).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -104,6 +108,8 @@ class EvaluationProtocol:
     labels: Literal["image", "store"] = "image"
     outlier_weight: float = 0.0
     hard_weight: float = 0.0
+    sam: float = 0.0
+    sam_gap: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"protocol '{self.name[:40]}'"
@@ -131,6 +137,8 @@ class EvaluationProtocol:
         if self.hard_weight and self.labels != "store":
             what = "weighs hard labels beside a store's, and trains on no store"
             raise BadInput(where, what, "Leave hard_weight out.")
+        if self.sam > 0 and self.outlier_weight > 0:
+            raise BadInput(where, "draws outliers at both gradients of a sharpness-aware step")
 
     def for_data(self, strategy: str) -> EvaluationProtocol:
         """This protocol with open augmentation resolved to the data set's ``strategy``."""
@@ -210,7 +218,17 @@ _LATER = {
     f.name: f.default
     for f in fields(EvaluationProtocol)
     if f.name
-    in {*_CHOICES, "temperature", "crop", "flip", "cutmix", "outlier_weight", "hard_weight"}
+    in {
+        *_CHOICES,
+        "temperature",
+        "crop",
+        "flip",
+        "cutmix",
+        "outlier_weight",
+        "hard_weight",
+        "sam",
+        "sam_gap",
+    }
 }
 
 PROTOCOLS: dict[str, EvaluationProtocol] = {

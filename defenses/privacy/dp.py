@@ -7,6 +7,7 @@ from dataclasses import replace
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import DEFENSES, Defense, Recipe, register
 from ddaudit.distillation.experts import Experts
+from ddaudit.distillation.loops import LearnsRecords
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
@@ -33,6 +34,12 @@ def dp(recipe: Recipe) -> Recipe:
             f"{recipe.name}+dp",
             f"'{recipe.name}' is private already",
             f"Use {recipe.name} with --epsilon and --delta.",
+        )
+    if recipe.target is None and isinstance(recipe.networks, LearnsRecords):
+        raise BadInput(
+            f"{recipe.name}+dp",
+            "sees the records through networks trained on them alone, and no noise on sums covers those",
+            "Use dm+dp, dc+dp, ndpdc or psg.",
         )
     if isinstance(recipe.loop, Selection) or recipe.target is None or recipe.synthesis is None:
         raise BadInput(

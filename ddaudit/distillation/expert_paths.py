@@ -1,0 +1,260 @@
+"""Expert paths: how networks move while they are trained on the real records, kept in the job's store.
+
+A path is a network's parameters after every pass over the records of a run. Trajectory matching asks for two points
+of one: where a student starts, and where it should arrive.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ddaudit.data import Dataset
+from ddaudit.distillation.loops import Job
+from ddaudit.distillation.networks import Fresh, fit
+from ddaudit.distillation.store import Store, content_key
+from ddaudit.errors import BadInput, DDAuditError
+from ddaudit.seeds import stable_seed
+from ddaudit.training import EvaluationProtocol, train_many
+
+log = logging.getLogger(__name__)
+
+_BLOCK = 5
+"""Experts that are trained in one call of the engine: what a killed run loses at most. A block is trained whole, so
+that what is stored never depends on where a run was killed."""
+_HELD = 2**28
+"""Bytes of checkpoints held in memory; the rest are read from the store again."""
+
+
+@dataclass(frozen=True)
+class ExpertPaths(Fresh):
+    """Networks trained on the real records of a run, with their parameters after every pass.
+
+    A path depends on the records, its number and the numbers here, and on no seed of the distillation: runs on the
+    same records, of any size, seed and method, share them through the job's store. A private reader refuses them.
+
+    Attributes:
+        arch, width: as in :class:`Fresh`.
+        count: how many experts.
+        epochs: passes over the records.
+        lr, batch: of the experts' SGD, without momentum and weight decay.
+        augment: of their training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
+        sam, sam_gap: radius and surrogate-gap weight of sharpness-aware training (FTD); 0: plain SGD.
+        straight: keep a path's ends only, and move from one to the other in a straight line, every parameter tensor
+            by the share of its own length that the expert had walked at that time (MCT).
+
+    Source: Cazenavette et al. (MTT), CVPR 2022, arXiv 2203.11932, section 3.2; Du et al. (FTD), CVPR 2023, arXiv
+    2211.11004; Zhong et al. (MCT), CVPR 2025, arXiv 2406.19827, section 3, and Zhong0x29a/MCT, commit e959363,
+    exps/trajectory_compression.py.
+    """
+
+    count: int = 100
+    epochs: int = 50
+    lr: float = 0.01
+    batch: int = 256
+    augment: str = "data"
+    sam: float = 0.0
+    sam_gap: float = 0.0
+    straight: bool = False
+    paths: Paths | None = field(default=None, repr=False, compare=False)
+    """Filled by :meth:`learn`."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.epochs < 1 or self.batch < 1:
+            raise ValueError(
+                "networks.count, networks.epochs and networks.batch must be at least 1"
+            )
+        if not self.lr > 0 or self.sam < 0 or self.sam_gap < 0:
+            raise ValueError(
+                "networks.lr must be positive, networks.sam and networks.sam_gap not negative"
+            )
+
+    def bind(self, data: Dataset) -> ExpertPaths:
+        """Needs records, which :meth:`learn` is given.
+
+        Raises:
+            BadInput: unknown architecture, or one whose state is more than its parameters.
+        """
+        if self.couples_records():
+            raise BadInput(
+                f"networks.arch={self.arch}",
+                "keeps batch statistics, which no step on the synthetic set could match",
+                "Use a network with instance, group, layer or no normalisation.",
+            )
+        return self
+
+    def learn(self, job: Job, mean: Tensor, std: Tensor) -> ExpertPaths:
+        """This source with its networks trained on the records of the job's one run, or found in its store.
+
+        Nothing is trained before a point of it is asked for.
+
+        Args:
+            job: its ``members`` are (1, N).
+            mean, std: (C, 1, 1) normalisation that the networks are trained under.
+        """
+        train = job.train.subset(job.members[0])
+        constants = (tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
+        protocol = self._protocol(job.data, len(train))
+        seen = (train.fingerprint, str(fit(self.resolve(), train.shape)), constants, protocol.key)
+
+        def key(number: int) -> str:
+            first = number - number % _BLOCK
+            return content_key("path", *seen, min(_BLOCK, self.count - first), number)
+
+        def teach(number: int, store: Store) -> None:
+            first = number - number % _BLOCK
+            block = range(first, min(first + _BLOCK, self.count))
+            log.info("training experts %d to %d of %d", block[0] + 1, block[-1] + 1, self.count)
+            make = {"shape": train.shape, "num_classes": train.num_classes, "device": job.device}
+            networks = [self.make(seed=stable_seed("path", k), **make) for k in block]
+            keep = _Keeper(store, [key(k) for k in block], self.epochs, self.straight)
+            train_many(
+                [(train.images, train.labels)] * len(block),
+                arch=networks[0].arch,
+                num_classes=train.num_classes,
+                mean=constants[0],
+                std=constants[1],
+                protocol=protocol,
+                seeds=[stable_seed("path", k) for k in block],
+                device=job.device,
+                start=networks,
+                after_pass=keep,
+            )
+
+        store = job.store or _Memory()
+        paths = Paths(store, key, teach, self.count, self.epochs, self.straight, job.device)
+        return replace(self, paths=paths)
+
+    def _protocol(self, data: Dataset, size: int) -> EvaluationProtocol:
+        """SGD at a constant rate for ``epochs`` passes over ``size`` records."""
+        return EvaluationProtocol(
+            name="path",
+            epochs=self.epochs,
+            epochs_plain=self.epochs,
+            max_steps=self.epochs * math.ceil(size / self.batch),
+            batch_size=self.batch,
+            lr=self.lr,
+            momentum=0.0,
+            weight_decay=0.0,
+            decay=1.0,
+            augment=data.augment if self.augment == "data" else self.augment,
+            sam=self.sam,
+            sam_gap=self.sam_gap,
+        )
+
+
+class Paths:
+    """The points of a run's expert paths, read from a store as they are asked for, and trained where they are missing.
+
+    Args:
+        store: where checkpoints are kept.
+        key: number of an expert -> the name of its path in the store.
+        teach: trains the expert of a number and puts its path into a store.
+        count, epochs, straight: as in :class:`ExpertPaths`.
+        device: where points are wanted.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: Callable[[int], str],
+        teach: Callable[[int, Store], None],
+        count: int,
+        epochs: int,
+        straight: bool,
+        device: torch.device,
+    ) -> None:
+        self.count, self.epochs, self.straight = count, epochs, straight
+        self._store, self._key, self._teach, self._device = store, key, teach, device
+        self._held: OrderedDict[tuple[int, str], dict[str, Tensor]] = OrderedDict()
+
+    def at(self, expert: int, time: float) -> dict[str, Tensor]:
+        """Parameters by name of an expert after ``time`` passes; between passes on straight paths only.
+
+        Args:
+            expert: number of the expert, from 0.
+            time: in [0, epochs].
+        """
+        if not self.straight:
+            return self._kept(expert, str(int(time)))
+        start, end = self._kept(expert, "0"), self._kept(expert, str(self.epochs))
+        shares = self._kept(expert, _SHARES)[_SHARES]
+        low = min(int(time), self.epochs - 1)
+        share = torch.lerp(shares[low], shares[low + 1], time - low)
+        return {n: torch.lerp(p, end[n], s) for (n, p), s in zip(start.items(), share, strict=True)}
+
+    @property
+    def megabytes(self) -> float:
+        """What the whole buffer takes to store."""
+        one = sum(p.nelement() * p.element_size() for p in self._kept(0, "0").values())
+        return self.count * one * (2 if self.straight else self.epochs + 1) / 1e6
+
+    def _kept(self, expert: int, what: str) -> dict[str, Tensor]:
+        if (expert, what) in self._held:
+            self._held.move_to_end((expert, what))
+            return self._held[expert, what]
+        name = content_key(self._key(expert), what)
+        tensors = self._store.get(name)
+        if tensors is None:
+            self._teach(expert, self._store)
+            tensors = self._store.get(name)
+        if tensors is None:
+            raise DDAuditError(f"the store does not give back what was put into it ({name})")
+        tensors = {n: t.to(self._device) for n, t in tensors.items()}
+        self._held[expert, what] = tensors
+        size = sum(t.nelement() * t.element_size() for t in tensors.values())
+        while len(self._held) > max(3, _HELD // max(1, size)):
+            self._held.popitem(last=False)
+        return tensors
+
+
+_SHARES = "shares"
+
+
+class _Keeper:
+    """Puts the paths of networks that are being trained into a store, checkpoint by checkpoint.
+
+    Straight paths are kept as their ends and, for every pass (rows) and parameter tensor (columns), the share of the
+    tensor's whole way that had been walked: the sum of norms of its moves so far over that of all of them.
+    """
+
+    def __init__(self, store: Store, keys: Sequence[str], epochs: int, straight: bool) -> None:
+        self._store, self._keys, self._epochs, self._straight = store, keys, epochs, straight
+        self._last: dict[int, list[Tensor]] = {}
+        self._moves: dict[int, list[Tensor]] = {}
+
+    def __call__(self, position: int, passes: int, parameters: Mapping[str, Tensor]) -> None:
+        key = self._keys[position]
+        if not self._straight or passes in (0, self._epochs):
+            self._store.put(content_key(key, str(passes)), parameters)
+        if not self._straight:
+            return
+        now = [p.detach().clone() for p in parameters.values()]
+        last = self._last.get(position, now)
+        move = torch.stack([(a - b).norm() for a, b in zip(now, last, strict=True)]).cpu()
+        self._moves.setdefault(position, []).append(move)
+        self._last[position] = now
+        if passes == self._epochs:
+            walked = torch.stack(self._moves.pop(position)).cumsum(0)
+            whole = torch.where(walked[-1] > 0, walked[-1], 1.0)
+            self._store.put(content_key(key, _SHARES), {_SHARES: walked / whole})
+            del self._last[position]
+
+
+class _Memory:
+    """A store for one run that has none."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, dict[str, Tensor]] = {}
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        return self._tensors.get(key)
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors[key] = {n: t.detach().cpu().clone() for n, t in tensors.items()}

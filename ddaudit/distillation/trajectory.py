@@ -1,0 +1,373 @@
+"""Trajectory matching: a student that trains on the synthetic set from a point of an expert's path arrives further on.
+
+The distance that is left, over the distance the expert went, is the loss; its gradient in images, labels and learning
+rate comes from the student's whole training, or step by step in constant memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from ddaudit.distillation.expert_paths import ExpertPaths, Paths
+from ddaudit.distillation.learned import LearnedRate
+from ddaudit.distillation.loops import Job, Outcome, blend, finish
+from ddaudit.distillation.parts import Canvas, View
+from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.terms import added
+from ddaudit.distillation.unrolled import unroll
+from ddaudit.errors import BadInput, DDAuditError
+from ddaudit.models import Network
+from ddaudit.training.augment import AugmentParams, apply, draw
+
+Parameters = Mapping[str, Tensor]
+Lesson = Callable[[Parameters, Tensor, Tensor], Tensor]
+"""The loss of a student's step, from its parameters, all images (M, C, H, W) and all labels."""
+
+
+def left(reached: Parameters, start: Parameters, goal: Parameters, shallow: float = 0.0) -> Tensor:
+    """The squared distance from ``reached`` to ``goal`` over that from ``start`` to ``goal``: 1 for a student that
+    stayed.
+
+    Args:
+        reached, start, goal: parameters by name.
+        shallow: share of the parameters, in order from the input side, that is left out.
+    """
+    miss, way = (_flat(at, shallow) - _flat(goal, shallow) for at in (reached, start))
+    return miss.square().sum() / way.square().sum()
+
+
+def unrolled(
+    lessons: Sequence[Lesson],
+    images: Tensor,
+    labels: Tensor,
+    rate: Tensor,
+    *,
+    start: Parameters,
+    goal: Parameters,
+    shallow: float = 0.0,
+) -> Tensor:
+    """What is :func:`left` after a student's steps, differentiable through all of them.
+
+    Args:
+        lessons: one per step.
+        images, labels: what they are shown.
+        rate: of plain gradient descent.
+        start, goal, shallow: as in :func:`left`.
+    """
+    following = iter(lessons)
+    reached = unroll(
+        start, lambda at: next(following)(at, images, labels), rate=rate, steps=len(lessons)
+    )
+    return left(reached, start, goal, shallow)
+
+
+def stepwise(
+    lessons: Sequence[Lesson],
+    images: Tensor,
+    labels: Tensor,
+    rate: Tensor,
+    *,
+    start: Parameters,
+    goal: Parameters,
+    shallow: float = 0.0,
+) -> Tensor:
+    """The same value as :func:`unrolled`, with the gradient that takes the parameters at each step as constants.
+
+    With G the sum of the steps' gradients g_i and r the rate, start - r G is where the student ends, and the loss moves
+    with step i by -2 r (start - r G - goal)' dg_i over the squared way. The training runs twice and holds one step.
+
+    Source: Cui et al., "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory" (TESLA), ICML 2023, arXiv
+    2211.10586, section 3.2.
+    """
+    step = rate.detach()
+    sources = [t for t in (images, labels) if t.requires_grad]
+    shown = [t.detach().requires_grad_(t.requires_grad) for t in (images, labels)]
+    leaves = [t for t in shown if t.requires_grad]
+
+    def walk(use: Callable[[Sequence[Tensor]], None] | None) -> dict[str, Tensor]:
+        at = {n: p.detach() for n, p in start.items()}
+        for lesson in lessons:
+            here = {n: p.requires_grad_(True) for n, p in at.items()}
+            loss = lesson(here, *shown)
+            slopes = torch.autograd.grad(loss, list(here.values()), create_graph=use is not None)
+            if use is not None:
+                use(slopes)
+            at = {
+                n: (p - step * g).detach() for (n, p), g in zip(here.items(), slopes, strict=True)
+            }
+        return at
+
+    reached = walk(None)
+    way = _flat(start, shallow) - _flat(goal, shallow)
+    scale = 2 / way.square().sum()
+    skipped = int(shallow * sum(p.numel() for p in start.values()))
+    miss = _flat(reached, shallow) - _flat(goal, shallow)
+    moved = _flat(reached, shallow) - _flat(start, shallow)
+    total = [torch.zeros_like(t) for t in leaves]
+
+    def collect(slopes: Sequence[Tensor]) -> None:
+        flat = torch.cat([g.flatten() for g in slopes])[skipped:]
+        pull = -step * scale * (miss @ flat)
+        for sum_, g in zip(total, torch.autograd.grad(pull, leaves), strict=True):
+            sum_ += g
+
+    if leaves:
+        walk(collect)
+    # moved = -r G, so that the derivative in r, 2 miss' (-G) / way^2, is this:
+    slope = scale * (miss @ moved) / step
+    value = miss.square().sum() * scale / 2
+    ways = [*sources, rate]
+    return (
+        value
+        + torch.stack(
+            [((t - t.detach()) * g).sum() for t, g in zip(ways, [*total, slope], strict=True)]
+        ).sum()
+    )
+
+
+@dataclass(frozen=True)
+class Starts:
+    """From which passes of an expert students start: between ``first`` and a bound that may grow.
+
+    Attributes:
+        first: the earliest pass.
+        last: starts lie below it in the end.
+        opening: starts lie below it in iteration 0; None: below ``last`` from the beginning.
+        grown: iterations until the bound has grown from ``opening`` to ``last``, evenly.
+
+    Source: Guo et al. (DATM), ICLR 2024, arXiv 2310.05773, section 3, and its code (distill/DATM.py).
+    """
+
+    first: int = 0
+    last: int = 20
+    opening: int | None = None
+    grown: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.last or self.grown < 1:
+            raise ValueError("starts need 0 <= first < last, and grown of at least 1")
+        if self.opening is not None and not self.first < self.opening <= self.last:
+            raise ValueError("starts.opening must lie above starts.first and not above starts.last")
+
+    def bound(self, iteration: int) -> int:
+        """Below which pass an iteration's start lies."""
+        if self.opening is None:
+            return self.last
+        growth = int((self.last - self.opening) * iteration / self.grown)
+        return min(self.opening + growth, self.last)
+
+    def draw(self, iteration: int, generator: torch.Generator, *, between: bool) -> float:
+        """A start for an iteration: a whole pass, or any time ``between`` them."""
+        low, high = self.first, self.bound(iteration)
+        if between:
+            return low + (high - low) * float(torch.rand((), generator=generator))
+        return float(torch.randint(low, high, (), generator=generator))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """SGD on images, learning rate and, where they are learned, labels; each iteration trains one student.
+
+    Attributes:
+        iterations: students, each from a random point of a random expert.
+        lr, momentum: of the optimiser of the images, in normalised space.
+        steps: a student's steps of plain gradient descent, each on ``batch`` synthetic images.
+        span: how many passes after its start the student should be where the expert was.
+        batch: synthetic images a step; None: all of them. A student goes through all before it sees one again.
+        starts: which passes students start from.
+        rate: the students' learning rate.
+        gradient: "unrolled" differentiates through all of a student's steps and holds them in memory; "stepwise" takes
+            every step's gradient at the parameters that were reached, as constants, and holds one step (TESLA).
+        assigned: the student learns the labels that the expert at the target gives the images, and so will networks
+            that train on the set (TESLA's soft-label assignment).
+        threshold: iterations of a larger loss change nothing (DATM); None: all count.
+        shallow: share of the parameters, from the input side, that the loss leaves out (PAD).
+        ema: decay of the moving average of the images that is released; None releases the last images.
+
+    Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, arXiv 2203.11932,
+    algorithm 1; values of the authors' code.
+    """
+
+    takes_terms = True
+    learns_labels = True
+    iterations: int = 5000
+    lr: float = 100.0
+    momentum: float = 0.5
+    steps: int = 30
+    span: int = 2
+    batch: int | None = None
+    starts: Starts = field(default_factory=Starts)
+    rate: LearnedRate = field(default_factory=lambda: LearnedRate(0.001, 1e-5, "plain"))
+    gradient: Literal["unrolled", "stepwise"] = "unrolled"
+    assigned: bool = False
+    threshold: float | None = None
+    shallow: float = 0.0
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.steps < 1 or self.span < 1 or not self.lr > 0:
+            raise ValueError(
+                "loop.iterations, loop.steps and loop.span must be at least 1 and loop.lr positive"
+            )
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"loop.batch must be at least 1, got {self.batch}")
+        if not 0 <= self.momentum < 1 or not 0 <= self.shallow < 1:
+            raise ValueError("loop.momentum and loop.shallow must lie in [0, 1)")
+        if self.gradient not in ("unrolled", "stepwise"):
+            raise ValueError(f"loop.gradient is 'unrolled' or 'stepwise', not '{self.gradient}'")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"loop.ema must lie strictly between 0 and 1, got {self.ema}")
+
+    def queries(self, ipc: int) -> int:
+        """None: records are seen by the experts alone."""
+        return 0
+
+    def reusable(self, recipe: Recipe, ipc: int) -> bool:
+        """Nothing is asked."""
+        return False
+
+    def shareable(self, recipe: Recipe, ipc: int) -> bool:
+        """Never: every run has experts of its own records."""
+        return False
+
+    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
+        """Distil the one set of ``job``.
+
+        Raises:
+            BadInput: parts are missing, or experts are trained for fewer passes than students are to follow.
+            DDAuditError: the optimisation diverged, or several runs are asked for.
+        """
+        if len(job.members) > 1:
+            raise DDAuditError(f"{recipe.name}: runs come one after the other")
+        networks, paths = self._experts(recipe, job)
+        generator = torch.Generator().manual_seed(job.seed)
+        mean, std = recipe.constants(job.data)
+        student = networks.make(
+            shape=job.train.shape,
+            num_classes=job.train.num_classes,
+            seed=job.seed,
+            device=job.device,
+        )
+        canvas = self.rate.start(recipe.start(job, generator), 1)
+        strategy = recipe.augment_for(job.data)
+        optimiser = torch.optim.SGD(canvas.groups(self.lr), momentum=self.momentum)
+        average = [p.detach().clone() for p in canvas.parameters]
+        follow = unrolled if self.gradient == "unrolled" else stepwise
+        assigned = None
+        for step in range(self.iterations):
+            if canvas.confine is not None:
+                canvas.confine()
+            expert = int(torch.randint(paths.count, (), generator=generator))
+            time = self.starts.draw(step, generator, between=paths.straight)
+            start, goal = paths.at(expert, time), paths.at(expert, time + self.span)
+            student.body.load_state_dict(goal, strict=False)
+            x, soft, rates = canvas.decode(), canvas.label_distributions(), canvas.rates()
+            assert rates is not None, "started above"
+            labels = canvas.labels if soft is None else soft[0]
+            if self.assigned:
+                with torch.no_grad():
+                    labels = assigned = student.body(x[0]).softmax(1)
+            lessons = self._lessons(student, x[0], strategy, generator)
+            loss = follow(
+                lessons, x[0], labels, rates[0], start=start, goal=goal, shallow=self.shallow
+            )
+            constant = None if soft is None else soft.detach()
+            view = View(
+                x,
+                x,
+                canvas.labels,
+                job.train.num_classes,
+                student,
+                std.to(job.device),
+                step,
+                constant,
+            )
+            if self.threshold is None or float(loss.detach()) <= self.threshold:
+                canvas.pull(loss, extra=added(recipe.terms, view))
+                optimiser.step()
+                canvas.keep()
+            if self.ema is not None:
+                blend(average, canvas.parameters, self.ema)
+            if not canvas.finite:
+                raise DDAuditError(
+                    f"{recipe.name}: diverged at iteration {step}. Lower --set loop.lr (now {self.lr:g}) or "
+                    f"--set loop.rate.lr (now {self.rate.lr})."
+                )
+            if job.progress:
+                job.progress(step + 1, self.iterations)
+        (made,) = finish(canvas, self._released(canvas, average), [None], mean, std)
+        notes = (_size_of(paths),)
+        return [
+            replace(made, notes=notes, labels=made.labels if assigned is None else assigned.cpu())
+        ]
+
+    def _released(self, canvas: Canvas, average: list[Tensor]) -> list[Tensor] | None:
+        """The average of what makes the images, and labels and rate as they are; None without an average."""
+        if self.ema is None:
+            return None
+        kept = canvas.groups(self.lr)[0]["params"]
+        return [
+            mean if any(p is image for image in kept) else p.detach().clone()
+            for p, mean in zip(canvas.parameters, average, strict=True)
+        ]
+
+    def _experts(self, recipe: Recipe, job: Job) -> tuple[ExpertPaths, Paths]:
+        """The recipe's experts, trained on the job's records."""
+        networks = recipe.networks_for(job)
+        if recipe.synthesis is None or not isinstance(networks, ExpertPaths):
+            raise BadInput(recipe.name, "lacks a synthesis or the paths of experts")
+        assert networks.paths is not None, "learnt from the job"
+        last = self.starts.last - (0 if networks.straight else 1) + self.span
+        if last > networks.epochs:
+            raise BadInput(
+                recipe.name,
+                f"follows experts up to pass {last}, and they are trained for {networks.epochs}",
+                f"Use --set networks.epochs={last}, or lower loop.starts.last or loop.span.",
+            )
+        return networks, networks.paths
+
+    def _lessons(
+        self, student: Network, images: Tensor, strategy: str, generator: torch.Generator
+    ) -> list[Lesson]:
+        """A student's steps: which images they see, and how these are augmented."""
+        buffers = dict(student.body.named_buffers())
+        lessons: list[Lesson] = []
+        batches: list[Tensor] = []
+        for _ in range(self.steps):
+            if not batches:
+                order = torch.randperm(len(images), generator=generator).to(images.device)
+                batches = list(order.split(self.batch or len(images)))
+            index = batches.pop()
+            seen = draw(strategy, generator, len(index), shape=tuple(images.shape[1:]))
+
+            def lesson(
+                at: Parameters,
+                x: Tensor,
+                y: Tensor,
+                index: Tensor = index,
+                seen: AugmentParams = seen,
+            ) -> Tensor:
+                batch = apply(x[index], seen)
+                logits: Tensor = functional_call(student.body, {**at, **buffers}, (batch,))
+                return F.cross_entropy(logits, y[index])
+
+            lessons.append(lesson)
+        return lessons
+
+
+def _flat(at: Parameters, shallow: float) -> Tensor:
+    """(P,) parameters, the first of them left out."""
+    flat = torch.cat([p.flatten() for p in at.values()])
+    return flat[int(shallow * len(flat)) :]
+
+
+def _size_of(paths: Paths) -> str:
+    kept = "their two ends" if paths.straight else f"{paths.epochs + 1} checkpoints each"
+    return f"matched on the paths of {paths.count} experts, {kept}: {paths.megabytes:.1f} MB in all"
