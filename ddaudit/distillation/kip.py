@@ -7,6 +7,7 @@ reader, noisy where it is private. Nothing else of the real data is used.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from ddaudit.distillation.kernels import (
     solve,
 )
 from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, finish, network_for
+from ddaudit.distillation.optimisers import optimiser_named
 from ddaudit.distillation.parts import Canvas, Query, View
 from ddaudit.distillation.reading import draw_by_class
 from ddaudit.distillation.recipe import Recipe
@@ -33,17 +35,22 @@ from ddaudit.errors import BadInput, DDAuditError
 
 @dataclass(frozen=True)
 class KernelInducing:
-    """Adam on the synthetic images; each step asks for one gradient of the kernel ridge regression loss.
+    """An optimiser on the synthetic images; each step asks for one gradient of the kernel ridge regression loss.
 
     Attributes:
         steps: gradients asked for, each one step.
-        lr: of Adam, in normalised space.
-        kernel: a fixed kernel, or the features of each step's network.
+        lr: of the optimiser, in normalised space.
+        kernel: a fixed kernel, or the features of each step's networks.
         reg: ridge, relative to the mean diagonal of the kernel of the synthetic images.
         clip_in: where a private reader clips and adds noise: "pixels" (the gradient in all synthetic pixels
             jointly) or "features" (the gradient in what the kernel sees, pulled back to pixels afterwards as
             post-processing). Both bound one record's influence; features cost no Jacobian per image. For kernels
             of raw pixels they are the same.
+        optimiser: "adam", "lamb" or "adabelief".
+        decay: share of its step that the optimiser ends at, after half a cosine; None keeps the step.
+        loss: of a record: "squared" error, or "platt", cross-entropy at a temperature that is learned beside the
+            images.
+        temperature_lr: step size of that temperature's logarithm.
 
     Source: Nguyen, Chen & Lee, "Dataset Meta-Learning from Kernel Ridge-Regression", ICLR 2021, arXiv 2011.00050,
     algorithm 1; private form: DP-KIP, TMLR 2024, arXiv 2301.13389, algorithm 1.
@@ -56,8 +63,20 @@ class KernelInducing:
     kernel: Kernel = field(default_factory=DenseNTK)
     reg: float = 1e-6
     clip_in: Literal["pixels", "features"] = "pixels"
+    optimiser: Literal["adam", "lamb", "adabelief"] = "adam"
+    decay: float | None = None
+    loss: Literal["squared", "platt"] = "squared"
+    temperature_lr: float = 0.01
 
     def __post_init__(self) -> None:
+        if self.optimiser not in ("adam", "lamb", "adabelief"):
+            raise ValueError(
+                f"loop.optimiser is 'adam', 'lamb' or 'adabelief', not '{self.optimiser}'"
+            )
+        if self.loss not in ("squared", "platt"):
+            raise ValueError(f"loop.loss is 'squared' or 'platt', not '{self.loss}'")
+        if not self.temperature_lr > 0 or (self.decay is not None and not 0 <= self.decay <= 1):
+            raise ValueError("loop.temperature_lr must be positive and loop.decay lie in [0, 1]")
         if self.steps < 1 or not self.lr > 0 or self.reg < 0:
             raise ValueError(
                 "loop.steps must be at least 1, loop.lr positive and loop.reg at least 0"
@@ -113,13 +132,20 @@ class KernelInducing:
         networks = recipe.networks_for(job)
         worth = self.kernel.costly and not strategy
         remembered = _Remembered(self.kernel) if worth else None
-        optimiser = torch.optim.Adam(canvas.groups(self.lr))
+        groups = canvas.groups(self.lr)
+        log_scale = None
+        if self.loss == "platt":
+            log_scale = torch.zeros(len(job.members), dtype=torch.float64, device=job.device)
+            groups.append({"params": [log_scale], "lr": self.temperature_lr})
+        optimiser = optimiser_named(self.optimiser, groups, lr=self.lr)
+        lowered = torch.optim.lr_scheduler.LambdaLR(optimiser, self._remaining)
         for step in range(self.steps):
             support, soft = canvas.decode(), canvas.label_distributions()
             kernel, net = self.kernel, None
             if networks is not None and isinstance(kernel, NetworkFeatures):
-                net = network_for(job, networks, step)
-                kernel = kernel.on(net)
+                first = step * kernel.models
+                nets = [network_for(job, networks, first + i) for i in range(kernel.models)]
+                kernel, net = kernel.on(*nets), nets[0]
             question = RidgeGradient(
                 kernel,
                 self.reg,
@@ -128,6 +154,7 @@ class KernelInducing:
                 job.train.num_classes,
                 space=self.clip_in if recipe.reader.private else "features",
                 embed=remembered,
+                log_scale=log_scale,
             )
             augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
             query = Query(str(step), question, net, augment)
@@ -141,15 +168,13 @@ class KernelInducing:
                 step,
                 None if soft is None else soft.detach(),
             )
-            self._descend(
-                canvas,
-                support,
-                soft,
-                question,
-                source.targets(query).mean(),
-                extra=added(recipe.terms, view),
-            )
+            answer = source.targets(query).mean()
+            if log_scale is not None:
+                # Behind everything else stands the gradient in the temperature.
+                log_scale.grad, answer = answer[:, -1].double(), answer[:, :-1]
+            self._descend(canvas, support, soft, question, answer, extra=added(recipe.terms, view))
             optimiser.step()
+            lowered.step()
             canvas.keep()
             if networks is not None:
                 networks.update(canvas, step)
@@ -160,6 +185,12 @@ class KernelInducing:
             if job.progress:
                 job.progress(step + 1, self.steps)
         return finish(canvas, None, source.claims(), mean, std)
+
+    def _remaining(self, step: int) -> float:
+        """Share of the optimiser's step that is left."""
+        if self.decay is None:
+            return 1.0
+        return self.decay + (1 - self.decay) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def _descend(
         self,
@@ -189,7 +220,7 @@ class RidgeGradient:
     """The question of one step: gradients of the regression losses of real records in the synthetic images.
 
     Signals are per record and over all synthetic images jointly: (B, M * P) in pixels, (B, M * F) in features, and
-    behind them M * num_classes for the gradient in learned labels.
+    behind them M * num_classes for the gradient in learned labels, and one for that in the Platt loss's temperature.
 
     Args:
         kernel, reg: of the regression.
@@ -198,6 +229,7 @@ class RidgeGradient:
         num_classes: how many classes there are.
         space: what the gradient is taken in, "pixels" or "features" (what the kernel sees).
         embed: (B, C, H, W) records -> (B, F), the kernel's embedding (or one that remembers).
+        log_scale: (K,) of the Platt loss, learned; None: squared error.
     """
 
     shareable = False
@@ -212,8 +244,10 @@ class RidgeGradient:
         *,
         space: Literal["pixels", "features"],
         embed: Callable[[Tensor], Tensor] | None = None,
+        log_scale: Tensor | None = None,
     ) -> None:
         self.space = space
+        self._log_scale = None if log_scale is None else log_scale.detach().clone()
         self.kernel, self._reg, self._support = kernel, reg, support
         self._classes = num_classes
         self._y = centred_targets(labels, num_classes).double()
@@ -228,8 +262,10 @@ class RidgeGradient:
         """
         if len(self._support) != 1:
             raise DDAuditError("a record has one gradient per run, and several runs are asked for")
-        if self._learned:
-            raise DDAuditError("gradients in learned labels are not taken per record")
+        if self._learned or self._log_scale is not None:
+            raise DDAuditError(
+                "gradients in learned labels or temperatures are not taken per record"
+            )
         images = self._support[0]
         with torch.no_grad():
             z, support = self._embed(x), self.kernel.embed(images)
@@ -254,20 +290,23 @@ class RidgeGradient:
             support = self.kernel.embed(self._support.flatten(0, 1)).view(k, m, -1).detach()
         with torch.enable_grad():
             support.requires_grad_(True)
-            labels = self._y.detach().requires_grad_(self._learned)
+            moved = [support]
+            labels, log_scale = self._y.detach(), self._log_scale
+            if self._learned:
+                moved.append(labels.requires_grad_(True))
+            if log_scale is not None:
+                moved.append(log_scale.requires_grad_(True))
             coefficients = solve(self.kernel.gram(support, support).double(), labels, self._reg)
             losses = record_losses(
                 self.kernel.gram(z, support).double(),
                 coefficients,
                 centred_targets(y, self._classes),
+                log_scale,
             )
             weighted = (rows * losses[:, None]).sum((0, 2))
-            moved = [support, labels] if self._learned else [support]
             grads = [torch.autograd.grad(w, moved, retain_graph=True) for w in weighted]
-        out = torch.stack([g[0] for g in grads], 1)
-        behind = []
-        if self._learned:
-            behind = [torch.stack([g[1] for g in grads], 1).flatten(2).to(out.dtype)]
+        out, *rest = (torch.stack(parts, 1) for parts in zip(*grads, strict=True))
+        behind = [part.reshape(k, rows.shape[1], -1).to(out.dtype) for part in rest]
         if self.space == "features":
             return torch.cat([out.flatten(2), *behind], 2)
         with torch.enable_grad():

@@ -19,44 +19,110 @@ class LearnedLabels:
 
     Attributes:
         form: "clamped" optimises the probabilities and projects them back onto the distributions after every step;
-            "logits" optimises what a softmax turns into them.
+            "clipped" likewise cuts them to [0, 1] and divides by their sum; "logits" optimises what a softmax turns
+            into them; "targets" optimises any numbers, which loops regress on as they are: labels minus 1 / classes,
+            divided by sqrt(classes / 10) at the start. Released are the distributions nearest to them.
         lr: step size of the labels; None: that of the images.
-        confidence: probability of an image's own class at the start, above 1 / classes; 1 (one-hot) with "clamped"
-            only. The rest is shared evenly.
+        confidence: probability of an image's own class at the start, above 1 / classes; 1 (one-hot) not with
+            "logits". The rest is shared evenly. None: all classes alike.
         momentum: of their steps, in optimisers with momentum; None: that of the images.
+        margin: weight of the loss that keeps an image's largest label above its second: minus their difference, up to
+            1 / classes, averaged over images, beside a regression loss that is summed over classes.
 
     Source: Nguyen, Chen & Lee (KIP), ICLR 2021, arXiv 2011.00050, section 2 (labels optimised as well); Bohdal et al.,
-    arXiv 2006.08572 (labels kept in [0, 1]); Guo et al. (DATM), ICLR 2024, arXiv 2310.05773, section 3 (logits).
+    arXiv 2006.08572 and the authors' code (clipped); Zhou, Nezhadarya & Ba (FRePo), NeurIPS 2022, arXiv 2206.00719,
+    and the authors' code (targets, margin); Guo et al. (DATM), ICLR 2024, arXiv 2310.05773, section 3 (logits).
     Published regression labels are any numbers; a set's soft labels are distributions, so these are too.
     """
 
-    form: Literal["clamped", "logits"] = "clamped"
+    form: Literal["clamped", "clipped", "logits", "targets"] = "clamped"
     lr: float | None = None
-    confidence: float = 1.0
+    confidence: float | None = 1.0
     momentum: float | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.form not in ("clamped", "logits"):
-            raise ValueError(f"labels.form is 'clamped' or 'logits', not '{self.form}'")
+        if self.form not in ("clamped", "clipped", "logits", "targets"):
+            raise ValueError(
+                f"labels.form is 'clamped', 'clipped', 'logits' or 'targets', not '{self.form}'"
+            )
+        if not self.margin >= 0:
+            raise ValueError(f"labels.margin must be at least 0, got {self.margin:g}")
         if self.lr is not None and not self.lr > 0:
             raise ValueError(f"labels.lr must be positive, got {self.lr:g}")
-        if not 0 < self.confidence <= 1 or (self.form == "logits" and self.confidence == 1):
+        sure = 1 / 2 if self.confidence is None else self.confidence
+        if not 0 < sure <= 1 or (self.form == "logits" and sure == 1):
             raise ValueError(
                 "labels.confidence must lie in (0, 1], and below 1 with labels.form=logits"
             )
 
     def start(self, canvas: Canvas, runs: int, num_classes: int) -> Canvas:
         """The canvas with labels among its parameters."""
-        hard = F.one_hot(canvas.labels, num_classes).float()
-        rest = (1 - self.confidence) / max(1, num_classes - 1)
-        values = hard * self.confidence + (1 - hard) * rest
+        own = 1 / num_classes if self.confidence is None else self.confidence
+        hard = F.one_hot(canvas.labels[: canvas.size], num_classes).float()
+        rest = (1 - own) / max(1, num_classes - 1)
+        values = hard * own + (1 - hard) * rest
         if self.form == "logits":
             values = values.log()
+        centre, scale = 1 / num_classes, math.sqrt(num_classes / 10)
+        if self.form == "targets":
+            values = (values - centre) / scale
         values = values.expand(runs, -1, -1).clone().requires_grad_(True)
-        decode = (lambda v: v.softmax(-1)) if self.form == "logits" else (lambda v: v)
-        keep = to_simplex if self.form == "clamped" else None
-        soft = SoftLabels(values, self.lr, decode, keep, momentum=self.momentum)
-        return replace(canvas, parameters=[*canvas.parameters, values], soft=soft)
+
+        def decode(v: Tensor) -> Tensor:
+            if self.form == "logits":
+                v = v.softmax(-1)
+            elif self.form == "targets":
+                v = v + centre
+            return v.repeat(1, canvas.copies, 1) if canvas.copies > 1 else v
+
+        def release(labels: Tensor) -> Tensor:
+            return to_simplex((labels - centre) * scale + centre)
+
+        keep = {"clamped": to_simplex, "clipped": to_sum_one}.get(self.form)
+        released = release if self.form == "targets" else None
+        soft = SoftLabels(values, self.lr, decode, keep, released, self.momentum)
+
+        def penalty() -> Tensor:
+            # The loops' regression losses are means over classes.
+            margin = self.margin / num_classes * label_margins(decode(values)).mean(1).sum()
+            return margin if canvas.penalty is None else margin + canvas.penalty()
+
+        parameters = [*canvas.parameters, values]
+        return replace(
+            canvas,
+            parameters=parameters,
+            soft=soft,
+            penalty=penalty if self.margin else canvas.penalty,
+        )
+
+
+def label_margins(labels: Tensor) -> Tensor:
+    """(...) minus the difference of the two largest entries of rows (..., C), differences above 1 / C counting as that.
+
+    Source: Zhou, Nezhadarya & Ba (FRePo), NeurIPS 2022, arXiv 2206.00719, and the authors' code.
+    """
+    first, second = labels.topk(2, -1).values.unbind(-1)
+    return -(first - second).clamp_max(1 / labels.shape[-1])
+
+
+@dataclass(frozen=True)
+class FixedRate:
+    """A learning rate that stays what it is, and is the protocol's business on the card.
+
+    Attributes:
+        start_at: the rate.
+    """
+
+    start_at: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start_at <= 100:
+            raise ValueError(f"rate.start_at must lie in (0, 100], got {self.start_at:g}")
+
+    def start(self, canvas: Canvas, runs: int) -> Canvas:
+        """The canvas as it is."""
+        return canvas
 
 
 @dataclass(frozen=True)
@@ -109,3 +175,11 @@ def to_simplex(v: Tensor) -> Tensor:
     count = (ordered * rank > excess).sum(-1, keepdim=True)
     shift = excess.gather(-1, count - 1) / count
     return (v - shift).clamp_min(0)
+
+
+def to_sum_one(v: Tensor) -> Tensor:
+    """Rows (..., C) cut to [0, 1] and divided by their sum; rows of which nothing is left go to the nearest
+    distribution."""
+    cut = v.clamp(0, 1)
+    total = cut.sum(-1, keepdim=True)
+    return torch.where(total > 0, cut / total.clamp_min(1e-30), to_simplex(v))

@@ -68,6 +68,35 @@ class Fresh:
         """Nothing to learn."""
 
 
+@dataclass(frozen=True)
+class Gaussian(Fresh):
+    """Fresh networks with normal weights of variance 2 / inputs and normal biases, the ones of wide-network theory.
+
+    Attributes:
+        b_std: standard deviation of the biases.
+
+    Source: Loo et al. (RFAD), NeurIPS 2022, arXiv 2210.12067, and the authors' code.
+    """
+
+    b_std: float = 0.1
+
+    def make(
+        self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
+    ) -> Network:
+        """The network of :class:`Fresh` with its convolutions and linear layers drawn anew."""
+        cpu = torch.device("cpu")
+        net = super().make(shape=shape, num_classes=num_classes, seed=seed, device=cpu)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in net.modules():
+                if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                    std = (2 / module.weight[0].numel()) ** 0.5
+                    module.weight.normal_(0, std, generator=generator)
+                    if module.bias is not None:
+                        module.bias.normal_(0, self.b_std, generator=generator)
+        return net.to(device)
+
+
 def fit(arch: Arch, shape: tuple[int, int, int]) -> Arch:
     """The architecture with ConvNet depth lowered to what the image size allows (8x8: depth 2).
 

@@ -37,9 +37,8 @@ class Pool(Fresh):
         augment: of the training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
 
     Source: Zhou, Nezhadarya & Ba, "Dataset Distillation using Neural Feature Regression" (FRePo), NeurIPS 2022,
-    arXiv 2206.00719, section 3.2 and algorithm 1, values of its code (10 networks, 100 updates, Adam 3e-4); there
-    the first generation is trained to staggered ages beforehand. Queue: IDM, CVPR 2023, arXiv 2307.09742, whose
-    networks are trained on real records; these are not.
+    arXiv 2206.00719, section 3.2 and algorithm 1, values of its code (10 networks, 100 updates, Adam 3e-4).
+    Queue: IDM, CVPR 2023, arXiv 2307.09742, whose networks are trained on real records; these are not.
     """
 
     size: int = 10

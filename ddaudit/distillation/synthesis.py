@@ -97,6 +97,52 @@ class Pixels:
         return Canvas([x], labels, decode, confine=clip, image_bytes=size)
 
 
+@dataclass(frozen=True)
+class Records:
+    """Random real records of each class, left as they are: something else is learned, such as their labels."""
+
+    init: Literal["real"] = "real"
+
+    @property
+    def parallel(self) -> bool:
+        """K runs are K draws."""
+        return True
+
+    def from_noise(self) -> Records:
+        """Refused: they are records.
+
+        Raises:
+            BadInput: always.
+        """
+        raise BadInput(
+            "synthesis Records",
+            "releases real records as they are, and no noise elsewhere can hide them",
+            "Use a method that optimises its images, such as dm+dp.",
+        )
+
+    def start(
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        ipc: int,
+        mean: Tensor,
+        std: Tensor,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Canvas:
+        """K x (num_classes * ipc) records in class-major order, and nothing to optimise.
+
+        Raises:
+            BadInput: a class without any record.
+        """
+        picks = draw_records(data, members, ipc, generator)
+        x = (data.pixels(picks.flatten()).view(*picks.shape, *data.shape) - mean) / std
+        x = x.to(device)
+        labels = labels_of(data.num_classes, ipc).to(device)
+        return Canvas([], labels, lambda: x, records=picks)
+
+
 def draw_records(
     data: ImageData, members: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from ddaudit.distillation.learned import LearnedRate
+from ddaudit.distillation.learned import FixedRate, LearnedRate
 from ddaudit.distillation.loops import Job, Outcome, finish, network_for
 from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.parts import Canvas, Query, View
@@ -24,45 +25,62 @@ from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
+from ddaudit.seeds import stable_seed
 
 Parameters = Mapping[str, Tensor]
 
 
 def unroll(
-    start: Parameters, loss: Callable[[Parameters], Tensor], *, rate: Tensor, steps: int
+    start: Parameters,
+    loss: Callable[[Parameters], Tensor],
+    *,
+    rate: Tensor | float,
+    steps: int,
+    momentum: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Parameters after plain gradient descent, differentiable in ``rate`` and in whatever ``loss`` is made from.
+    """Parameters after gradient descent, differentiable in ``rate`` and in whatever ``loss`` is made from.
 
     Args:
         start: name -> parameter, where descent starts.
         loss: the scalar loss at given parameters; called once a step, in order.
         rate: learning rate, a scalar.
         steps: of descent; 0 returns the start. The graphs of all of them are held: memory grows with steps.
+        momentum: v = momentum * v + gradient, and a step is -rate * v, as torch's SGD has it.
     """
     at = {name: p.detach().requires_grad_(True) for name, p in start.items()}
+    moving: tuple[Tensor, ...] = ()
     for _ in range(steps):
         slopes = torch.autograd.grad(loss(at), list(at.values()), create_graph=True)
+        if momentum and moving:
+            slopes = tuple(momentum * v + g for v, g in zip(moving, slopes, strict=True))
+        moving = slopes
         at = {name: p - rate * g for (name, p), g in zip(at.items(), slopes, strict=True)}
     return at
 
 
 @dataclass(frozen=True)
 class Unrolled:
-    """Adam on images, learning rate and, where they are learned, labels; each iteration unrolls one training.
+    """An optimiser on images, learning rate and labels, whichever are free; each iteration unrolls one training.
 
-    A network is drawn, trained by ``inner`` gradient steps on the whole synthetic set, and asked for its loss on a
-    batch of real records (augmented where the recipe says so; synthetic images never are). Adam's momenta and the
-    halved step are those of the authors' code.
+    A network is drawn, trained by ``inner`` gradient steps on the synthetic set, and asked for its loss on a batch of
+    real records (augmented where the recipe says so; synthetic images never are). Adam's momenta and the halved step
+    are those of DD's code.
 
     Attributes:
         steps: iterations, each with one question to the real data.
-        lr: of Adam, in normalised space.
+        lr: of the optimiser, in normalised space.
         halve_every: iterations after which ``lr`` is halved, again and again; None keeps it.
-        inner: gradient steps of a network on the synthetic set; the recipe's protocol takes as many.
+        inner: gradient steps of a network on the synthetic set; where the rate is learned, the recipe's protocol
+            takes as many.
         rate: their learning rate.
+        inner_momentum: their momentum.
+        batch: images of each class that one of them takes, drawn at random; None takes all.
+        optimiser: "adam", or "sgd" with momentum 0.5.
+        max_norm: the gradient of all parameters together is shortened to this norm; None leaves it.
 
     Source: Wang, Zhu, Torralba & Efros, "Dataset Distillation", arXiv 1811.10959, algorithm 1; with learned labels
-    Sucholutsky & Schonlau, arXiv 1910.02551.
+    Sucholutsky & Schonlau, arXiv 1910.02551; with momentum, batches and shortened gradients Deng & Russakovsky (RTP),
+    NeurIPS 2022, arXiv 2206.02916, section 3.3 and the authors' code.
     """
 
     takes_terms = True
@@ -71,9 +89,19 @@ class Unrolled:
     lr: float = 0.01
     halve_every: int | None = None
     inner: int = 10
-    rate: LearnedRate = field(default_factory=LearnedRate)
+    rate: LearnedRate | FixedRate = field(default_factory=LearnedRate)
+    inner_momentum: float = 0.0
+    batch: int | None = None
+    optimiser: Literal["adam", "sgd"] = "adam"
+    max_norm: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.inner_momentum < 1 or (self.batch is not None and self.batch < 1):
+            raise ValueError("loop.inner_momentum must lie in [0, 1), and loop.batch be at least 1")
+        if self.optimiser not in ("adam", "sgd"):
+            raise ValueError(f"loop.optimiser is 'adam' or 'sgd', not '{self.optimiser}'")
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"loop.max_norm must be positive, got {self.max_norm:g}")
         if self.steps < 1 or self.inner < 1 or not self.lr > 0:
             raise ValueError(
                 "loop.steps and loop.inner must be at least 1 and loop.lr must be positive"
@@ -113,12 +141,13 @@ class Unrolled:
         networks = recipe.networks_for(job) or recipe.networks
         strategy = recipe.augment_for(job.data)
         mean, std = recipe.constants(job.data)
-        optimiser = torch.optim.Adam(canvas.groups(self.lr), betas=(0.5, 0.999))
+        optimiser = self._optimiser(canvas)
+        batches = torch.Generator().manual_seed(stable_seed(job.seed, "batches"))
         halving = torch.optim.lr_scheduler.StepLR(optimiser, self.halve_every or self.steps, 0.5)
         for step in range(self.steps):
             fresh = network_for(job, networks, step)
             x, soft = canvas.decode(), canvas.label_distributions()
-            reached = self._train(fresh, canvas, x, soft)
+            reached = self._train(fresh, canvas, x, soft, batches)
             trained = _with(fresh, reached)
             augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
             answer = source.targets(Query(str(step), GradientMatch(), trained, augment))
@@ -134,6 +163,8 @@ class Unrolled:
             )
             end = torch.cat([p.flatten() for p in reached.values()])
             canvas.pull(end[None], answer.mean(), extra=added(recipe.terms, view))
+            if self.max_norm is not None:
+                torch.nn.utils.clip_grad_norm_(canvas.parameters, self.max_norm)
             optimiser.step()
             halving.step()
             canvas.keep()
@@ -146,24 +177,44 @@ class Unrolled:
                 job.progress(step + 1, self.steps)
         return finish(canvas, None, source.claims(), mean, std)
 
+    def _optimiser(self, canvas: Canvas) -> torch.optim.Optimizer:
+        groups = canvas.groups(self.lr)
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(groups, momentum=0.5)
+        return torch.optim.Adam(groups, betas=(0.5, 0.999))
+
     def _train(
-        self, net: Network, canvas: Canvas, x: Tensor, soft: Tensor | None
+        self,
+        net: Network,
+        canvas: Canvas,
+        x: Tensor,
+        soft: Tensor | None,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """Parameters of ``net`` trained on the canvas's one run: images x (1, M, C, H, W), its labels or ``soft``."""
         rates = canvas.rates()
-        assert rates is not None, "the loop starts a rate"
         body, buffers = net.body, dict(net.body.named_buffers())
         labels = canvas.labels if soft is None else soft[0]
 
         def loss(at: Parameters) -> Tensor:
-            logits: Tensor = functional_call(body, {**at, **buffers}, (x[0],))
-            return F.cross_entropy(logits, labels)
+            images, answers = x[0], labels
+            if self.batch is not None:
+                drawn = _drawn(canvas.labels, self.batch, generator)
+                images, answers = images[drawn], answers[drawn]
+            logits: Tensor = functional_call(body, {**at, **buffers}, (images,))
+            return F.cross_entropy(logits, answers)
 
-        return unroll(dict(body.named_parameters()), loss, rate=rates[0], steps=self.inner)
+        return unroll(
+            dict(body.named_parameters()),
+            loss,
+            rate=self.rate.start_at if rates is None else rates[0],
+            steps=self.inner,
+            momentum=self.inner_momentum,
+        )
 
     def _check_protocol(self, recipe: Recipe, job: Job, size: int) -> None:
         """Refuse to learn a rate for one number of steps while the card states another."""
-        if recipe.protocol is None:
+        if recipe.protocol is None or isinstance(self.rate, FixedRate):
             return
         stated = recipe.protocol.for_data(job.data.augment).schedule(size).steps
         if stated != self.inner:
@@ -172,6 +223,15 @@ class Unrolled:
                 f"is unrolled over {self.inner} steps, and its protocol trains for {stated}",
                 f"Add --set protocol.max_steps={self.inner}.",
             )
+
+
+def _drawn(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Positions of ``count`` random images of each class, of all where a class has fewer."""
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    order = order[labels[order].argsort(stable=True)]
+    sizes = labels.bincount()
+    first = (sizes.cumsum(0) - sizes)[labels[order]]
+    return order[torch.arange(len(order), device=order.device) - first < count]
 
 
 def _with(net: Network, parameters: Parameters) -> Network:

@@ -73,7 +73,7 @@ def test_frepo_learns_images_and_labels_on_its_pool(tiny):
     a, b = (distill(recipe, tiny.train, data=tiny, ipc=1, seed=0) for _ in range(2))
     assert torch.equal(a.images, b.images)
     assert a.soft
-    assert a.card.recipe["loop"]["kernel"] == {"part": "NetworkFeatures"}
+    assert a.card.recipe["loop"]["kernel"] == {"part": "NetworkFeatures", "models": 1, "bias": 0.0}
     still = replace(recipe, networks=Fresh("ConvNetD2W8"))
     c = distill(still, tiny.train, data=tiny, ipc=1, seed=0)
     assert not torch.equal(a.images, c.images)
@@ -88,7 +88,7 @@ def test_runs_share_random_networks_and_no_pool(tiny):
     record = int((members[0] & ~members[1]).nonzero()[0])
     changed = replace(tiny.train, images=tiny.train.images.clone())
     changed.images[record] = 255 - changed.images[record]
-    still = still.options({"synthesis.init": "noise", "reader.per_class": 1000})
+    still = still.options({"synthesis.inner.init": "noise", "reader.per_class": 1000})
     before, after = (
         distill_many(still, d, members, data=tiny, ipc=1, seed=0) for d in (tiny.train, changed)
     )

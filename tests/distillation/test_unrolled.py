@@ -15,7 +15,7 @@ from ddaudit.distillation.learned import LearnedRate
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.parts import Canvas
-from ddaudit.distillation.unrolled import Unrolled, unroll
+from ddaudit.distillation.unrolled import Unrolled, _drawn, unroll
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch, build
 from ddaudit.seeds import stable_seed
@@ -131,6 +131,61 @@ def test_hypergradients_are_those_of_finite_differences():
         d = torch.randn(y.shape, generator=g).double()
         numeric = (loss(x, y + h * d, rate) - loss(x, y - h * d, rate)) / (2 * h)
         assert float((labels * d).sum()) == pytest.approx(numeric, rel=1e-5), k
+
+
+def test_momentum_is_that_of_torchs_sgd():
+    """Four steps of a ConvNet, and the hypergradient against a central difference of the real loss."""
+    g = torch.Generator().manual_seed(0)
+    net, rate, momentum = network(), 0.2, 0.9
+    x, y = torch.randn(6, 1, 8, 8, generator=g).double(), torch.arange(6) % 3
+    real, truth = torch.randn(9, 1, 8, 8, generator=g).double(), torch.arange(9) % 3
+    buffers = dict(net.body.named_buffers())
+
+    def reached(x):
+        return unroll(
+            dict(net.body.named_parameters()),
+            lambda at: F.cross_entropy(functional_call(net.body, {**at, **buffers}, (x,)), y),
+            rate=rate,
+            steps=4,
+            momentum=momentum,
+        )
+
+    def loss(at):
+        return F.cross_entropy(functional_call(net.body, {**at, **buffers}, (real,)), truth)
+
+    body = copy.deepcopy(net.body)
+    optimiser = torch.optim.SGD(body.parameters(), lr=rate, momentum=momentum)
+    for _ in range(4):
+        optimiser.zero_grad()
+        F.cross_entropy(body(x), y).backward()
+        optimiser.step()
+    for name, p in reached(x).items():
+        torch.testing.assert_close(p, body.get_parameter(name), rtol=1e-8, atol=1e-12)
+    images = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(loss(reached(images)), images)
+    d, h = torch.randn(x.shape, generator=g).double(), 1e-5
+    numeric = float(loss(reached(x + h * d)) - loss(reached(x - h * d))) / (2 * h)
+    assert float((slope * d).sum()) == pytest.approx(numeric, rel=1e-5)
+
+
+def test_batches_hold_as_many_images_of_every_class():
+    labels, g = torch.tensor([2, 0, 1, 0, 0, 2]), torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(20):
+        drawn = _drawn(labels, 2, g)
+        assert labels[drawn].bincount().tolist() == [2, 1, 2]
+        assert len(set(drawn.tolist())) == 5
+        seen |= {tuple(sorted(drawn.tolist()))}
+    assert len(seen) == 3
+
+
+def test_a_fixed_rate_is_not_learned_and_binds_no_protocol(tiny):
+    options = {"loop.steps": 2, "loop.inner": 2, "networks.width": 8, "synthesis.bases": 4}
+    made = distill(
+        resolve("rtp", profile="small", options=options), tiny.train, data=tiny, ipc=1, seed=0
+    )
+    assert made.card.learned_lr is None
+    assert made.card.protocol["lr"] == 0.01
 
 
 def test_without_steps_nothing_depends_on_the_set():

@@ -6,7 +6,7 @@ lives in functions beside them.
 
 from ddaudit.distillation.kernels.base import DenseNTK, Kernel, NetworkFeatures, Scattering
 from ddaudit.distillation.kernels.evaluate import krr_accuracy
-from ddaudit.distillation.kernels.ntk import dense_ntk
+from ddaudit.distillation.kernels.ntk import dense_nngp, dense_ntk
 from ddaudit.distillation.kernels.ridge import (
     Pull,
     centred_targets,
@@ -24,6 +24,7 @@ __all__ = [
     "Pull",
     "Scattering",
     "centred_targets",
+    "dense_nngp",
     "dense_ntk",
     "krr_accuracy",
     "predict",

@@ -204,24 +204,34 @@ class Scattering(_Linear):
 
 @dataclass(frozen=True)
 class NetworkFeatures(_Linear):
-    """The inner product of a network's embeddings: each step's network, of a recipe with networks.
+    """The inner product of network embeddings: on each step's networks, of a recipe with networks.
 
     Attributes:
-        net: the network at hand; filled by :meth:`on`.
+        models: networks of a step. On random ones whose weights have variance 2 / inputs, the kernel (times 2, plus
+            ``bias``) goes to that of the Gaussian process which such networks are at infinite width.
+        bias: added to the kernel.
+        nets: the networks at hand; filled by :meth:`on`.
 
-    Source: Zhou, Nezhadarya & Ba (FRePo), NeurIPS 2022, arXiv 2206.00719, section 3.1.
+    Source: Zhou, Nezhadarya & Ba (FRePo), NeurIPS 2022, arXiv 2206.00719, section 3.1 (one trained network); Loo et
+    al. (RFAD), NeurIPS 2022, arXiv 2210.12067, section 3.1 (8 random ones, bias 0.01).
     """
 
-    net: Network | None = field(default=None, repr=False, compare=False)
+    models: int = 1
+    bias: float = 0.0
+    nets: tuple[Network, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.models < 1 or not self.bias >= 0:
+            raise ValueError("kernel.models must be at least 1 and kernel.bias at least 0")
 
     @property
     def costly(self) -> bool:
-        """The next step has another network."""
+        """The next step has other networks."""
         return False
 
-    def on(self, net: Network) -> NetworkFeatures:
-        """This kernel on a network."""
-        return replace(self, net=net)
+    def on(self, *nets: Network) -> NetworkFeatures:
+        """This kernel on networks."""
+        return replace(self, nets=nets)
 
     def embed(self, x: Tensor) -> Tensor:
         """(N, F) embeddings.
@@ -229,10 +239,15 @@ class NetworkFeatures(_Linear):
         Raises:
             DDAuditError: there is no network.
         """
-        if self.net is None:
+        if not self.nets:
             raise DDAuditError("kernel: network features without a network")
-        features: Tensor = self.net.body.features(x)
-        return features
+        if len(self.nets) == 1 and self.bias == 0:
+            features: Tensor = self.nets[0].body.features(x)
+            return features
+        parts = [net.body.features(x) for net in self.nets]
+        size = sum(part.shape[1] for part in parts)
+        constant = x.new_full((len(x), 1), self.bias**0.5)
+        return torch.cat([*(part * (2 / size) ** 0.5 for part in parts), constant], 1)
 
 
 _TANGENTS = 64

@@ -1,4 +1,4 @@
-"""The neural tangent kernel of infinitely wide fully connected ReLU networks, in closed form.
+"""The tangent kernel and the Gaussian process kernel of infinitely wide fully connected ReLU networks, in closed form.
 
 Source: Jacot, Gabriel & Hongler, "Neural Tangent Kernel", NeurIPS 2018; arc-cosine kernels: Cho & Saul, NeurIPS
 2009; the network Flatten, Dense, ReLU, Dense with W_std = sqrt(2), b_std = 0.1 is that of KIP and DP-KIP.
@@ -34,7 +34,26 @@ def dense_ntk(
         The kernel. Differentiable everywhere, also for identical inputs: there the angle between the inputs has
         a kink whose two sides cancel on the diagonal, and the derivative is taken as 0.
     """
-    w, b = w_std**2, b_std**2
+    return _kernels(inner, left, right, depth=depth, w=w_std**2, b=b_std**2)[1]
+
+
+def dense_nngp(
+    inner: Tensor,
+    left: Tensor,
+    right: Tensor,
+    *,
+    depth: int = 1,
+    w_std: float = 2**0.5,
+    b_std: float = 0.1,
+) -> Tensor:
+    """Covariance of the outputs of such networks at random weights (NNGP); arguments as for :func:`dense_ntk`."""
+    return _kernels(inner, left, right, depth=depth, w=w_std**2, b=b_std**2)[0]
+
+
+def _kernels(
+    inner: Tensor, left: Tensor, right: Tensor, *, depth: int, w: float, b: float
+) -> tuple[Tensor, Tensor]:
+    """Covariances of the last pre-activations, and their tangent kernel."""
     # Covariances of the pre-activations of the first layer, which are also its tangent kernel.
     cov, var, var_ = (w * v + b for v in (inner, left, right))
     tangent = cov
@@ -44,7 +63,7 @@ def dense_ntk(
         cov = w / 2 * scale * kappa1 + b
         tangent = cov + w / 2 * kappa0 * tangent
         var, var_ = w / 2 * var + b, w / 2 * var_ + b
-    return tangent
+    return cov, tangent
 
 
 def _arc_cosine(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,9 +51,20 @@ def predict(kernel_ts: Tensor, coefficients: Tensor) -> Tensor:
     return kernel_ts @ coefficients
 
 
-def record_losses(kernel_ts: Tensor, coefficients: Tensor, y: Tensor) -> Tensor:
-    """(..., B) losses 0.5 mean_c (k_i A - y_i)^2 of records with targets y (B, c)."""
-    return 0.5 * (predict(kernel_ts, coefficients) - y.to(kernel_ts.dtype)).square().mean(-1)
+def record_losses(
+    kernel_ts: Tensor, coefficients: Tensor, y: Tensor, log_scale: Tensor | None = None
+) -> Tensor:
+    """(..., B) losses of records with targets y (B, c): 0.5 mean_c (k_i A - y_i)^2.
+
+    With ``log_scale`` (...), the Platt loss: cross-entropy of exp(log_scale) k_i A with the labels y + 1 / c.
+
+    Source of the Platt loss: Loo et al. (RFAD), NeurIPS 2022, arXiv 2210.12067, section 3.2.
+    """
+    guess, y = predict(kernel_ts, coefficients), y.to(kernel_ts.dtype)
+    if log_scale is None:
+        return 0.5 * (guess - y).square().mean(-1)
+    logits = guess * log_scale.exp()[..., None, None]
+    return -((y + 1 / y.shape[-1]) * logits.log_softmax(-1)).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +89,13 @@ class Pull:
 
 
 def record_pulls(
-    kernel_ts: Tensor, kernel_ss: Tensor, y_support: Tensor, y: Tensor, *, reg: float
+    kernel_ts: Tensor,
+    kernel_ss: Tensor,
+    y_support: Tensor,
+    y: Tensor,
+    *,
+    reg: float,
+    log_scale: Tensor | None = None,
 ) -> Pull:
     """How each record's loss depends on the kernel values, in closed form.
 
@@ -88,13 +105,20 @@ def record_pulls(
         y_support: (M, c) targets of the support set.
         y: (B, c) targets of the records.
         reg: relative ridge.
+        log_scale: of the Platt loss, a scalar; None: squared error.
 
-    With residuals r_i = (k_i A - y_i) / c: a_i = A r_i and b_i = Kr^-1 k_i, by the derivative of an inverse.
+    With r_i the derivative of a record's loss in its prediction k_i A, such as (k_i A - y_i) / c: a_i = A r_i and
+    b_i = Kr^-1 k_i, by the derivative of an inverse.
     """
     system = regularised(kernel_ss, reg)
     c = y_support.shape[1]
     right = torch.cat([y_support.to(system.dtype), kernel_ts.mT], 1)
     solved = torch.linalg.solve(system, right)
     coefficients, b = solved[:, :c], solved[:, c:].mT
-    residual = (kernel_ts @ coefficients - y.to(system.dtype)) / c
+    guess, y = kernel_ts @ coefficients, y.to(system.dtype)
+    if log_scale is None:
+        residual = (guess - y) / c
+    else:
+        sharp = log_scale.exp()
+        residual = sharp * ((sharp * guess).softmax(-1) - (y + 1 / c))
     return Pull(residual @ coefficients.mT, b, reg)

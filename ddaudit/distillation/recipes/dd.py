@@ -1,12 +1,14 @@
-"""DD: images and a learning rate such that a few gradient steps on them train a network; with learned labels, SLDD."""
+"""DD: images and a learning rate such that a few gradient steps on them train a network; with learned labels,
+SLDD; with the labels alone, LD."""
 
 from dataclasses import replace
 
-from ddaudit.distillation.learned import LearnedLabels
+from ddaudit.distillation.learned import FixedRate, LearnedLabels
 from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.pool import Pool
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
-from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.synthesis import Pixels, Records
 from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.unrolled import Unrolled
 from ddaudit.training import EvaluationProtocol
@@ -68,6 +70,50 @@ SLDD = register(
         deviations=(
             *DD.deviations,
             "labels stay distributions (source: any numbers), so that any network can be trained on them",
+        ),
+    )
+)
+
+# The source waits until the error of the network that goes on learning stands still; here it learns for so many steps.
+AGE = 300
+LD = register(
+    replace(
+        DD,
+        name="ld",
+        purpose="labels of real images, learned one training step at a time",
+        source="Bohdal, Yang & Hospedales, Flexible Dataset Distillation: Learn Labels Instead of Images, "
+        "arXiv 2006.08572; second-order version, values of the authors' code",
+        synthesis=Records(),
+        networks=Pool(size=1, age=AGE, lr=1e-3, batch=50, augment=""),
+        labels=LearnedLabels(form="clipped", lr=1e-3, confidence=None),
+        loop=Unrolled(steps=19_600, lr=1e-3, inner=1, rate=FixedRate(0.01), batch=5),
+        protocol=EvaluationProtocol(
+            name="ld",
+            epochs=10_000,
+            epochs_plain=10_000,
+            max_steps=AGE,
+            batch_size=50,
+            optimiser="adamw",
+            lr=1e-3,
+            weight_decay=0.0,
+            decay=1.0,
+            augment="",
+        ),
+        small={
+            "loop.steps": 300,
+            "loop.rate.start_at": 0.1,
+            "labels.lr": 0.02,
+            "networks.age": 100,
+            "protocol.max_steps": 100,
+            "networks.width": 32,
+            "reader.per_class": 32,
+        },
+        deviations=(
+            f"a network starts anew after {AGE} steps, as evaluation does (source: when its error stands still)",
+            "Adam's first momentum is 0.5 (source: 0.9)",
+            "batches of 5 images per class (source: 10 to 50 images of any class)",
+            "no labels are chosen by validation error",
+            *DD.deviations[1:],
         ),
     )
 )

@@ -3,11 +3,13 @@
 from ddaudit.distillation.kernels import NetworkFeatures
 from ddaudit.distillation.kip import KernelInducing
 from ddaudit.distillation.learned import LearnedLabels
+from ddaudit.distillation.mirrored import Mirrored
 from ddaudit.distillation.pool import Pool
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
+from ddaudit.training import EvaluationProtocol
 
 FREPO = register(
     Recipe(
@@ -16,14 +18,29 @@ FREPO = register(
         family="kernel",
         status="simplified",
         source="Zhou, Nezhadarya & Ba, Dataset Distillation using Neural Feature Regression, NeurIPS 2022, "
-        "arXiv 2206.00719",
+        "arXiv 2206.00719; values of the authors' code",
         target=ByClass(),
-        synthesis=Pixels(init="real"),
-        networks=Pool(loss="mse"),
-        labels=LearnedLabels(),
+        synthesis=Mirrored(Pixels(init="real"), on="colour"),
+        networks=Pool(loss="mse", augment="", batch=1000),
+        labels=LearnedLabels(form="targets", margin=1.0),
         reader=Minibatch(per_class=102),
-        loop=KernelInducing(steps=500_000, lr=3e-4, kernel=NetworkFeatures(), reg=1e-6),
+        loop=KernelInducing(
+            steps=500_000, lr=3e-4, kernel=NetworkFeatures(), reg=1e-6, optimiser="lamb", decay=0.1
+        ),
         augment="",
+        protocol=EvaluationProtocol(
+            name="frepo",
+            epochs=10_000,
+            epochs_plain=10_000,
+            max_steps=1000,
+            batch_size=500,
+            optimiser="adamw",
+            lr=3e-4,
+            weight_decay=0.0,
+            decay=1.0,
+            loss="mse",
+            deviations=("the last weights (source: their moving average, 0.995)",),
+        ),
         small={
             "loop.steps": 300,
             "loop.lr": 0.01,
@@ -33,11 +50,10 @@ FREPO = register(
             "reader.per_class": 50,
         },
         deviations=(
-            "Adam at a constant step (source: LAMB with cosine decay)",
-            "squared error alone (source: plus a label-margin term)",
-            "labels stay distributions, one-hot at the start (source: any numbers, scaled by 1 / sqrt(classes / 10))",
-            "no flipped copies of the images",
-            "the pool's first generation leaves at staggered ages (source: is trained to them beforehand)",
+            "ConvNet of constant width with instance norm (source: 128, 256, 512 channels, batch norm)",
+            "class-balanced batches of 102 per class for batches of 1024",
+            "released labels are the distributions nearest to the targets (source: the targets, any numbers)",
+            "mirror images of colour at every size (source: not for CIFAR-100 and Tiny ImageNet above 1 per class)",
         ),
     )
 )

@@ -1,0 +1,31 @@
+"""FYI: images are matched together with their mirror images, under any objective."""
+
+from dataclasses import replace
+
+from ddaudit.distillation.mirrored import Mirrored
+from ddaudit.distillation.recipe import register
+from ddaudit.distillation.recipes.dc import DSA
+from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.synthesis import Pixels
+
+SOURCE = "Son, Oh, Baek & Ham, FYI: Flip Your Images for Dataset Distillation, ECCV 2024, arXiv 2407.08113"
+
+FYI = register(
+    replace(
+        DM,
+        name="fyi",
+        purpose="mean embeddings of the images and their mirror images",
+        source=f"{SOURCE}; on distribution matching",
+        synthesis=Mirrored(Pixels(init="real")),
+    )
+)
+
+FYI_DSA = register(
+    replace(
+        DSA,
+        name="fyi-dsa",
+        purpose="augmented gradients of the images and their mirror images",
+        source=f"{SOURCE}; on gradient matching with siamese augmentation",
+        synthesis=Mirrored(Pixels(init="real")),
+    )
+)
