@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddaudit.data import Dataset, ImageData
+from ddaudit.data import ImageData
 from ddaudit.distillation.loops import Job, Outcome
-from ddaudit.distillation.networks import fit
 from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.record_scores import Study, early_errors, embeddings, forgetting_counts
 from ddaudit.errors import BadInput
-from ddaudit.models import Arch
-from ddaudit.training import PROTOCOLS, train_many
 
 Strategy = Callable[[Tensor, int, torch.Generator], Tensor]
 
@@ -60,11 +60,45 @@ def k_center(features: Tensor, count: int, generator: torch.Generator) -> Tensor
     return torch.tensor(chosen)
 
 
+def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The records nearest to the centres of ``count`` clusters, each taken once; all, again, where there are fewer.
+
+    Source: MacQueen, 1967; the coreset "k-means on embeddings" of Cui et al., "DC-BENCH", NeurIPS 2022, arXiv
+    2207.09639.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    clusters = min(count, len(features))
+    seed = int(torch.randint(2**31, (), generator=generator))
+    with warnings.catch_warnings():
+        # Fewer distinct records than clusters: some centres coincide, and take different records below.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = KMeans(clusters, n_init=10, random_state=seed).fit(features.numpy())
+    centres = fitted.cluster_centers_
+    distance = torch.cdist(torch.from_numpy(centres).to(features), features)
+    chosen: list[int] = []
+    for row in distance:
+        row[chosen] = torch.inf
+        chosen.append(int(row.argmin()))
+    return torch.tensor(chosen).repeat(-(-count // clusters))[:count]
+
+
+def highest(scores: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) positions of the highest of scores (n, 1), ties in random order; all, again, where there are fewer."""
+    order = torch.randperm(len(scores), generator=generator)
+    order = order[scores[order, 0].argsort(descending=True, stable=True)]
+    return order.repeat(-(-count // len(order)))[:count]
+
+
 STRATEGIES: dict[str, Strategy | None] = {
     "full": None,
     "random": random_choice,
     "herding": herding,
     "k-center": k_center,
+    "k-means": k_means,
+    "forgetting": highest,
+    "el2n": highest,
 }
 
 
@@ -72,17 +106,36 @@ STRATEGIES: dict[str, Strategy | None] = {
 class Selection:
     """Release ``ipc`` real records per class (``full``: all of them).
 
-    ``herding`` and ``k-center`` work on the embedding of a network trained on the real data for
-    ``feature_epochs`` epochs. ``by_group`` spreads each class's picks evenly over protected groups ("balanced
-    random", the control that group-fair distillation must beat).
+    What networks trained on the records say of them is kept in the job's store, by records and seed: methods and
+    sizes share it.
+
+    Attributes:
+        strategy: "full", "random"; "herding", "k-center" and "k-means" on embeddings; "forgetting" and "el2n" by how
+            hard a record is.
+        by_group: spread each class's picks evenly over protected groups ("balanced random", the control that
+            group-fair distillation must beat).
+        feature_epochs: training of the network that embeds.
+        arch: of the networks.
+        keep: "hard", what is forgotten most or has the largest error, or "easy".
+        score_epochs: passes of "forgetting" that are watched, and of "el2n" before it looks.
+        score_networks: networks that "el2n" averages over.
     """
 
     strategy: str
     by_group: bool = False
     feature_epochs: int = 5
     arch: str = "ConvNet"
+    keep: Literal["hard", "easy"] = "hard"
+    score_epochs: int = 20
+    score_networks: int = 10
 
     def __post_init__(self) -> None:
+        if self.keep not in ("hard", "easy"):
+            raise ValueError(f"loop.keep is 'hard' or 'easy', not '{self.keep}'")
+        if min(self.feature_epochs, self.score_epochs, self.score_networks) < 1:
+            raise ValueError(
+                "loop.feature_epochs, loop.score_epochs and loop.score_networks must be at least 1"
+            )
         if self.strategy not in STRATEGIES:
             raise ValueError(
                 f"loop.strategy is one of {', '.join(STRATEGIES)}, not '{self.strategy}'"
@@ -113,31 +166,21 @@ class Selection:
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
         """Select once per row of ``job.members``."""
         return [
-            self._one(
-                job.train, row, data=job.data, ipc=job.ipc, seed=job.seed + k, device=job.device
-            )
+            self._one(replace(job, members=row[None], seed=job.seed + k))
             for k, row in enumerate(job.members)
         ]
 
-    def _one(
-        self,
-        train: ImageData,
-        allowed: Tensor,
-        *,
-        data: Dataset,
-        ipc: int,
-        seed: int,
-        device: torch.device,
-    ) -> Outcome:
-        generator = torch.Generator().manual_seed(seed)
+    def _one(self, job: Job) -> Outcome:
+        train, (allowed,) = job.train, job.members
+        generator = torch.Generator().manual_seed(job.seed)
         strategy = STRATEGIES[self.strategy]
         if strategy is None:
             index = allowed.nonzero().squeeze(1)
         else:
-            features = self._features(train, allowed, data=data, seed=seed, device=device)
+            features = self._features(job, allowed)
             index = torch.cat(
                 [
-                    self._pick(strategy, train, allowed, features, c, ipc, generator)
+                    self._pick(strategy, train, allowed, features, c, job.ipc, generator)
                     for c in range(train.num_classes)
                 ]
             )
@@ -180,34 +223,19 @@ class Selection:
                 picks.append(pool[strategy(z, count, generator)])
         return torch.cat(picks)
 
-    def _features(
-        self, train: ImageData, allowed: Tensor, *, data: Dataset, seed: int, device: torch.device
-    ) -> Tensor | None:
+    def _features(self, job: Job, allowed: Tensor) -> Tensor | None:
+        """(N, D) what the strategy goes by, of the records it may see; None where it goes by nothing."""
         if self.strategy == "random":
             return None
-        index = allowed.nonzero().squeeze(1)
-        protocol = replace(
-            PROTOCOLS["quick"],
-            name="features",
-            epochs=self.feature_epochs,
-            epochs_plain=self.feature_epochs,
-            augment="",
+        seen = job.train if bool(allowed.all()) else job.train.subset(allowed)
+        study = Study(seen, job.data, self.arch, job.seed, job.device, job.store)
+        if self.strategy not in ("forgetting", "el2n"):
+            return embeddings(study, job.train, epochs=self.feature_epochs)
+        scores = (
+            forgetting_counts(study, epochs=self.score_epochs)
+            if self.strategy == "forgetting"
+            else early_errors(study, epochs=self.score_epochs, networks=self.score_networks)
         )
-        (net,) = train_many(
-            [(train.images[index], train.labels[index])],
-            arch=fit(Arch.parse(self.arch), train.shape),
-            num_classes=train.num_classes,
-            mean=data.mean,
-            std=data.std,
-            protocol=protocol,
-            seeds=[seed],
-            device=device,
-        )
-        with torch.inference_mode():
-            z = torch.cat(
-                [
-                    net.embed(train.pixels(i).to(device)).cpu()
-                    for i in torch.arange(len(train)).split(512)
-                ]
-            )
-        return z.clone()
+        of_all = torch.zeros(len(job.train), 1)
+        of_all[allowed, 0] = scores if self.keep == "hard" else -scores
+        return of_all

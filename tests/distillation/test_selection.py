@@ -39,7 +39,7 @@ def test_random_choice_repeats_only_when_it_must():
 
 
 def test_selected_images_are_the_named_records(tiny):
-    for name in ("random", "herding", "k-center", "full"):
+    for name in ("random", "herding", "k-center", "k-means", "forgetting", "el2n", "full"):
         made = distill(
             resolve(name, profile="small", options={}), tiny.train, data=tiny, ipc=3, seed=0
         )
@@ -71,7 +71,7 @@ def test_unknown_strategy_is_one_line():
         resolve("random", options={"loop.strategy": "best"})
 
 
-@pytest.mark.parametrize("name", ["random", "herding", "k-center"])
+@pytest.mark.parametrize("name", ["random", "herding", "k-center", "k-means", "forgetting", "el2n"])
 def test_a_class_that_runs_out_of_records_is_said_on_the_card(tiny, name, tmp_path):
     made = distill(resolve(name, profile="small"), tiny.train, data=tiny, ipc=70, seed=0)
     unique = len(set(made.card.member_indices))

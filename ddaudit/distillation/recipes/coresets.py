@@ -41,3 +41,39 @@ register(
         small={"loop.arch": "ConvNetW32"},
     )
 )
+register(
+    Recipe(
+        name="k-means",
+        purpose="the records nearest to the cluster centres of their class",
+        family="selection",
+        source="MacQueen, 1967; on embeddings as in Cui et al., DC-BENCH, NeurIPS 2022, arXiv 2207.09639",
+        loop=Selection("k-means"),
+        small={"loop.arch": "ConvNetW32"},
+    )
+)
+register(
+    Recipe(
+        name="forgetting",
+        purpose="the records of a class that training forgets most often",
+        family="selection",
+        source="Toneva et al., ICLR 2019, arXiv 1812.05159; as used by Zhao et al., ICLR 2021",
+        loop=Selection("forgetting", keep="hard", score_epochs=200),
+        small={"loop.arch": "ConvNetW32", "loop.score_epochs": 20},
+        deviations=("equally many of each class (source: of the whole set)",),
+    )
+)
+register(
+    Recipe(
+        name="el2n",
+        purpose="the records of a class with the smallest error early in training",
+        family="selection",
+        source="Paul, Ganguli & Dziugaite, Deep Learning on a Data Diet, NeurIPS 2021, arXiv 2107.07075; the easy ones "
+        "as in PAD, arXiv 2408.03360",
+        loop=Selection("el2n", keep="easy", score_epochs=20, score_networks=10),
+        small={"loop.arch": "ConvNetW32", "loop.score_epochs": 3, "loop.score_networks": 3},
+        deviations=(
+            "the easiest are kept, as distillation does at few images per class (source: the hardest; loop.keep=hard)",
+            "equally many of each class (source: of the whole set)",
+        ),
+    )
+)

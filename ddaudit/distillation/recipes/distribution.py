@@ -9,6 +9,7 @@ from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import register
 from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.recipes.idc import IDC
 from ddaudit.distillation.samples import KernelDiscrepancy, Quantiles
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.terms import CrossEntropy
@@ -27,7 +28,7 @@ DATADAM = register(
         reader=Minibatch(per_class=64),
         loop=Matching(iterations=8000, lr=1.0, momentum=0.5),
         protocol=EvaluationProtocol(name="datadam", epochs=1800, epochs_plain=1800, batch_size=64),
-        small={"loop.iterations": 300, "loop.lr": 0.2, "networks.width": 32},
+        small={"loop.iterations": 300, "networks.width": 32},
         deviations=(
             "networks with instance normalisation, exponent 4 (the authors' table; their code: batch, 1)",
         ),
@@ -44,10 +45,13 @@ M3D = register(
         objective=KernelDiscrepancy(),
         synthesis=Pixels(init="real", factor=2, space="unit"),
         reader=Minibatch(per_class=128),
-        loop=Matching(iterations=2000, repeats=5, lr=10.0, momentum=0.5),
+        loop=Matching(iterations=2000, repeats=5, lr=1.0, lr_ipc=1, momentum=0.5),
         augment="color_crop_cutout",
+        protocol=IDC.protocol,
         small={
             "loop.iterations": 60,
+            "loop.lr": 0.2,
+            "synthesis.factor": 1,
             "networks.width": 32,
             "reader.per_class": 64,
         },
@@ -99,6 +103,7 @@ NCFM = register(
         small={
             "loop.iterations": 300,
             "loop.lr": 0.005,
+            "synthesis.factor": 1,
             "networks.width": 32,
             "networks.count": 3,
             "networks.epochs": 20,
