@@ -1,29 +1,23 @@
-"""Crops of real images, chosen and labelled by a teacher (RDED): nothing is optimised, records are cut up.
+"""Crops of real images, chosen by a teacher (RDED): a start that pieces of records make.
 
-What is released are pieces of real records, enlarged: as little private as a coreset, and the card says so.
+What is released is as little private as a coreset, and the card says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.labels import TeacherLabels
-from ddaudit.distillation.loops import Job, Outcome
+from ddaudit.distillation.parts import Canvas
+from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
-from ddaudit.sets import LabelStore
 from ddaudit.training import predict
-from ddaudit.training.views import crop_and_flip, draw_boxes, draw_views, paste
-
-if TYPE_CHECKING:
-    from ddaudit.distillation.recipe import Recipe
+from ddaudit.training.views import draw_boxes
 
 _LARGE = 64  # longest side, in pixels, of images that the source releases whole (factor 1)
 _SMALLEST_TILE = 4  # pixels
@@ -31,78 +25,77 @@ _SMALLEST_TILE = 4  # pixels
 
 @dataclass(frozen=True)
 class RealCrops:
-    """Per class: cut random squares out of real images, keep those the teacher is surest of, tile them.
-
-    The labels are the teacher's, at temperature 1, once per image and once per stored view.
+    """Per class: cut random squares out of real images, keep those a teacher is surest of, tile them.
 
     Attributes:
-        teacher: how the teacher is trained; its ``temperature`` and ``top_k`` apply to the labels per image.
         candidates: real images looked at per class; all of them where a class has fewer.
         crops: random squares per image, of which the one with the smallest cross-entropy stays.
-        areas: (smallest, largest) area of a square, as a fraction of the image.
-        factor: factor x factor crops make one image. None: 1 up to 64 pixels a side, else 2, as the source
+        smallest: area of the smallest square, as a fraction of the image.
+        per_side: that many crops by as many make one image. None: 1 up to 64 pixels a side, else 2, as the source
             runs it. Tiny images (8 x 8 digits) are therefore single crops, enlarged; tiles below 4 x 4 pixels
             are refused.
-        store_epochs: epochs of views and logits in the label store.
+        teacher: who is asked; set by :meth:`judged`.
 
     Source: Sun et al., "On the Diversity and Realism of Distilled Dataset" (RDED), CVPR 2024, arXiv 2312.03526,
         sections 4.1 and 4.2; numbers of the authors' code.
     """
 
-    teacher: TeacherLabels = field(default_factory=lambda: TeacherLabels(temperature=1.0))
     candidates: int = 300
     crops: int = 5
-    areas: tuple[float, float] = (0.08, 1.0)
-    factor: int | None = None
-    store_epochs: int = 300
+    smallest: float = 0.08
+    per_side: int | None = None
+    teacher: Network | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "crops", "store_epochs"):
+        for name in ("candidates", "crops"):
             if getattr(self, name) < 1:
-                raise ValueError(f"loop.{name} must be at least 1, not {getattr(self, name)}")
-        if self.factor is not None and self.factor < 1:
-            raise ValueError(f"loop.factor must be at least 1, not {self.factor}")
-        if not 0 < self.areas[0] <= self.areas[1] <= 1:
-            raise ValueError(f"loop.areas {self.areas} is no range within (0, 1]")
+                raise ValueError(f"synthesis.{name} must be at least 1, not {getattr(self, name)}")
+        if self.per_side is not None and self.per_side < 1:
+            raise ValueError(f"synthesis.per_side must be at least 1, not {self.per_side}")
+        if not 0 < self.smallest <= 1:
+            raise ValueError(f"synthesis.smallest must lie in (0, 1], not {self.smallest:g}")
 
-    def shareable(self, recipe: Recipe, ipc: int) -> bool:
+    @property
+    def init(self) -> str:
+        """Pieces of real records."""
+        return "real"
+
+    @property
+    def parallel(self) -> bool:
         """Every run has a teacher of its own."""
         return False
 
-    def reusable(self, recipe: Recipe, ipc: int) -> bool:
-        """Nothing is asked, and nothing private can be made this way."""
-        return False
+    def judged(self, teacher: Network) -> RealCrops:
+        """See :class:`~ddaudit.distillation.recover.Judged`."""
+        return replace(self, teacher=teacher)
 
-    def queries(self, ipc: int) -> int:
-        """The teacher reads the records freely."""
-        return 0
-
-    def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
-        """Cut, choose, tile and label once per row of ``job.members``.
+    def start(
+        self,
+        data: ImageData,
+        members: Tensor,
+        *,
+        ipc: int,
+        mean: Tensor,
+        std: Tensor,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Canvas:
+        """(1, num_classes * ipc) images in class-major order, normalised.
 
         Raises:
-            BadInput: records that are no images, a class without records, tiles too small to show anything.
+            BadInput: no teacher, a class without records, tiles too small to show anything.
         """
-        if job.data.modality != "image":
-            raise BadInput(f"{recipe.name} on '{job.data.name}'", "cuts images, and these are none")
-        factor = self.tiles(job.data.shape)
-        outcomes = []
-        for k, row in enumerate(job.members):
-            train, seed = job.train.subset(row), job.seed + k
-            teacher = self.teacher.teacher(train, data=job.data, seed=seed, device=job.device)
-            g = torch.Generator().manual_seed(seed)
-            images = torch.cat(
-                [
-                    self._class(train, c, teacher, factor, job.ipc, job.data.mean, g)
-                    for c in range(train.num_classes)
-                ]
+        if self.teacher is None or len(members) != 1:
+            raise BadInput(
+                type(self).__name__, "asks one teacher, trained on the records of one run"
             )
-            labels = self.teacher.write(predict(teacher, images))
-            batch = len(images) if recipe.protocol is None else recipe.protocol.batch_size
-            views = {"crop": (1 / factor, 1.0), "flip": "flip" in job.data.augment, "cutmix": 1.0}
-            store = label_views(images, teacher, self.store_epochs, batch, g, views)
-            outcomes.append(Outcome(images, labels, store=store, real_pixels=True))
-        return outcomes
+        train, factor = data.subset(members[0]), self.tiles(data.shape)
+        parts = [
+            self._class(train, c, factor, ipc, mean, std, generator)
+            for c in range(data.num_classes)
+        ]
+        x = torch.cat(parts)[None].to(device).requires_grad_(True)
+        return Canvas([x], labels_of(data.num_classes, ipc).to(device), lambda: x)
 
     def tiles(self, shape: tuple[int, int, int]) -> int:
         """Tiles per side for images of ``shape`` (C, H, W).
@@ -110,12 +103,12 @@ class RealCrops:
         Raises:
             BadInput: tiles below 4 x 4 pixels.
         """
-        factor = self.factor or (1 if max(shape[1:]) <= _LARGE else 2)
+        factor = self.per_side or default_tiles(shape)
         if min(shape[1:]) // factor < _SMALLEST_TILE:
             raise BadInput(
-                f"loop.factor={factor}",
+                f"synthesis.per_side={factor}",
                 f"makes tiles of {shape[1] // factor} x {shape[2] // factor} pixels, which show nothing",
-                "Use --set loop.factor=1.",
+                "Use --set synthesis.per_side=1.",
             )
         return factor
 
@@ -123,35 +116,40 @@ class RealCrops:
         self,
         train: ImageData,
         c: int,
-        teacher: Network,
         factor: int,
         ipc: int,
-        mean: tuple[float, ...],
+        mean: Tensor,
+        std: Tensor,
         g: torch.Generator,
     ) -> Tensor:
-        """(ipc, C, H, W) images of one class."""
+        """(ipc, C, H, W) normalised images of one class."""
         index = (train.labels == c).nonzero().squeeze(1)
         if len(index) == 0:
             raise BadInput(f"class '{train.class_names[c]}'", "has no training record to cut from")
         chosen = index[torch.randperm(len(index), generator=g)[: self.candidates]]
-        pixels = train.pixels(chosen)
-        h, w = pixels.shape[2:]
+        x = (train.pixels(chosen) - mean) / std
+        h, w = x.shape[2:]
         tall, wide = h // factor, w // factor
-        n, many = len(pixels), self.crops
-        boxes = draw_boxes(self.areas, g, n * many, h, w, ratios=(1.0, 1.0))
-        cut = torch.cat(
-            [resize(pixels[i // many], boxes[i], (tall, wide)) for i in range(n * many)]
-        )
-        padded = torch.tensor(mean).view(1, -1, 1, 1).expand(n * many, -1, h, w).clone()
+        n, many = len(x), self.crops
+        boxes = draw_boxes((self.smallest, 1.0), g, n * many, h, w, ratios=(1.0, 1.0))
+        cut = torch.cat([resize(x[i // many], boxes[i], (tall, wide)) for i in range(n * many)])
         top, left = (h - tall) // 2, (w - wide) // 2
-        padded[..., top : top + tall, left : left + wide] = cut
+        # The mean image around a crop: 0 where images are normalised.
+        padded = F.pad(cut, (left, w - wide - left, top, h - tall - top))
         truth = torch.full((n * many,), c)
-        surprise = F.cross_entropy(predict(teacher, padded), truth, reduction="none").view(n, many)
+        assert self.teacher is not None, "checked by start"
+        logits = predict(self.teacher, padded)
+        surprise = F.cross_entropy(logits, truth, reduction="none").view(n, many)
         best = surprise.min(1)
         ranked = torch.argsort(best.values, stable=True)
         wanted = ipc * factor**2
         ranked = ranked.repeat(-(-wanted // n))[:wanted]
         return tile(cut.view(n, many, *cut.shape[1:])[ranked, best.indices[ranked]], factor, h, w)
+
+
+def default_tiles(shape: tuple[int, int, int]) -> int:
+    """Tiles per side that the source takes for images of ``shape`` (C, H, W)."""
+    return 1 if max(shape[1:]) <= _LARGE else 2
 
 
 def resize(image: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
@@ -179,45 +177,6 @@ def tile(pieces: Tensor, factor: int, h: int, w: int) -> Tensor:
             F.interpolate(part, size=where.shape[2:]) if where.shape != part.shape else part
         )
     return out
-
-
-def label_views(
-    images: Tensor,
-    teacher: Network,
-    epochs: int,
-    batch: int,
-    generator: torch.Generator,
-    options: Mapping[str, Any],
-) -> LabelStore:
-    """What a teacher says of ``epochs`` views of every image.
-
-    Args:
-        images: (M, C, H, W) pixels.
-        batch: images that share a rectangle of CutMix; partners are of the same batch.
-        options: what :func:`ddaudit.training.views.draw_views` is to draw.
-
-    Returns:
-        A store of M images.
-    """
-    m = len(images)
-    whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
-    boxes, flips = whole.repeat(epochs, m, 1), torch.zeros(epochs, m, dtype=torch.bool)
-    partners = torch.arange(m, dtype=torch.int32).repeat(epochs, 1)
-    patches = torch.zeros(epochs, m, 4, dtype=torch.int16)
-    logits = []
-    for e in range(epochs):
-        for at in torch.randperm(m, generator=generator).split(batch):
-            views = draw_views(generator, len(at), shape=images.shape, **options)
-            if views.boxes is not None:
-                boxes[e, at] = views.boxes
-            if views.flips is not None:
-                flips[e, at] = views.flips
-            if views.partners is not None and views.patches is not None:
-                partners[e, at] = at[views.partners].int()
-                patches[e, at] = views.patches.short()
-        seen = crop_and_flip(images, boxes[e], flips[e])
-        logits.append(predict(teacher, paste(seen, seen[partners[e].long()], patches[e])))
-    return LabelStore(boxes, flips, torch.stack(logits).half(), partners, patches)
 
 
 def _edges(size: int, parts: int) -> list[int]:

@@ -90,7 +90,7 @@ class LabelWriter(Protocol):
     """Writes labels for images that are already made, by the networks of the recipe, which are trained on the records
     of the run; a frozen dataclass."""
 
-    def write(
+    def annotate(
         self,
         made: Outcome,
         teachers: Sequence[Network],

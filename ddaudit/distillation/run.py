@@ -196,7 +196,7 @@ def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome
         teachers = made.teachers or trained_networks(recipe.networks_for(alone), recipe.name)
         batch = len(made.images) if recipe.protocol is None else recipe.protocol.batch_size
         constants = recipe.constants(job.data)
-        return recipe.labels.write(made, teachers, alone, batch=batch, constants=constants)
+        return recipe.labels.annotate(made, teachers, alone, batch=batch, constants=constants)
     labels = recipe.labels.relabel(
         made.images,
         made.labels,

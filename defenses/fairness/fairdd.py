@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
+from ddaudit.defenses.fairness.lessons import teach_evenly
 from ddaudit.distillation import DEFENSES, Defense, Recipe, register
 from ddaudit.distillation.parts import Layout
 from ddaudit.distillation.recipes.dc import DC, DSA
@@ -139,7 +140,8 @@ def _group_names(data: ImageData) -> tuple[str, ...]:
 
 
 def fair(recipe: Recipe) -> Recipe:
-    """Split every class target by protected group; a random selection becomes group-balanced.
+    """Split every class target by protected group; a random selection becomes group-balanced, and teachers see every
+    group of a class equally often.
 
     Raises:
         BadInput: a method whose target is not one row per class.
@@ -152,6 +154,8 @@ def fair(recipe: Recipe) -> Recipe:
                 "Use it on dm, dc, dsa, random, herding.",
             )
         return replace(recipe, loop=replace(recipe.loop, by_group=True))
+    if (taught := teach_evenly(recipe, by_group=True, source=SOURCE)) is not None:
+        return taught
     if not isinstance(recipe.target, ByClass):
         raise BadInput(
             f"{recipe.name}+fair",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.defenses.fairness.fairdd import ByGroup
+from ddaudit.defenses.fairness.lessons import teach_evenly
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.parts import Layout, TargetRule
 from ddaudit.distillation.reading import Minibatch
@@ -80,6 +81,8 @@ def balanced(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: a method without targets, or one that is balanced already.
     """
+    if (taught := teach_evenly(recipe, by_group=False, source=SOURCE)) is not None:
+        return taught
     if isinstance(recipe.loop, Selection) or recipe.target is None:
         raise BadInput(
             f"{recipe.name}+balanced",

@@ -39,7 +39,7 @@ def dp(recipe: Recipe) -> Recipe:
         raise BadInput(
             f"{recipe.name}+dp",
             "sees the records through networks trained on them alone, and no noise on sums covers those",
-            "Use dm+dp, dc+dp, ndpdc or psg.",
+            "Use dp-teacher (a teacher trained by DP-SGD, and images from it alone), dm+dp, dc+dp, ndpdc or psg.",
         )
     if isinstance(recipe.loop, Selection) or recipe.target is None or recipe.synthesis is None:
         raise BadInput(
