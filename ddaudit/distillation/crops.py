@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.parts import Canvas
+from ddaudit.distillation.canvas import Canvas
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
@@ -64,6 +64,14 @@ class RealCrops:
     def parallel(self) -> bool:
         """Every run has a teacher of its own."""
         return False
+
+    def from_noise(self) -> RealCrops:
+        """Never.
+
+        Raises:
+            BadInput: crops are pieces of records.
+        """
+        raise BadInput(type(self).__name__, "starts from pieces of real records")
 
     def judged(self, teacher: Network) -> RealCrops:
         """See :class:`~ddaudit.distillation.recover.Judged`."""
