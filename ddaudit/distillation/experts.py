@@ -159,8 +159,8 @@ class Experts(Fresh):
         with torch.no_grad():
             for p, last in zip(start.parameters(), end.parameters(), strict=True):
                 p.lerp_(last, share)
-            for b, last in zip(start.buffers(), end.buffers(), strict=True):
-                b.copy_(last)
+            for buffer, there in zip(start.buffers(), end.buffers(), strict=True):
+                buffer.copy_(there)
         return start
 
     def teacher(self, seed: int) -> Network:

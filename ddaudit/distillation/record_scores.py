@@ -162,4 +162,5 @@ def early_errors(study: Study, *, epochs: int, networks: int) -> Tensor:
 
 def error_norms(logits: Tensor, labels: Tensor) -> Tensor:
     """(N,) L2 norms of softmax(logits (N, K)) minus the one-hot labels (N,)."""
-    return (logits.softmax(1) - F.one_hot(labels, logits.shape[1])).norm(dim=1)
+    norms: Tensor = (logits.softmax(1) - F.one_hot(labels, logits.shape[1])).norm(dim=1)
+    return norms

@@ -43,7 +43,8 @@ class CrossEntropy:
     Attributes:
         weight: in the loss.
         on: "net", the network of the step, or "teacher", the trained one that it was made from.
-        per_class: the sum of class means instead of the mean over images: on the scale of matches of class rows.
+        per_class: times the number of classes, which is the sum of class means where classes have equally many
+            images: on the scale of matches of class rows.
 
     Source: Zhao et al., "Improved Distribution Matching" (IDM), CVPR 2023, arXiv 2307.09742, section 3.3. IDM also
     scales it by the network's accuracy; here the weight is constant. On the teacher: the calibration of NCFM, CVPR

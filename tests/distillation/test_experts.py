@@ -1,14 +1,21 @@
 """Experts and the store they are kept in: trained once per set of records, resumable, refused under privacy."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ddaudit.audits.store import RunStore
 from ddaudit.distillation import distill, distill_many, resolve
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.loops import Job
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.parts import View
 from ddaudit.distillation.store import FolderStore, content_key
+from ddaudit.distillation.terms import CrossEntropy
 from ddaudit.errors import BadInput
+from ddaudit.seeds import stable_seed
 
 FAST = {
     "loop.iterations": 4,
@@ -121,3 +128,45 @@ def test_private_readers_refuse_networks_trained_on_records(tiny):
         distill(recipe, tiny.train, data=tiny, ipc=1, seed=0)
     with pytest.raises(BadInput, match=r"networks\.count, networks\.epochs"):
         resolve("dm-experts", options={"networks.count": 0})
+
+
+def test_interpolated_experts_lie_between_their_start_and_their_end(tiny):
+    everyone = torch.ones(1, len(tiny.train), dtype=torch.bool)
+    job = Job(tiny.train, everyone, tiny, 1, 0, torch.device("cpu"))
+    source = Experts("ConvNetD2W8", count=2, epochs=2, interpolate=True)
+    source = source.bind(tiny).learn(job, *resolve("dm").constants(tiny))
+    make = {"shape": tiny.shape, "num_classes": 4, "device": torch.device("cpu")}
+    # Number 0 starts where the training engine starts a network of its seed.
+    starts = [
+        dict(Fresh("ConvNetD2W8").make(seed=stable_seed("expert", n), **make).named_parameters())
+        for n in range(2)
+    ]
+    shares = []
+    for seed in range(20):
+        net, end = source.make(seed=seed, **make), source.teacher(seed)
+        start = starts[source.trained.index(end)]
+        moved = torch.cat([(p - start[n]).flatten() for n, p in net.named_parameters()])
+        whole = torch.cat([(p - start[n]).flatten() for n, p in end.named_parameters()])
+        share = float((moved @ whole / (whole @ whole)).detach())
+        assert torch.allclose(moved, share * whole, atol=1e-6)
+        shares.append(share)
+    assert all(0 <= s <= 1 for s in shares)
+    assert max(shares) - min(shares) > 0.5
+    assert len({id(source.teacher(seed)) for seed in range(20)}) == 2
+
+
+def test_calibration_reads_the_trained_end_and_not_the_network_of_the_step(tiny):
+    term, plain = (CrossEntropy(1.0, on=on) for on in ("teacher", "net"))
+    make = {"shape": tiny.shape, "num_classes": 4, "device": torch.device("cpu")}
+    net, teacher = (Fresh("ConvNetD2W8").make(seed=seed, **make) for seed in (0, 1))
+    x, y = torch.randn(2, 8, 3, 8, 8), torch.arange(8) % 4
+    view = View(x, x, y, 4, net, torch.ones(3, 1, 1), 0, teacher=teacher)
+    wanted = torch.stack([F.cross_entropy(teacher.body(xk), y) for xk in x])
+    assert torch.allclose(term.loss(view), wanted, atol=1e-6)
+    assert not torch.allclose(plain.loss(view), wanted, atol=1e-3)
+    by_class = replace(term, per_class=True).loss(view)
+    assert torch.allclose(
+        by_class, 4 * wanted, atol=1e-5
+    )  # classes of one size: the sum of their means
+    with pytest.raises(BadInput, match="needs a network trained on the records"):
+        term.loss(replace(view, teacher=None))

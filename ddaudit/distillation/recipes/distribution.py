@@ -50,7 +50,7 @@ M3D = register(
         protocol=IDC.protocol,
         small={
             "loop.iterations": 60,
-            "loop.lr": 0.2,
+            "loop.lr": 0.1,
             "synthesis.factor": 1,
             "networks.width": 32,
             "reader.per_class": 64,
