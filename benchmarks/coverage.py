@@ -32,7 +32,9 @@ from ddaudit.reports.pairing import Answers
 from ddaudit.stats import Resamples
 from ddaudit.stats.verdicts import holm
 
-SUBJECTS, REFERENCE_DRAWS = 3, 5
+SUBJECTS = 3
+DRAWS = {"accuracy": 10, "ECE": 10, "DEO_M": 10, "ASR gain": 5, "AUC": 5, "TPR": 5}
+"""Of the reference, as in the presets."""
 SEEDS, VICTIMS, RECORDS = (1, 3), (2, 5), (400, 10_000)
 POINTS = (5, 10)
 """Real differences whose power is simulated, in hundredths."""
@@ -69,7 +71,7 @@ def simulate(
     read = METRICS[metric]
     found = Readings(
         [[read(w, images, 1.0) for _ in range(max(SEEDS))] for _ in range(SUBJECTS)],
-        [read(w, images, 1.0) for _ in range(REFERENCE_DRAWS)],
+        [read(w, images, 1.0) for _ in range(DRAWS[metric])],
         read(w, images, 0.0),
         {},
         {},

@@ -86,6 +86,8 @@ class Preset(BaseModel):
     protocol: str
     reference_draws: int = 5
     """Seeds of the random subset, at least: it costs little, and every verdict is held against its spread."""
+    light_draws: int = 10
+    """The same for light auditors (``Auditor.light``): a spread known from ten draws decides what five leave open."""
     profile: Literal["small", "paper"]
     test_limit: int | None
     """At most this many test images (a fixed stratified sample); None: all."""
@@ -420,6 +422,8 @@ class Auditor(ABC, Generic[S]):
     """Every metric it may emit, for ``ddaudit list metrics``."""
     redistils: ClassVar[bool] = False
     """Whether many distillations of a recipe lie behind each number, so that its interval covers the draw of a set."""
+    light: ClassVar[bool] = False
+    """Whether it only asks the victims for their answers: one more draw of a reference then costs next to nothing."""
     from_records: ClassVar[tuple[str, ...] | None] = None
     """What it computes from training or validation records, rather than from the released set and the test records
     alone: prefixes of metrics' names, or KEY=VALUE of their params; None: everything. Publishable reports leave it out.

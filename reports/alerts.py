@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ddaudit.defenses.privacy.accounting import compose
+from ddaudit.defenses.privacy.accounting import compose, joint_delta
 from ddaudit.reports.labels import brief, number
 from ddaudit.reports.schema import Alert, Claim, Report
-from ddaudit.sets import PrivacyClaim
+from ddaudit.sets import PrivacyClaim, given
 
 QUICK = "Quick preset: smaller, not different (fewer seeds, images and steps). Do not publish these numbers."
 
@@ -70,8 +70,9 @@ def _kept(report: Report) -> list[Alert]:
     first = max(claims, key=lambda c: c.epsilon)
     alike = {c.relation for c in claims} == {"add-or-remove-one"}
     cost = first.epsilon if len(releases) == 1 else compose(claims) if alike else float("inf")
+    delta = joint_delta(claims) if alike else first.delta
     promise = (
-        f"ε = {brief(cost)} at δ = {brief(max(c.delta for c in claims))} ({first.relation})"
+        f"ε = {brief(cost)} at δ = {brief(delta)} ({first.relation}{given(first)})"
         if cost < float("inf")
         else "the claim of its own subject in each number, and no joint ε that can be stated"
     )
@@ -159,8 +160,7 @@ def _together(report: Report) -> list[Alert]:
     releases = {claim.release or str(i) for i, claim in enumerate(claims)}
     if report.run.publishable or len(releases) < 2 or len({claim.relation for claim in claims}) > 1:
         return []
-    delta = max(claim.delta for claim in claims)
-    cost = compose(claims)
+    delta, cost = joint_delta(claims), compose(claims)
     text = (
         f"This report rests on {len(releases)} private releases of the same records. Publishing all "
         f"of these sets would cost ε = {brief(cost)} at δ = {brief(delta)}, not the ε of one."

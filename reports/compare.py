@@ -124,7 +124,10 @@ def _paired(
     known = all(spread_of(m) or m.covers_draws or spread for m in (a, b))
     p = p_value(mine, theirs, records=records) if known else None
     value = a.value - b.value
-    return Difference(value, value - low, value + high, p, paired=True)
+    ends = value - low, value + high
+    if all(m.unit == "fraction" and (m.low or 0.0) >= 0 for m in (a, b)):
+        ends = max(ends[0], -1.0), min(ends[1], 1.0)
+    return Difference(value, *ends, p, paired=True)
 
 
 def _spread(metric: Metric, borrowed: Spread | None, answers: Answers) -> Spread | None:

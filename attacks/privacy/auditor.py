@@ -138,7 +138,7 @@ class Privacy(Auditor[PrivacySettings]):
         "privacy.epsilon_lower_bound": "ε lower bound",
     }
     redistils = True
-    version = 5
+    version = 6
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"canaries": 200, "networks": 12, "release_megapixels": 15.0},

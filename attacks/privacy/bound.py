@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddaudit.errors import Unsupported
 from ddaudit.findings import CLAIMED, Metric
 from ddaudit.stats import Interval, clopper_pearson
 from ddaudit.stats.one_run import TRIES, epsilon_one_run, epsilon_one_run_gdp, p_value
@@ -128,11 +129,19 @@ def confidences(confidence: float) -> dict[int, float]:
 
 
 def count(scores: Tensor, included: Tensor, shares: Shares) -> tuple[int, int]:
-    """(right guesses, guesses) when the highest scores are called "in" and the lowest "out"."""
+    """(right guesses, guesses) when the highest scores are called "in" and the lowest "out".
+
+    Raises:
+        Unsupported: a score is NaN: an attack that broke down proves nothing, and 0 would be a score like another.
+    """
+    if bool(scores.isnan().any()):
+        raise Unsupported(
+            "a score of an attack on canaries is NaN, so that no bound follows from it"
+        )
     m = len(scores)
     top, bottom = round(shares[0] * m), round(shares[1] * m)
     top, bottom = max(top, 1 if shares[0] > 0 else 0), min(bottom, m - top)
-    order = torch.argsort(torch.nan_to_num(scores, nan=0.0), stable=True)
+    order = torch.argsort(scores, stable=True)
     right = int(included[order[m - top :]].sum()) + int((~included[order[:bottom]]).sum())
     return right, top + bottom
 

@@ -7,7 +7,7 @@ import math
 from ddaudit.defenses.privacy.accounting import RELATIONS, all_accountants, check_delta, deciding
 from ddaudit.errors import BadInput
 from ddaudit.findings import CLAIMED, Check, Metric
-from ddaudit.sets import PrivacyClaim, empty_promise
+from ddaudit.sets import PrivacyClaim, empty_promise, given
 
 AFFECTS = [CLAIMED]
 
@@ -102,7 +102,7 @@ def describe(claim: PrivacyClaim) -> str:
     """The claim as one sentence, with its neighbouring relation."""
     text = (
         f"Claimed: epsilon {claim.epsilon:.4g} at delta {claim.delta:g} for two sets that differ by one "
-        f"record (relation '{claim.relation}'), by the {claim.accountant} accountant."
+        f"record (relation '{claim.relation}'{given(claim)}), by the {claim.accountant} accountant."
     )
     if warning := empty_promise(claim.epsilon):
         text += f" Warning: {warning}."

@@ -143,6 +143,7 @@ def make_plan(
     for name in (
         "seeds",
         "reference_draws",
+        "light_draws",
     ):  # more seeds add cells, they do not change the old ones
         shared["preset"].pop(name)
 
@@ -176,7 +177,7 @@ def make_plan(
         for s in subjects.values()
         if seed in seeds[s.id]
         for name in names
-        if seed < preset.seeds or not auditors[name][0].redistils
+        if seed < _draws(auditors[name][0], preset)
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
 
@@ -184,7 +185,16 @@ def make_plan(
 def seeds_of(subject: Subject, preset: Preset) -> range:
     """The seeds a subject is audited with; a baseline that draws records at random gets several always."""
     draws = subject.baseline and getattr(getattr(subject.recipe, "loop", None), "random", False)
-    return range(max(preset.seeds, preset.reference_draws) if draws else preset.seeds)
+    more = max(preset.reference_draws, preset.light_draws) if draws else 0
+    return range(max(preset.seeds, more))
+
+
+def _draws(auditor: Auditor[Any], preset: Preset) -> int:
+    """How many seeds an auditor takes where a subject has more than the preset's."""
+    if auditor.redistils:
+        return preset.seeds
+    more = preset.light_draws if auditor.light else preset.reference_draws
+    return max(preset.seeds, more)
 
 
 def _identity(subject: Subject) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def _rederived(inspection: Inspection) -> Inspection:
 
 def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:
     """One line: the privacy cost of publishing all sets with these claims, made from one private data set."""
-    from ddaudit.defenses.privacy.accounting import compose
+    from ddaudit.defenses.privacy.accounting import compose, joint_delta
 
     claims = [claim for claim in of_sets if claim]
     if len(claims) < len(of_sets):
@@ -250,7 +250,7 @@ def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:
         return f"publishing all: no guarantee, {without} of these sets carry no privacy claim"
     if any(claim.noise_seed_published for claim in claims):
         return "publishing all: no guarantee, the seed of some set's noise is published"
-    delta = max(claim.delta for claim in claims)
+    delta = joint_delta(claims)
     releases = len({claim.release or id(claim) for claim in claims})
     return (
         f"publishing all: epsilon {compose(claims):.4g} at delta {delta:g} "

@@ -187,5 +187,11 @@ def _resolve(spec: str) -> tuple[DataSource, dict[str, Value]]:
 
 
 def _origin(name: str, values: Mapping[str, Value]) -> str:
-    """Where a data set that is made from no other comes from: its name, and its folder or file where it has one."""
-    return ":".join([name, *(str(values[k]) for k in ("path", "file") if k in values)])
+    """Where a data set that is made from no other comes from: its name, and its folder or file where it has one.
+
+    Paths are resolved, so that one folder under two names is one origin; by whatever reader it was read.
+    """
+    paths = [
+        str(Path(str(values[k])).expanduser().resolve()) for k in ("path", "file") if k in values
+    ]
+    return ":".join(paths or [name])

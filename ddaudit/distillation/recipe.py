@@ -181,15 +181,18 @@ class Recipe:
     def start(self, job: Job, generator: torch.Generator) -> Canvas:
         """The synthesis' fresh parameters for a job, with those of learned labels.
 
+        Under a private reader the synthesis is shown no record.
+
         Raises:
             BadInput: the recipe has no synthesis, or it cannot start from these data.
         """
         if self.synthesis is None:
             raise BadInput(self.name, "lacks a synthesis")
         mean, std = self.constants(job.data)
+        private = self.reader is not None and self.reader.private
         canvas = self.synthesis.start(
-            job.train,
-            job.members,
+            empty_like(job.train) if private else job.train,
+            job.members[:, :0] if private else job.members,
             ipc=job.ipc,
             mean=mean,
             std=std,

@@ -94,6 +94,7 @@ class Bias(Auditor[BiasSettings]):
         "bias.deo_a_floor95": "DEO_A, 95% floor",
         "bias.equalized_odds_difference": "equalized odds difference",
     }
+    light: ClassVar[bool] = True
     version: ClassVar[int] = 2
     from_records: ClassVar[tuple[str, ...] | None] = (
         "bias.aligned_accuracy",

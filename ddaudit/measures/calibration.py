@@ -97,6 +97,7 @@ class Calibration(Auditor[CalibrationSettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "calibration.ece": "ECE",
     }
+    light: ClassVar[bool] = True
     version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = (
         "calibration.temperature",

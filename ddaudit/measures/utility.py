@@ -69,6 +69,7 @@ class Utility(Auditor[UtilitySettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "utility.accuracy": "accuracy",
     }
+    light: ClassVar[bool] = True
     version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = ()
     settings: ClassVar[type[Settings]] = UtilitySettings

@@ -9,6 +9,7 @@ from ddaudit.sets._types import (
     PrivacyClaim,
     StorageBytes,
     empty_promise,
+    given,
 )
 from ddaudit.sets.classes import match_classes
 from ddaudit.sets.files import digest, fingerprint, load, save
@@ -31,6 +32,7 @@ __all__ = [
     "empty_promise",
     "fingerprint",
     "from_bytes",
+    "given",
     "import_set",
     "inspect",
     "is_set_file",

@@ -62,6 +62,15 @@ class PrivacyClaim(_Model):
     for outsiders."""
 
 
+def given(claim: PrivacyClaim) -> str:
+    """What the relation of a claim is conditional on, as words after it; empty: nothing.
+
+    A record more or less changes the counts that are treated as public: the claim holds for who is told them.
+    """
+    counts = [p for p in claim.public if "counts" in p or p == "number of records"]
+    return f" given the {' and the '.join(counts)}" if counts else ""
+
+
 def empty_promise(epsilon: float) -> str | None:
     """What to warn of where an epsilon is above ``PROMISES_NOTHING``; None where it is not."""
     if epsilon <= PROMISES_NOTHING:

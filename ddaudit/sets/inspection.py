@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from ddaudit.errors import printable
-from ddaudit.sets._types import Card, DistilledSet, PrivacyClaim, empty_promise
+from ddaudit.sets._types import Card, DistilledSet, PrivacyClaim, empty_promise, given
 from ddaudit.sets.files import fingerprint, read_file
 
 
@@ -170,7 +170,7 @@ def _ipc_equivalent(distilled: DistilledSet) -> float:
 def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
     if claim is None:
         return ["privacy: no claim"]
-    head = f"privacy: ({claim.epsilon:g}, {claim.delta:g})-DP claimed, relation {claim.relation}"
+    head = f"privacy: ({claim.epsilon:g}, {claim.delta:g})-DP claimed, relation {claim.relation}{given(claim)}"
     if claim.unit:
         head += f", of {claim.unit}"
     lines = [head]
@@ -199,8 +199,8 @@ def statement(claim: PrivacyClaim) -> str:
         return f"Nothing: an epsilon of {claim.epsilon:.4g} is no privacy statement."
     return (
         f"This set is ({claim.epsilon:.4g}, {claim.delta:g})-differentially private under {claim.relation} of "
-        f"{unit}, by the {claim.accountant} accountant; the other epsilons cross-check this one. Treated as public: "
-        f"{public}. It is one release: whatever else is made from the same records adds to it."
+        f"{unit}{given(claim)}, by the {claim.accountant} accountant; the other epsilons cross-check this one. "
+        f"Treated as public: {public}. It is one release: whatever else is made from the same records adds to it."
     )
 
 

@@ -31,6 +31,10 @@ RELATIONS: tuple[Relation, ...] = ("add-or-remove-one", "replace-one")
 
 _LARGEST_LOG_SIGMA = 25.0
 
+ADDED = "basic composition"
+"""The accountant of a claim that adds the (epsilon, delta) of parts fixed beforehand: the noise of a later part was
+chosen from the answers of an earlier one, and then what its ledger composes to is no bound."""
+
 MOST_KINDS = 256
 """Kinds of queries (sigma, q) in one ledger; each costs every accountant a composition of its own."""
 
@@ -232,32 +236,51 @@ def deciding(found: Mapping[str, float], relation: str) -> dict[str, float]:
 def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float:
     """What publishing all sets that carry these claims costs together.
 
-    Sets of one release were made from the same noisy answers and count once; different releases compose.
+    Sets of one release were made from the same noisy answers and count once; different releases compose: by their
+    ledgers, or, where a claim was added up from parts (see ``ADDED``), by adding epsilons and deltas.
 
     Args:
         claims: one per set, about one and the same private data set, add-or-remove-one.
-        delta: of the joint statement; default: the largest delta of the claims.
+        delta: of the joint statement; default: :func:`joint_delta`.
 
     Returns:
-        epsilon by PLD; infinity where a claim has no ledger to re-derive it from, or noise from a published
-        seed (two mechanisms on the same noise subtract to the exact sums).
+        epsilon by PLD; infinity where a claim has no ledger to re-derive it from, noise from a published seed (two
+        mechanisms on the same noise subtract to the exact sums), or ``delta`` is below what the claims add up to.
 
     Raises:
         BadInput: claims under another neighbouring relation.
     """
+    kept = _releases(claims)
+    if any(c.noise_seed_published or not c.ledger for c in kept):
+        return math.inf
+    added = [c for c in kept if c.accountant == ADDED]
+    fixed = [entry for c in kept if c.accountant != ADDED for entry in c.ledger]
+    rest = (joint_delta(claims) if delta is None else delta) - math.fsum(c.delta for c in added)
+    spent = math.fsum(c.epsilon for c in added)
+    if not fixed:
+        return spent if rest >= -1e-15 else math.inf
+    return spent + epsilon(fixed, rest) if rest > 0 else math.inf
+
+
+def joint_delta(claims: Sequence[PrivacyClaim]) -> float:
+    """The delta at which :func:`compose` states what several claims cost together: the largest, or where claims were
+    added up from parts, theirs added to the largest of the others."""
+    kept = _releases(claims)
+    added = math.fsum(c.delta for c in kept if c.accountant == ADDED)
+    return added + max((c.delta for c in kept if c.accountant != ADDED), default=0.0) or 1e-5
+
+
+def _releases(claims: Sequence[PrivacyClaim]) -> list[PrivacyClaim]:
+    """One claim for each release: of one release, the set that was made last saw the most answers."""
     fullest: dict[str, PrivacyClaim] = {}
     for i, claim in enumerate(claims):
         if claim.relation != "add-or-remove-one":
             raise BadInput(f"claim under {claim.relation}", "cannot be composed with the others")
         key = claim.release or f"unnamed {i}"
         kept = fullest.get(key)
-        # Of one release, the set that was made last saw the most answers.
         if kept is None or claim.epsilon > kept.epsilon:
             fullest[key] = claim
-    if any(c.noise_seed_published or not c.ledger for c in fullest.values()):
-        return math.inf
-    joint = [entry for c in fullest.values() for entry in c.ledger]
-    return epsilon(joint, delta or max((c.delta for c in claims), default=1e-5))
+    return list(fullest.values())
 
 
 def check_delta(delta: float, n: int) -> None:

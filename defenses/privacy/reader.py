@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import (
+    ADDED,
     all_accountants,
     best_accountant,
     calibrate,
@@ -41,7 +42,8 @@ class PoissonGaussian:
         sampling: "per-class" takes each record of class c with probability batch / n_c; "uniform" with batch / n;
             "full" takes every record.
         scale: "sum" weighs each row's loss by its expected mass squared (NDPDC matches sums), "mean" by 1.
-        counts: "public" treats class counts as known; "noisy" pays for them with ``count_share`` of epsilon.
+        counts: "public" treats class counts as known; "noisy" pays for them with ``count_share`` of epsilon (and,
+            where they set the sampling rate, of delta: see :attr:`adaptive`).
         count_share: that share, when counts are noisy.
         noise_seed: for tests only; see :class:`PrivateSource`.
     """
@@ -83,11 +85,23 @@ class PoissonGaussian:
         """Always."""
         return True
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether noisy counts set the rate, and by it the noise, of the sums that follow.
+
+        A ledger composes queries that were fixed before any answer. Here the second part is chosen from the answer
+        of the first, and a sum of losses that depend on each other may have a heavier tail than the ledger's. What
+        holds for every choice is fixed beforehand instead: counts within (share * epsilon, share * delta), sums
+        within the rest whatever the counts read, and both added (basic composition; Rogers et al., Privacy
+        Odometers and Filters, NeurIPS 2016, on why advanced composition does not hold as it stands).
+        """
+        return self.counts == "noisy" and self.sampling != "full"
+
     def check(self, data: ImageData) -> None:
         """Refuse a delta that would allow publishing a record, and a clip that nobody has chosen.
 
         Raises:
-            BadInput: delta >= 1 / n, or no clip.
+            BadInput: delta >= 1 / n, no clip, or a noise that fixes no claim.
         """
         self.bound()
         check_delta(self.delta, len(data))
@@ -96,8 +110,14 @@ class PoissonGaussian:
         """The clip.
 
         Raises:
-            BadInput: there is none.
+            BadInput: there is none; or the noise that is set fixes no claim.
         """
+        if self.adaptive and self.sigma is not None:
+            raise BadInput(
+                "reader.sigma",
+                "fixes no claim where noisy counts set the sampling rate: epsilon would depend on the answer",
+                "Leave it out, or use reader.sampling=full or reader.counts=public.",
+            )
         if self.clip is None:
             raise BadInput(
                 "reader.clip",
@@ -123,12 +143,10 @@ class PoissonGaussian:
         q = float(by_class.max())
         sigma = self.sigma
         if sigma is None:
+            epsilon, delta = self._for_sums()
+            spent = [] if self.adaptive else gate.ledger("")
             sigma = calibrate_tight(
-                epsilon=self.epsilon,
-                delta=self.delta,
-                q=q,
-                count=opening.queries,
-                spent=gate.ledger(""),
+                epsilon=epsilon, delta=delta, q=q, count=opening.queries, spent=spent
             )
         drawn = counts * by_class
         weights = cell_weights(opening.rule, data, drawn.mean(0))
@@ -139,6 +157,16 @@ class PoissonGaussian:
             else drawn @ weights.by_class()[..., 0].T
         )
         return PrivateTargets(self, gate, data, opening, weights, mass)
+
+    def _for_counts(self) -> tuple[float, float]:
+        """(epsilon, delta) that noisy counts may cost."""
+        share = self.count_share
+        return share * self.epsilon, (share if self.adaptive else 1.0) * self.delta
+
+    def _for_sums(self) -> tuple[float, float]:
+        """(epsilon, delta) within which the sums stay: alone where counts chose their noise, else with the counts."""
+        left = 1 - self.count_share if self.adaptive else 1.0
+        return left * self.epsilon, left * self.delta
 
     def gate(self, data: ImageData, members: Tensor) -> PrivateSource:
         """The gate that this reader reads through, without a plan yet."""
@@ -160,8 +188,8 @@ class PoissonGaussian:
                 f"{type(rule).__name__} weighs records by exact {exact}",
                 "Use counts=public, which declares them on the card, or leave 'fair' or 'balanced' out.",
             )
-        share = self.epsilon * self.count_share
-        sigma = self.sigma or calibrate(epsilon=share, delta=self.delta, q=1.0, count=1)
+        epsilon, delta = self._for_counts()
+        sigma = self.sigma or calibrate(epsilon=epsilon, delta=delta, q=1.0, count=1)
         return (
             gate.noisy_count("class counts", lambda index: ByClass().rows(data, index), sigma=sigma)
             .round()
@@ -232,15 +260,22 @@ class PrivateTargets:
         config = self._config
         kind = type(self._opening.rule).__name__
         ledger = self.gate.ledger(f"clipped {kind} sums")
-        spent = epsilon(ledger, config.delta)
-        if config.sigma is None:
+        spent, accountant = epsilon(ledger, config.delta), best_accountant(ledger, config.delta)
+        if config.adaptive:
+            for part, (e, d) in (
+                (ledger[:-1], config._for_counts()),
+                (ledger[-1:], config._for_sums()),
+            ):
+                cross_check(e, part, d)
+            spent, accountant = config.epsilon, ADDED
+        elif config.sigma is None:
             cross_check(config.epsilon, ledger, config.delta)
         claim = PrivacyClaim(
             epsilon=spent,
             delta=config.delta,
             relation="add-or-remove-one",
             unit=UNIT,
-            accountant=best_accountant(ledger, config.delta),
+            accountant=accountant,
             sampling="full batch" if config.sampling == "full" else f"poisson, {config.sampling}",
             clip=config.clip,
             mechanism="subsampled Gaussian on clipped sums, noise drawn once per query, answers rounded to multiples "

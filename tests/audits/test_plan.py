@@ -151,12 +151,14 @@ def test_an_architecture_of_ones_own_that_cannot_be_made_stops_the_plan(tmp_path
 
 def test_the_random_baseline_is_drawn_several_times_but_not_by_auditors_that_redistil() -> None:
     changes = {"subjects": ["dm"], "baselines": ["full", "random"], "seeds": 1}
-    planned = cells(make_plan(config(auditors=["utility", "membership"], **changes)))
+    names = ["utility", "adversarial", "membership"]
+    planned = cells(make_plan(config(auditors=names, **changes)))
     seeds = {
         (s, a): [seed for (t, b, seed) in planned if (s, a) == (t, b)]
-        for s in ("dm", "full", "random") for a in ("utility", "membership")
+        for s in ("dm", "full", "random") for a in names
     }  # fmt: skip
-    assert seeds.pop(("random", "utility")) == [0, 1, 2, 3, 4]
+    assert seeds.pop(("random", "utility")) == list(range(10))  # it only asks the victims
+    assert seeds.pop(("random", "adversarial")) == list(range(5))
     assert set(map(tuple, seeds.values())) == {(0,)}
     own = cells(make_plan(config(subjects=["random"], seeds=1)))  # as a subject: as often as others
     assert len(own) == 2

@@ -11,7 +11,7 @@ from ddaudit.distillation.kernels import DenseNTK, Scattering, krr_accuracy
 from ddaudit.distillation.kip import KernelInducing, RidgeGradient, _Remembered
 from ddaudit.distillation.parts import Canvas
 from ddaudit.distillation.synthesis import labels_of
-from ddaudit.errors import BadInput, DDAuditError
+from ddaudit.errors import BadInput, DDAuditError, Unsupported
 
 
 def kip(name="kip", **options):
@@ -39,6 +39,16 @@ def test_kip_beats_a_random_subset_under_its_own_kernel(name):
     made = distill(recipe, data.train, data=data, ipc=1, seed=0)
     assert sum(subsets) / 5 < 0.7
     assert accuracy(made, data, recipe.loop) > max(*subsets, 0.8) + 0.03
+
+
+def test_answers_that_are_no_numbers_have_no_accuracy():
+    """The largest of NaNs is class 0: a tenth of the digits would be right."""
+    data = load_data("digits")
+    loop = kip("kip").loop
+    made = distill(resolve("random"), data.train, data=data, ipc=1, seed=0)
+    broken = replace(made, images=torch.full_like(made.images, torch.nan))
+    with pytest.raises(Unsupported, match="kernel regression"):
+        accuracy(broken, data, loop)
 
 
 def question(kernel, *, space, runs=1, seed=0):

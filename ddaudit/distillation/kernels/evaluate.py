@@ -8,6 +8,7 @@ from torch import Tensor
 from ddaudit.distillation.kernels.base import Kernel
 from ddaudit.distillation.kernels.ridge import centred_targets, predict, solve
 from ddaudit.sets import DistilledSet
+from ddaudit.training import require_finite
 
 _BLOCK = 1024
 
@@ -26,6 +27,9 @@ def krr_accuracy(
 
     Returns:
         A fraction in [0, 1].
+
+    Raises:
+        Unsupported: an answer is NaN or infinite, and its largest is none.
     """
     mean, std = (torch.tensor(v)[:, None, None] for v in (made.card.mean, made.card.std))
     with torch.no_grad():
@@ -35,6 +39,7 @@ def krr_accuracy(
         correct = 0
         for block, answers in zip(images.split(_BLOCK), labels.split(_BLOCK), strict=True):
             z = kernel.embed((block - mean) / std).double()
-            guess = predict(kernel.gram(z, support), coefficients).argmax(1)
-            correct += int((guess == answers).sum())
+            answer = predict(kernel.gram(z, support), coefficients)
+            require_finite(answer, "an answer of kernel regression")
+            correct += int((answer.argmax(1) == answers).sum())
     return correct / len(images)

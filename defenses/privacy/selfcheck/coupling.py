@@ -6,18 +6,22 @@ sum moves by more, and the claim is wrong however honest the reader is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.data.splits import empty_like
+from ddaudit.defenses.privacy.cells import cell_weights
 from ddaudit.defenses.privacy.selfcheck.questions import inverted
 from ddaudit.distillation import Recipe
+from ddaudit.distillation.loops import Job
 from ddaudit.distillation.objectives import row_norms
-from ddaudit.distillation.parts import Opening, TargetRule
-from ddaudit.distillation.reading import draw_by_class, load_batch
+from ddaudit.distillation.parts import Layout, Opening, Query, Reader, TargetRule
+from ddaudit.distillation.reading import load_batch
 from ddaudit.errors import DDAuditError
 from ddaudit.findings import CLAIMED, Check
 
@@ -65,32 +69,39 @@ def check_rule(rule: TargetRule, train: ImageData, *, subject: str, seed: int = 
 def check_signals(recipe: Recipe, data: Dataset, *, subject: str, seed: int = 0) -> list[Check]:
     """Change the pixels of one made-up record of a batch, and see how far the signals of the others move.
 
-    Finds networks with batch normalisation and objectives that centre or whiten what they measure.
+    Finds networks with batch normalisation and objectives that centre or whiten what they measure. The recipe's own
+    loop runs on made-up records up to its first question, whose signals are then tried: whatever asks is covered,
+    matching, kernels, DP-SGD or sums of pixels.
 
     Args:
-        recipe: its objective, networks and augmentation are asked, as they are.
+        recipe: as it is; its reader is never asked.
         data: its shape and classes are imitated, its public constants used.
         subject: whose signals they are.
         seed: of the made-up records and of the network.
 
     Returns:
-        One check; none for recipes whose loop asks questions of its own.
+        One check; none for recipes without a reader or a rule.
     """
-    if recipe.objective is None or recipe.networks is None or recipe.target is None:
+    if recipe.reader is None or recipe.target is None:
         return []
     made = _made_up(data.train, seed)
-    batch = made.subset(torch.arange(min(24, len(made))))
-    net = recipe.networks.bind(recipe.shown(data)).make(
-        shape=made.shape, num_classes=made.num_classes, seed=seed, device=torch.device("cpu")
-    )
-    mean, std = recipe.constants(data)
-    opening = Opening(recipe.target, mean, std, 1, seed, torch.device("cpu"))
-    augment = draw_by_class(recipe.augment_for(data), made, "selfcheck", seed)
+    try:
+        query, opening = _first_question(recipe, data, made, seed)
+        batch = made.subset(torch.arange(min(24, len(made))))
 
-    def signals(records: ImageData) -> Tensor:
-        x, y = load_batch(records, torch.arange(len(records)), opening, augment)
-        return recipe.objective.signals(net, x, y).detach().double()  # type: ignore[union-attr]
+        def signals(records: ImageData) -> Tensor:
+            index = torch.arange(len(records))
+            x, y = load_batch(records, index, opening, query.augment)
+            return query.objective.signals(query.net, x, y).detach().double()
 
+        worst = _largest_signal_move(signals, batch)
+    except (DDAuditError, RuntimeError, IndexError) as error:
+        return [_check(SIGNALS, False, None, f"It refused made-up records: {error}", subject)]
+    detail = "Largest move of another record's signal in a batch of 24, relative to its norm."
+    return [_check(SIGNALS, worst <= _ROUNDING, worst, detail, subject)]
+
+
+def _largest_signal_move(signals: Callable[[ImageData], Tensor], batch: ImageData) -> float:
     before, worst = signals(batch), 0.0
     for record in range(min(_CHANGED, len(batch))):
         others = torch.arange(len(batch)) != record
@@ -99,8 +110,67 @@ def check_signals(recipe: Recipe, data: Dataset, *, subject: str, seed: int = 0)
         )
         size = row_norms(before).clamp_min(1e-12)
         worst = max(worst, float((moved / size)[others].max()))
-    detail = "Largest move of another record's signal in a batch of 24, relative to its norm."
-    return [_check(SIGNALS, worst <= _ROUNDING, worst, detail, subject)]
+    return worst
+
+
+class _Asked(Exception):
+    """The first question of a loop, instead of an answer."""
+
+    def __init__(self, query: Query) -> None:
+        super().__init__(query.id)
+        self.query = query
+
+
+class _Listening:
+    """A source that answers nothing and hands its first question out."""
+
+    def __init__(self, layout: Layout, clip: float | None) -> None:
+        self.layout, self.clip = layout, clip
+
+    def targets(self, query: Query) -> NoReturn:
+        raise _Asked(query)
+
+    def claims(self) -> list[None]:
+        return [None]
+
+
+class _Listener:
+    """A private reader in whose place nothing is read; what else a loop asks of the reader, its own reader says."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.opening: Opening | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def open(self, data: ImageData, members: Tensor, opening: Opening) -> _Listening:
+        self.opening = opening
+        return _Listening(
+            cell_weights(opening.rule, data).layout, getattr(self._reader, "clip", None)
+        )
+
+
+def _first_question(
+    recipe: Recipe, data: Dataset, made: ImageData, seed: int
+) -> tuple[Query, Opening]:
+    """What a recipe's loop asks first, and how it opened its reader.
+
+    Raises:
+        DDAuditError: it asks nothing.
+    """
+    assert recipe.reader is not None
+    listener = _Listener(recipe.reader)
+    empty = empty_like(made)
+    like = replace(data, train=made, validation=empty, test=empty, extra={})
+    every = torch.ones(1, len(made), dtype=torch.bool)
+    job = Job(made, every, like, 1, seed, torch.device("cpu"))
+    try:
+        recipe.loop.run(replace(recipe, reader=listener), job)
+    except _Asked as asked:
+        if listener.opening is not None:
+            return asked.query, listener.opening
+    raise DDAuditError("the method asked its reader nothing")
 
 
 def _largest_move(rule: TargetRule, data: ImageData, seed: int) -> float:

@@ -16,6 +16,7 @@ from ddaudit.attacks.privacy.bound import (
     joint,
     refutation,
 )
+from ddaudit.errors import Unsupported
 from ddaudit.stats.gdp import mu_from_epsilon
 
 SHARES = ((0.4, 0.4), (0.1, 0.1), (0.05, 0.0))
@@ -30,7 +31,17 @@ def test_highest_are_called_in_and_lowest_out() -> None:
     )  # 0.9 right, 0.8 wrong, 0.1 right, 0.2 wrong
     assert count(scores, included, (0.2, 0.0)) == (1, 1)
     assert count(scores, included, (0.6, 0.4)) == (3, 5)
-    assert count(torch.full((5,), torch.nan), included, (0.4, 0.4))[1] == 4
+    assert count(torch.tensor([0.9, -torch.inf, 0.5, torch.inf, 0.2]), included, (0.2, 0.2)) == (
+        1,
+        2,
+    )
+
+
+def test_scores_that_are_no_numbers_prove_nothing() -> None:
+    """Read as 0 they would rank among the others: an attack that broke down would have guessed."""
+    scores = torch.tensor([0.9, 0.1, torch.nan, 0.8, 0.2])
+    with pytest.raises(Unsupported, match="NaN"):
+        count(scores, torch.ones(5, dtype=torch.bool), (0.4, 0.4))
 
 
 @pytest.mark.parametrize("m", [100, 1000])

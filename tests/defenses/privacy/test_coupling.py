@@ -12,7 +12,7 @@ from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 from ddaudit.defenses.longtail.balanced import Balanced
 from ddaudit.defenses.privacy.cells import cell_weights
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.defenses.privacy.selfcheck import check_rule, check_signals
+from ddaudit.defenses.privacy.selfcheck import check_rule, check_signals, coupling
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
 from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.loops import Job
@@ -20,6 +20,7 @@ from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import MeanEmbedding
 from ddaudit.distillation.parts import Layout, Opening
 from ddaudit.distillation.requests import check_recipe
+from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass, Joint, Weighted
 from ddaudit.errors import BadInput, DDAuditError
 
@@ -163,6 +164,65 @@ def test_signals_that_depend_on_the_batch_are_caught():
         for seed in range(5):
             (check,) = check_signals(bad, digits, subject="x", seed=seed)
             assert not check.passed
+
+
+@pytest.mark.parametrize("name", ["dp-kip", "ldpdc", "dp-merf", "dp-teacher"])
+def test_signals_of_loops_that_ask_in_ways_of_their_own_are_tried(name, monkeypatch):
+    """Kernel regression's gradients, sums of pixels, random features, DP-SGD; each with a planted mean of the batch."""
+    digits = load_data("digits")
+    small = {"networks.arch": "ConvNetD2W8"} if name == "dp-teacher" else {}
+    recipe = resolve(name, profile="small", options=small)
+    assert [c.passed for c in check_signals(recipe, digits, subject="x")] == [True]
+    asked = coupling._first_question
+
+    def planted(*args):
+        query, opening = asked(*args)
+        true = query.objective
+
+        class Centring:
+            def signals(self, net, x, y):
+                z = true.signals(net, x, y)
+                return z - z.mean(0)
+
+        return replace(query, objective=Centring()), opening
+
+    monkeypatch.setattr(coupling, "_first_question", planted)
+    (check,) = check_signals(recipe, digits, subject="x")
+    assert not check.passed
+
+
+def test_a_loop_that_asks_nothing_is_said_to(tiny):
+    recipe = resolve("dm+dp", options={k: FAST[k] for k in ("networks.arch", "networks.width")})
+
+    class Silent:
+        def run(self, recipe, job):
+            return []
+
+    (check,) = check_signals(replace(recipe, loop=Silent()), tiny, subject="x")
+    assert not check.passed
+    assert "asked its reader nothing" in check.detail
+
+
+@dataclass(frozen=True)
+class Watching(Pixels):
+    """A start that notes how many records it is shown."""
+
+    shown: ClassVar[list[int]] = []
+
+    def start(self, data, members, **rest):
+        self.shown.append(len(data))
+        assert members.shape == (1, len(data))
+        return super().start(data, members, **rest)
+
+
+def test_a_start_under_a_private_reader_is_shown_no_record(tiny):
+    private = resolve("dm+dp", profile="small", options=FAST)
+    synthesis = Watching(init="noise")
+    distill(replace(private, synthesis=synthesis), tiny.train, data=tiny, ipc=1, seed=0)
+    assert set(Watching.shown) == {0}
+    plain = resolve("dm", profile="small", options={"loop.iterations": 1})
+    distill(replace(plain, synthesis=synthesis), tiny.train, data=tiny, ipc=1, seed=0)
+    assert Watching.shown[-1] == len(tiny.train)
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from sklearn.decomposition import PCA
 
 from ddaudit.data import load_data
@@ -90,6 +91,21 @@ def test_private_data_are_not_public(tiny):
             Subspace(public="digits").bind(load_data(version))
     bound = Subspace(public="digits", images=40).bind(tiny)
     assert bound.material.shape == (40, *tiny.shape)
+
+
+def test_one_folder_is_one_origin_under_every_spelling_and_reader(tmp_path, monkeypatch):
+    """A link, a relative path, a detour: the same records, whatever the path was called."""
+    images = torch.zeros(2, 8, 8, dtype=torch.uint8).numpy()
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+        for i, pixels in enumerate(images):
+            Image.fromarray(pixels).save(tmp_path / "real" / name / f"{i}.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    private = load_data(f"image-folder:path={tmp_path / 'real'}")
+    for path in ("link", "real", "./link/../real", str(tmp_path / "link")):
+        with pytest.raises(BadInput, match="not public"):
+            Subspace(public=f"image-folder:path={path}").bind(private)
 
 
 def test_the_refusal_looks_at_no_private_record(tiny):

@@ -131,7 +131,7 @@ def test_the_rate_does_not_tell_whether_a_class_is_empty(tiny):
     for index in (few, one):
         data = tiny.train.subset(index)
         reader = PoissonGaussian(
-            counts="noisy", sigma=20.0, delta=1e-3, batch=5, noise_seed=1, sampling="per-class"
+            counts="noisy", epsilon=1.0, delta=1e-3, batch=5, noise_seed=1, sampling="per-class"
         )
         everyone = torch.ones(1, len(data), dtype=torch.bool)
         source = reader.open(data, everyone, _opening(queries=3))
