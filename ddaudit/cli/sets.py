@@ -11,13 +11,14 @@ import typer
 
 from ddaudit.cli import options, places
 from ddaudit.cli.output import say, say_error
-from ddaudit.errors import printable
+from ddaudit.errors import BadInput, printable
 from ddaudit.progress import bar
 from ddaudit.registry import check_name
 
 if TYPE_CHECKING:
+    from ddaudit.data import Dataset
     from ddaudit.distillation import Recipe
-    from ddaudit.sets import Inspection, PrivacyClaim
+    from ddaudit.sets import DistilledSet, Inspection, PrivacyClaim
     from ddaudit.sets.releases import Release
 
 SetFile = Annotated[Path, typer.Option("--out", help="The set file to write (.safetensors).")]
@@ -107,6 +108,27 @@ def distill(
         say(f"the release is on record: 'ddaudit ledger {out.parent}' adds up all of them")
 
 
+def _labelled(
+    made: DistilledSet,
+    method: str,
+    data: Dataset,
+    profile: Literal["auto", "paper", "small"],
+    changes: dict[str, str],
+    seed: int,
+) -> DistilledSet:
+    """The set with labels as ``method`` writes them."""
+    from ddaudit.devices import pick_device
+    from ddaudit.distillation import make_recipe
+    from ddaudit.distillation.relabel import label_as
+
+    where = pick_device("auto")
+    auto: Literal["paper", "small"] = "small" if where.type == "cpu" else "paper"
+    chosen = auto if profile == "auto" else profile
+    recipe = make_recipe(method, profile=chosen, options=changes, strict=True)
+    say(f"labels of {recipe.name}, profile {chosen}")
+    return label_as(recipe, made, data=data, seed=seed, device=where)
+
+
 def import_(
     file: Annotated[Path, typer.Argument(help="A file or folder in a community format.")],
     out: SetFile,
@@ -124,15 +146,45 @@ def import_(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="Options of the format."),
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            help="Options of the format; with --labels-of, PART.OPTION of the method.",
+        ),
     ] = None,
+    labels_of: Annotated[
+        str | None,
+        typer.Option(
+            "--labels-of",
+            metavar="METHOD",
+            help="Let this method's teachers, trained on --data, label the images: sre2l, rded, ...",
+        ),
+    ] = None,
+    profile: Annotated[
+        Literal["auto", "paper", "small"],
+        typer.Option("--profile", help="Of --labels-of; auto: paper on a GPU, small on a CPU."),
+    ] = "auto",
+    seed: Annotated[
+        int,
+        typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Of the views it labels."),
+    ] = 0,
     overwrite: options.Overwrite = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
 ) -> None:
     """Turn a set made by other code into a set file. Pickled code is refused."""
-    changes = {k: str(v) for k, v in options.recipe_options(set_).items()}
+    every = {k: str(v) for k, v in options.recipe_options(set_).items()}
+    of_method = {k: v for k, v in every.items() if labels_of is not None and "." in k}
+    changes = {k: v for k, v in every.items() if k not in of_method}
     places.check_set_file(out, overwrite=overwrite)
+    if labels_of is not None:
+        options.check_recipe_name(labels_of)
+        if data is None:
+            raise BadInput(
+                "--labels-of",
+                "trains teachers on the real records, and none are given",
+                "Pass --data.",
+            )
     if format_ is not None:
         check_name("format", format_)
     if data is not None:
@@ -143,7 +195,10 @@ def import_(
     from ddaudit.sets import inspect as look
 
     loaded = load_data(data, root=data_root, download=download) if data else None
-    save(import_set(file, format=format_, data=loaded, options=changes), out)
+    made = import_set(file, format=format_, data=loaded, options=changes)
+    if labels_of is not None and loaded is not None:
+        made = _labelled(made, labels_of, loaded, profile, of_method, seed)
+    save(made, out)
     for line in describe(look(out)):
         typer.echo(line)
 

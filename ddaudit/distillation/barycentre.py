@@ -77,7 +77,8 @@ class BarycentreFeatures:
         if self.known is None or len(view.images) != 1:
             raise BadInput(type(self).__name__, "follows atoms of one run, learned beforehand")
         atoms = self.known if view.index is None else self.known[view.index]
-        return torch.linalg.vector_norm(view.trace.features - atoms)[None]
+        norm: Tensor = torch.linalg.vector_norm(view.trace.features - atoms)
+        return norm[None]
 
 
 def barycentre(

@@ -76,8 +76,14 @@ class Experts(Fresh):
             raise ValueError(f"networks.lr must be positive, got {self.lr:g}")
 
     def bind(self, data: Dataset) -> Experts:
-        """Needs records, which :meth:`learn` is given."""
+        """Needs records, which :meth:`learn` is given.
+
+        Raises:
+            BadInput: unknown architecture, or data that lack what the lesson needs.
+        """
         self.archs()
+        if self.lesson is not None:
+            self.lesson.records(data.train)
         return self
 
     def archs(self) -> tuple[Arch, ...]:

@@ -197,9 +197,9 @@ def moments(
 
 def gap(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
     """Norm of the difference in mean, plus that in variance."""
-    return torch.linalg.vector_norm(ours[0] - theirs[0]) + torch.linalg.vector_norm(
-        ours[1] - theirs[1]
-    )
+    mean: Tensor = torch.linalg.vector_norm(ours[0] - theirs[0])
+    var: Tensor = torch.linalg.vector_norm(ours[1] - theirs[1])
+    return mean + var
 
 
 def moments_of(values: Tensor) -> tuple[Tensor, Tensor]:

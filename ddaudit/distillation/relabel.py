@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from ddaudit.data import Dataset
 from ddaudit.distillation.crops import default_tiles
-from ddaudit.distillation.loops import Constants, Job, Outcome
+from ddaudit.distillation.loops import Constants, Job, LabelWriter, Outcome, trained_networks
+from ddaudit.distillation.store import Store
+from ddaudit.errors import BadInput
 from ddaudit.models import Network
-from ddaudit.sets import LabelStore
+from ddaudit.sets import DistilledSet, LabelStore, StorageBytes
 from ddaudit.training import predict
 from ddaudit.training.views import crop_and_flip, draw_views, paste
+
+if TYPE_CHECKING:
+    from ddaudit.distillation.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,63 @@ class ViewLabels:
         names = ", ".join(str(net.arch) for net in teachers)
         note = f"labels by {names}: their store takes {store.num_bytes} bytes, {ratio:.1f} times those of the images"
         return replace(made, labels=labels, store=store, notes=(*made.notes, note))
+
+
+def label_as(
+    recipe: Recipe,
+    given: DistilledSet,
+    *,
+    data: Dataset,
+    seed: int,
+    device: torch.device | str = "cpu",
+    store: Store | None = None,
+) -> DistilledSet:
+    """A set that others made, such as the folder of images that SRe2L or RDED release, with a method's labels.
+
+    Args:
+        recipe: whose teachers, trained on the records of ``data``, label the images, and whose protocol the card
+            then states.
+        given: images in pixel space; their hard labels are kept where the recipe keeps those.
+        data: the real data that the set was made from.
+        seed: of the views.
+        device: where teachers are trained.
+        store: keeps teachers.
+
+    Raises:
+        BadInput: the method writes no labels of this kind, or the set does not fit the data.
+    """
+    writer = recipe.labels
+    if not isinstance(writer, LabelWriter):
+        raise BadInput(
+            recipe.name,
+            "writes no labels for images that are there already",
+            "Use sre2l, cda, rded, wmdd, g-vbsm, edc or random+fkd.",
+        )
+    given.check_against(
+        shape=data.shape,
+        num_classes=data.num_classes,
+        data=data.name,
+        where="set",
+        space=data.space,
+    )
+    everyone = torch.ones(1, len(data.train), dtype=torch.bool)
+    job = Job(data.train, everyone, data, 1, seed, torch.device(device), store=store)
+    teachers = trained_networks(recipe.networks_for(job), recipe.name)
+    batch = len(given) if recipe.protocol is None else recipe.protocol.batch_size
+    made = Outcome(given.images, given.hard_labels)
+    made = writer.annotate(made, teachers, job, batch=batch, constants=recipe.constants(data))
+    assert made.store is not None, "annotate writes one"
+    size = StorageBytes(
+        images=4 * given.images.nelement(),
+        labels=made.labels.nelement() * made.labels.element_size() + made.store.num_bytes,
+    )
+    changes = {
+        "protocol": None if recipe.protocol is None else recipe.protocol.to_card(),
+        "bytes": size,
+        "notes": [*given.card.notes, f"labelled here as {recipe.name} does", *made.notes],
+    }
+    card = given.card.model_copy(update=changes)
+    return replace(given, labels=made.labels, store=made.store, card=card).check(recipe.name)
 
 
 def mean_logits(teachers: Sequence[Network], x: Tensor) -> Tensor:

@@ -145,3 +145,25 @@ def test_folders_without_images(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(BadInput, match="is not a folder"):
         import_set(file, format="image-folder")
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "per"),
+    [
+        ("new{0:03d}", "class{0:03d}_id{1:03d}.jpg", "SRe2L"),
+        ("{0:05d}", "class{0:05d}_id{1:05d}.jpg", "RDED"),
+    ],
+)
+def test_released_folders_keep_classes_and_the_order_of_images(
+    tmp_path: Path, tiny: Dataset, folder: str, file: str, per: str
+) -> None:
+    """The layouts of SRe2L, CDA, G-VBSM and WMDD, and of RDED and EDC, more than ten images of a class."""
+    for c in range(4):
+        for i in range(12):
+            _image(tmp_path / folder.format(c) / file.format(c, i), 60 * c + i)
+    x = import_set(tmp_path, data=tiny)
+    assert x.labels.tolist() == [c for c in range(4) for _ in range(12)]
+    red = (x.images[:, 0].mean((1, 2)) * 255).tolist()
+    want = [60 * c + i for c in range(4) for i in range(12)]
+    assert max(abs(a - b) for a, b in zip(red, want, strict=True)) < 2.5, per  # JPEG
+    assert tuple(x.card.class_names or ()) == tiny.train.class_names
