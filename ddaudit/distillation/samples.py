@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -97,32 +96,23 @@ class KernelDiscrepancy(Samples):
         weights = torch.cat([synthetic[..., 0], -target[..., 0]], -1)
         z = torch.cat([synthetic[..., 1:], target[..., 1:]], -2)
         # The three expectations are one quadratic form: weights of one set count positive, of the other negative.
-        gram = self._kernel(weights != 0)(z @ z.mT)
+        gram = self._values(z @ z.mT, weights != 0)
         total: Tensor = (weights[..., None, :] @ gram @ weights[..., None]).flatten(-3)
         return self.scale * total
 
-    def _kernel(self, present: Tensor) -> Callable[[Tensor], Tensor]:
-        """From inner products (..., n, n) to kernel values, where the elements ``present`` (..., n) are real ones."""
+    def _values(self, inner: Tensor, present: Tensor) -> Tensor:
+        """Kernel values from inner products (..., n, n) of elements, of which ``present`` (..., n) are no filling."""
         if self.kernel == "linear":
-            return lambda inner: inner
+            return inner
         if self.kernel == "polynomial":
-            return lambda inner: (inner + 1).square()
-
-        def gaussians(inner: Tensor) -> Tensor:
-            squares = inner.diagonal(dim1=-2, dim2=-1)
-            apart = (squares[..., :, None] + squares[..., None, :] - 2 * inner).clamp_min(0)
-            middle: Tensor | float
-            if self.bandwidth is None:
-                pairs = (present[..., :, None] & present[..., None, :]).to(apart)
-                count = present.sum(-1)[..., None, None]
-                total = (apart.detach() * pairs).sum((-2, -1), keepdim=True)
-                middle = (total / (count * (count - 1)).clamp_min(1)).clamp_min(1e-12)
-            else:
-                middle = self.bandwidth
-            powers = [2.0 ** (i - self.kernels // 2) for i in range(self.kernels)]
-            return torch.stack([torch.exp(-apart / (middle * p)) for p in powers]).sum(0)
-
-        return gaussians
+            return (inner + 1).square()
+        squares = inner.diagonal(dim1=-2, dim2=-1)
+        apart = (squares[..., :, None] + squares[..., None, :] - 2 * inner).clamp_min(0)
+        middle = self.bandwidth or _mean_distance(apart.detach(), present)
+        values = torch.zeros_like(apart)
+        for i in range(self.kernels):
+            values = values + torch.exp(-apart / (middle * 2.0 ** (i - self.kernels // 2)))
+        return values
 
 
 @dataclass(frozen=True)
@@ -166,6 +156,15 @@ def pack(z: Tensor, rows: Tensor) -> Tensor:
     order = used.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :n]
     run = torch.arange(len(z), device=z.device)[:, None, None]
     return torch.cat([rows.gather(-1, order)[..., None], z[run, order]], -1)
+
+
+def _mean_distance(apart: Tensor, present: Tensor) -> Tensor:
+    """(..., 1, 1) mean of squared distances (..., n, n) between different ones of the elements present (..., n)."""
+    pairs = present[..., :, None] & present[..., None, :]
+    count = present.sum(-1)[..., None, None]
+    total = (apart * pairs).sum((-2, -1), keepdim=True)
+    mean: Tensor = total / (count * (count - 1)).clamp_min(1)
+    return mean.clamp_min(1e-12)
 
 
 def quantiles(sample: Tensor, levels: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ NCFM = register(
         DM,
         name="ncfm",
         purpose="match characteristic functions of embeddings at random frequencies",
+        status="simplified",
         source="Wang et al., Dataset Distillation with Neural Characteristic Function, CVPR 2025, "
         "arXiv 2502.20653; as configured in the authors' code, which draws frequencies at random",
         objective=CharacteristicFunction(),
