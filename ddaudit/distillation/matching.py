@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 import torch
@@ -20,10 +22,12 @@ from ddaudit.distillation.loops import (
     network_for,
     teacher_for,
 )
-from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, View
-from ddaudit.distillation.reading import augment_by_class, draw_by_class
+from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, Source, View
+from ddaudit.distillation.reading import augment_by_class, couples_records, draw_by_class
 from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.terms import added
+from ddaudit.distillation.watch import Watch, accuracy
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
@@ -38,7 +42,7 @@ class Schedule:
     inner: int
 
 
-# DC's table of loops by IPC (Zhao et al., ICLR 2021, appendix; authors' get_loops), also PSG's.
+# Loops by IPC of DC (Zhao et al., ICLR 2021, appendix; authors' get_loops), also PSG's; DCC's differ at IPC 1.
 DC_LOOPS = {
     1: Schedule(1, 1),
     10: Schedule(10, 50),
@@ -47,6 +51,7 @@ DC_LOOPS = {
     40: Schedule(40, 15),
     50: Schedule(50, 10),
 }
+LOOPS = {"dc": DC_LOOPS, "dcc": {**DC_LOOPS, 1: Schedule(10, 5)}}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,12 @@ class Matching:
         lr_ipc: images per class that ``lr`` is for: at n of them it is lr * n / lr_ipc (IDC's rule, as every image's
             gradient shrinks with their number); None: for any number.
         outer, inner: matching rounds per network, and epochs of training the network on S between rounds;
-            None: DC's table by IPC (nearest entry).
+            None: a table by IPC (nearest entry).
+        table: "dc" or "dcc", whose table.
+        watch: rounds and epochs of training end by the network's accuracy on real records instead; None: by number.
+        warmup_networks, warmup_rounds: on the first so many networks, the first so many rounds match class by class,
+            whatever the target rule (DCC).
+        halve_at: fractions of the iterations after which the step of the images is halved.
         repeats: matching steps per round (PSG's batch_loop), each one query.
         net_lr, net_batch: SGD for the inner training.
         pool: None asks a new question at every step. A number asks that many questions in all, and every step
@@ -82,6 +92,11 @@ class Matching:
     optimiser: Literal["sgd", "adam"] = "sgd"
     ema: float | None = None
     lr_ipc: int | None = None
+    table: Literal["dc", "dcc"] = "dc"
+    watch: Watch | None = None
+    warmup_networks: int = 0
+    warmup_rounds: int = 0
+    halve_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.lr <= 0 or self.repeats < 1:
@@ -94,6 +109,8 @@ class Matching:
             raise ValueError("loop.outer must be at least 1 and loop.inner at least 0")
         if self.optimiser not in ("sgd", "adam"):
             raise ValueError(f"loop.optimiser is 'sgd' or 'adam', not '{self.optimiser}'")
+        if self.table not in LOOPS:
+            raise ValueError(f"loop.table is 'dc' or 'dcc', not '{self.table}'")
         if self.lr_ipc is not None and self.lr_ipc < 1:
             raise ValueError(f"loop.lr_ipc must be at least 1, got {self.lr_ipc}")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -105,7 +122,10 @@ class Matching:
 
     def schedule(self, ipc: int) -> Schedule:
         """The (outer, inner) loops for this IPC."""
-        nearest = DC_LOOPS[min(DC_LOOPS, key=lambda k: (abs(k - ipc), k))]
+        if self.watch is not None:
+            return Schedule(self.watch.rounds, self.watch.epochs)
+        table = LOOPS[self.table]
+        nearest = table[min(table, key=lambda k: (abs(k - ipc), k))]
         return Schedule(
             nearest.outer if self.outer is None else self.outer,
             nearest.inner if self.inner is None else self.inner,
@@ -132,13 +152,15 @@ class Matching:
             and not (recipe.networks and recipe.networks.couples_records())
             and not isinstance(recipe.networks, LearnsRecords)
             and not (recipe.target and recipe.target.couples_records())
+            and not couples_records(recipe.reader)
         )
 
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
         """Distil K sets, one per row of ``job.members``.
 
         Raises:
-            BadInput: networks that follow the synthetic set in a schedule that trains or revisits them.
+            BadInput: networks that follow the synthetic set in a schedule that trains or revisits them; a private
+                reader in a schedule whose questions cannot be counted beforehand.
             DDAuditError: the optimisation diverged (NaN), or K > 1 for a recipe that cannot share.
         """
         objective, networks = recipe.matching_parts()
@@ -158,11 +180,14 @@ class Matching:
                 "has networks that learn from the synthetic set by themselves, one step after the other",
                 "Use --set loop.outer=1 and leave loop.pool out.",
             )
+        if recipe.reader is not None and recipe.reader.private:
+            self._check_countable(recipe)
         generator = torch.Generator().manual_seed(job.seed)
         schedule = self.schedule(job.ipc)
         total = self.iterations * schedule.outer * self.repeats
         strategy = recipe.augment_for(job.data)
         source = recipe.open(job, again=self.pool is not None)
+        early = replace(recipe, target=ByClass()).open(job) if self.warmup_networks else source
         canvas = recipe.start(job, generator)
         networks = recipe.networks_for(job) or networks
         asker = _Asker(
@@ -172,7 +197,9 @@ class Matching:
             job,
             keep=0 if self.pool is None else _KEPT_PARAMETERS,
         )
-        rows, slot_of_row = _slots(canvas.labels, source.layout.slots, job.train.num_classes)
+        main, classwise = (
+            _Side.of(s, canvas.labels, job.train.num_classes) for s in (source, early)
+        )
         optimiser = self._optimiser(canvas.parameters, job.ipc)
         average = [p.detach().clone() for p in canvas.parameters]
         mean, std = recipe.constants(job.data)
@@ -184,17 +211,21 @@ class Matching:
             net, teacher = asker.network(number), teacher_for(job, networks, number)
             if canvas.confine is not None:
                 canvas.confine()
+            self._set_rate(optimiser, job.ipc, iteration)
+            accuracies: list[float] = []
             for round_ in range(schedule.outer):
+                warm = iteration < self.warmup_networks and round_ < self.warmup_rounds
+                side = classwise if warm else main
                 for repeat in range(self.repeats):
                     name = f"{number}/{round_}/{repeat}"
                     objective = asker.objective(name)
                     query = asker.query(name, net, objective)
-                    targets = source.targets(query)
+                    targets = side.source.targets(query)
                     x, y = canvas.decode(), canvas.labels
                     flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
                     seen = flat.view_as(x)
-                    aggregate = objective.synthetic(net, seen, y, rows, source.clip)
-                    distance = objective.distance(net, targets.values, aggregate[:, slot_of_row])
+                    aggregate = objective.synthetic(net, seen, y, side.rows, side.source.clip)
+                    distance = objective.distance(net, targets.values, aggregate[:, side.slots])
                     view = View(
                         x,
                         seen,
@@ -205,7 +236,7 @@ class Matching:
                         done,
                         teacher=teacher,
                     )
-                    losses = source.layout.reduction.reduce(
+                    losses = side.source.layout.reduction.reduce(
                         distance * targets.weights, targets.weights > 0
                     )
                     canvas.pull(losses.sum(), extra=added(recipe.terms, view))
@@ -216,6 +247,11 @@ class Matching:
                     done += 1
                     if job.progress:
                         job.progress(done, total)
+                check = _accuracy_of(source, net, job.train.num_classes, f"{number}/{round_}")
+                if self.watch is not None:
+                    accuracies.append(check())
+                    if self.watch.has_settled(accuracies):
+                        break
                 if round_ < schedule.outer - 1:
                     self._train(
                         net,
@@ -224,6 +260,7 @@ class Matching:
                         epochs=schedule.inner,
                         strategy=strategy,
                         generator=generator,
+                        check=check,
                     )
             if not canvas.finite:
                 raise DDAuditError(
@@ -231,8 +268,27 @@ class Matching:
                 )
         return finish(canvas, None if self.ema is None else average, source.claims(), mean, std)
 
+    def _check_countable(self, recipe: Recipe) -> None:
+        if self.watch is not None or self.warmup_networks:
+            raise BadInput(
+                recipe.name,
+                "asks questions beside those of its target, which no private reader has a budget for",
+                "Use --set loop.warmup_networks=0."
+                if self.watch is None
+                else "Take a method whose schedule is fixed, such as dc.",
+            )
+
+    def rate(self, ipc: int, iteration: int) -> float:
+        """The step of the images on network ``iteration``."""
+        halvings = sum(iteration >= share * self.iterations for share in self.halve_at)
+        return self.lr * (1 if self.lr_ipc is None else ipc / self.lr_ipc) * 0.5**halvings
+
+    def _set_rate(self, optimiser: torch.optim.Optimizer, ipc: int, iteration: int) -> None:
+        for group in optimiser.param_groups if self.halve_at else ():
+            group["lr"] = self.rate(ipc, iteration)
+
     def _optimiser(self, parameters: list[Tensor], ipc: int) -> torch.optim.Optimizer:
-        lr = self.lr * (1 if self.lr_ipc is None else ipc / self.lr_ipc)
+        lr = self.rate(ipc, 0)
         if self.optimiser == "adam":
             return torch.optim.Adam(parameters, lr=lr)
         return torch.optim.SGD(parameters, lr=lr, momentum=self.momentum)
@@ -246,10 +302,15 @@ class Matching:
         epochs: int,
         strategy: str,
         generator: torch.Generator,
+        check: Callable[[], float],
     ) -> None:
-        """Plain SGD on the current synthetic set (public: post-processing of past releases)."""
+        """Plain SGD on the current synthetic set (public: post-processing of past releases); with a watch, until
+        accuracies (``check``) have moved."""
         optimiser = torch.optim.SGD(net.body.parameters(), lr=self.net_lr)
+        accuracies: list[float] = []
         for _ in range(epochs):
+            if self.watch is not None and self.watch.has_moved(accuracies):
+                return
             for index in (
                 torch.randperm(len(x), generator=generator).to(x.device).split(self.net_batch)
             ):
@@ -262,6 +323,27 @@ class Matching:
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
+            if self.watch is not None:
+                accuracies.append(check())
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """An opened reader, and the synthetic aggregates that its rows are matched to."""
+
+    source: Source
+    rows: Tensor
+    slots: Tensor
+
+    @classmethod
+    def of(cls, source: Source, labels: Tensor, num_classes: int) -> _Side:
+        return cls(source, *_slots(labels, source.layout.slots, num_classes))
+
+
+def _accuracy_of(source: Source, net: Network, num_classes: int, name: str) -> Callable[[], float]:
+    """Asks for the network's accuracy on real records; each time under a new name."""
+    asked = count()
+    return lambda: accuracy(source, net, num_classes, f"{name}/accuracy/{next(asked)}")
 
 
 def _slots(labels: Tensor, slots: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,10 @@ class Minibatch:
         """Never: raw aggregates leave."""
         return False
 
+    def couples_records(self) -> bool:
+        """Never: records are drawn at random."""
+        return False
+
     def check(self, data: ImageData) -> None:
         """Any data will do."""
 
@@ -78,13 +82,7 @@ class MinibatchSource:
 
     def targets(self, query: Query) -> Targets:
         """Weighted means of the query's signals: one row layout per run."""
-        picks = []
-        for pool, count in self._pools:
-            if len(pool) <= count:
-                picks.append(pool)
-            else:
-                picks.append(pool[torch.randperm(len(pool), generator=self._generator)[:count]])
-        index = torch.cat(picks)
+        index = self.pick(query)
         opening = self._opening
         x, y = load_batch(self._data, index, opening, query.augment)
         rows = self._rule.rows(self._data, index)[None] * self._members[:, index][:, None].float()
@@ -93,6 +91,16 @@ class MinibatchSource:
         values = query.objective.real(query.net, x, y, rows.to(opening.device))
         present = self.layout.weigh((mass > 0).float())
         return Targets(values, present.to(opening.device))
+
+    def pick(self, query: Query) -> Tensor:
+        """(B,) positions of the records that answer a query."""
+        picks = []
+        for pool, count in self._pools:
+            if len(pool) <= count:
+                picks.append(pool)
+            else:
+                picks.append(pool[torch.randperm(len(pool), generator=self._generator)[:count]])
+        return torch.cat(picks)
 
     def claims(self) -> list[PrivacyClaim | None]:
         """No guarantee for any run."""
@@ -145,6 +153,14 @@ class OpenedOnce(Around):
     def claims(self) -> list[PrivacyClaim | None]:
         """What everything asked so far costs."""
         return self.opened[0].claims() if self.opened else []
+
+
+def couples_records(reader: Reader | None) -> bool:
+    """True when which records a reader reads depends on the others, and not on chance and counts alone."""
+    while isinstance(reader, Around):
+        reader = reader.reader
+    says = getattr(reader, "couples_records", None)
+    return bool(says and says())
 
 
 def load_batch(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import ImageData
+from ddaudit.distillation.clusters import central_records
 from ddaudit.distillation.parts import Canvas
 from ddaudit.errors import BadInput
 
@@ -19,10 +20,11 @@ class Pixels:
     """Every pixel is a free parameter.
 
     ``init="real"`` starts from random real images of each class, which releases real records as a starting
-    point: private readers refuse it. ``init="noise"`` starts from N(0, 1) in normalised space.
+    point: private readers refuse it; ``init="centres"`` from those nearest to the centres of as many clusters of a
+    random network's embeddings (DREAM's way). ``init="noise"`` starts from N(0, 1) in normalised space.
     """
 
-    init: Literal["real", "noise"] = "real"
+    init: Literal["real", "centres", "noise"] = "real"
     factor: int = 1
     """Multi-formation: every image holds factor x factor sub-images, cut out and enlarged before use. The
     released file holds the enlarged ones (factor^2 * ipc per class) at the storage budget of ``ipc`` images.
@@ -35,8 +37,8 @@ class Pixels:
     network finds clipped; noise is then N(1/2, 1/4) (IDC's way)."""
 
     def __post_init__(self) -> None:
-        if self.init not in ("real", "noise"):
-            raise ValueError(f"synthesis.init is 'real' or 'noise', not '{self.init}'")
+        if self.init not in ("real", "centres", "noise"):
+            raise ValueError(f"synthesis.init is 'real', 'centres' or 'noise', not '{self.init}'")
         if self.space not in ("normalised", "unit"):
             raise ValueError(f"synthesis.space is 'normalised' or 'unit', not '{self.space}'")
         if self.factor < 1:
@@ -78,7 +80,13 @@ class Pixels:
             x = torch.randn(k, m, *data.shape, generator=generator)
             x = (x / 4 + 0.5).clamp_(0, 1) if unit else x
         else:
-            picks = draw_records(data, members, ipc * self.factor**2, generator)
+            count = ipc * self.factor**2
+            if self.init == "centres":
+                picks = central_records(
+                    data, members, count, mean=mean, std=std, generator=generator
+                )
+            else:
+                picks = draw_records(data, members, count, generator)
             pieces = data.pixels(picks.flatten()).view(*picks.shape, *data.shape)
             x = assemble(pieces if unit else (pieces - mean) / std, self.factor)
         x = x.to(device).requires_grad_(True)

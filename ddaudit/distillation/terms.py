@@ -45,15 +45,17 @@ class CrossEntropy:
         on: "net", the network of the step, or "teacher", the trained one that it was made from.
         per_class: times the number of classes, which is the sum of class means where classes have equally many
             images: on the scale of matches of class rows.
+        by_accuracy: times the percents of its own training batches that the network of the step gets right: what
+            networks trained on records know (IDM), which is little of new ones.
 
-    Source: Zhao et al., "Improved Distribution Matching" (IDM), CVPR 2023, arXiv 2307.09742, section 3.3. IDM also
-    scales it by the network's accuracy; here the weight is constant. On the teacher: the calibration of NCFM, CVPR
-    2025.
+    Source: Zhao et al., "Improved Distribution Matching" (IDM), CVPR 2023, arXiv 2307.09742, section 3.3 and the
+    authors' code, with ``per_class`` and ``by_accuracy``. On the teacher: the calibration of NCFM, CVPR 2025.
     """
 
     weight: float = 0.5
     on: Literal["net", "teacher"] = "net"
     per_class: bool = False
+    by_accuracy: bool = False
 
     def __post_init__(self) -> None:
         _check(self, weight=self.weight)
@@ -61,7 +63,7 @@ class CrossEntropy:
             raise ValueError(f"CrossEntropy.on is 'net' or 'teacher', not '{self.on}'")
 
     def loss(self, view: View) -> Tensor:
-        """(K,) mean cross-entropies; their sum over classes where asked for."""
+        """(K,) mean cross-entropies; their sum over classes, by accuracy, where asked for."""
         targets = view.targets()
         if self.on == "net":
             _network(self, view)
@@ -69,6 +71,15 @@ class CrossEntropy:
         else:
             logits = _teacher(self, view).body(view.matched.flatten(0, 1))
         losses = -(targets * logits.view(*targets.shape).log_softmax(-1)).sum(-1).mean(1)
+        if self.by_accuracy:
+            right = _network(self, view).accuracy
+            if right is None:
+                raise BadInput(
+                    "CrossEntropy",
+                    "is weighted by an accuracy that is not known of these networks",
+                    "Take networks that are trained on records between steps, or by_accuracy=false.",
+                )
+            losses = losses * 100 * right
         return losses * view.num_classes if self.per_class else losses
 
 

@@ -9,6 +9,7 @@ from ddaudit.distillation import DEFENSES, Defense, Recipe, register
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.loops import LearnsRecords
 from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.reading import couples_records
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
@@ -53,6 +54,12 @@ def dp(recipe: Recipe) -> Recipe:
             f"{recipe.name}+dp",
             "has gradients of a scale of its own, for which no clip is known",
             f"Use dp-{recipe.name} where it exists ('ddaudit list methods').",
+        )
+    if couples_records(recipe.reader):
+        raise BadInput(
+            f"{recipe.name}+dp",
+            f"{type(recipe.reader).__name__} picks records by other records, and no noise is calibrated for that",
+            "Take a method that draws them at random, such as idc or dc.",
         )
     for part in (recipe.target, recipe.objective):
         refuse_coupling(part, f"{recipe.name}+dp")

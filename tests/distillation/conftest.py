@@ -7,23 +7,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddaudit.distillation.networks import Fresh
+from ddaudit.models import Arch, build
 
 
-def _network(arch="ConvNetD1W4", num_classes=3):
+def _network(arch="ConvNetD1W4", num_classes=3, channels=1):
     """Float64; parameter k is 0.3 sin(0.7 i + k) over its elements i."""
-    fresh = Fresh(arch)
-    device = torch.device("cpu")
-    net = fresh.make(shape=(1, 8, 8), num_classes=num_classes, seed=0, device=device).double()
+    net = build(
+        Arch.parse(arch), shape=(channels, 8, 8), num_classes=num_classes, seed=0,
+        mean=[0.0] * channels, std=[1.0] * channels,
+    ).double()  # fmt: skip
     with torch.no_grad():
         for k, p in enumerate(net.body.parameters()):
             p.copy_(0.3 * torch.sin(0.7 * _counting(p.numel()) + k).view_as(p))
     return net
 
 
-def _images(n, phase):
-    """(n, 1, 8, 8) float64: cos(0.37 i + phase) over all elements i."""
-    return torch.cos(0.37 * _counting(n * 64) + phase).view(n, 1, 8, 8)
+def _images(n, phase, channels=1):
+    """(n, channels, 8, 8) float64: cos(0.37 i + phase) over all elements i."""
+    return torch.cos(0.37 * _counting(n * channels * 64) + phase).view(n, channels, 8, 8)
 
 
 def _counting(n):
@@ -32,5 +33,5 @@ def _counting(n):
 
 @pytest.fixture(scope="session")
 def known():
-    """``network(arch, num_classes)`` and ``images(n, phase)``."""
+    """``network(arch, num_classes, channels)`` and ``images(n, phase, channels)``."""
     return SimpleNamespace(network=_network, images=_images)

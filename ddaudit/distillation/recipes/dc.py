@@ -1,14 +1,16 @@
-"""DC and DSA: gradient matching, without and with differentiable siamese augmentation."""
+"""DC and DSA: gradient matching, without and with siamese augmentation; DCC: of all classes at once; LCMat: with its
+spread."""
 
 from dataclasses import replace
 
+from ddaudit.distillation.curvature import CurvatureMatch
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
-from ddaudit.distillation.targets import ByClass
+from ddaudit.distillation.targets import ByClass, Joint
 
 DC = register(
     Recipe(
@@ -41,5 +43,38 @@ DSA = register(
         synthesis=Pixels(init="real"),
         augment="data",
         source="Zhao & Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021",
+    )
+)
+
+DCC = register(
+    replace(
+        DC,
+        name="dcc",
+        purpose="gradient matching of one loss over all classes",
+        source="Lee, Chun, Jung, Yun & Yoon, Dataset Condensation with Contrastive Signals, ICML 2022, "
+        "arXiv 2202.02916",
+        target=Joint(),
+        synthesis=Pixels(init="real"),
+        loop=replace(DC.loop, table="dcc", warmup_networks=250, warmup_rounds=10),
+        small={**DC.small, "loop.warmup_networks": 5, "loop.warmup_rounds": 5},
+    )
+)
+
+LCMAT = register(
+    replace(
+        DC,
+        name="lcmat",
+        purpose="gradients matched with their spread, as a stand-in for curvature",
+        status="reconstruction",
+        source="Shin, Bae, Shin, Joo & Moon, Loss-Curvature Matching for Dataset Selection and Condensation, "
+        "AISTATS 2023, arXiv 2303.04449",
+        objective=CurvatureMatch(),
+        synthesis=Pixels(init="real"),
+        augment="data",
+        deviations=(
+            "the authors published code for their selection, not for their condensation: its weight is ours",
+            "the spread of gradients over classes (source: over records)",
+            "on DSA's loops and values",
+        ),
     )
 )

@@ -1,5 +1,8 @@
-"""IDC: sub-images, matched by gradients of networks trained on real records."""
+"""IDC: sub-images, matched by gradients of networks trained on real records; DREAM: on representative records."""
 
+from dataclasses import replace
+
+from ddaudit.distillation.clusters import Representative
 from ddaudit.distillation.learners import Learning, RecordSGD
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.objectives import GradientMatch
@@ -47,6 +50,22 @@ IDC = register(
             "all classes move at once (source: one after the other, at the same step)",
             "all sub-images of a class at every step (source: at most 128, at random)",
             "real images are shrunk by averaging (source: by taking every other pixel)",
+        ),
+    )
+)
+
+DREAM = register(
+    replace(
+        IDC,
+        name="dream",
+        purpose="IDC on the records nearest to cluster centres of each class",
+        source="Liu et al., DREAM: Efficient Dataset Distillation by Representative Matching, ICCV 2023, "
+        "arXiv 2302.14416; values of the authors' code for CIFAR-10",
+        synthesis=replace(IDC.synthesis, init="centres"),
+        reader=Representative(per_class=128, interval=10),
+        deviations=(
+            *IDC.deviations,
+            "clusters are those of normalised images (source's code: embeds pixels as they are)",
         ),
     )
 )

@@ -1,0 +1,70 @@
+"""Schedules that end by how a network does on real records (CAFE's dynamic bi-level optimisation)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddaudit.distillation.parts import Query, Source
+from ddaudit.models import Network
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Matching rounds on a network end when its accuracy on real records has settled; between two rounds it is
+    trained on the synthetic set until that accuracy has moved.
+
+    Attributes:
+        settled: accuracies of the last ``window`` rounds that lie within this of each other end the rounds.
+        moved: accuracies of the last ``window`` epochs that lie further apart end the training.
+        window: how many.
+        rounds, epochs: at most.
+
+    Source: Wang et al., "CAFE", CVPR 2022, arXiv 2203.01531, section 3.4; values of the authors' code, whose loops
+    have no upper bounds and whose accuracies carry a tenth of the one before.
+    """
+
+    settled: float = 0.04
+    moved: float = 0.03
+    window: int = 10
+    rounds: int = 100
+    epochs: int = 100
+
+    def __post_init__(self) -> None:
+        if min(self.window, self.rounds, self.epochs) < 1:
+            raise ValueError("loop.watch.window, rounds and epochs must be at least 1")
+
+    def has_settled(self, accuracies: list[float]) -> bool:
+        """True when the last ``window`` accuracies of rounds lie close together."""
+        last = accuracies[-self.window :]
+        return len(last) == self.window and max(last) - min(last) < self.settled
+
+    def has_moved(self, accuracies: list[float]) -> bool:
+        """True when the last ``window`` accuracies of epochs lie apart."""
+        last = accuracies[-self.window :]
+        return len(last) == self.window and max(last) - min(last) > self.moved
+
+
+@dataclass(frozen=True)
+class Correct:
+    """Whether a network classifies a record rightly: its mean is an accuracy."""
+
+    shareable: bool = False
+
+    def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
+        """(B, 1) ones where it does."""
+        with torch.no_grad():
+            right = net.body(x).argmax(1) == y
+        return right[:, None].to(x.dtype)
+
+    def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """(K, R, 1) accuracies of the rows."""
+        return rows @ self.signals(net, x, y)
+
+
+def accuracy(source: Source, net: Network, num_classes: int, name: str) -> float:
+    """Mean accuracy over the rows of one question to the records, without augmentation."""
+    query = Query(name, Correct(), net, (None,) * num_classes)
+    return float(source.targets(query).mean().mean())
