@@ -25,33 +25,13 @@ from ddaudit.distillation.loops import (
 from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, Source, View
 from ddaudit.distillation.reading import augment_by_class, couples_records, draw_by_class
 from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.schedules import LOOPS, Schedule, Watch, accuracy
 from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.terms import added
-from ddaudit.distillation.watch import Watch, accuracy
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
 from ddaudit.training.augment import apply, draw
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """``outer`` matching rounds per network, ``inner`` epochs of network training on S between rounds."""
-
-    outer: int
-    inner: int
-
-
-# Loops by IPC of DC (Zhao et al., ICLR 2021, appendix; authors' get_loops), also PSG's; DCC's differ at IPC 1.
-DC_LOOPS = {
-    1: Schedule(1, 1),
-    10: Schedule(10, 50),
-    20: Schedule(20, 25),
-    30: Schedule(30, 20),
-    40: Schedule(40, 15),
-    50: Schedule(50, 10),
-}
-LOOPS = {"dc": DC_LOOPS, "dcc": {**DC_LOOPS, 1: Schedule(10, 5)}}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.layers import LayerAlignment
-from ddaudit.distillation.watch import Correct, Watch
+from ddaudit.distillation.schedules import Correct, Watch
 from ddaudit.errors import BadInput
 
 FAST = {

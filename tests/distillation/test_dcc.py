@@ -5,8 +5,9 @@ import torch
 
 from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.curvature import CurvatureMatch, spread
-from ddaudit.distillation.matching import Matching, Schedule
+from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.objectives import GradientMatch
+from ddaudit.distillation.schedules import Schedule
 from ddaudit.errors import BadInput
 
 FAST = {

@@ -7,8 +7,9 @@ import torch
 
 from ddaudit.distillation import distill, distill_many, resolve
 from ddaudit.distillation.loops import Job
-from ddaudit.distillation.matching import DC_LOOPS, Matching
+from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.parts import Canvas
+from ddaudit.distillation.schedules import DC_LOOPS
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError
 

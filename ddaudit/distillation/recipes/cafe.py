@@ -5,9 +5,9 @@ from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.schedules import Watch
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
-from ddaudit.distillation.watch import Watch
 
 CAFE = register(
     Recipe(

@@ -1,4 +1,5 @@
-"""Schedules that end by how a network does on real records (CAFE's dynamic bi-level optimisation)."""
+"""How many rounds are matched on a network, and how long it trains between them: by number, or by how it does on real
+records."""
 
 from __future__ import annotations
 
@@ -9,6 +10,26 @@ from torch import Tensor
 
 from ddaudit.distillation.parts import Query, Source
 from ddaudit.models import Network
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``outer`` matching rounds per network, ``inner`` epochs of network training on S between rounds."""
+
+    outer: int
+    inner: int
+
+
+# Loops by IPC of DC (Zhao et al., ICLR 2021, appendix; authors' get_loops), also PSG's; DCC's differ at IPC 1.
+DC_LOOPS = {
+    1: Schedule(1, 1),
+    10: Schedule(10, 50),
+    20: Schedule(20, 25),
+    30: Schedule(30, 20),
+    40: Schedule(40, 15),
+    50: Schedule(50, 10),
+}
+LOOPS = {"dc": DC_LOOPS, "dcc": {**DC_LOOPS, 1: Schedule(10, 5)}}
 
 
 @dataclass(frozen=True)
