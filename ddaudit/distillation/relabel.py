@@ -31,7 +31,7 @@ class ViewLabels:
     networks that are trained on the set see them over and over, as the label store keeps them.
 
     Attributes:
-        epochs: of views in the store; each takes 45 + 2 * classes bytes per image.
+        epochs: of views in the store; each takes 29 + 2 * classes bytes per image.
         smallest: area of the smallest crop, as a fraction of the image; 1 keeps images whole. None: that of a tile
             of RDED's, 1 up to 64 pixels a side and a half above.
         cutmix: probability that a batch is mixed.
