@@ -38,6 +38,9 @@ from ddaudit.training import EvaluationProtocol
 Family = Literal[
     "selection", "distribution", "gradient", "trajectory", "kernel", "unrolled", "decoupled"
 ]
+_LENT = ("objective", "synthesis", "networks")
+"""Parts that another method can lend."""
+
 Status = Literal["faithful", "simplified", "reconstruction", "ours"]
 
 
@@ -297,12 +300,21 @@ class Recipe:
     def options(self, values: Mapping[str, Any]) -> Recipe:
         """This recipe with dotted options replaced ("loop.lr" -> 0.5, strings parsed).
 
+        A whole objective, synthesis or network source is named by a method that has it ("synthesis" -> "fred").
+
         Raises:
             BadInput: unknown option or bad value.
         """
         recipe = self
         for path, value in values.items():
-            recipe = replace_option(recipe, path, value, where=f"--set {path}={value}")
+            where = f"--set {path}={value}"
+            if path in _LENT and isinstance(value, str):
+                part = getattr(METHODS.get(value), path)
+                if part is None:
+                    raise BadInput(where, f"'{value}' has no {path}")
+                recipe = replace(recipe, **{path: part})
+                continue
+            recipe = replace_option(recipe, path, value, where=where)
         return recipe
 
     def parts(self) -> dict[str, Any]:

@@ -241,6 +241,18 @@ def test_factorised_images_go_with_every_target_and_reader(name, with_, tiny):
     assert torch.isfinite(x.images).all()
 
 
+def test_a_method_lends_its_synthesis_to_any_objective(tiny):
+    """By name, on the command line as here."""
+    x = made("dc", tiny, **{"loop.iterations": 1, "synthesis": "fred", "synthesis.share": 0.5})
+    assert x.card.recipe["synthesis"] == {"part": "Frequency", "init": "real", "share": 0.5}
+    assert len(x) == 8
+    assert any(note.startswith("synthesis = Frequency(") for note in x.card.deviations)
+    with pytest.raises(BadInput, match="--set synthesis=random: 'random' has no synthesis"):
+        resolve("dm", options={"synthesis": "random"})
+    with pytest.raises(BadInput, match="fredd"):
+        resolve("dm", options={"synthesis": "fredd"})
+
+
 def test_several_runs_of_hallucinators_come_one_after_the_other(tiny):
     with pytest.raises(DDAuditError, match="one run at a time"):
         start(Hallucinated(), tiny, runs=2)
