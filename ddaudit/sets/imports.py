@@ -120,6 +120,8 @@ def _by_content(path: Path) -> str | None:
         return None
     if isinstance(content, Mapping) and isinstance(content.get("data"), list | tuple):
         return "dc"
+    if isinstance(content, Mapping) and isinstance(content.get("compressor"), Mapping):
+        return "rtp"
     if isinstance(content, Mapping) and {"images", "labels"} <= set(content):
         return "tensors"
     if _is_images(content):

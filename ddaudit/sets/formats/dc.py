@@ -74,6 +74,8 @@ def _experiment(data: Any, options: Mapping[str, str], path: Path) -> tuple[Any,
         what = f"holds {len(data)} experiments, so there is no experiment {index}"
         raise BadInput(path, what, f"They are numbered 0 to {len(data) - 1}.")
     chosen = data[index]
+    if isinstance(chosen, list) and len(chosen) == 1:
+        chosen = chosen[0]  # FreD wraps the pair once more
     if not _is_pair(chosen):
         raise BadInput(path, f"experiment {index} is not a pair [images, labels]")
     number = index % len(data)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddaudit.errors import BadInput
 from ddaudit.sets._types import Card, DistilledSet
-from ddaudit.sets.formats import _labels
+from ddaudit.sets.formats import _labels, haba
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
 from ddaudit.sets.formats._pixels import Pixels, images_4d
 from ddaudit.sets.formats._safe import load_torch
@@ -124,7 +124,9 @@ def _remarks(pair: _Pair, lr: float | None) -> list[str]:
 
 
 def sniff(path: Path) -> bool:
-    """True for an images file of a pair, or a folder with one."""
+    """True for an images file of a pair, or a folder with one; with hallucinators beside it it is HaBa's."""
+    if haba.sniff(path):
+        return False
     if path.is_dir():
         places = (path, path / "Normal")
         return any(_IMAGES.fullmatch(p.name) for place in places for p in place.glob("images_*.pt"))

@@ -32,9 +32,10 @@ def read(
 
 
 def sniff(path: Path) -> bool:
-    """True for an .npz with both arrays that is not named like KIP's."""
+    """True for an .npz with both arrays that is not named like KIP's and does not hold RFAD's."""
     kip = _names.from_kip_name(path).method is not None
-    return path.suffix == ".npz" and not kip and set(NAMES) <= npz_names(path)
+    names = npz_names(path) if path.suffix == ".npz" and not kip else set()
+    return set(NAMES) <= names and not {"k", "jit"} <= names
 
 
 FORMATS.add(
