@@ -13,17 +13,20 @@ from ddaudit.data import ImageData
 from ddaudit.distillation.canvas import Canvas
 from ddaudit.distillation.synthesis import draw_records, labels_of
 
+_RECORDS = 256
+"""Records of a class that its frequencies are chosen by."""
+
 
 @dataclass(frozen=True)
 class Frequency:
     """S = inverse DCT of a few free coefficients; the budget of an image buys 1 / share images.
 
-    Every class keeps the frequencies whose coefficients vary most between its starting images, the same for all its
-    images and channels. The transform is orthonormal, so that a step in frequencies is as long as the step in pixels
-    and an objective's learning rate stays what it was.
+    Every class keeps the frequencies whose coefficients vary most between its records, the same for all its images and
+    channels (as the paper says; its code looks at the starting images alone). The transform is orthonormal, so that a
+    step in frequencies is as long as the step in pixels and an objective's learning rate stays what it was.
 
     Attributes:
-        init: "real" starts from random records of each class and lets them choose the frequencies; "noise" from
+        init: "real" starts from random records of each class and lets records choose the frequencies; "noise" from
             N(0, 1), with the lowest frequencies, a choice that depends on no record.
         share: of an image's frequencies that are kept, in (0, 1].
 
@@ -79,7 +82,14 @@ class Frequency:
         else:
             picks = draw_records(data, members, per_class, generator)
             x = (data.pixels(picks.flatten()).view(k, m, *data.shape) - mean) / std
-            chosen = most_varied(dct(x), data.num_classes, kept)
+            # Always the same: a run's frequencies depend on its records alone.
+            seen = [
+                draw_records(data, row[None], _RECORDS, torch.Generator().manual_seed(0))[0]
+                for row in members
+            ]
+            chosen = torch.stack(
+                [most_varied(dct(data.pixels(i) / std), data.num_classes, kept) for i in seen]
+            )
             mask = data.num_classes * math.ceil(height * width / 8)
         # Every image takes the frequencies of its class.
         where = chosen[:, labels][:, :, None].expand(-1, -1, channels, -1).to(device)
@@ -109,16 +119,14 @@ def idct(x: Tensor) -> Tensor:
 
 
 def most_varied(coefficients: Tensor, num_classes: int, kept: int) -> Tensor:
-    """(K, num_classes, kept) flat positions of the frequencies that vary most between the images of each class.
+    """(num_classes, kept) flat positions of the frequencies that vary most between the images of each class.
 
     Args:
-        coefficients: (K, num_classes * n, C, H, W); channels are averaged first.
-        num_classes, kept: how many classes, and how many frequencies of each. A class of one image has no
-            variance, and keeps its largest coefficients.
+        coefficients: (num_classes * n, C, H, W), class by class; channels are averaged first.
+        num_classes, kept: how many classes, and how many frequencies of each.
     """
-    c = coefficients.mean(2).flatten(-2).unflatten(1, (num_classes, -1))
-    spread = c.var(2, correction=0) if c.shape[2] > 1 else c.square().squeeze(2)
-    return spread.topk(kept, -1).indices
+    c = coefficients.mean(1).flatten(-2).unflatten(0, (num_classes, -1))
+    return c.var(1, correction=0).topk(kept, -1).indices
 
 
 def lowest(height: int, width: int, kept: int) -> Tensor:

@@ -26,7 +26,7 @@ FRED = register(
         source=f"{FREQUENCIES}; on distribution matching",
         synthesis=Frequency(share=1 / 16),
         loop=replace(DM.loop, lr=1e6 * STEP),
-        small={**DM.small, "synthesis.share": 0.25, "loop.lr": 20.0},
+        small={**DM.small, "synthesis.share": 0.5, "loop.lr": 10.0},
         deviations=DEVIATIONS,
     )
 )
@@ -40,7 +40,7 @@ FRED_DC = register(
         source=f"{FREQUENCIES}; on gradient matching",
         synthesis=Frequency(share=1 / 32),
         loop=replace(DC.loop, lr=1e3 * STEP),
-        small={**DC.small, "synthesis.share": 0.25},
+        small={**DC.small, "synthesis.share": 0.5},
         deviations=DEVIATIONS,
     )
 )
