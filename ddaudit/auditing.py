@@ -8,6 +8,7 @@ sits below ``attacks`` and ``measures`` so that they can be written against it; 
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,13 @@ class Subject:
         return bool(self.recipe and self.recipe.reader and self.recipe.reader.private)
 
 
+def recipe_subject(recipe: Recipe, *, baseline: bool = False) -> Subject:
+    """A recipe as a subject, known by everything that it says of itself."""
+    described = json.dumps(recipe.describe(), sort_keys=True)
+    identity = hashlib.sha256(described.encode()).hexdigest()[:16]
+    return Subject(recipe.name, "recipe", recipe, baseline=baseline, identity=identity)
+
+
 class Settings(BaseModel):
     """Base of an auditor's own knobs. Frozen, validated, printed in the report.
 
@@ -105,6 +113,21 @@ PRESETS: dict[str, Preset] = {
         Preset(name="full", seeds=5, victims=5, protocol="dc", profile="paper", test_limit=None),
     )
 }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one cell makes anew, beside the set and the victims that all auditors share; estimates ask for it.
+
+    Attributes:
+        distillations: of the subject's recipe.
+        records: training records that each of them sees; None: all.
+        archs: other architectures that the preset's number of networks is trained of.
+    """
+
+    distillations: int = 0
+    records: int | None = None
+    archs: tuple[Arch, ...] = ()
 
 
 class Artifacts(Store, Protocol):
@@ -467,6 +490,10 @@ class Auditor(ABC, Generic[S]):
         its own, names it here, so that other content gives another cell.
         """
         return {}
+
+    def work(self, subject: Subject, ctx: Context, settings: S) -> Work:
+        """What :meth:`run` will make anew for a subject, so that an audit can say what it costs before it starts."""
+        return Work()
 
     @abstractmethod
     def checks(self, ctx: Context, settings: S) -> list[Check]:

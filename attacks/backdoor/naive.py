@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddaudit.attacks._common.rates import rate, rate_metric
 from ddaudit.attacks.backdoor.trigger import Poisoned, SquareTrigger, poison
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor, stratified
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding, Metric, MetricInfo, Picture
@@ -154,6 +154,10 @@ class Backdoor(Auditor[BackdoorSettings]):
         finding.images.append(_picture(test, trigger, ctx.data.train.class_names[settings.target]))
         finding.caveats += _caveats(ctx, settings, trigger, counts)
         return finding
+
+    def work(self, subject: Subject, ctx: Context, settings: BackdoorSettings) -> Work:
+        """A distillation of the poisoned records for each ratio."""
+        return Work(len(settings.poison_ratios) if subject.recipe else 0)
 
     def checks(self, ctx: Context, settings: BackdoorSettings) -> list[Check]:
         """A planted backdoor that must be found, a clean network that must show none, and the trigger's place."""

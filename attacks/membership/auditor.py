@@ -28,7 +28,7 @@ from ddaudit.attacks.membership.shadows import (
     run_shadows,
     split,
 )
-from ddaudit.auditing import Auditor, Context, Shared, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Shared, Subject, Work, auditor
 from ddaudit.distillation import resolve
 from ddaudit.distillation.selection import Selection
 from ddaudit.errors import BadInput, NotEnoughData, Unsupported
@@ -124,6 +124,11 @@ class Membership(Auditor[MembershipSettings]):
     def sentence(self, finding: Finding) -> str:
         """No membership reading without the private training that does not distil at all."""
         return controls.beside_dp_sgd(finding)
+
+    def work(self, subject: Subject, ctx: Context, settings: MembershipSettings) -> Work:
+        """A distillation on a random half of the pool for each shadow."""
+        half = min(settings.pool, len(ctx.data.train)) // 2
+        return Work(settings.shadows, half) if subject.recipe else Work()
 
     def checks(self, ctx: Context, settings: MembershipSettings) -> list[Check]:
         """A victim that memorised, LiRA on known Gaussians, held-out records against held-out records, and what

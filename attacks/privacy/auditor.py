@@ -30,7 +30,7 @@ from ddaudit.attacks.privacy.bound import (
 )
 from ddaudit.attacks.privacy.canaries import Canaries, Kind, plant
 from ddaudit.attacks.privacy.claims import check_claim, check_seen, claimed, describe, holds
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor, stratified
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.selfcheck import check_reader, check_rule, check_signals, check_start
 from ddaudit.distillation import Recipe
@@ -187,6 +187,10 @@ class Privacy(Auditor[PrivacySettings]):
         finding.curves += _curves(audit, tested)
         finding.caveats += _caveats(audit, settings, top, claim)
         return finding
+
+    def work(self, subject: Subject, ctx: Context, settings: PrivacySettings) -> Work:
+        """One distillation with the canaries."""
+        return Work(1 if subject.recipe else 0)
 
     def checks(self, ctx: Context, settings: PrivacySettings) -> list[Check]:
         """Mechanisms of known epsilon, no noise, permuted coins, verbatim releases, accountants."""

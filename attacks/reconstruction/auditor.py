@@ -20,7 +20,7 @@ from ddaudit.attacks.reconstruction.attacks import (
 )
 from ddaudit.attacks.reconstruction.clues import Log
 from ddaudit.attacks.reconstruction.inversion import Case
-from ddaudit.auditing import Auditor, Context, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Subject, Work, auditor, stratified
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo, Picture
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import bootstrap, clopper_pearson
@@ -109,6 +109,10 @@ class Reconstruction(Auditor[ReconstructionSettings]):
                 )
         finding.caveats = _caveats(subject, attacks, released.card.privacy, log)
         return finding
+
+    def work(self, subject: Subject, ctx: Context, settings: ReconstructionSettings) -> Work:
+        """A distillation of the pool with the targets, and one without."""
+        return Work(2, settings.pool) if subject.recipe else Work()
 
     def checks(self, ctx: Context, settings: ReconstructionSettings) -> list[Check]:
         """Exact sums, drowned sums, the records themselves with and without the targets."""

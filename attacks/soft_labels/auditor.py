@@ -36,7 +36,7 @@ from ddaudit.attacks.soft_labels.students import (
     students,
     versions,
 )
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Finding, Metric, MetricInfo
@@ -189,6 +189,10 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
         finding.caveats += _caveats(run, ctx)
         finding.caveats += selection_caveats(run.planted.base, run.made)
         return finding
+
+    def work(self, subject: Subject, ctx: Context, settings: SoftLabelsSettings) -> Work:
+        """One distillation with the canaries, of a recipe that makes soft labels."""
+        return Work(1 if subject.recipe and subject.recipe.labels else 0)
 
     def checks(self, ctx: Context, settings: SoftLabelsSettings) -> list[Check]:
         """Canaries that are published with their labels, and canaries nobody saw."""

@@ -3,7 +3,7 @@
 from ddaudit.audits.collection import Collected, collect
 from ddaudit.audits.config import AuditConfig, make_config
 from ddaudit.audits.plan import Given, Plan, make_plan
-from ddaudit.audits.previews import PlannedCells, named_recipes, preview
+from ddaudit.audits.previews import PlannedCells, Preview, named_recipes, preview
 from ddaudit.audits.run import Outcome, run_audit
 from ddaudit.audits.store import RunStore
 from ddaudit.audits.subjects import make_subject
@@ -15,6 +15,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "PlannedCells",
+    "Preview",
     "RunStore",
     "collect",
     "make_config",

@@ -128,6 +128,7 @@ def make_plan(
         if config.protocol == "card" and subject.set is not None:
             context.check_stated(subject.set, text)
     _check_options(config, list(subjects.values()))
+    _check_archs(config, context, subjects, auditors)
     shared: dict[str, Any] = {
         "train": data.train.fingerprint,
         "validation": data.validation.fingerprint,
@@ -210,6 +211,35 @@ def _identity(subject: Subject) -> dict[str, Any]:
         else subject.set.card.model_dump(mode="json", exclude={"seconds"})
     )
     return {"subject": subject.identity, "name": subject.id, "kind": subject.kind, "card": card}
+
+
+def _check_archs(
+    config: AuditConfig,
+    context: Context,
+    subjects: Mapping[str, Subject],
+    auditors: Mapping[str, tuple[Auditor[Any], Settings]],
+) -> None:
+    """Refuse architectures that were asked for and do not fit the data, before anything is trained.
+
+    Those of a preset are tried as far as they fit: nobody asked for them by name.
+
+    Raises:
+        BadInput: one line that names the architecture.
+    """
+    asked = [auditors[name] for name in config.settings if name in auditors]
+    for auditor, settings in asked:
+        needed = (auditor.work(s, context, settings).archs for s in subjects.values())
+        refused = {}
+        for arch in dict.fromkeys(a for archs in needed for a in archs):
+            try:
+                context.random_network("fits", arch=arch)
+            except BadInput as error:
+                refused[str(arch)] = error
+        if refused:
+            (first, *rest), c, h, w = refused.values(), *context.data.shape
+            if not rest:
+                raise first
+            raise BadInput(", ".join(refused), f"do not fit images of {c}x{h}x{w}", first.todo)
 
 
 def _check_options(config: AuditConfig, subjects: list[Subject]) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache, partial
 from typing import Any
@@ -59,6 +59,7 @@ def run_audit(
     config: AuditConfig,
     *,
     on_event: Report | None = None,
+    on_plan: Callable[[Plan, RunStore], None] | None = None,
     given: Given | None = None,
     modules: Sequence[str] = (),
     here: bool = False,
@@ -67,6 +68,7 @@ def run_audit(
 
     Args:
         on_event: told of every cell.
+        on_plan: told what is going to be done, before anything is.
         given: data and modules that only this process has: what needs them runs here.
         modules: names of modules that worker processes import first.
         here: run everything in this process.
@@ -86,6 +88,7 @@ def run_audit(
     device = plan.context.device
     jobs = config.jobs or default_jobs(device)
     config = config.model_copy(update={"device": str(device), "jobs": jobs})
+    plan = replace(plan, config=config)
     cells = {c.key: c for c in plan.cells}
     missing = [c for c in cells.values() if unfinished(store, c.key)]
     info = run_info(plan, config)
@@ -94,6 +97,8 @@ def run_audit(
         sweep(store.folder)
     _keep_files(plan, store)
     notify = on_event or (lambda *_: None)
+    if on_plan is not None:
+        on_plan(plan, store)
     store.write_info(info)
     wanted = {(c.subject, c.seed) for c in missing}
     preparations = [p for p in plan.preparations if (p.subject, p.seed) in wanted]

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import inspect
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ddaudit.auditing import Subject
+from ddaudit.auditing import Subject, recipe_subject
 from ddaudit.data import Dataset
 from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
@@ -65,11 +64,7 @@ def make_subject(
         return replace(subject, id=name) if name else subject
     recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)
-    described = json.dumps(recipe.describe(), sort_keys=True)
-    identity = hashlib.sha256(described.encode()).hexdigest()[:16]
-    return Subject(
-        id=recipe.name, kind="recipe", recipe=recipe, baseline=baseline, identity=identity
-    )
+    return recipe_subject(recipe, baseline=baseline)
 
 
 def split_entry(text: str) -> tuple[Path, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +93,14 @@ def audit(
             "FILE.py:ClassName.",
         ),
     ] = None,
+    archs: Annotated[
+        str | None,
+        typer.Option(
+            "--archs",
+            metavar="NAME,..",
+            help="Also train these on each set, for the cross-architecture rows of 'utility'.",
+        ),
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -106,8 +115,12 @@ def audit(
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:0.")] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print what would be computed and what is there already."),
+        typer.Option(
+            "--dry-run",
+            help="Print what would be computed, what it costs in time and disk, and what is there already.",
+        ),
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --dry-run: stable JSON.")] = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
 ) -> None:
@@ -124,7 +137,8 @@ def audit(
         "out": out,
         "ray": ray,
         "options": options.recipe_options(set_) or None,
-        "settings": options.auditor_settings(setting) or None,
+        "settings": options.auditor_settings(setting, archs=options.names("--archs", archs))
+        or None,
         "arch": arch,
         "protocol": protocol,
         "jobs": jobs,
@@ -133,6 +147,8 @@ def audit(
         "data_root": str(data_root) if data_root else None,
         "download": download or None,
     }
+    if json_ and not dry_run:
+        raise BadInput("--json", "goes with --dry-run", "ddaudit report --format json has results.")
     if out is not None:
         places.check_folder(out)
     for name in (*(values["auditors"] or ()), *(values["settings"] or ())):
@@ -152,7 +168,7 @@ def audit(
     made = make_config(values, file=config)
     places.check_folder(made.out)
     if dry_run:
-        _preview(made)
+        _preview(made, as_json=json_)
         return
     code = run_with_progress(made)
     typer.echo(f"run: {made.out}")
@@ -163,11 +179,16 @@ def audit(
 def run_with_progress(config: AuditConfig) -> int:
     """Run an audit, say what it does and what failed; returns the exit code."""
     from ddaudit.audits import named_recipes, run_audit
+    from ddaudit.audits.previews import preview_of
 
     for recipe in named_recipes(config):
         say_privacy_target(recipe, config.epsilon, config.delta)
     with events() as on_event:
-        outcome = run_audit(config, on_event=on_event)
+        outcome = run_audit(
+            config,
+            on_event=on_event,
+            on_plan=lambda plan, store: say(preview_of(plan, store).line()),
+        )
     done = f"{outcome.computed} cells computed, {outcome.reused} reused"
     say(f"{done}, {len(outcome.failed)} failed, {outcome.seconds:.0f} s")
     for text in outcome.notes:
@@ -179,16 +200,37 @@ def run_with_progress(config: AuditConfig) -> int:
     return 3 if outcome.failed else 0
 
 
-def _preview(config: AuditConfig) -> None:
-    """What an audit would do, as a table."""
+def _preview(config: AuditConfig, *, as_json: bool) -> None:
+    """What an audit would do, as a table or as JSON."""
     from ddaudit.audits import preview
+    from ddaudit.audits.previews import PREPARING, duration, size
 
-    rows = preview(config)
-    table = [("subject", "auditor", "cells", "there")]
-    table += [(r.subject or "(checks)", r.auditor, str(r.cells), str(r.there)) for r in rows]
+    shown = preview(config)
+    if as_json:
+        typer.echo(json.dumps(shown.to_json(), indent=1))
+        return
+    table = [("subject", "auditor", "cells", "there", "CPU time", "distils", "of it", "disk")]
+    for r in shown.rows:
+        prepared = r.auditor == PREPARING
+        table.append(
+            (
+                r.subject or "(checks)",
+                r.auditor,
+                "" if prepared else str(r.cells),
+                "" if prepared else str(r.there),
+                ("~ " if r.cost.rough else "") + duration(r.cost.seconds) if r.cost.seconds else "",
+                str(r.distillations or ""),
+                duration(r.distilling.seconds) if r.distillations else "",
+                size(r.cost.bytes) if r.cost.bytes else "",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for left, right, planned, there in table:
-        text = f"{left:<{widths[0]}}  {right:<{widths[1]}}"
-        typer.echo(f"{text}  {planned:>{widths[2]}}  {there:>{widths[3]}}")
-    cells, done = sum(r.cells for r in rows), sum(r.there for r in rows)
-    typer.echo(f"{cells} cells in {config.out}: {done} are there, {cells - done} to compute")
+    for row in table:
+        left = [f"{text:<{width}}" for text, width in zip(row[:2], widths[:2], strict=True)]
+        right = [f"{text:>{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
+        typer.echo("  ".join([*left, *right]).rstrip())
+    cells = sum(r.cells for r in shown.rows if r.auditor != PREPARING)
+    done = cells - shown.missing
+    typer.echo(f"{cells} cells in {config.out}: {done} are there, {shown.missing} to compute")
+    typer.echo(shown.line())
+    typer.echo(f"times were measured on: {shown.measured}; other machines differ")

@@ -93,11 +93,16 @@ def recipe_options(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def auditor_settings(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
+def auditor_settings(
+    pairs: list[str] | None, *, archs: list[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """``--setting AUDITOR.KEY=VALUE`` as auditor -> key -> value; the value is read as YAML, ``a,b`` as a list.
 
+    Args:
+        archs: of ``--archs``, which is short for ``--setting utility.cross_architectures=``.
+
     Raises:
-        BadInput: not of that form.
+        BadInput: not of that form, or both of these.
     """
     found: dict[str, dict[str, Any]] = {}
     for pair in pairs or []:
@@ -112,6 +117,10 @@ def auditor_settings(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
         listed = "," in text and text[:1] not in "[{\"'"
         value = parse_yaml(f"[{text}]" if listed else text, f"--setting {pair}")
         found.setdefault(auditor, {})[key] = value
+    if archs is not None:
+        if "cross_architectures" in found.get("utility", {}):
+            raise BadInput("--archs", "is given, and --setting utility.cross_architectures too")
+        found.setdefault("utility", {})["cross_architectures"] = archs
     return found
 
 

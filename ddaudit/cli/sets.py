@@ -16,6 +16,7 @@ from ddaudit.progress import bar
 from ddaudit.registry import check_name
 
 if TYPE_CHECKING:
+    from ddaudit.audits.costs import Cost
     from ddaudit.data import Dataset
     from ddaudit.distillation import Recipe
     from ddaudit.sets import DistilledSet, Inspection, PrivacyClaim
@@ -66,8 +67,16 @@ def distill(
     overwrite: options.Overwrite = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would cost in time and disk; no work.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --dry-run: stable JSON.")] = False,
 ) -> None:
     """Make a distilled set."""
+    if json_ and not dry_run:
+        raise BadInput(
+            "--json", "goes with --dry-run", "'ddaudit inspect FILE --json' has the card."
+        )
     counts = options.sizes(ipc)
     changes = options.recipe_options(set_)
     files = [
@@ -96,6 +105,12 @@ def distill(
     if profile == "auto":
         say(f"profile: {chosen} (device {where.type}); --profile says otherwise")
     say_privacy_target(made, epsilon, delta)
+    if dry_run:
+        from ddaudit.audits.costs import distillation
+
+        costs = [distillation(made, loaded, ipc=n) for n in counts]
+        _say_costs(made.name, files, costs, as_json=json_)
+        return
     with bar(f"distilling {made.name}") as progress:
         results = distill_sizes(
             made, loaded.train, counts, data=loaded, seed=seed, device=where, progress=progress
@@ -279,13 +294,34 @@ def say_privacy_target(recipe: Recipe, epsilon: float | None, delta: float | Non
         say_error(f"warning: {recipe.name}: {warning}")
 
 
+def _say_costs(name: str, files: Sequence[Path], costs: Sequence[Cost], *, as_json: bool) -> None:
+    """What making these files would cost, a line each or as JSON."""
+    from ddaudit.audits.previews import duration, size
+
+    if as_json:
+        rows = [
+            {
+                "recipe": name,
+                "out": str(file),
+                "cpu_seconds": round(c.seconds, 2),
+                "bytes": round(c.bytes),
+                "rough": c.rough,
+            }
+            for file, c in zip(files, costs, strict=True)
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for file, c in zip(files, costs, strict=True):
+        rough = "; partly guessed" if c.rough else ""
+        typer.echo(f"{file}: about {duration(c.seconds)} of CPU time, {size(c.bytes)}{rough}")
+
+
 def _rederived(inspection: Inspection) -> Inspection:
     """With a warning where the ledger does not support the claim: what a card says of its own claim proves nothing."""
     claim = inspection.card.privacy
     if claim is None or not claim.ledger:
         return inspection
     from ddaudit.defenses.privacy.accounting import cross_check
-    from ddaudit.errors import BadInput
 
     try:
         cross_check(claim.epsilon, claim.ledger, claim.delta, relation=claim.relation)

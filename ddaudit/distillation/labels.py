@@ -85,7 +85,7 @@ class TeacherLabels:
             BadInput: unknown architecture, or records that cannot be trained on.
         """
         teacher = self.teacher(train, data=data, seed=seed, device=device)
-        return self.write(predict(teacher, images)).to(images.device)
+        return self.soften(predict(teacher, images)).to(images.device)
 
     def teacher(
         self, train: ImageData, *, data: Dataset, seed: int, device: torch.device
@@ -106,7 +106,7 @@ class TeacherLabels:
         )
         return network
 
-    def write(self, logits: Tensor) -> Tensor:
+    def soften(self, logits: Tensor) -> Tensor:
         """(M, K) labels from the teacher's (M, K) logits."""
         labels = torch.softmax(logits / self.temperature, dim=1)
         return labels if self.top_k is None else keep_top(labels, self.top_k)

@@ -1,16 +1,26 @@
-"""What the measuring auditors share: victims' answers, and words on the size of the sample."""
+"""What the measuring auditors share: victims' answers, right or not, and words on the size of the sample."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ddaudit.auditing import Context, Subject
+from ddaudit.models import Network
 
 
 def victim_logits(ctx: Context, subject: Subject, seed: int, images: Tensor) -> Tensor:
     """(V, N, K) float32 logits of every victim of the subject on the images."""
     return torch.stack([ctx.predict(net, images) for net in ctx.victims(subject, seed)])
+
+
+def correct(nets: Sequence[Network], ctx: Context) -> Tensor:
+    """(V, N) float64: 1 where a network classifies a test image correctly."""
+    test = ctx.test()
+    logits = torch.stack([ctx.predict(net, test.images) for net in nets])
+    return (logits.argmax(2) == test.labels).double()
 
 
 def few_images(n: int, victims: int) -> list[str]:

@@ -8,11 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
+from ddaudit.distillation.networks import fit
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
-from ddaudit.measures._common import few_images
-from ddaudit.models import Arch, Network
+from ddaudit.measures import ranking
+from ddaudit.measures._common import correct, few_images
+from ddaudit.models import Arch
+from ddaudit.sets import stored_bytes
 from ddaudit.stats import Interval, Resamples, crossed, crossed_rate
 from ddaudit.stats.intervals import stratified_replicates
 
@@ -22,6 +25,8 @@ class UtilitySettings(Settings):
 
     cross_architectures: tuple[str, ...] = ()
     """Other architectures to train on the same set; names as ``ddaudit.models.Arch`` reads them."""
+    ranking: bool = False
+    """The scores of DD-Ranking, and the set with hard labels; trains up to four times as many networks."""
     bootstrap: int = 1000
     """Resamples of the test images behind the intervals of per-class summaries."""
 
@@ -65,38 +70,51 @@ class Utility(Auditor[UtilitySettings]):
             "utility.cross_architecture_accuracy", "higher",
             "accuracy of networks of another architecture trained on the same set",
         ),
+        MetricInfo(
+            "utility.hard_label_accuracy", "higher",
+            "of a set with soft labels: the same with each image's most likely class as its label",
+        ),
+        MetricInfo(
+            "utility.bytes", "none", "what the set takes to store: images, labels and what decodes them",
+            unit="bytes",
+        ),
+        MetricInfo("utility.images_per_class", "none", "images that networks see of it, by class", unit="images"),
+        *ranking.METRICS,
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "utility.accuracy": "accuracy",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 3
-    from_records: ClassVar[tuple[str, ...] | None] = ()
+    version: ClassVar[int] = 4
+    from_records: ClassVar[tuple[str, ...] | None] = tuple(m.name for m in ranking.METRICS)
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"cross_architectures": (), "bootstrap": 500},
-        "standard": {"cross_architectures": ("MLP", "LeNet")},
-        "full": {"cross_architectures": ("MLP", "LeNet", "AlexNet", "VGG11", "ResNet18")},
+        "standard": {"cross_architectures": ("MLP", "LeNet"), "ranking": True},
+        "full": {
+            "cross_architectures": ("MLP", "LeNet", "AlexNet", "VGG11", "ResNet18"),
+            "ranking": True,
+        },
     }
 
     def run(self, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int) -> Finding:
         """Score the victims; train and score the other architectures."""
         test = ctx.test()
         nets = ctx.victims(subject, seed, protocol=ctx.protocol)
-        correct = _correct(nets, ctx)
+        right = correct(nets, ctx)
         g = ctx.generator("utility", subject.id, seed)
         finding = Finding(
             subject=subject.id,
             auditor=self.name,
             metrics=accuracy_metrics(
-                correct,
+                right,
                 test.labels,
                 test.class_names,
                 n_boot=settings.bootstrap,
                 generator=g,
                 resamples=ctx.resamples(test),
             ),
-            caveats=few_images(len(test), len(correct)),
+            caveats=few_images(len(test), len(right)),
         )
         finding.curves.append(_class_curve(finding.metrics, test.class_names, subject.id))
         self._by_card(finding, subject, ctx, settings, seed)
@@ -105,9 +123,43 @@ class Utility(Auditor[UtilitySettings]):
             f"compared within this report (protocol {ctx.protocol.name}), and with published "
             "numbers only under their protocol."
         )
+        if subject.kind != "checkpoint":
+            self._set(finding, subject, right, ctx, settings, seed)
         if settings.cross_architectures:
             self._cross(finding, subject, ctx, settings, seed)
         return finding
+
+    def _set(
+        self,
+        finding: Finding,
+        subject: Subject,
+        right: Tensor,
+        ctx: Context,
+        settings: UtilitySettings,
+        seed: int,
+    ) -> None:
+        """What the set takes to store, what its labels bring, and its scores of DD-Ranking."""
+        distilled = ctx.distilled(subject, seed)
+        for name, unit, value in (
+            ("bytes", "bytes", float(stored_bytes(distilled))),
+            ("images_per_class", "images", len(distilled) / ctx.data.num_classes),
+        ):
+            finding.metrics.append(Metric(name=f"utility.{name}", value=value, unit=unit))
+        if not settings.ranking or (subject.baseline and subject.id in ("full", "random")):
+            return
+        hard = right
+        if distilled.soft:
+            hard = ranking.with_hard_labels(distilled, ctx, seed)
+            finding.metrics.append(
+                Metric.of("utility.hard_label_accuracy", crossed_rate(hard), direction="higher")
+            )
+        try:
+            metrics, caveats = ranking.ranking(distilled, right, hard, ctx, seed)
+        except Unsupported as error:
+            finding.caveats.append(f"No scores of DD-Ranking: {error}.")
+            return
+        finding.metrics += metrics
+        finding.caveats += caveats
 
     def _by_card(
         self, finding: Finding, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int
@@ -133,7 +185,7 @@ class Utility(Auditor[UtilitySettings]):
             return
         test = ctx.test()
         rows = accuracy_metrics(
-            _correct(ctx.victims(subject, seed), ctx),
+            correct(ctx.victims(subject, seed), ctx),
             test.labels,
             test.class_names,
             n_boot=settings.bootstrap,
@@ -168,9 +220,8 @@ class Utility(Auditor[UtilitySettings]):
         seeds = [ctx.seed_for("victim", seed, i) for i in range(count)]
         for name in settings.cross_architectures:
             try:
-                nets = ctx.train(
-                    [distilled] * count, seeds=seeds, arch=Arch.parse(name), protocol=ctx.protocol
-                )
+                arch = fit(Arch.parse(name), ctx.data.shape)
+                nets = ctx.train([distilled] * count, seeds=seeds, arch=arch, protocol=ctx.protocol)
                 logits = torch.stack([ctx.predict(net, test.images) for net in nets])
             except (BadInput, Unsupported) as error:
                 failed.append(str(error) if isinstance(error, BadInput) else f"{name}: {error}.")
@@ -187,6 +238,11 @@ class Utility(Auditor[UtilitySettings]):
         if failed:
             finding.status = "partial"
             finding.reason = "Some architectures could not be trained: " + " ".join(failed)
+
+    def work(self, subject: Subject, ctx: Context, settings: UtilitySettings) -> Work:
+        """Networks of the other architectures."""
+        names = () if subject.kind == "checkpoint" else settings.cross_architectures
+        return Work(archs=tuple(fit(Arch.parse(name), ctx.data.shape) for name in names))
 
     def checks(self, ctx: Context, settings: UtilitySettings) -> list[Check]:
         """Predictors of known accuracy, chance, and the mean (not the best) of two victims."""
@@ -287,13 +343,6 @@ def accuracy_metrics(
         name = {"class": class_names[k]}
         out.append(Metric.of("utility.class_accuracy", rate, direction="higher", params=name))
     return out
-
-
-def _correct(nets: Sequence[Network], ctx: Context) -> Tensor:
-    """(V, N) float64: 1 where a network classifies a test image correctly."""
-    test = ctx.test()
-    logits = torch.stack([ctx.predict(net, test.images) for net in nets])
-    return (logits.argmax(2) == test.labels).double()
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ddaudit.sets.classes import match_classes
 from ddaudit.sets.files import digest, fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
-from ddaudit.sets.inspection import Inspection, describe, inspect
+from ddaudit.sets.inspection import Inspection, describe, inspect, stored_bytes
 
 __all__ = [
     "FORMATS",
@@ -39,5 +39,6 @@ __all__ = [
     "load",
     "match_classes",
     "save",
+    "stored_bytes",
     "to_bytes",
 ]

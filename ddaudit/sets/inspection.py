@@ -101,6 +101,21 @@ def inspect(path: str | Path) -> Inspection:
     )
 
 
+def stored_bytes(distilled: DistilledSet) -> int:
+    """What comparisons at equal size must count: images as float32, soft labels, label store, decoder, outliers.
+
+    By the card's budget where it states one, else by the tensors. Hard labels in class order cost
+    nothing in the field's accounting; soft labels and stores do.
+    """
+    images, labels = distilled.images, distilled.labels
+    store = 0 if distilled.store is None else distilled.store.num_bytes
+    stated = distilled.card.bytes
+    extra = 0 if distilled.outliers is None else 4 * distilled.outliers.nelement()
+    total = 4 * images.nelement() if stated is None else stated.images + stated.decoder
+    soft = 4 * labels.nelement() if distilled.soft else 0
+    return total + soft + store + extra
+
+
 def describe(inspection: Inspection) -> list[str]:
     """Plain lines for a terminal: content, card, privacy ledger, warnings."""
     i, card = inspection, inspection.card
@@ -153,18 +168,8 @@ def _storage(i: Inspection) -> str:
 
 
 def _ipc_equivalent(distilled: DistilledSet) -> float:
-    """Stored bytes by those of one float32 image per class.
-
-    By the card's budget where it states one, else by the tensors. Hard labels in class order cost
-    nothing in the field's accounting; soft labels and stores do.
-    """
-    images, labels = distilled.images, distilled.labels
-    store = 0 if distilled.store is None else distilled.store.num_bytes
-    stated = distilled.card.bytes
-    extra = 0 if distilled.outliers is None else 4 * distilled.outliers.nelement()
-    total = 4 * images.nelement() if stated is None else stated.images + stated.decoder
-    soft = 4 * labels.nelement() if distilled.soft else 0
-    return (total + soft + store + extra) / (4 * math.prod(distilled.shape) * distilled.num_classes)
+    """Stored bytes by those of one float32 image per class."""
+    return stored_bytes(distilled) / (4 * math.prod(distilled.shape) * distilled.num_classes)
 
 
 def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:

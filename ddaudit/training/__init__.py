@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ddaudit.training import augment
 from ddaudit.training._memory import reuse_memory
+from ddaudit.training._plan import measure
 from ddaudit.training.engine import Extras, predict, require_finite, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
 
@@ -13,6 +14,7 @@ __all__ = [
     "Extras",
     "Schedule",
     "augment",
+    "measure",
     "predict",
     "require_finite",
     "reuse_memory",

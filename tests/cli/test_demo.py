@@ -14,7 +14,7 @@ def test_its_claims_can_be_made_and_are_tested(tmp_path):
     assert private == ["dp-merf", "dp-merf+fair"]
     assert config.delta is not None
     assert config.delta * len(load_data(config.data).train) < 1
-    audited = {row.subject for row in preview(config) if row.auditor == "privacy"}
+    audited = {row.subject for row in preview(config).rows if row.auditor == "privacy"}
     assert set(private) <= audited
 
 

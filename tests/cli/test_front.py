@@ -249,7 +249,7 @@ def test_a_setting_reaches_its_auditor_on_top_of_the_file(run, tmp_path):
     assert code == 0, err
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     used = {a["name"]: a["settings"] for a in info["auditors"]}["utility"]
-    assert used == {"bootstrap": 20, "cross_architectures": ["MLP"]}
+    assert used == {"bootstrap": 20, "cross_architectures": ["MLP"], "ranking": False}
 
 
 def test_a_dry_run_counts_cells_and_writes_nothing(run, tmp_path):
@@ -258,15 +258,39 @@ def test_a_dry_run_counts_cells_and_writes_nothing(run, tmp_path):
     code, out, _ = run(*argv, "--dry-run")
     assert code == 0
     assert not (tmp_path / "run").exists()
-    table = [line.split() for line in out.splitlines()]
+    table = [line.split()[:4] for line in out.splitlines()]
     assert ["random", "utility", "2", "0"] in table
     assert ["(checks)", "utility", "1", "0"] in table
-    assert out.splitlines()[-1].endswith("0 are there, 5 to compute")
+    assert "0 are there, 5 to compute" in out
+    assert out.splitlines()[-2].startswith("estimate: about ")
     one = ("audit", "random", *FEW, "--arch", "ConvNetD2W8", "--out", tmp_path / "run")
     assert run(*one)[0] == 0
     _, out, _ = run(*argv, "--dry-run")
-    assert ["random", "utility", "2", "1"] in [line.split() for line in out.splitlines()]
-    assert out.splitlines()[-1].endswith("2 are there, 3 to compute")
+    assert ["random", "utility", "2", "1"] in [line.split()[:4] for line in out.splitlines()]
+    assert "2 are there, 3 to compute" in out
+    facts = json.loads(run(*argv, "--dry-run", "--json")[1])
+    assert facts["missing"] == sum(r["cells"] - r["there"] for r in facts["cells"] if r["auditor"])
+    assert facts["cpu_seconds"] >= sum(r["cpu_seconds"] for r in facts["cells"])
+    assert run(*argv, "--json")[0] == 2
+
+
+def test_an_audit_says_what_it_costs_before_it_starts(run, tmp_path):
+    _, _, err = run("audit", "random", *FEW, "--arch", "ConvNetD2W8", "--out", tmp_path / "run")
+    assert err[0].startswith("estimate: about ")
+    assert err[1].startswith("[1/")
+
+
+def test_a_dry_run_of_distil_says_what_it_costs_and_writes_nothing(run, tmp_path):
+    argv = ("distill", "dm", "--ipc", "1,10", "--out", tmp_path / "dm.safetensors", "--dry-run")
+    code, out, _ = run(*argv)
+    assert code == 0
+    assert [line.split(":")[0].split("/")[-1] for line in out.splitlines()] == [
+        "dm-ipc1.safetensors",
+        "dm-ipc10.safetensors",
+    ]
+    rows = json.loads(run(*argv, "--json")[1])
+    assert 0 < rows[0]["cpu_seconds"] <= rows[1]["cpu_seconds"]
+    assert not any(tmp_path.iterdir())
 
 
 def test_columns_of_lists_have_names_and_a_wrong_kind_its_neighbour(run):
@@ -288,3 +312,33 @@ def test_settings_are_listed_with_their_presets(run):
     assert shadows["full"] == AUDITORS.get("membership").configure("full").shadows
     assert shadows["description"].startswith("Re-distillations of a recipe")
     assert rows["utility.cross_architectures"]["type"] == "list of str"
+
+
+def test_architectures_that_do_not_fit_the_images_are_refused_by_name_before_any_work(
+    run, tmp_path
+):
+    out = tmp_path / "run"
+    argv = ("audit", "random", *FEW, "--out", out)
+    code, _, err = run(*argv, "--archs", "ConvNet,ResNet18,VGG11,AlexNet")
+    assert code == 2
+    assert len(err) == 1
+    assert "ResNet18, VGG11: do not fit images of 1x8x8" in err[0]
+    code, _, err = run(*argv, "--archs", "MLP,VGG11")
+    assert code == 2
+    assert "VGG11: needs larger images than 8x8" in err[0]
+    code, _, err = run(*argv, "--archs", "MLP", "--setting", "utility.cross_architectures=LeNet")
+    assert code == 2
+    assert "--archs" in err[0]
+    assert not out.exists()
+
+
+def test_archs_gives_rows_of_other_architectures(run, tmp_path):
+    out = tmp_path / "run"
+    code, _, _ = run("audit", "random", *FEW, "--out", out, "--archs", "ConvNet,MLPW16")
+    assert code == 0
+    run("report", out, "--format", "json")
+    report = json.loads((out / "report.json").read_text())
+    (finding,) = report["findings"]
+    rows = [m for m in finding["metrics"] if m["name"] == "utility.cross_architecture_accuracy"]
+    assert [m["params"]["arch"] for m in rows] == ["ConvNet", "MLPW16"]
+    assert all(m["low"] <= m["value"] <= m["high"] for m in rows)

@@ -31,7 +31,7 @@ def relabel(model: TeacherLabels, data: Dataset, *, seed: int = 0) -> torch.Tens
 def test_labels_are_the_softmax_of_logits_over_the_temperature() -> None:
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     for temperature in (0.5, 1.0, 20.0):
-        written = TeacherLabels(temperature=temperature).write(logits)
+        written = TeacherLabels(temperature=temperature).soften(logits)
         torch.testing.assert_close(
             written, torch.from_numpy(softmax(logits.numpy() / temperature, axis=1))
         )
@@ -43,7 +43,7 @@ def test_top_k_keeps_the_likely_classes_and_shares_the_rest() -> None:
     assert torch.equal(keep_top(labels, 4), labels)
     assert torch.equal(keep_top(labels, 1), harden(labels))
     logits = torch.tensor([[2.0, 0.0, 1.0, -1.0]])
-    cut = TeacherLabels(temperature=1.0, top_k=2).write(logits)
+    cut = TeacherLabels(temperature=1.0, top_k=2).soften(logits)
     ratio = torch.exp(torch.tensor(1.0))
     torch.testing.assert_close(cut[0, [0, 2]], torch.stack([ratio, ratio / ratio]) / (1 + ratio))
 
