@@ -51,7 +51,7 @@ class AttentionMaps(MeanEmbedding):
         *maps, embedding = net.body.blocks(x)
         if any(m.ndim != 4 for m in maps):
             raise Unsupported(
-                "needs blocks that make maps, to say where they look; take ConvNet or ResNet18, and images"
+                "AttentionMaps needs blocks that make maps; take ConvNet or ResNet18, and images"
             )
         seen = [attention(m, self.power) for m in maps[:-1]]
         return math.sqrt(self.scale) * torch.cat([*seen, math.sqrt(self.balance) * embedding], 1)

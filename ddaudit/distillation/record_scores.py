@@ -68,10 +68,10 @@ class Study:
         constants = (self.data.mean, self.data.std)
         arch = str(fit(Arch.parse(self.arch), self.train.shape))
         key = content_key(kind, self.train.fingerprint, arch, constants, self.seed, *parts)
-        held = self.store.get(key) if self.store else None
+        held = None if self.store is None else self.store.get(key)
         if held is None:
             held = make()
-            if self.store:
+            if self.store is not None:
                 self.store.put(key, held)
         return held
 
