@@ -241,6 +241,52 @@ def test_factorised_images_go_with_every_target_and_reader(name, with_, tiny):
     assert torch.isfinite(x.images).all()
 
 
+STEPS = {"loop.steps": 2, "networks.arch": "ConvNetD2W8", "networks.width": None}
+WHOLE = {
+    "haba": {
+        **FEW,
+        "loop.iterations": 1,
+        "loop.steps": 2,
+        "networks.count": 1,
+        "networks.epochs": 1,
+        "loop.starts.last": 1,
+        "synthesis.extractor": "ConvNetD2W8",
+    },
+    "rtp": {**STEPS, "loop.inner": 3, "synthesis.bases": 4},
+    "rfad": {**STEPS, "networks.arch": "ConvNetD2W8NN"},
+    "ld": STEPS,
+    "frepo": {**STEPS, "networks.size": 2},
+}
+
+
+@pytest.mark.parametrize("name", ["fred", "fyi", "haba-dm", *WHOLE])
+def test_the_same_seed_gives_the_same_set(name, tiny):
+    options = WHOLE.get(name, FEW)
+    recipe = resolve(name, profile="small", options=options)
+    a, b = (distill(recipe, tiny.train, data=tiny, ipc=1, seed=3) for _ in range(2))
+    c = distill(recipe, tiny.train, data=tiny, ipc=1, seed=4)
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.labels, b.labels)
+    assert not torch.equal(a.images, c.images)
+    assert a.card.ipc == 1
+    assert a.card.method == name
+
+
+def test_frequencies_of_a_run_do_not_see_records_outside_its_subset(tiny):
+    """Records start the images and choose their frequencies: change one, and exactly its runs change."""
+    members = torch.rand(3, len(tiny.train), generator=torch.Generator().manual_seed(0)) < 0.5
+    record = int((members[0] & ~members[1]).nonzero()[0])
+    changed = replace(tiny.train, images=tiny.train.images.clone())
+    changed.images[record] = 255 - changed.images[record]
+    options = {**FEW, "reader.per_class": 1000}
+    recipe = resolve("fred", profile="small", options=options)
+    before, after = (
+        distill_many(recipe, d, members, data=tiny, ipc=1, seed=0) for d in (tiny.train, changed)
+    )
+    same = [torch.equal(a.images, b.images) for a, b in zip(before, after, strict=True)]
+    assert same == [not bool(m) for m in members[:, record]]
+
+
 def test_a_method_lends_its_synthesis_to_any_objective(tiny):
     """By name, on the command line as here."""
     x = made("dc", tiny, **{"loop.iterations": 1, "synthesis": "fred", "synthesis.share": 0.5})
