@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ddaudit.data import Dataset
+from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.curriculum import Curriculum, el2n, part_of_classes
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh, fit
 from ddaudit.distillation.store import Store, content_key
@@ -46,6 +47,7 @@ class ExpertPaths(Fresh):
         lr, batch: of the experts' SGD, without momentum and weight decay.
         augment: of their training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         sam, sam_gap: radius and surrogate-gap weight of sharpness-aware training (FTD); 0: plain SGD.
+        curriculum: which records are seen in which pass (PAD); None: all in all.
         straight: keep a path's ends only, and move from one to the other in a straight line, every parameter tensor
             by the share of its own length that the expert had walked at that time (MCT).
 
@@ -61,6 +63,7 @@ class ExpertPaths(Fresh):
     augment: str = "data"
     sam: float = 0.0
     sam_gap: float = 0.0
+    curriculum: Curriculum | None = None
     straight: bool = False
     paths: Paths | None = field(default=None, repr=False, compare=False)
     """Filled by :meth:`learn`."""
@@ -100,12 +103,20 @@ class ExpertPaths(Fresh):
         """
         train = job.train.subset(job.members[0])
         constants = (tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
-        protocol = self._protocol(job.data, len(train))
-        seen = (train.fingerprint, str(fit(self.resolve(), train.shape)), constants, protocol.key)
+        arch = fit(self.resolve(), train.shape)
+        seen = (
+            train.fingerprint,
+            str(arch),
+            constants,
+            self._protocol(job.data, len(train), self.epochs).key,
+        )
 
         def key(number: int) -> str:
             first = number - number % _BLOCK
-            return content_key("path", *seen, min(_BLOCK, self.count - first), number)
+            named = (*seen, min(_BLOCK, self.count - first), number)
+            return content_key(
+                "path", *named, *([repr(self.curriculum)] if self.curriculum else [])
+            )
 
         def teach(number: int, store: Store) -> None:
             first = number - number % _BLOCK
@@ -113,31 +124,65 @@ class ExpertPaths(Fresh):
             log.info("training experts %d to %d of %d", block[0] + 1, block[-1] + 1, self.count)
             make = {"shape": train.shape, "num_classes": train.num_classes, "device": job.device}
             networks = [self.make(seed=stable_seed("path", k), **make) for k in block]
-            keep = _Keeper(store, [key(k) for k in block], self.epochs, self.straight)
-            train_many(
-                [(train.images, train.labels)] * len(block),
-                arch=networks[0].arch,
-                num_classes=train.num_classes,
-                mean=constants[0],
-                std=constants[1],
-                protocol=protocol,
-                seeds=[stable_seed("path", k) for k in block],
-                device=job.device,
-                start=networks,
-                after_pass=keep,
-            )
+            keeper = _Keeper(store, [key(k) for k in block], self.epochs, self.straight)
+            for number, (passes, index) in enumerate(self._stages(job, train, mean, std)):
+                train_many(
+                    [(train.images[index], train.labels[index])] * len(block),
+                    arch=arch,
+                    num_classes=train.num_classes,
+                    mean=constants[0],
+                    std=constants[1],
+                    protocol=self._protocol(job.data, len(index), passes),
+                    seeds=[stable_seed("path", k, *([number] if number else [])) for k in block],
+                    device=job.device,
+                    start=networks,
+                    after_pass=keeper,
+                )
+                keeper.done += passes
 
         store = job.store or _Memory()
-        paths = Paths(store, key, teach, self.count, self.epochs, self.straight, job.device)
+        paths = Paths(self, store, key, teach, job.device)
         return replace(self, paths=paths)
 
-    def _protocol(self, data: Dataset, size: int) -> EvaluationProtocol:
-        """SGD at a constant rate for ``epochs`` passes over ``size`` records."""
+    def _stages(
+        self, job: Job, train: ImageData, mean: Tensor, std: Tensor
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(passes, positions in ``train``), one after the other."""
+        if self.curriculum is None:
+            yield self.epochs, torch.arange(len(train))
+            return
+        scores = self._scores(job, train, mean, std, self.curriculum)
+        for stage in self.curriculum.stages(self.epochs):
+            yield stage.passes, part_of_classes(scores, train.labels, stage.low, stage.high)
+
+    def _scores(
+        self, job: Job, train: ImageData, mean: Tensor, std: Tensor, by: Curriculum
+    ) -> Tensor:
+        """(N,) difficulty of the records, by networks trained like experts without a curriculum."""
+        judges = replace(
+            self, count=by.judges, epochs=by.judged_after, curriculum=None, straight=True
+        )
+        paths = judges.learn(job, mean, std).paths
+        assert paths is not None, "learnt from the job"
+        net = self.make(shape=train.shape, num_classes=train.num_classes, seed=0, device=job.device)
+        logits = []
+        for k in range(by.judges):
+            net.body.load_state_dict(paths.at(k, by.judged_after), strict=False)
+            with torch.no_grad():
+                parts = [
+                    net.body((train.pixels(i) - mean).div(std).to(job.device)).cpu()
+                    for i in torch.arange(len(train)).split(512)
+                ]
+            logits.append(torch.cat(parts))
+        return el2n(torch.stack(logits), train.labels)
+
+    def _protocol(self, data: Dataset, size: int, passes: int) -> EvaluationProtocol:
+        """SGD at a constant rate for ``passes`` over ``size`` records."""
         return EvaluationProtocol(
             name="path",
-            epochs=self.epochs,
-            epochs_plain=self.epochs,
-            max_steps=self.epochs * math.ceil(size / self.batch),
+            epochs=passes,
+            epochs_plain=passes,
+            max_steps=passes * math.ceil(size / self.batch),
             batch_size=self.batch,
             lr=self.lr,
             momentum=0.0,
@@ -153,29 +198,28 @@ class Paths:
     """The points of a run's expert paths, read from a store as they are asked for, and trained where they are missing.
 
     Args:
+        of: whose paths.
         store: where checkpoints are kept.
         key: number of an expert -> the name of its path in the store.
         teach: trains the expert of a number and puts its path into a store.
-        count, epochs, straight: as in :class:`ExpertPaths`.
         device: where points are wanted.
     """
 
     def __init__(
         self,
+        of: ExpertPaths,
         store: Store,
         key: Callable[[int], str],
         teach: Callable[[int, Store], None],
-        count: int,
-        epochs: int,
-        straight: bool,
         device: torch.device,
     ) -> None:
-        self.count, self.epochs, self.straight = count, epochs, straight
+        self.count, self.epochs, self.straight = of.count, of.epochs, of.straight
         self._store, self._key, self._teach, self._device = store, key, teach, device
         self._held: OrderedDict[tuple[int, str], dict[str, Tensor]] = OrderedDict()
 
     def at(self, expert: int, time: float) -> dict[str, Tensor]:
-        """Parameters by name of an expert after ``time`` passes; between passes on straight paths only.
+        """Parameters by name, in no particular order, of an expert after ``time`` passes; between passes on straight
+        paths only.
 
         Args:
             expert: number of the expert, from 0.
@@ -184,10 +228,12 @@ class Paths:
         if not self.straight:
             return self._kept(expert, str(int(time)))
         start, end = self._kept(expert, "0"), self._kept(expert, str(self.epochs))
-        shares = self._kept(expert, _SHARES)[_SHARES]
+        shares = self._kept(expert, _SHARES)
         low = min(int(time), self.epochs - 1)
-        share = torch.lerp(shares[low], shares[low + 1], time - low)
-        return {n: torch.lerp(p, end[n], s) for (n, p), s in zip(start.items(), share, strict=True)}
+        return {
+            n: torch.lerp(p, end[n], torch.lerp(shares[n][low], shares[n][low + 1], time - low))
+            for n, p in start.items()
+        }
 
     @property
     def megabytes(self) -> float:
@@ -202,7 +248,8 @@ class Paths:
         name = content_key(self._key(expert), what)
         tensors = self._store.get(name)
         if tensors is None:
-            self._teach(expert, self._store)
+            with torch.enable_grad():
+                self._teach(expert, self._store)
             tensors = self._store.get(name)
         if tensors is None:
             raise DDAuditError(f"the store does not give back what was put into it ({name})")
@@ -220,31 +267,36 @@ _SHARES = "shares"
 class _Keeper:
     """Puts the paths of networks that are being trained into a store, checkpoint by checkpoint.
 
-    Straight paths are kept as their ends and, for every pass (rows) and parameter tensor (columns), the share of the
-    tensor's whole way that had been walked: the sum of norms of its moves so far over that of all of them.
+    Straight paths are kept as their ends and, for every parameter tensor, (epochs + 1,) shares of the tensor's whole
+    way that had been walked: the sum of the norms of its moves so far over that of all of them.
     """
 
     def __init__(self, store: Store, keys: Sequence[str], epochs: int, straight: bool) -> None:
         self._store, self._keys, self._epochs, self._straight = store, keys, epochs, straight
-        self._last: dict[int, list[Tensor]] = {}
-        self._moves: dict[int, list[Tensor]] = {}
+        self.done = 0
+        """Passes before the present call of the engine."""
+        self._last: dict[int, dict[str, Tensor]] = {}
+        self._moves: dict[int, list[dict[str, Tensor]]] = {}
 
     def __call__(self, position: int, passes: int, parameters: Mapping[str, Tensor]) -> None:
+        if passes == 0 and self.done:
+            return  # kept at the end of the call before
+        passes += self.done
         key = self._keys[position]
         if not self._straight or passes in (0, self._epochs):
             self._store.put(content_key(key, str(passes)), parameters)
         if not self._straight:
             return
-        now = [p.detach().clone() for p in parameters.values()]
+        now = {n: p.detach().clone() for n, p in parameters.items()}
         last = self._last.get(position, now)
-        move = torch.stack([(a - b).norm() for a, b in zip(now, last, strict=True)]).cpu()
-        self._moves.setdefault(position, []).append(move)
+        moves = self._moves.setdefault(position, [])
+        moves.append({n: (p - last[n]).norm() for n, p in now.items()})
         self._last[position] = now
         if passes == self._epochs:
-            walked = torch.stack(self._moves.pop(position)).cumsum(0)
-            whole = torch.where(walked[-1] > 0, walked[-1], 1.0)
-            self._store.put(content_key(key, _SHARES), {_SHARES: walked / whole})
-            del self._last[position]
+            walked = {n: torch.stack([m[n] for m in moves]).cumsum(0) for n in now}
+            shares = {n: w / torch.where(w[-1] > 0, w[-1], 1.0) for n, w in walked.items()}
+            self._store.put(content_key(key, _SHARES), shares)
+            del self._last[position], self._moves[position]
 
 
 class _Memory:

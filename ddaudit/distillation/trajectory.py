@@ -1,135 +1,23 @@
-"""Trajectory matching: a student that trains on the synthetic set from a point of an expert's path arrives further on.
-
-The distance that is left, over the distance the expert went, is the loss; its gradient in images, labels and learning
-rate comes from the student's whole training, or step by step in constant memory.
-"""
+"""Trajectory matching: a student taught by the synthetic set, from a point of an expert's path, arrives further on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 
+from ddaudit.distillation.canvas import Canvas
 from ddaudit.distillation.expert_paths import ExpertPaths, Paths
-from ddaudit.distillation.learned import LearnedRate
+from ddaudit.distillation.learned import LearnedLabels, LearnedRate
 from ddaudit.distillation.loops import Job, Outcome, blend, finish
-from ddaudit.distillation.parts import Canvas, View
+from ddaudit.distillation.parts import View
 from ddaudit.distillation.recipe import Recipe
+from ddaudit.distillation.students import plan_lessons, stepwise, unrolled
 from ddaudit.distillation.terms import added
-from ddaudit.distillation.unrolled import unroll
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
-from ddaudit.training.augment import AugmentParams, apply, draw
-
-Parameters = Mapping[str, Tensor]
-Lesson = Callable[[Parameters, Tensor, Tensor], Tensor]
-"""The loss of a student's step, from its parameters, all images (M, C, H, W) and all labels."""
-
-
-def left(reached: Parameters, start: Parameters, goal: Parameters, shallow: float = 0.0) -> Tensor:
-    """The squared distance from ``reached`` to ``goal`` over that from ``start`` to ``goal``: 1 for a student that
-    stayed.
-
-    Args:
-        reached, start, goal: parameters by name.
-        shallow: share of the parameters, in order from the input side, that is left out.
-    """
-    miss, way = (_flat(at, shallow) - _flat(goal, shallow) for at in (reached, start))
-    return miss.square().sum() / way.square().sum()
-
-
-def unrolled(
-    lessons: Sequence[Lesson],
-    images: Tensor,
-    labels: Tensor,
-    rate: Tensor,
-    *,
-    start: Parameters,
-    goal: Parameters,
-    shallow: float = 0.0,
-) -> Tensor:
-    """What is :func:`left` after a student's steps, differentiable through all of them.
-
-    Args:
-        lessons: one per step.
-        images, labels: what they are shown.
-        rate: of plain gradient descent.
-        start, goal, shallow: as in :func:`left`.
-    """
-    following = iter(lessons)
-    reached = unroll(
-        start, lambda at: next(following)(at, images, labels), rate=rate, steps=len(lessons)
-    )
-    return left(reached, start, goal, shallow)
-
-
-def stepwise(
-    lessons: Sequence[Lesson],
-    images: Tensor,
-    labels: Tensor,
-    rate: Tensor,
-    *,
-    start: Parameters,
-    goal: Parameters,
-    shallow: float = 0.0,
-) -> Tensor:
-    """The same value as :func:`unrolled`, with the gradient that takes the parameters at each step as constants.
-
-    With G the sum of the steps' gradients g_i and r the rate, start - r G is where the student ends, and the loss moves
-    with step i by -2 r (start - r G - goal)' dg_i over the squared way. The training runs twice and holds one step.
-
-    Source: Cui et al., "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory" (TESLA), ICML 2023, arXiv
-    2211.10586, section 3.2.
-    """
-    step = rate.detach()
-    sources = [t for t in (images, labels) if t.requires_grad]
-    shown = [t.detach().requires_grad_(t.requires_grad) for t in (images, labels)]
-    leaves = [t for t in shown if t.requires_grad]
-
-    def walk(use: Callable[[Sequence[Tensor]], None] | None) -> dict[str, Tensor]:
-        at = {n: p.detach() for n, p in start.items()}
-        for lesson in lessons:
-            here = {n: p.requires_grad_(True) for n, p in at.items()}
-            loss = lesson(here, *shown)
-            slopes = torch.autograd.grad(loss, list(here.values()), create_graph=use is not None)
-            if use is not None:
-                use(slopes)
-            at = {
-                n: (p - step * g).detach() for (n, p), g in zip(here.items(), slopes, strict=True)
-            }
-        return at
-
-    reached = walk(None)
-    way = _flat(start, shallow) - _flat(goal, shallow)
-    scale = 2 / way.square().sum()
-    skipped = int(shallow * sum(p.numel() for p in start.values()))
-    miss = _flat(reached, shallow) - _flat(goal, shallow)
-    moved = _flat(reached, shallow) - _flat(start, shallow)
-    total = [torch.zeros_like(t) for t in leaves]
-
-    def collect(slopes: Sequence[Tensor]) -> None:
-        flat = torch.cat([g.flatten() for g in slopes])[skipped:]
-        pull = -step * scale * (miss @ flat)
-        for sum_, g in zip(total, torch.autograd.grad(pull, leaves), strict=True):
-            sum_ += g
-
-    if leaves:
-        walk(collect)
-    # moved = -r G, so that the derivative in r, 2 miss' (-G) / way^2, is this:
-    slope = scale * (miss @ moved) / step
-    value = miss.square().sum() * scale / 2
-    ways = [*sources, rate]
-    return (
-        value
-        + torch.stack(
-            [((t - t.detach()) * g).sum() for t, g in zip(ways, [*total, slope], strict=True)]
-        ).sum()
-    )
 
 
 @dataclass(frozen=True)
@@ -153,12 +41,12 @@ class Starts:
     def __post_init__(self) -> None:
         if not 0 <= self.first < self.last or self.grown < 1:
             raise ValueError("starts need 0 <= first < last, and grown of at least 1")
-        if self.opening is not None and not self.first < self.opening <= self.last:
-            raise ValueError("starts.opening must lie above starts.first and not above starts.last")
+        if self.opening is not None and self.opening <= self.first:
+            raise ValueError("starts.opening must lie above starts.first")
 
     def bound(self, iteration: int) -> int:
         """Below which pass an iteration's start lies."""
-        if self.opening is None:
+        if self.opening is None or self.opening >= self.last:
             return self.last
         growth = int((self.last - self.opening) * iteration / self.grown)
         return min(self.opening + growth, self.last)
@@ -187,6 +75,8 @@ class Trajectory:
             every step's gradient at the parameters that were reached, as constants, and holds one step (TESLA).
         assigned: the student learns the labels that the expert at the target gives the images, and so will networks
             that train on the set (TESLA's soft-label assignment).
+        informed: images start from records that an expert classifies at the end of its path, and learned labels from
+            the mean logits of those experts that classify the image (DATM).
         threshold: iterations of a larger loss change nothing (DATM); None: all count.
         shallow: share of the parameters, from the input side, that the loss leaves out (PAD).
         ema: decay of the moving average of the images that is released; None releases the last images.
@@ -207,6 +97,7 @@ class Trajectory:
     rate: LearnedRate = field(default_factory=lambda: LearnedRate(0.001, 1e-5, "plain"))
     gradient: Literal["unrolled", "stepwise"] = "unrolled"
     assigned: bool = False
+    informed: bool = False
     threshold: float | None = None
     shallow: float = 0.0
     ema: float | None = None
@@ -255,7 +146,7 @@ class Trajectory:
             seed=job.seed,
             device=job.device,
         )
-        canvas = self.rate.start(recipe.start(job, generator), 1)
+        canvas = self.rate.start(self._start(recipe, job, student, paths, generator), 1)
         strategy = recipe.augment_for(job.data)
         optimiser = torch.optim.SGD(canvas.groups(self.lr), momentum=self.momentum)
         average = [p.detach().clone() for p in canvas.parameters]
@@ -267,6 +158,7 @@ class Trajectory:
             expert = int(torch.randint(paths.count, (), generator=generator))
             time = self.starts.draw(step, generator, between=paths.straight)
             start, goal = paths.at(expert, time), paths.at(expert, time + self.span)
+            start = {n: start[n] for n, _ in student.body.named_parameters()}
             student.body.load_state_dict(goal, strict=False)
             x, soft, rates = canvas.decode(), canvas.label_distributions(), canvas.rates()
             assert rates is not None, "started above"
@@ -274,7 +166,14 @@ class Trajectory:
             if self.assigned:
                 with torch.no_grad():
                     labels = assigned = student.body(x[0]).softmax(1)
-            lessons = self._lessons(student, x[0], strategy, generator)
+            lessons = plan_lessons(
+                student,
+                x[0].shape,
+                steps=self.steps,
+                batch=self.batch,
+                strategy=strategy,
+                generator=generator,
+            )
             loss = follow(
                 lessons, x[0], labels, rates[0], start=start, goal=goal, shallow=self.shallow
             )
@@ -308,6 +207,51 @@ class Trajectory:
             replace(made, notes=notes, labels=made.labels if assigned is None else assigned.cpu())
         ]
 
+    def _start(
+        self,
+        recipe: Recipe,
+        job: Job,
+        student: Network,
+        paths: Paths,
+        generator: torch.Generator,
+    ) -> Canvas:
+        """The canvas of a job, informed by its experts where that is asked for."""
+        learns = isinstance(recipe.labels, LearnedLabels)
+        if learns and (self.assigned or (self.informed and recipe.labels.form != "logits")):
+            raise BadInput(
+                recipe.name,
+                "learns labels that experts assign, or write the logits of",
+                "Use --set loop.assigned=false, and labels.form=logits with loop.informed.",
+            )
+        if not self.informed:
+            return recipe.start(job, generator)
+        mean, std = recipe.constants(job.data)
+
+        def read(images: Tensor, expert: int) -> Tensor:
+            """(N, num_classes) logits of an expert at its end."""
+            student.body.load_state_dict(paths.at(expert, paths.epochs), strict=False)
+            with torch.no_grad():
+                return torch.cat([student.body(x) for x in images.split(512)])
+
+        normal = (job.train.pixels(torch.arange(len(job.train))) - mean) / std
+        known = read(normal.to(job.device), 0).argmax(1).cpu() == job.train.labels
+        allowed = job.members & known
+        for c in range(job.train.num_classes):
+            mine = job.train.labels == c
+            if not bool((allowed & mine).any()):
+                allowed = allowed | (job.members & mine)
+        canvas = recipe.start(replace(job, members=allowed), generator)
+        if canvas.soft is not None:
+            x, _ = canvas.taught(0)
+            classes = canvas.labels[: canvas.size]
+            logits = torch.stack([read(x, k) for k in range(paths.count)])
+            right = (logits.argmax(2) == classes).float()[..., None]
+            mean_logits = (logits * right).sum(0) / right.sum(0).clamp_min(1)
+            with torch.no_grad():
+                values = canvas.soft.values[0, : canvas.size]
+                values.copy_(torch.where(right.sum(0) > 0, mean_logits, values))
+        return canvas
+
     def _released(self, canvas: Canvas, average: list[Tensor]) -> list[Tensor] | None:
         """The average of what makes the images, and labels and rate as they are; None without an average."""
         if self.ema is None:
@@ -332,40 +276,6 @@ class Trajectory:
                 f"Use --set networks.epochs={last}, or lower loop.starts.last or loop.span.",
             )
         return networks, networks.paths
-
-    def _lessons(
-        self, student: Network, images: Tensor, strategy: str, generator: torch.Generator
-    ) -> list[Lesson]:
-        """A student's steps: which images they see, and how these are augmented."""
-        buffers = dict(student.body.named_buffers())
-        lessons: list[Lesson] = []
-        batches: list[Tensor] = []
-        for _ in range(self.steps):
-            if not batches:
-                order = torch.randperm(len(images), generator=generator).to(images.device)
-                batches = list(order.split(self.batch or len(images)))
-            index = batches.pop()
-            seen = draw(strategy, generator, len(index), shape=tuple(images.shape[1:]))
-
-            def lesson(
-                at: Parameters,
-                x: Tensor,
-                y: Tensor,
-                index: Tensor = index,
-                seen: AugmentParams = seen,
-            ) -> Tensor:
-                batch = apply(x[index], seen)
-                logits: Tensor = functional_call(student.body, {**at, **buffers}, (batch,))
-                return F.cross_entropy(logits, y[index])
-
-            lessons.append(lesson)
-        return lessons
-
-
-def _flat(at: Parameters, shallow: float) -> Tensor:
-    """(P,) parameters, the first of them left out."""
-    flat = torch.cat([p.flatten() for p in at.values()])
-    return flat[int(shallow * len(flat)) :]
 
 
 def _size_of(paths: Paths) -> str:

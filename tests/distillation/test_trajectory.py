@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from ddaudit.distillation import distill, resolve
+from ddaudit.distillation.curriculum import Curriculum, el2n, part_of_classes
 from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.loops import Job
-from ddaudit.distillation.trajectory import Starts, left, stepwise, unrolled
+from ddaudit.distillation.students import left, stepwise, unrolled
+from ddaudit.distillation.trajectory import Starts
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch
 from ddaudit.seeds import stable_seed
@@ -42,7 +44,9 @@ class Counting:
         if self.puts == self.fail_after:
             raise KeyboardInterrupt
         self.puts += 1
-        self.held[key] = {n: t.detach().clone() for n, t in tensors.items()}
+        # Files keep names in no particular order.
+        turned = reversed(tensors.items()) if self.puts % 2 else tensors.items()
+        self.held[key] = {n: t.detach().clone() for n, t in turned}
 
 
 def job(data, store=None) -> Job:
@@ -57,7 +61,7 @@ def learned(data, store=None, **options):
 
 
 def vector(at) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in at.values()])
+    return torch.cat([at[n].detach().flatten() for n in sorted(at)])
 
 
 # The loss and its gradients.
@@ -111,6 +115,8 @@ def test_a_student_that_stays_has_all_of_the_way_left():
     half = {n: (p + goal[n]) / 2 for n, p in start.items()}
     assert float(left(half, start, goal)) == pytest.approx(0.25, rel=1e-12)
     assert float(left(goal, start, goal)) == 0
+    turned = dict(reversed(goal.items()))
+    assert float(left(half, start, turned)) == pytest.approx(0.25, rel=1e-12), "by name"
 
 
 def test_shallow_parameters_are_left_out():
@@ -195,7 +201,7 @@ def test_starts_grow_evenly_to_their_bound():
     times = [Starts(first=5, last=8).draw(0, g, between=True) for _ in range(100)]
     assert 5 <= min(times) <= max(times) < 8
     assert len(set(times)) > 90
-    for bad in ({"first": 3, "last": 3}, {"opening": 21}, {"opening": 0}, {"grown": 0}):
+    for bad in ({"first": 3, "last": 3}, {"opening": 0}, {"grown": 0}):
         with pytest.raises(ValueError, match="starts"):
             Starts(**bad)
 
@@ -229,7 +235,7 @@ def test_a_path_is_what_the_engine_trains(tiny):
 
 def test_straight_paths_lie_on_the_line_and_share_its_length_out(tiny):
     """Every point of a tensor is on the line between its ends, and at the share of the walked length."""
-    bent, straight = learned(tiny).paths, learned(tiny, straight=True).paths
+    bent, straight = learned(tiny).paths, learned(tiny, Counting(), straight=True).paths
     for name in bent.at(0, 0):
         ends = [bent.at(0, e)[name] for e in range(4)]
         moves = [float((b - a).norm()) for a, b in itertools.pairwise(ends)]
@@ -302,7 +308,8 @@ def test_one_iteration_is_one_step_of_the_loss_it_states(tiny):
         resolve("mtt", profile="small", options=options | {"loop.lr": lr}) for lr in (1e-12, 100.0)
     )
     before, after = (
-        distill(recipe, tiny.train, data=tiny, ipc=1, seed=0) for recipe in (still, moving)
+        distill(recipe, tiny.train, data=tiny, ipc=1, seed=0, store=Counting())
+        for recipe in (still, moving)
     )
     mean, std = still.constants(tiny)
     moved = (after.images - before.images) / std
@@ -315,11 +322,11 @@ def test_one_iteration_is_one_step_of_the_loss_it_states(tiny):
         at = {n: p.clone().requires_grad_(True) for n, p in start.items()}
         loss = F.cross_entropy(torch.func.functional_call(net.body, at, (x,)), before.labels)
         slopes = torch.autograd.grad(loss, list(at.values()), create_graph=True)
-        end = torch.cat([p.flatten() for p in at.values()]) - still.loop.rate.start_at * torch.cat(
-            [g.flatten() for g in slopes]
-        )
+        rate = still.loop.rate.start_at
+        ends = zip(at.items(), slopes, strict=True)
+        miss = sum((p - rate * g - goal[n]).square().sum() for (n, p), g in ends)
         way = (vector(start) - vector(goal)).square().sum()
-        (slope,) = torch.autograd.grad((end - vector(goal)).square().sum() / way, x)
+        (slope,) = torch.autograd.grad(miss / way, x)
         return -100 * slope
 
     found = [step(k, t) for k in range(2) for t in range(2)]
@@ -333,3 +340,116 @@ def test_one_iteration_is_one_step_of_the_loss_it_states(tiny):
 def test_defenses_that_change_targets_are_refused_with_the_reason(defense, why):
     with pytest.raises(BadInput, match=why):
         resolve(f"mtt+{defense}", profile="small")
+
+
+@pytest.mark.parametrize("name", ["mtt", "tesla", "ftd", "datm", "pad", "mct"])
+def test_every_method_of_the_family_makes_a_set(name, tiny):
+    """At most a handful of steps each; labels of datm and pad are distributions that start from the experts'."""
+    options = dict(TINY)
+    if name in ("datm", "pad"):
+        options["loop.starts.opening"] = 1
+    made = distill(
+        resolve(name, profile="small", options=options), tiny.train, data=tiny, ipc=2, seed=0
+    )
+    assert made.images.shape == (8, *tiny.shape)
+    assert made.soft == (name in ("datm", "pad"))
+    assert made.card.learned_lr > 0
+    ends = "their two ends" if name == "mct" else "4 checkpoints each"
+    assert ends in made.card.notes[0]
+
+
+def test_soft_labels_are_assigned_by_the_expert_at_the_target(tiny):
+    options = TINY | {"loop.iterations": 1, "loop.assigned": True, "loop.lr": 1e-12, "augment": ""}
+    recipe = resolve("tesla", profile="small", options=options)
+    made = distill(recipe, tiny.train, data=tiny, ipc=1, seed=0)
+    mean, std = recipe.constants(tiny)
+    part = recipe.networks.learn(job(tiny), mean, std)
+    net = part.make(shape=tiny.shape, num_classes=4, seed=0, device=torch.device("cpu"))
+    x = (made.images - mean) / std
+    found = [
+        torch.func.functional_call(net.body, part.paths.at(k, t), (x,)).softmax(1)
+        for k in range(2)
+        for t in (1, 2)
+    ]
+    assert any(torch.allclose(f, made.labels, atol=1e-5) for f in found)
+
+
+def test_labels_that_experts_start_are_the_mean_logits_of_those_that_are_right(tiny):
+    options = TINY | {"loop.iterations": 1, "loop.starts.opening": 1, "loop.lr": 1e-12}
+    options |= {"labels.lr": 1e-12, "networks.epochs": 4, "networks.lr": 0.1}
+    recipe = resolve("datm", profile="small", options=options)
+    made = distill(recipe, tiny.train, data=tiny, ipc=3, seed=0)
+    mean, std = recipe.constants(tiny)
+    part = recipe.networks.learn(job(tiny), mean, std)
+    net = part.make(shape=tiny.shape, num_classes=4, seed=0, device=torch.device("cpu"))
+
+    def read(k, x):
+        with torch.no_grad():
+            return torch.func.functional_call(net.body, part.paths.at(k, 4), (x,))
+
+    truth = torch.arange(4).repeat_interleave(3)
+    logits = [read(k, (made.images - mean) / std) for k in range(2)]
+    assert torch.equal(logits[0].argmax(1), truth), "records that the first expert classifies"
+    for i, c in enumerate(truth.tolist()):
+        right = torch.stack([z[i] for z in logits if int(z[i].argmax()) == c])
+        torch.testing.assert_close(made.labels[i], right.mean(0).softmax(0), rtol=1e-3, atol=1e-5)
+
+
+# From easy to hard.
+
+
+def test_el2n_is_the_norm_of_the_error():
+    """A sure and right network errs by 0, a sure and wrong one by sqrt(2), one without an idea by sqrt(1 - 1 / C)."""
+    logits = torch.tensor([[100.0, 0, 0, 0], [0.0, 100, 0, 0], [0.0, 0, 0, 0]])
+    scores = el2n(logits[None], torch.zeros(3, dtype=torch.int64))
+    assert scores.tolist() == pytest.approx([0, 2**0.5, 0.75**0.5])
+    both = el2n(torch.stack([logits, logits.flip(0)]), torch.zeros(3, dtype=torch.int64))
+    assert float(both[0]) == pytest.approx((0 + 0.75**0.5) / 2)
+
+
+def test_the_curriculum_is_the_published_one():
+    """Of 100 passes: 75 % growing to all in pass 20, all to pass 40, without 10 % to pass 60, without 20 % after."""
+    stages = Curriculum().stages(100)
+    parts = [(s.low, s.high) for s in stages for _ in range(s.passes)]
+    assert len(parts) == 100
+    assert parts[0] == (0, 0.75)
+    assert parts[8] == pytest.approx((0, 0.85))
+    assert parts[20] == parts[40] == (0, 1)
+    assert parts[41] == parts[60] == (0.1, 1)
+    assert parts[61] == parts[99] == (0.2, 1)
+    assert [s.passes for s in stages] == [*[1] * 20, 21, 20, 39]
+    for bad in ({"share": 0}, {"thin": 0.3}, {"all_at": 50}, {"judges": 0}):
+        with pytest.raises(ValueError, match="curriculum"):
+            Curriculum(**bad)
+
+
+def test_a_part_is_taken_of_every_class_by_score():
+    labels = torch.tensor([0, 1] * 10 + [2])
+    scores = torch.arange(21).flip(0).float()
+    easy = part_of_classes(scores, labels, 0, 0.5)
+    assert easy.tolist() == [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+    hard = part_of_classes(scores, labels, 0.8, 1)
+    assert hard.tolist() == [0, 1, 2, 3, 20], "a class of one keeps it"
+
+
+def test_experts_of_a_curriculum_see_its_records_alone(tiny):
+    """A record that the first pass leaves out does not move it; one that it sees does."""
+    by = Curriculum(share=0.5, all_at=2, thin_after=2, thinner_after=2, judges=1, judged_after=1)
+    part = learned(tiny, curriculum=by, augment="", batch=500)
+    mean, std = resolve("mtt").constants(tiny)
+    paths = learned(tiny, curriculum=None, count=1, epochs=1, augment="", batch=500).paths
+    net = part.make(shape=tiny.shape, num_classes=4, seed=0, device=torch.device("cpu"))
+    x = (tiny.train.pixels(torch.arange(len(tiny.train))) - mean) / std
+    with torch.no_grad():
+        logits = torch.func.functional_call(net.body, paths.at(0, 1), (x,))
+    seen = part_of_classes(el2n(logits[None], tiny.train.labels), tiny.train.labels, 0, 0.5)
+    start = {n: p.clone().requires_grad_(True) for n, p in part.paths.at(0, 0).items()}
+    loss = F.cross_entropy(
+        torch.func.functional_call(net.body, start, (x[seen],)), tiny.train.labels[seen]
+    )
+    slopes = dict(zip(start, torch.autograd.grad(loss, list(start.values())), strict=True))
+    reached = part.paths.at(0, 1)
+    for n, p in start.items():
+        torch.testing.assert_close(
+            reached[n], (p - 0.01 * slopes[n]).detach(), atol=1e-6, rtol=1e-4
+        )
