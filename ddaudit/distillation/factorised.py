@@ -282,11 +282,11 @@ class Memory:
 
 def recall(bases: Tensor, addresses: Tensor, size: tuple[int, int]) -> Tensor:
     """(K, M, C, H, W) images: addresses (K, M, B) times bases (K, B, C, h, w), enlarged bilinearly to ``size``."""
-    small = (addresses @ bases.flatten(2)).unflatten(2, bases.shape[2:])
+    small = (addresses @ bases.flatten(2)).view(*addresses.shape[:2], *bases.shape[2:])
     if tuple(small.shape[-2:]) == size:
         return small
     large = F.interpolate(small.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
-    return large.unflatten(0, small.shape[:2])
+    return large.view(*small.shape[:3], *size)
 
 
 def _xavier(runs: int, rows: int, columns: int, generator: torch.Generator) -> Tensor:

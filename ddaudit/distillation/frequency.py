@@ -126,7 +126,8 @@ def most_varied(coefficients: Tensor, num_classes: int, kept: int) -> Tensor:
         num_classes, kept: how many classes, and how many frequencies of each.
     """
     c = coefficients.mean(1).flatten(-2).unflatten(0, (num_classes, -1))
-    return c.var(1, correction=0).topk(kept, -1).indices
+    chosen: Tensor = c.var(1, correction=0).topk(kept, -1).indices
+    return chosen
 
 
 def lowest(height: int, width: int, kept: int) -> Tensor:
@@ -140,4 +141,4 @@ def _cosines(n: int, like: Tensor) -> Tensor:
     k = torch.arange(n, dtype=torch.float64)
     table = (math.pi / n * (k + 0.5) * k[:, None]).cos() * math.sqrt(2 / n)
     table[0] /= math.sqrt(2)
-    return table.to(like)
+    return table.to(like.device, like.dtype)

@@ -320,7 +320,9 @@ class Recipe:
     def parts(self) -> dict[str, Any]:
         """What each part is, by the name of its type; terms and reductions included, missing parts left out."""
         names = ("objective", "target", "reader", "synthesis", "networks", "labels", "loop")
-        made = {name: type(part).__name__ for name in names if (part := getattr(self, name))}
+        made: dict[str, Any] = {
+            name: type(part).__name__ for name in names if (part := getattr(self, name))
+        }
         if self.terms:
             made["terms"] = [type(term).__name__ for term in self.terms]
         return made
