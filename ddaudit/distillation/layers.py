@@ -115,7 +115,8 @@ class LayerAlignment:
         entropies = F.cross_entropy(
             logits.flatten(0, -2), labels.clamp_min(0).long().flatten(), reduction="none"
         ).view_as(labels)
-        return apart + self.discrimination * (entropies * (labels != _NOBODY)).sum(-1)
+        total: Tensor = apart + self.discrimination * (entropies * (labels != _NOBODY)).sum(-1)
+        return total
 
     def _measure(self, net: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) weighted maps and embedding, flat, and (B, d) the embedding itself."""

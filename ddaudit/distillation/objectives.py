@@ -159,7 +159,8 @@ class GradientMatch:
         """(K, R) distances of one parameter's gradients, as output rows (K, R, out, D)."""
         if self.measure == "cosine":
             cosine = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + self.epsilon)
-            return (1 - cosine).sum(-1)
+            angles: Tensor = (1 - cosine).sum(-1)
+            return angles
         apart = (a - b).square() if self.measure == "mse" else (a - b).abs()
         return apart.sum((-2, -1))
 

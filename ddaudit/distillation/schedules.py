@@ -77,7 +77,7 @@ class Correct:
     def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
         """(B, 1) ones where it does."""
         with torch.no_grad():
-            right = net.body(x).argmax(1) == y
+            right: Tensor = net.body(x).argmax(1) == y
         return right[:, None].to(x.dtype)
 
     def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ DREAM = register(
         purpose="IDC on the records nearest to cluster centres of each class",
         source="Liu et al., DREAM: Efficient Dataset Distillation by Representative Matching, ICCV 2023, "
         "arXiv 2302.14416; values of the authors' code for CIFAR-10",
-        synthesis=replace(IDC.synthesis, init="centres"),
+        synthesis=Pixels(init="centres", factor=2, space="unit"),
         reader=Representative(per_class=128, interval=10),
         deviations=(
             *IDC.deviations,
