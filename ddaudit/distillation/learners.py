@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.data import Dataset, ImageData
+from ddaudit.data import Dataset
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import Canvas
@@ -64,7 +64,7 @@ class Learning(Fresh):
     early: int = 0
     records: int = 2000
     training: RecordSGD = field(default_factory=RecordSGD)
-    school: School | None = field(default=None, repr=False, compare=False)
+    trainer: Trainer | None = field(default=None, repr=False, compare=False)
     """The records and the networks of a run; filled by :meth:`learn`."""
 
     def __post_init__(self) -> None:
@@ -78,8 +78,7 @@ class Learning(Fresh):
 
     def learn(self, job: Job, mean: Tensor, std: Tensor) -> Self:
         """This source, its networks to be trained on the records of the job's one run, normalised by mean and std."""
-        train = job.train.subset(job.members[0])
-        return replace(self, school=School(train, self.training, job.data, mean, std, job.device))
+        return replace(self, trainer=Trainer(job, self.training, mean, std))
 
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
@@ -89,22 +88,22 @@ class Learning(Fresh):
         Raises:
             DDAuditError: there are no records yet.
         """
-        school = self._school()
+        trainer = self._opened()
         net = super().make(shape=shape, num_classes=num_classes, seed=seed, device=device)
-        school.pupils = [school.admit(net, seed)]
+        trainer.students = [trainer.add(net, seed)]
         for _ in range(self.early):
-            school.teach(school.pupils[0], len(school.data))
+            trainer.train(trainer.students[0], len(trainer.data))
         return net
 
     def update(self, canvas: Canvas, step: int) -> None:
         """Train the network that was made last."""
-        school = self._school()
-        school.teach(school.pupils[0], self.records)
+        trainer = self._opened()
+        trainer.train(trainer.students[0], self.records)
 
-    def _school(self) -> School:
-        if self.school is None:
+    def _opened(self) -> Trainer:
+        if self.trainer is None:
             raise DDAuditError("networks: there are no records to train them on")
-        return self.school
+        return self.trainer
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Queue(Learning):
 
     Attributes:
         size, start, age: as above.
-        pupils: networks trained after a step, drawn at random.
+        per_step: networks trained after a step, drawn at random.
         records: of each, after a step.
         recount: steps after which accuracies are counted anew; until its next training a network's is 0.
 
@@ -127,15 +126,15 @@ class Queue(Learning):
     size: int = 100
     start: int = 3
     age: int = 30
-    pupils: int = 2
+    per_step: int = 2
     records: int = 2560
     recount: int = 100
     training: RecordSGD = field(default_factory=lambda: RecordSGD(batch=256, augment=""))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.size, self.start, self.age, self.pupils, self.recount) < 1:
-            raise ValueError("networks.size, start, age, pupils and recount must be at least 1")
+        if min(self.size, self.start, self.age, self.per_step, self.recount) < 1:
+            raise ValueError("networks.size, start, age, per_step and recount must be at least 1")
 
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
@@ -145,28 +144,28 @@ class Queue(Learning):
         Raises:
             DDAuditError: there are no records yet.
         """
-        school = self._school()
-        arrivals = 0 if school.step % self.age else 1
-        for number in range(arrivals if school.step else self.start + arrivals):
+        trainer = self._opened()
+        arrivals = 0 if trainer.step % self.age else 1
+        for number in range(arrivals if trainer.step else self.start + arrivals):
             mine = stable_seed(seed, "arrival", number)
             net = Fresh.make(self, shape=shape, num_classes=num_classes, seed=mine, device=device)
-            school.pupils = [*school.pupils, school.admit(net, mine)][-self.size :]
-        return school.pupils[stable_seed(seed, "place") % len(school.pupils)].net
+            trainer.students = [*trainer.students, trainer.add(net, mine)][-self.size :]
+        return trainer.students[stable_seed(seed, "place") % len(trainer.students)].net
 
     def update(self, canvas: Canvas, step: int) -> None:
         """Train some networks of the queue."""
-        school = self._school()
-        generator = torch.Generator().manual_seed(stable_seed(school.seed, "lesson", step))
-        for place in torch.randperm(len(school.pupils), generator=generator)[: self.pupils]:
-            school.teach(school.pupils[int(place)], self.records)
-        school.step += 1
-        if school.step % self.recount == 0:
-            for pupil in school.pupils:
-                pupil.recount()
+        trainer = self._opened()
+        generator = torch.Generator().manual_seed(stable_seed(trainer.seed, "train", step))
+        for place in torch.randperm(len(trainer.students), generator=generator)[: self.per_step]:
+            trainer.train(trainer.students[int(place)], self.records)
+        trainer.step += 1
+        if trainer.step % self.recount == 0:
+            for student in trainer.students:
+                student.recount()
 
 
 @dataclass(eq=False)
-class Pupil:
+class Student:
     """A network, its optimiser, and what it got right of what it was shown."""
 
     net: Network
@@ -181,58 +180,49 @@ class Pupil:
         self.net.accuracy = 0.0
 
 
-class School:
+class Trainer:
     """The real records of one run, and the networks that are trained on them."""
 
-    def __init__(
-        self,
-        data: ImageData,
-        training: RecordSGD,
-        names: Dataset,
-        mean: Tensor,
-        std: Tensor,
-        device: torch.device,
-    ) -> None:
-        self.data, self._training, self._device = data, training, device
-        self._strategy = names.augment if training.augment == "data" else training.augment
-        if names.modality != "image":
-            self._strategy = ""
-        self._mean, self._std = mean.to(device), std.to(device)
-        self.pupils: list[Pupil] = []
+    def __init__(self, job: Job, training: RecordSGD, mean: Tensor, std: Tensor) -> None:
+        self.data = job.train.subset(job.members[0])
+        self.seed, self._training, self._device = job.seed, training, job.device
+        strategy = job.data.augment if training.augment == "data" else training.augment
+        self._strategy = strategy if job.data.modality == "image" else ""
+        self._mean, self._std = mean.to(job.device), std.to(job.device)
+        self.students: list[Student] = []
         self.step = 0
-        self.seed = stable_seed(data.fingerprint)
 
-    def admit(self, net: Network, seed: int) -> Pupil:
+    def add(self, net: Network, seed: int) -> Student:
         """A network that is going to be trained; batches and views are drawn from the seed."""
         how = self._training
         optimiser = torch.optim.SGD(
             net.body.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
         )
         net.accuracy = 0.0
-        generator = torch.Generator().manual_seed(stable_seed(seed, "lessons"))
-        return Pupil(net, optimiser, generator)
+        generator = torch.Generator().manual_seed(stable_seed(seed, "train"))
+        return Student(net, optimiser, generator)
 
-    def teach(self, pupil: Pupil, records: int) -> None:
+    def train(self, student: Student, records: int) -> None:
         """Train on ``records`` records in batches; whole passes where there are fewer."""
         order = torch.empty(0, dtype=torch.int64)
         while records > 0:
             if len(order) == 0:
-                order = torch.randperm(len(self.data), generator=pupil.generator)
+                order = torch.randperm(len(self.data), generator=student.generator)
             batch, order = order[: self._training.batch], order[self._training.batch :]
-            self._step(pupil, batch)
+            self._step(student, batch)
             records -= len(batch)
-        pupil.net.accuracy = pupil.right / max(pupil.seen, 1)
+        student.net.accuracy = student.right / max(student.seen, 1)
 
-    def _step(self, pupil: Pupil, index: Tensor) -> None:
-        g, body = pupil.generator, pupil.net.body
+    def _step(self, student: Student, index: Tensor) -> None:
+        g, body = student.generator, student.net.body
         x = (self.data.pixels(index).to(self._device) - self._mean) / self._std
         y = self.data.labels[index].to(self._device)
         x = apply(x, draw(self._strategy, g, len(x), shape=x.shape))
         views = draw_views(g, len(x), shape=x.shape, cutmix=self._training.cutmix)
         wanted = mix_labels(F.one_hot(y, self.data.num_classes).to(x.dtype), views, shape=x.shape)
         logits = body(apply_views(x, views))
-        pupil.optimiser.zero_grad(set_to_none=True)
+        student.optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(logits, wanted).backward()
-        pupil.optimiser.step()
-        pupil.right += int((logits.argmax(1) == y).sum())
-        pupil.seen += len(y)
+        student.optimiser.step()
+        student.right += int((logits.argmax(1) == y).sum())
+        student.seen += len(y)

@@ -84,11 +84,11 @@ def make(source, seed=3):
     return source.make(shape=(3, 8, 8), num_classes=4, seed=seed, device=torch.device("cpu"))
 
 
-def test_a_lesson_is_sgd_on_the_records(tiny):
+def test_training_is_sgd_on_the_records(tiny):
     plain = RecordSGD(lr=0.05, batch=8, augment="")
     source, x, y = learn(tiny, Learning("ConvNetD2W8", records=8, training=plain), records=8)
     net, like = make(source), make(source)
-    source.school.pupils = [source.school.admit(net, 0)]
+    source.trainer.students = [source.trainer.add(net, 0)]
     theirs = torch.optim.SGD(like.body.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for step in range(3):  # one batch holds all records, whatever their order
         source.update(None, step)
@@ -103,7 +103,7 @@ def test_a_lesson_is_sgd_on_the_records(tiny):
             assert net.accuracy == pytest.approx(right)
 
 
-def test_a_new_network_starts_its_lessons_over_and_early_passes_come_first(tiny):
+def test_a_new_network_starts_over_and_early_passes_come_first(tiny):
     source, _, _ = learn(tiny, Learning("ConvNetD2W8", records=0))
     first = make(source)
     before = first.state_dict()["body.classifier.weight"].clone()
@@ -117,20 +117,20 @@ def test_a_new_network_starts_its_lessons_over_and_early_passes_come_first(tiny)
 
 def test_a_queue_starts_with_some_networks_grows_and_drops_the_oldest(tiny):
     source, _, _ = learn(
-        tiny, Queue("ConvNetD2W8", size=5, start=3, age=2, pupils=2, records=32, recount=3)
+        tiny, Queue("ConvNetD2W8", size=5, start=3, age=2, per_step=2, records=32, recount=3)
     )
     sizes, oldest = [], None
     for step in range(6):
         net = make(source, seed=step)
-        pupils = source.school.pupils
-        assert net in [p.net for p in pupils]
-        sizes.append(len(pupils))
-        oldest = oldest or pupils[0].net
+        students = source.trainer.students
+        assert net in [p.net for p in students]
+        sizes.append(len(students))
+        oldest = oldest or students[0].net
         source.update(None, step)
-        taught = sum(p.seen > 0 for p in pupils)
+        taught = sum(p.seen > 0 for p in students)
         assert taught >= 2 if (step + 1) % 3 else taught == 0  # counts are dropped every third step
     assert sizes == [4, 4, 5, 5, 5, 5]
-    assert oldest not in [p.net for p in source.school.pupils]
+    assert oldest not in [p.net for p in source.trainer.students]
 
 
 def test_networks_learn_the_records_of_their_run_alone(tiny):
