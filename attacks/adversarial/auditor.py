@@ -2,80 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from ddaudit.attacks._common.rates import rate, rate_metric
-from ddaudit.attacks.adversarial import known_answers, masking
-from ddaudit.attacks.adversarial.torchattacks_adapter import (
-    VERSION,
-    AttackResult,
-    Norm,
-    autoattack,
-    pgd,
-    require_allowed,
-)
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
+from ddaudit.attacks.adversarial import known_answers, masking, rows
+from ddaudit.attacks.adversarial.ball import Norm
+from ddaudit.attacks.adversarial.beard import beard_pgd, clip_only
+from ddaudit.attacks.adversarial.execution import AttackResult, InputAttack, run
+from ddaudit.attacks.adversarial.gradient import PGD
+from ddaudit.attacks.adversarial.probe import Probe
+from ddaudit.attacks.adversarial.rows import Attacked
+from ddaudit.attacks.adversarial.settings import AdversarialSettings, Radii
+from ddaudit.attacks.adversarial.suite import ATTACKS, dd_robustbench, pgd
+from ddaudit.auditing import Auditor, Context, Subject, auditor, recipe_subject
 from ddaudit.data import ImageData
-from ddaudit.errors import DDAuditError
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
+from ddaudit.distillation import make_recipe
+from ddaudit.findings import Check, Finding, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import Card, DistilledSet
-from ddaudit.stats import Interval, Resamples, crossed, wilson
-
-_STEP = 1 / 255
-
-
-class AdversarialSettings(Settings):
-    """How much attacking is done. Radii are in pixel units on the [0, 1] scale (2/255 = two grey levels)."""
-
-    attacks: tuple[str, ...] = ("pgd", "autoattack")
-    images: int = Field(default=1000, ge=2)
-    """Test images (a fixed stratified sample) for the PGD curve."""
-    eps: tuple[float, ...] = (0.0, _STEP, 2 * _STEP, 4 * _STEP, 8 * _STEP, 16 * _STEP)
-    """Linf radii of the curve."""
-    l2_eps: tuple[float, ...] = (0.5,)
-    """L2 radii."""
-    pgd_steps: int = Field(default=40, ge=1)
-    pgd_restarts: int = Field(default=1, ge=1)
-    autoattack_eps: float = Field(default=2 * _STEP, gt=0)
-    """The headline radius."""
-    autoattack_norm: Literal["Linf", "L2"] = "Linf"
-    autoattack_images: int = Field(default=256, ge=2)
-    autoattack_victims: int | None = Field(default=1, ge=1)
-    """AutoAttack on the first victims only; None: on all."""
-    check_images: int = Field(default=500, ge=2)
-    """Test images for the gradient-masking tests."""
-
-    @field_validator("attacks")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            return tuple(require_allowed(name) for name in names)
-        except DDAuditError as error:
-            raise ValueError(str(error)) from None
-
-    @field_validator("eps", "l2_eps")
-    @classmethod
-    def _radii(cls, radii: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 <= r <= 255 for r in radii):
-            raise ValueError("radii are zero or more")
-        return tuple(sorted(set(radii)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Attacked:
-    """One attack on several victims: (V, N) tables and what the masking tests want to know."""
-
-    clean: Tensor
-    survived: Tensor
-    invalid: int
-    before_square: float | None
 
 
 @auditor
@@ -90,7 +38,8 @@ class Adversarial(Auditor[AdversarialSettings]):
     )
     threat_model = (
         "The attacker holds the trained model, knows its gradients, and changes each test image within a fixed "
-        "distance (eps). The training set and the training are untouched. White-box, untargeted, at test time."
+        "distance (eps). The training set and the training are untouched. White-box, untargeted, at test time; "
+        "Square and SPSA see the model's answers alone, transfer rows only another model."
     )
     how_to_read = (
         "Robust accuracy counts an image only if it is right without an attack and stays right under it, so it cannot "
@@ -104,6 +53,7 @@ class Adversarial(Auditor[AdversarialSettings]):
         "Croce and Hein, ICML 2020, arXiv 2003.01690 (AutoAttack)",
         "Carlini et al., arXiv 1902.06705 (evaluation checklist)",
         "DD-RobustBench, IEEE TIP 2025, arXiv 2403.13322 (eps 2/255 for distilled data)",
+        "BEARD, arXiv 2411.09265 (its evaluation as coded and as meant)",
     )
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("adversarial.clean_accuracy", "higher", "accuracy on the attacked images before any change"),
@@ -112,8 +62,16 @@ class Adversarial(Auditor[AdversarialSettings]):
             "accuracy after the strongest change within a radius that the attack finds",
         ),
         MetricInfo("adversarial.drop_rate", "lower", "share of correctly classified images that the attack breaks"),
+        MetricInfo(
+            "adversarial.transfer_accuracy", "higher",
+            "accuracy on images that were changed to fool a network trained on another set",
+        ),
+        MetricInfo(
+            "adversarial.beard_accuracy", "none",
+            "accuracy in the BEARD benchmark's evaluation, as coded (not robustness) and as meant",
+        ),
     )  # fmt: skip
-    version = 4
+    version = 5
     settings = AdversarialSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 100, "pgd_steps": 10, "autoattack_images": 48, "check_images": 100},
@@ -128,208 +86,225 @@ class Adversarial(Auditor[AdversarialSettings]):
         self, subject: Subject, ctx: Context, settings: AdversarialSettings, seed: int
     ) -> Finding:
         """Attack the subject's victims, then test the numbers for gradient masking."""
-        ctx.require_pixels("its radii are grey levels")
+        radii = Radii.of(settings, ctx.data.test)
         victims = ctx.victims(subject, seed)
-        attack_seed = ctx.seed_for("adversarial", seed)
+        arena = _Arena(radii, settings, ctx.seed_for("adversarial", seed))
         finding = Finding(
-            subject=subject.id, auditor=self.name, caveats=_caveats(ctx, settings, len(victims))
-        )
-        invalid = 0
-        by_eps: dict[float, float] = {}
+            subject=subject.id, auditor=self.name,
+            caveats=rows.caveats(ctx, settings, radii, victims=len(victims)),
+        )  # fmt: skip
         images = ctx.test(settings.images)
         clean = torch.stack([_correct(ctx, net, images) for net in victims])
         finding.metrics.append(
             rate_metric("adversarial.clean_accuracy", rate(clean), direction="higher")
         )
+        by_eps: dict[float, float] = {}
         if "pgd" in settings.attacks:
-            radii_of: dict[Norm, tuple[float, ...]] = {"Linf": settings.eps, "L2": settings.l2_eps}
             tables = {
-                (norm, eps): self._pgd(victims, images, eps, norm, settings, attack_seed)
-                for norm, radii in radii_of.items()
-                for eps in radii
+                (norm, eps): arena.attack(victims, images, arena.pgd(), eps, norm)
+                for norm, radii_of_norm in (("Linf", radii.linf), ("L2", radii.l2))
+                for eps in radii_of_norm
             }
-            invalid += sum(t.invalid for t in tables.values())
-            by_eps = {
-                eps: float(t.survived.double().mean())
-                for (norm, eps), t in tables.items()
-                if norm == "Linf"
-            }
+            linf = {eps: t for (norm, eps), t in tables.items() if norm == "Linf"}
+            by_eps = {eps: float(t.survived.double().mean()) for eps, t in linf.items()}
             finding.metrics += [
-                _robust("pgd", norm, eps, t.survived) for (norm, eps), t in tables.items()
+                rows.robust("pgd", norm, eps, t.survived) for (norm, eps), t in tables.items()
             ]
-            finding.curves += _curve(
-                subject, {eps: t.survived for (norm, eps), t in tables.items() if norm == "Linf"}
-            )
-        square = None
+            finding.curves += rows.curve(subject.id, linf, radii)
+        chosen = victims[: settings.autoattack_victims]
+        few, square = ctx.test(settings.autoattack_images), None
         if "autoattack" in settings.attacks:
-            chosen = victims[: settings.autoattack_victims]
-            auto_images = ctx.test(settings.autoattack_images)
-            auto = self._autoattack(chosen, auto_images, settings, attack_seed)
-            invalid += auto.invalid
+            auto = arena.attack(
+                chosen, few, ATTACKS["autoattack"](), radii.headline, settings.autoattack_norm
+            )
             if auto.before_square is not None:
-                square = (
-                    auto.before_square,
-                    float(auto.survived.double().mean()),
-                    len(auto_images),
-                )
-            finding.metrics += _headline(auto, settings, ctx.resamples(auto_images))
+                square = (auto.before_square, float(auto.survived.double().mean()), len(few))
+            finding.metrics += rows.headline(
+                auto, settings.autoattack_norm, radii.headline, ctx.resamples(few)
+            )
             if settings.autoattack_norm == "Linf":
-                finding.curves.append(_point(subject, auto, settings))
-        finding.checks += self._masking(
-            subject, ctx, victims, settings, seed, by_eps, len(images), invalid, square
-        )
+                finding.curves.append(rows.point(subject.id, auto, radii))
+        self._others(finding, arena, victims, images, chosen, few)
+        self._transfer(finding, ctx, arena, subject, victims, seed)
+        if settings.beard_compat:
+            finding.metrics += _beard(victims, images, ctx)
+        finding.checks += self._masking(subject, ctx, arena, victims, seed, by_eps, square)
         return finding
 
     def checks(self, ctx: Context, settings: AdversarialSettings) -> list[Check]:
-        """Closed form, reference implementation, planted defect, attack budget."""
+        """Closed form, plain implementation, planted defect, attack budget."""
         checks = known_answers.linear_checks(norm="Linf")
         if settings.autoattack_norm == "L2" or settings.l2_eps:
             checks += known_answers.linear_checks(norm="L2")
         return [*checks, known_answers.reference_check(), known_answers.wrong_space_check()]
 
-    def _pgd(
+    def warning(self, finding: Finding) -> str:
+        """Why no robust accuracy of the finding may be quoted; empty: its tests passed."""
+        failed = [c for c in finding.checks if c.subject == finding.subject and not c.passed]
+        return rows.not_to_be_quoted(failed)
+
+    def _others(
         self,
+        finding: Finding,
+        arena: _Arena,
         victims: list[Network],
         images: ImageData,
-        eps: float,
-        norm: Norm,
-        settings: AdversarialSettings,
-        seed: int,
-    ) -> _Attacked:
-        return _gather(
-            [
-                pgd(
-                    net, images.images, images.labels, eps=eps, norm=norm, steps=settings.pgd_steps,
-                    restarts=settings.pgd_restarts, seed=seed,
+        chosen: list[Network],
+        few: ImageData,
+    ) -> None:
+        """Every further attack at the headline radius, and a benchmark's whole configuration."""
+        settings, radii = arena.settings, arena.radii
+        for name in settings.attacks:
+            if name in ("pgd", "autoattack"):
+                continue
+            slow = name in (
+                "square",
+                "spsa",
+                "cw",
+                "deepfool",
+                "fab-t",
+                "apgd-t",
+                "autoattack-rand",
+            )
+            nets, data = (chosen, few) if slow else (victims, images)
+            # CW minimises the L2 length; thresholded in Linf it would say little.
+            norm: Norm = "L2" if name == "cw" else settings.autoattack_norm
+            for eps in radii.l2 if name == "cw" else (radii.headline,):
+                table = arena.attack(nets, data, ATTACKS[name](), eps, norm)
+                finding.metrics.append(rows.robust(name, norm, eps, table.survived))
+        if "square" in settings.attacks:
+            spent = [arena.queries(net, few) for net in chosen]
+            finding.curves.append(rows.query_curve(finding.subject, torch.stack(spent), radii))
+        if settings.benchmark == "dd-robustbench":
+            for cell in dd_robustbench():
+                table = arena.attack(chosen, few, cell.attacks, cell.eps, "Linf")
+                finding.metrics.append(
+                    rows.robust(
+                        cell.name, "Linf", cell.eps, table.survived, benchmark="dd-robustbench"
+                    )
                 )
-                for net in victims
-            ]
-        )  # fmt: skip
 
-    def _autoattack(
-        self, victims: list[Network], images: ImageData, settings: AdversarialSettings, seed: int
-    ) -> _Attacked:
-        return _gather(
-            [
-                autoattack(
-                    net, images.images, images.labels, eps=settings.autoattack_eps,
-                    norm=settings.autoattack_norm, seed=seed,
+    def _transfer(
+        self,
+        finding: Finding,
+        ctx: Context,
+        arena: _Arena,
+        subject: Subject,
+        victims: list[Network],
+        seed: int,
+    ) -> None:
+        """Accuracy on images crafted on the first victim of each recipe that ``transfer`` names."""
+        images, eps = ctx.test(arena.settings.check_images), arena.radii.headline
+        norm = arena.settings.autoattack_norm
+        clean = torch.stack([_correct(ctx, net, images) for net in victims])
+        for name in arena.settings.transfer:
+            source = recipe_subject(make_recipe(name, profile=ctx.preset.profile))
+            if source.identity == subject.identity:
+                continue  # a network of the same set is what masking 5 uses
+            crafted = pgd(
+                ctx.victims(source, seed)[0], images.images, images.labels, eps=eps, norm=norm,
+                steps=arena.settings.pgd_steps, only_correct=False, bounds=arena.radii.bounds, seed=arena.seed,
+            ).adversarial  # fmt: skip
+            right = torch.stack([ctx.predict(net, crafted).argmax(1) for net in victims])
+            hits = clean & (right == images.labels)
+            finding.metrics.append(
+                rate_metric(
+                    "adversarial.transfer_accuracy", rate(hits), direction="higher", source=source.id,
+                    norm=norm, eps=round(eps, 6),
                 )
-                for net in victims
-            ]
-        )  # fmt: skip
+            )  # fmt: skip
 
     def _masking(
         self,
         subject: Subject,
         ctx: Context,
+        arena: _Arena,
         victims: list[Network],
-        settings: AdversarialSettings,
         seed: int,
         by_eps: dict[float, float],
-        curve_images: int,
-        invalid: int,
         square: tuple[float, float, int] | None,
     ) -> list[Check]:
-        images = ctx.test(settings.check_images)
-        eps = settings.autoattack_eps if settings.autoattack_norm == "Linf" else 2 * _STEP
-        probe = masking.Probe(
-            images.pixels(), images.labels, eps=eps, seed=ctx.seed_for("masking", seed)
-        )
+        images = ctx.test(arena.settings.check_images)
+        probe = Probe(
+            images.pixels(), images.labels, eps=arena.radii.headline, seed=ctx.seed_for("masking", seed),
+            norm=arena.settings.autoattack_norm, bounds=arena.radii.bounds,
+            queries=0 if square is not None else arena.settings.check_queries,
+        )  # fmt: skip
         siblings = victims[1:] + victims[:1] if len(victims) > 1 else [_sibling(ctx, seed)]
         for net, sibling in zip(victims, siblings, strict=True):
             probe.add(net, ctx.predict(net, images.images).argmax(1), sibling)
         evidence = probe.evidence(
-            by_eps=by_eps, curve_images=curve_images, invalid=invalid, square=square
-        )
+            by_eps=by_eps, curve_images=len(ctx.test(arena.settings.images)), invalid=arena.invalid,
+            square=square,
+        )  # fmt: skip
         return masking.checks(evidence, subject=subject.id)
 
 
-def _gather(results: list[AttackResult]) -> _Attacked:
-    before = [
-        stage.survivors / len(r.survived)
-        for r in results
-        for stage in r.stages
-        if stage.name == "fab-t"
-    ]
-    return _Attacked(
-        clean=torch.stack([r.clean_correct for r in results]),
-        survived=torch.stack([r.survived for r in results]),
-        invalid=sum(r.invalid for r in results),
-        before_square=sum(before) / len(before) if before else None,
-    )
+class _Arena:
+    """What all attacks of one finding share; counts the x' that were no valid inputs."""
+
+    def __init__(self, radii: Radii, settings: AdversarialSettings, seed: int) -> None:
+        self.radii, self.settings, self.seed = radii, settings, seed
+        self.invalid = 0
+
+    def attack(
+        self,
+        victims: Sequence[Network],
+        images: ImageData,
+        attacks: Sequence[InputAttack],
+        eps: float,
+        norm: Norm,
+    ) -> Attacked:
+        results = [self._one(net, images, attacks, eps, norm) for net in victims]
+        self.invalid += sum(r.invalid for r in results)
+        return Attacked.of(results)
+
+    def pgd(self) -> list[InputAttack]:
+        return [PGD(self.settings.pgd_steps)] * self.settings.pgd_restarts
+
+    def queries(self, network: Network, images: ImageData) -> Tensor:
+        """(N,) queries until Square broke the image; 0: wrong without any; infinite: never broken."""
+        return rows.square_queries(
+            network, images.pixels(), images.labels, eps=self.radii.headline,
+            norm=self.settings.autoattack_norm, bounds=self.radii.bounds, seed=self.seed,
+        )  # fmt: skip
+
+    def _one(
+        self,
+        network: Network,
+        images: ImageData,
+        attacks: Sequence[InputAttack],
+        eps: float,
+        norm: Norm,
+    ) -> AttackResult:
+        return run(
+            network, images.images, images.labels, attacks, eps=eps, norm=norm, bounds=self.radii.bounds,
+            seed=self.seed,
+        )  # fmt: skip
 
 
 def _correct(ctx: Context, network: Network, images: ImageData) -> Tensor:
     return ctx.predict(network, images.images).argmax(1) == images.labels
 
 
-def _robust(
-    attack: str, norm: str, eps: float, survived: Tensor, resamples: Resamples | None = None
-) -> Metric:
-    """``resamples`` make it the headline, paired on them."""
-    return rate_metric(
-        "adversarial.robust_accuracy", rate(survived), direction="higher",
-        headline=resamples is not None,
-        resampled=None if resamples is None else resamples.of_rate(survived),
-        attack=attack, norm=norm, eps=round(eps, 6),
-    )  # fmt: skip
-
-
-def _headline(auto: _Attacked, settings: AdversarialSettings, resamples: Resamples) -> list[Metric]:
-    norm, eps = settings.autoattack_norm, settings.autoattack_eps
-    robust = _robust("autoattack", norm, eps, auto.survived, resamples)
-    clean = rate_metric(
-        "adversarial.clean_accuracy", rate(auto.clean), direction="higher", attack="autoattack"
-    )
-    metrics = [robust, clean]  # of the same images: there are fewer of them
-    if bool(auto.clean.any()):
-        drop = _drop(auto.clean, auto.survived)
-        metrics.append(
-            rate_metric(
-                "adversarial.drop_rate", drop, direction="lower", attack="autoattack", norm=norm, eps=round(eps, 6)
-            )
-        )  # fmt: skip
-    return metrics
-
-
-def _drop(clean: Tensor, survived: Tensor) -> Interval:
-    """Share of the correct images that the attack broke, averaged over the victims that got any right."""
-    right = clean.sum(1).double()
-    some = right > 0
-    broken = (clean & ~survived).sum(1)[some] / right[some]
-    g = torch.Generator().manual_seed(0)
-    index = torch.randint(clean.shape[1], (1000, clean.shape[1]), generator=g)
-    c, s = clean[some][:, index].double().sum(2), survived[some][:, index].double().sum(2)
-    replicates = (1 - s / c.clamp_min(1)).mean(0)
-    both = crossed(broken, replicates, n=clean.shape[1], shift=False).clamp()
-    typical = float(right[some].mean())
-    images = wilson(both.value * typical, typical)
-    return Interval(
-        both.value, min(both.low, images.low), max(both.high, images.high), round(typical)
-    )
-
-
-def _curve(subject: Subject, tables: dict[float, Tensor]) -> list[Curve]:
-    intervals = [(eps, rate(t)) for eps, t in sorted(tables.items())]
-    if not intervals:
-        return []
+def _beard(victims: Sequence[Network], images: ImageData, ctx: Context) -> list[Any]:
+    """The benchmark's evaluation as coded beside the one that it describes; clamping alone beside both."""
+    ctx.require_pixels("the BEARD benchmark attacks images")
+    x, y = images.images, images.labels
+    tables: dict[tuple[str, str], list[Tensor]] = {
+        ("as coded", "clip only"): [clip_only(net, x) == y for net in victims]
+    }
+    for norm in ("Linf", "L2"):
+        for mode, compat in (("as coded", True), ("as meant", False)):
+            tables[mode, f"PGD {norm}"] = [
+                beard_pgd(net, x, y, norm=norm, beard_compat=compat) for net in victims
+            ]
     return [
-        Curve(
-            plot="Accuracy under attack", label=subject.id, x=[eps * 255 for eps, _ in intervals],
-            y=[i.value for _, i in intervals], low=[i.low for _, i in intervals], high=[i.high for _, i in intervals],
-            x_label="eps (grey levels of 255, Linf)", y_label="robust accuracy (PGD)",
+        rate_metric(
+            "adversarial.beard_accuracy", rate(torch.stack(t)), direction="none", attack=attack, mode=mode
         )
+        for (mode, attack), t in tables.items()
     ]  # fmt: skip
-
-
-def _point(subject: Subject, auto: _Attacked, settings: AdversarialSettings) -> Curve:
-    i = rate(auto.survived)
-    return Curve(
-        plot="Accuracy under attack", label=f"{subject.id} (AutoAttack)", x=[settings.autoattack_eps * 255],
-        y=[i.value], low=[i.low], high=[i.high], kind="points", x_label="eps (grey levels of 255, Linf)",
-        y_label="robust accuracy (PGD)",
-    )  # fmt: skip
 
 
 def _sibling(ctx: Context, seed: int) -> Network:
@@ -344,50 +319,3 @@ def _sibling(ctx: Context, seed: int) -> Network:
     )
     (network,) = ctx.train([subset], seeds=[ctx.seed_for("adversarial sibling", seed)])
     return network
-
-
-def _caveats(ctx: Context, settings: AdversarialSettings, victims: int) -> list[str]:
-    aimed = min(9, ctx.data.num_classes - 1)
-    auto = (
-        victims
-        if settings.autoattack_victims is None
-        else min(victims, settings.autoattack_victims)
-    )
-    out = [
-        f"PGD: {settings.pgd_steps} steps of 2.5 eps / steps on the cross-entropy, random start, "
-        f"{settings.pgd_restarts} run(s), {len(ctx.test(settings.images))} test images. AutoAttack standard: APGD-CE, "
-        f"APGD-T and FAB-T ({aimed} targets) with 100 steps, Square with 5000 queries, on "
-        f"{len(ctx.test(settings.autoattack_images))} test images and {auto} of {victims} victim(s). torchattacks "
-        f"{VERSION} with its defects corrected, fixed seeds, normalisation inside the network.",
-        "The headline radius of 2/255 is the one that papers on distilled data use; other work on robustness uses "
-        "8/255, where undefended networks on natural images keep nothing. Compare equal radii only.",
-    ]  # fmt: skip
-    if auto == 1 and "autoattack" in settings.attacks:
-        out.append(
-            "The AutoAttack intervals cover the choice of images, not of victims: one was attacked."
-        )
-    if abs(settings.autoattack_eps - 2 * _STEP) > 1e-9:
-        out[1] = (
-            f"The headline radius is {settings.autoattack_norm} {settings.autoattack_eps:.4g}, set by the user."
-        )
-    if min(ctx.data.shape[1:]) < 28:
-        out.append(
-            f"Images of {ctx.data.shape[1]} x {ctx.data.shape[2]} pixels have few dimensions, so the same Linf radius "
-            "is a much weaker attack than on 32 x 32 images: do not compare with published tables."
-        )
-    if ctx.data.num_classes < 4:
-        out.append(
-            "With fewer than 4 classes the DLR loss of APGD-T is undefined; the plain logit margin is used."
-        )
-    height, width = ctx.data.shape[1:]
-    if height != width and "autoattack" in settings.attacks:
-        out.append(
-            f"The Square attack gets {height} x {width} images in a square frame, where some of its queries are lost: "
-            "its part of AutoAttack is a little weaker than published."
-        )
-    if "L2" in (settings.autoattack_norm,):
-        out.append(
-            "torchattacks' APGD-T in L2 moves every image of a batch by the first image's step size, a little weaker "
-            "than published; FAB-T and Square follow it."
-        )
-    return out

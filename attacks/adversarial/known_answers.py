@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ddaudit.attacks.adversarial.ball import Norm
+from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.masking import AFFECTS, clip_only_changes
-from ddaudit.attacks.adversarial.torchattacks_adapter import Norm, autoattack, classify, pgd
+from ddaudit.attacks.adversarial.suite import autoattack, pgd
 from ddaudit.findings import Check
 
 
@@ -126,14 +128,14 @@ def linear_checks(*, norm: Norm, queries: int = 250) -> list[Check]:
         ),
         Check(
             name=f"APGD runs its full budget, {norm}", passed=calls >= 100, value=float(calls),
-            expected=">= 100 network calls", detail="inside torchattacks' own AutoAttack it stops after 10 steps",
+            expected=">= 100 network calls", detail="torchattacks' own AutoAttack stops after 10 steps",
             affects=list(AFFECTS),
         ),
     ]  # fmt: skip
 
 
 def reference_check() -> Check:
-    """The library's PGD through the adapter against plain PGD, from the same start, image by image."""
+    """PGD as audits run it against plain PGD, from the same start, image by image."""
     case = linear_case(norm="Linf", images=60, seed=1)
     network = nn.Sequential(case.network, nn.Tanh(), nn.Linear(4, 4))
     with torch.no_grad():

@@ -18,7 +18,14 @@ AUDITED = {
     "utility": {"bootstrap": 20, "cross_architectures": ("MLP",)},
     "calibration": {"bootstrap": 20, "simulations": 5},
     "bias": {"bootstrap": 20, "simulations": 20},
-    "adversarial": {"images": 8, "autoattack_images": 2, "check_images": 4, "pgd_steps": 2},
+    "adversarial": {
+        "images": 8,
+        "autoattack_images": 2,
+        "check_images": 4,
+        "pgd_steps": 2,
+        "transfer": ("full",),
+        "beard_compat": True,
+    },
     "leakage": {"images": 20, "pairs": 0},
     "backdoor": {"images": 40, "poison_ratios": (0.1,)},
 }

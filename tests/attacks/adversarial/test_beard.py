@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ddaudit.attacks.adversarial.beard import Log, beard_metrics
+from ddaudit.attacks.adversarial.beard import EvaluationLog, beard_metrics
 from ddaudit.errors import BadInput
 
 # CIFAR-10, BACON, ConvNet: the evaluation logs that the authors ship (Code/metrics/white_box/BACON), percents.
@@ -21,9 +21,9 @@ UNTARGETED = {  # FGSM, PGD, PGD-L2, DeepFool, CW, AutoAttack
 }
 
 
-def logs(table, *ipcs: int) -> list[Log]:
+def logs(table, *ipcs: int) -> list[EvaluationLog]:
     return [
-        Log(
+        EvaluationLog(
             CLEAN[ipc][0] / 100, CLEAN[ipc][1], tuple(a / 100 for a in table[ipc][0]), table[ipc][1]
         )
         for ipc in ipcs
@@ -56,7 +56,7 @@ def test_crei_on_the_improved_ratio_is_the_published_one():
 
 def test_the_plus_version_subtracts_what_attacks_add():
     """By hand: A 0.5; attacks 0.6 and 0.2: mean 0.4, worst 0.2, raised (0.1 + 0) / 2."""
-    found = beard_metrics([Log(0.5, 1.0, (0.6, 0.2), (2.0, 5.0))])
+    found = beard_metrics([EvaluationLog(0.5, 1.0, (0.6, 0.2), (2.0, 5.0))])
     assert found.i_rr == pytest.approx(1 - 0.1 * 0.3 / 0.25)
     assert found.i_rr_plus == pytest.approx(found.i_rr - 0.05)
     plain = beard_metrics(logs(TARGETED, 50))
@@ -64,24 +64,24 @@ def test_the_plus_version_subtracts_what_attacks_add():
 
 
 def test_a_stronger_worst_attack_raises_rr_which_is_why_worst_stands_beside_it():
-    weak = beard_metrics([Log(0.6, 1.0, (0.4, 0.3), (2.0, 3.0))])
-    strong = beard_metrics([Log(0.6, 1.0, (0.4, 0.0), (2.0, 3.0))])
+    weak = beard_metrics([EvaluationLog(0.6, 1.0, (0.4, 0.3), (2.0, 3.0))])
+    strong = beard_metrics([EvaluationLog(0.6, 1.0, (0.4, 0.0), (2.0, 3.0))])
     assert strong.rr > weak.rr
     assert (weak.worst, strong.worst) == (0.3, 0.0)
 
 
 def test_nothing_to_lose_gives_zero_not_a_division():
-    found = beard_metrics([Log(0.5, 2.0, (0.5,), (2.0,))])
+    found = beard_metrics([EvaluationLog(0.5, 2.0, (0.5,), (2.0,))])
     assert (found.rr, found.ae) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("log", "alpha", "says"),
     [
-        (Log(44.95, 2.0, (30.0,), (3.0,)), 0.5, "divide by 100"),
-        (Log(0.4, 2.0, (0.3, 0.2), (3.0,)), 0.5, "2 accuracies and 1 times"),
-        (Log(0.4, 2.0, (), ()), 0.5, "no attack"),
-        (Log(0.4, 2.0, (0.3,), (3.0,)), 1.5, "between 0 and 1"),
+        (EvaluationLog(44.95, 2.0, (30.0,), (3.0,)), 0.5, "divide by 100"),
+        (EvaluationLog(0.4, 2.0, (0.3, 0.2), (3.0,)), 0.5, "2 accuracies and 1 times"),
+        (EvaluationLog(0.4, 2.0, (), ()), 0.5, "no attack"),
+        (EvaluationLog(0.4, 2.0, (0.3,), (3.0,)), 1.5, "between 0 and 1"),
     ],
 )
 def test_bad_logs_are_one_line(log, alpha, says):

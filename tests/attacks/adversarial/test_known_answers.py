@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddaudit.attacks.adversarial import known_answers
-from ddaudit.attacks.adversarial.torchattacks_adapter import autoattack, pgd
+from ddaudit.attacks.adversarial.suite import autoattack, pgd
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

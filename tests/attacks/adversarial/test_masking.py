@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.masking import (
     MaskingEvidence,
-    Probe,
     checks,
     clip_check,
     clip_only_changes,
-    nonzero_gradient_share,
     standard_error,
 )
-from ddaudit.attacks.adversarial.torchattacks_adapter import classify
+from ddaudit.attacks.adversarial.probe import Probe, nonzero_gradient_share
 
 HEALTHY = MaskingEvidence(
     images=100, clean=0.8, changed_at_zero=0, changed_by_clip=0, by_eps={0.0: 0.8, 0.01: 0.5, 0.03: 0.2},
     curve_images=100, eps=0.01, by_steps={1: 0.6, 10: 0.5, 100: 0.48}, unbounded=0.0, transfer=0.7, gradients=1.0,
-    invalid=0, white_box=0.5, with_square=0.48, square_images=50,
+    invalid=0, noise=0.78, restarts={1: 0.5, 5: 0.49}, margin=0.47, targeted=1.0, white_box=0.5, with_square=0.48,
+    square_images=50,
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_healthy_evidence_passes_all_tests_and_names_the_subject():
     assert {c.subject for c in found} == {"dm"}
     assert all(c.affects == ["adversarial."] for c in found)
     numbers = {int(c.name.split(":")[0].split()[1]) for c in found}
-    assert numbers == {1, 2, 3, 4, 5, 6, 9, 11, 13, 14}
+    assert numbers == set(range(1, 15))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,13 @@ def test_healthy_evidence_passes_all_tests_and_names_the_subject():
         (4, {"by_steps": {1: 0.42, 10: 0.5, 100: 0.48}}),
         (5, {"transfer": 0.4}),
         (6, {"with_square": 0.4}),
+        (6, {"with_square": None, "queried": 0.4}),
+        (7, {"noise": 0.55}),
+        (8, {"restarts": {1: 0.5, 5: 0.4}}),
         (9, {"by_steps": {1: 0.6, 10: 0.5, 100: 0.4}}),
+        (10, {"margin": 0.3}),
         (11, {"gradients": 0.9}),
+        (12, {"targeted": 0.8}),
         (13, {"changed_by_clip": 3}),
         (14, {"invalid": 1}),
     ],
@@ -71,13 +76,11 @@ def test_standard_error_is_the_binomial_one_and_never_below_one_image():
 
 
 def test_tests_without_evidence_are_left_out():
-    names = {
-        c.name
-        for c in checks(
-            replace(HEALTHY, transfer=None, white_box=None, with_square=None), subject="s"
-        )
-    }
-    assert not any("masking 5" in n or "masking 6" in n for n in names)
+    bare = dict.fromkeys(
+        ("transfer", "white_box", "with_square", "noise", "restarts", "margin", "targeted")
+    )
+    found = checks(replace(HEALTHY, **bare), subject="s")
+    assert {int(c.name.split(":")[0].split()[1]) for c in found} == {1, 2, 3, 4, 9, 11, 13, 14}
 
 
 # ---- real networks --------------------------------------------------------------------------------
@@ -121,11 +124,14 @@ def test_honest_network_passes():
 
 def test_quantised_input_is_caught():
     # Same weights without the rounding: the transfer attack works where the white-box attack is blind.
-    assert {"masking 3", "masking 5", "masking 11"} <= probe(Quantised(), Linear())
+    assert {"masking 3", "masking 5", "masking 6", "masking 11", "masking 12"} <= probe(
+        Quantised(), Linear()
+    )
 
 
 def test_saturated_softmax_is_caught():
-    assert {"masking 3", "masking 11"} <= probe(Saturated(), Linear())
+    # The margin does not saturate: it breaks what the cross-entropy cannot.
+    assert {"masking 3", "masking 10", "masking 11"} <= probe(Saturated(), Linear())
 
 
 def test_clip_only_control_goes_red_on_the_benchmark_that_attacks_normalised_images():

@@ -1,0 +1,135 @@
+"""DeepFool and Carlini-Wagner: attacks that look for the smallest change, thresholded at eps.
+
+As published they have no radius, so the accuracy they leave cannot stand beside that of bounded attacks. Here an image
+counts as broken only where an x' within eps was found: otherwise its x is returned, and it survives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddaudit.attacks.adversarial.adam import InputAdam
+from ddaudit.attacks.adversarial.ball import Ball, Noise
+from ddaudit.attacks.adversarial.execution import SLACK, Model
+from ddaudit.attacks.adversarial.losses import margin, rivals
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class DeepFool:
+    """Steps to the nearest linearised boundary among the ``candidates`` strongest rivals, in the ball's own norm.
+
+    Source: Moosavi-Dezfooli et al., "DeepFool: a simple and accurate method to fool deep neural networks", CVPR 2016.
+    """
+
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int = 9
+
+    @property
+    def name(self) -> str:
+        return "deepfool"
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, ball: Ball, noise: Noise) -> Tensor:
+        return _within(ball, x, self.nearest(model, x, y, ball))
+
+    def nearest(self, model: Model, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+        """(N, C, H, W) x' beyond the boundary at any distance; the last point where none was reached."""
+        aims = rivals(model.logits(x), y, self.candidates)
+        at, made, ids = x, x.clone(), torch.arange(len(x), device=x.device)
+        total = torch.zeros_like(x)
+        for _ in range(self.steps):
+            step, distance = (
+                torch.zeros_like(at),
+                torch.full((len(at),), torch.inf, device=x.device),
+            )
+            for k in range(aims.shape[1]):
+                pair = torch.stack([y, aims[:, k]], 1)
+                _, gap, w = model.gradient(at, lambda z: z.gather(1, pair).diff(dim=1).squeeze(1))  # noqa: B023
+                dual = w.abs().sum((1, 2, 3)) if ball.norm == "Linf" else w.flatten(1).norm(dim=1)
+                away = gap.abs() / dual.clamp_min(_TINY)
+                nearer = (away < distance).view(-1, 1, 1, 1)
+                # A little further than the boundary itself: on it, rounding decides.
+                move = (away + 1e-6).view(-1, 1, 1, 1) * ball.steepest(w)
+                step, distance = torch.where(nearer, move, step), torch.minimum(away, distance)
+            total = total + step
+            at = (x + (1 + self.overshoot) * total).clamp(ball.low, ball.high)
+            stays = model.logits(at).argmax(1) == y
+            made[ids] = at
+            x, y, at, ids, total, aims = (t[stays] for t in (x, y, at, ids, total, aims))
+            if not len(ids):
+                break
+        return made
+
+
+@dataclass(frozen=True)
+class CarliniWagner:
+    """L2: the smallest change plus ``c`` times the margin still to go, by Adam, with a search for ``c``.
+
+    Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017, section VI. Boxed
+    inputs are sought in tanh space, others directly. An image leaves once an x' within eps is found.
+    """
+
+    steps: int = 100
+    searches: int = 4
+    """Tries of ``c``: tenfold after a failure, and between the two after a success that was too far away."""
+    c: float = 1.0
+    rate: float = 0.01
+    kappa: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return "cw"
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, ball: Ball, noise: Noise) -> Tensor:
+        made, ids = x.clone(), torch.arange(len(x), device=x.device)
+        c = torch.full((len(x),), self.c, device=x.device)
+        low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
+        for _ in range(self.searches):
+            found, errs = self._minimise(model, x, y, c, ball)
+            near = errs & (ball.size(found - x) <= ball.eps + SLACK)
+            made[ids[near]] = found[near]
+            low, high = torch.where(errs, low, c), torch.where(errs, c, high)
+            c = torch.where(torch.isinf(high), c * 10, (low + high) / 2)
+            x, y, ids, c, low, high = (t[~near] for t in (x, y, ids, c, low, high))
+            if not len(ids):
+                break
+        return made
+
+    def _minimise(
+        self, model: Model, x: Tensor, y: Tensor, c: Tensor, ball: Ball
+    ) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) the nearest x' that broke the network, x where none; (N,) whether one did."""
+        boxed = ball.high < torch.inf
+        middle, half = (ball.high + ball.low) / 2, (ball.high - ball.low) / 2
+
+        def inputs(w: Tensor) -> Tensor:
+            return middle + half * torch.tanh(w) if boxed else w
+
+        inner = ((x - middle) / half).clamp(-1 + 1e-6, 1 - 1e-6) if boxed else x
+        w = torch.atanh(inner) if boxed else x
+        adam = InputAdam(w, self.rate)
+        best, nearest = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
+        for _ in range(self.steps):
+            at = inputs(w)
+            logits, _, pull = model.gradient(
+                at, lambda z: (-margin(z, y)).clamp_min(-self.kappa) * c
+            )
+            moved = at - x
+            size = moved.flatten(1).norm(dim=1)
+            closer = (logits.argmax(1) != y) & (size < nearest)
+            best = torch.where(closer.view(-1, 1, 1, 1), at, best)
+            nearest = torch.where(closer, size, nearest)
+            slope = half * (1 - torch.tanh(w).square()) if boxed else torch.ones_like(w)
+            w = w - adam.step((2 * moved + pull) * slope)
+        return best, torch.isfinite(nearest)
+
+
+def _within(ball: Ball, x: Tensor, found: Tensor) -> Tensor:
+    """What was found where it lies within eps, x elsewhere."""
+    near = ball.size(found - x) <= ball.eps + SLACK
+    return torch.where(near.view(-1, 1, 1, 1), found, x)
