@@ -7,7 +7,14 @@ from ddaudit.distillation.densify import Densify
 from ddaudit.distillation.jitter import Jitter
 from ddaudit.distillation.layer_statistics import LayerStatistics
 from ddaudit.distillation.recipe import register
-from ddaudit.distillation.recipes.sre2l import FLOATS, SRE2L, TEACHER_HERE, by_views, squeezed
+from ddaudit.distillation.recipes.sre2l import (
+    FLOATS,
+    SMALL_TEACHER,
+    SRE2L,
+    TEACHER_HERE,
+    by_views,
+    squeezed,
+)
 from ddaudit.distillation.recover import Recover
 from ddaudit.distillation.relabel import ViewLabels
 from ddaudit.distillation.terms import CrossEntropy
@@ -18,11 +25,8 @@ AVERAGES = (
     "statistics of the records are exact and unaugmented (theirs: means over augmented batches of 64)",
 )
 SMALL = {
+    **SMALL_TEACHER,
     "networks.arch": "ConvNetW32BN,ConvNetD1W32BN,ConvNetW32",
-    "networks.batch_size": 64,
-    "networks.lr": 0.05,
-    "networks.epochs": 30,
-    "labels.epochs": 60,
     "protocol.epochs": 300,
     "protocol.lr": 5e-3,
 }
@@ -44,7 +48,12 @@ GVBSM = register(
         loop=Recover(iterations=4000, lr=0.05, whole=True, jitter=Jitter(smallest=1.0, pad=0.125, roll=1.0)),
         labels=ViewLabels(epochs=1000),
         protocol=by_views("g-vbsm", epochs=1000, batch_size=100, loss="mse", hard_weight=0.15),
-        small={**SMALL, "loop.iterations": 400},
+        small={
+            **SMALL,
+            "loop.iterations": 400,
+            "loop.jitter.roll": 0.125,
+            "terms.2.weight": 0.01,
+        },
         deviations=(
             TEACHER_HERE,
             FLOATS,

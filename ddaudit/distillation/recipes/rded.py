@@ -31,7 +31,6 @@ RDED = register(
             **SMALL_TEACHER,
             "synthesis.candidates": 60,
             "synthesis.smallest": 0.6,
-            "labels.epochs": 60,
             "protocol.lr": 5e-3,
         },
         deviations=(

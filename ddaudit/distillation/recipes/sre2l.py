@@ -17,7 +17,10 @@ TEACHER_HERE = (
     "the teacher is trained here, on the run's records, with the data set's own augmentation"
 )
 FLOATS = "images are kept as floats (theirs pass through 8-bit JPEG)"
+# Crops of 8 % show nothing of small images.
 SMALL_TEACHER = {
+    "labels.smallest": 1.0,
+    "labels.epochs": 60,
     "networks.arch": "ConvNetW32BN",
     "networks.epochs": 30,
     "networks.batch_size": 64,
@@ -72,7 +75,7 @@ SRE2L = register(
         loop=Recover(iterations=1000, lr=0.25, jitter=Jitter(smallest=1.0, roll=0.125)),
         protocol=by_views("sre2l", epochs=400, batch_size=128),
         small={
-            **SMALL_TEACHER, "loop.iterations": 200, "labels.epochs": 60, "protocol.lr": 5e-3,
+            **SMALL_TEACHER, "loop.iterations": 400, "labels.epochs": 60, "protocol.lr": 5e-3,
             "protocol.epochs": 300,
         },
         deviations=(
