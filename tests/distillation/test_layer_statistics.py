@@ -40,7 +40,6 @@ def norm() -> nn.BatchNorm2d:
 
 def seen_by(module: nn.BatchNorm2d | nn.Conv2d, x: Tensor, labels: Tensor | None = None) -> View:
     """A view whose network is the one layer ``module``."""
-    x = x.requires_grad_(True)
     labels = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
     view = View(x[None], x[None], labels, 10, None, STD, 0)
     made = type(trace(tiny_net(), torch.zeros(1, 3, 8, 8)))(
