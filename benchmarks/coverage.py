@@ -18,6 +18,7 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -241,30 +242,21 @@ def main() -> None:
         "--large", type=int, default=100, help="simulated reports with 10 000 records"
     )
     parser.add_argument("--metrics", default=",".join(METRICS))
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="page whose tables are replaced")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    started = time.perf_counter()
     covered: dict[tuple[str, Setting], float] = {}
     said: dict[Setting, list[Verdicts]] = {}
-    for n in RECORDS:
-        count = args.reports if n == RECORDS[0] else args.large
-        for victims in VICTIMS:
-            banks = {}
-            for metric in args.metrics.split(","):
-                key = list(METRICS).index(metric)
-                banks[metric] = [
-                    simulate(metric, n=n, victims=victims, seed=1000 * r + 10 * key + victims)
-                    for r in range(count)
-                ]
-                for seeds, share in coverage(metric, banks[metric], victims=victims).items():
-                    covered[metric, Setting(seeds, victims, n)] = share
-            for seeds in SEEDS:
-                said[Setting(seeds, victims, n)] = [
-                    verdicts({m: b[r] for m, b in banks.items()}, seeds) for r in range(count)
-                ]
-            taken = time.perf_counter() - started
-            print(f"# {victims} victims, {n} records: {taken:.0f} s", flush=True)
+    counts = dict(zip(RECORDS, (args.reports, args.large), strict=True))
+    tasks = [
+        (n, victims, counts[n], tuple(args.metrics.split(",")))
+        for n in RECORDS
+        for victims in VICTIMS
+    ]
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for part in pool.map(_setting, tasks):
+            covered |= part[0]
+            said |= part[1]
     text = tables(covered, said)
     print(text)
     if args.out is not None:
@@ -272,6 +264,34 @@ def main() -> None:
         head, rest = page.split(BEGIN)
         tail = rest.split(END)[1]
         args.out.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
+
+
+_Part = tuple[dict[tuple[str, Setting], float], dict[Setting, list[Verdicts]]]
+
+
+def _setting(task: tuple[int, int, int, tuple[str, ...]]) -> _Part:
+    """The reports of one number of records and victims."""
+    n, victims, count, metrics = task
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    banks, covered = {}, {}
+    for metric in metrics:
+        key = list(METRICS).index(metric)
+        banks[metric] = [
+            simulate(metric, n=n, victims=victims, seed=1000 * r + 10 * key + victims)
+            for r in range(count)
+        ]
+        for seeds, share in coverage(metric, banks[metric], victims=victims).items():
+            covered[metric, Setting(seeds, victims, n)] = share
+    said = {
+        Setting(seeds, victims, n): [
+            verdicts({m: b[r] for m, b in banks.items()}, seeds) for r in range(count)
+        ]
+        for seeds in SEEDS
+    }
+    taken = time.perf_counter() - started
+    print(f"# {victims} victims, {n} records: {taken:.0f} s", flush=True)
+    return covered, said
 
 
 BEGIN, END = "<!-- begin: benchmarks.coverage -->", "<!-- end: benchmarks.coverage -->"

@@ -2,8 +2,10 @@
 
     python benchmarks/kills.py [--kills 30] [--seed 0] [--markdown FILE]
 
-Half of the kills hit the parent, half one of its workers (with one job there is none: the parent, too), with one and
-two jobs in turn. Each is a SIGKILL at a moment drawn evenly over the time that an undisturbed run takes. After it:
+In turn: the parent of a run with one job (which has no workers), the parent of one with two, one of the workers of
+one with two. Each is a SIGKILL at a moment drawn evenly over the progress of a run, counted in files that it has
+finished, so that other work on the machine moves no kill beyond the end of its run; one that comes too late for its
+target all the same is drawn again. After it:
 
 - gone: no process of the audit is left 2 s after its parent's end.
 - finished: the same command, run again, ends with 0.
@@ -57,50 +59,72 @@ def run() -> None:
 
 
 CHECKS = ("gone", "finished", "equal", "clean")
+KINDS = ((1, "parent"), (2, "parent"), (2, "worker"))
+"""(jobs, whom it hits)."""
 
 
 def _trials(folder: Path, kills: int, coins: random.Random) -> list[dict[str, Any]]:
-    expected, lasts = {}, {}
+    expected, files, lasts = {}, {}, {}
     for jobs in (1, 2):
-        began = time.monotonic()
-        assert _start(folder / f"whole-{jobs}", jobs).wait() == 0
+        began, out = time.monotonic(), folder / f"whole-{jobs}"
+        assert _start(out, jobs).wait() == 0
         lasts[jobs] = time.monotonic() - began
-        expected[jobs] = _numbers(folder / f"whole-{jobs}")
+        expected[jobs], files[jobs] = _numbers(out), _progress(out)
     assert expected[1] == expected[2], "one and two jobs differ"
-    rows = []
-    for number in range(kills):
-        jobs, victim = 1 + number % 2, ("parent", "worker")[number // 2 % 2]
-        out = folder / f"run-{number}"
-        row = _kill(out, jobs, victim, coins.uniform(0.05, 0.95) * lasts[jobs])
-        row["finished"] = _start(out, jobs).wait() == 0
-        row["equal"] = _numbers(out) == expected[1]
-        row["clean"] = not [p for p in out.rglob("*") if p.is_file() and _temporary(p)]
-        rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
+    rows: list[dict[str, Any]] = []
+    while len(rows) < kills:
+        jobs, victim = KINDS[len(rows) % len(KINDS)]
+        out = folder / f"run-{len(rows)}"
+        total = files[jobs]
+        row = _kill(out, jobs, victim, coins.randrange(total), coins.random() * lasts[jobs] / total)
+        if row is not None:
+            row["finished"] = _start(out, jobs).wait() == 0
+            row["equal"] = _numbers(out) == expected[1]
+            row["clean"] = not [p for p in out.rglob("*") if p.is_file() and _temporary(p)]
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
         shutil.rmtree(out, ignore_errors=True)
     return rows
 
 
-def _kill(out: Path, jobs: int, victim: str, after: float) -> dict[str, Any]:
-    """Start an audit, kill it or one of its workers, and wait until it has ended."""
-    parent = _start(out, jobs)
-    time.sleep(after)
+def _kill(out: Path, jobs: int, victim: str, files: int, wait: float) -> dict[str, Any] | None:
+    """Start an audit, kill it or one of its workers, and wait until it has ended; None when it had ended by then.
+
+    Args:
+        files: how many files it has finished when the moment comes.
+        wait: seconds after that.
+    """
+    parent, began = _start(out, jobs), time.monotonic()
+    while parent.poll() is None and _progress(out) < files:
+        time.sleep(0.01)
+    time.sleep(wait)
     workers = _children(parent.pid)
-    done = len(list((out / "cells").glob("*.json"))) if out.exists() else 0
-    hit = random.Random(after).choice(workers) if victim == "worker" and workers else parent.pid
-    if parent.poll() is None:
-        os.kill(hit, signal.SIGKILL)
+    while victim == "worker" and not workers and parent.poll() is None:
+        time.sleep(0.01)
+        workers = _children(parent.pid)
+    if parent.poll() is not None:
+        return None
+    done = len(list((out / "cells").glob("*.json")))
+    os.kill(
+        random.Random(wait).choice(workers) if victim == "worker" else parent.pid, signal.SIGKILL
+    )
+    after = time.monotonic() - began
     code = parent.wait()
     family = {*workers, parent.pid}
     gone = _until(lambda: not any(map(_alive, family)), 2)
     return {
         "jobs": jobs,
-        "killed": "parent" if hit == parent.pid else "worker",
+        "killed": victim,
         "after": round(after, 1),
         "cells": done,
         "exit": code,
         "gone": gone,
     }
+
+
+def _progress(out: Path) -> int:
+    """Finished files of a run: sets, victims, cells, and what says how it was asked for."""
+    return sum(p.is_file() and not _temporary(p) for p in out.rglob("*")) if out.exists() else 0
 
 
 class _start:

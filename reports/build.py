@@ -69,7 +69,12 @@ def build_report(run: RawRun) -> Report:
     subjects = _subjects(run)
     auditors = _auditors(run)
     info = _info(run)
-    findings = [_finding(run, info, s, a) for a in auditors for s in subjects]
+    cells: dict[tuple[str, str], list[Finding]] = {}
+    for cell in run.cells:
+        cells.setdefault((cell.subject, cell.auditor), []).append(cell)
+    findings = [
+        _finding(run, cells.get((s.id, a.name), []), info, s, a) for a in auditors for s in subjects
+    ]
     greyed = [grey for f in findings for grey in _greyed(f)]
     report = Report(
         run=info, subjects=subjects, auditors=auditors, findings=findings, greyed=greyed
@@ -131,8 +136,13 @@ def _info(run: RawRun) -> RunInfo:
     return info
 
 
-def _finding(run: RawRun, info: RunInfo, subject: SubjectInfo, auditor: AuditorInfo) -> Finding:
-    cells = [c for c in run.cells if (c.subject, c.auditor) == (subject.id, auditor.name)]
+def _finding(
+    run: RawRun,
+    cells: list[Finding],
+    info: RunInfo,
+    subject: SubjectInfo,
+    auditor: AuditorInfo,
+) -> Finding:
     if cells:
         # A run that says what was planned has a cell for each seed, also for those that are not run yet.
         told = "cells" in run.info or any(c.seed is None for c in cells)
@@ -196,7 +206,7 @@ def _comparisons(report: Report, paired: Paired) -> list[Comparison]:
     Verdicts against one baseline, or against own bases, are one family for Holm's correction; those against the
     reference and own bases, which the verdict table and the summary tell, are one together.
     """
-    ids = [s.id for s in report.subjects]
+    ids = {s.id for s in report.subjects}
     rows: dict[str, list[_Pair]] = {}
     for finding in report.findings:
         base = base_of(finding.subject, ids)
@@ -287,7 +297,7 @@ def _claim(report: Report, subject: SubjectInfo) -> Claim | None:
     if report.run.publishable:
         claim.state, claim.reason = "not shown", "tests of it read the training records"
         return claim
-    found = [f for f in report.findings if f.subject == subject.id]
+    found = report.findings_of(subject.id)
     bounds = [(f, m) for f in found for m in f.metrics if m.refutes == CLAIMED]
     usable = [
         m
@@ -343,13 +353,9 @@ def _claimed(report: Report, subject: SubjectInfo) -> tuple[float | None, float 
     privacy = subject.card.get("privacy")
     if isinstance(privacy, dict) and (epsilon := _number(privacy.get("epsilon"))) is not None:
         return epsilon, _number(privacy.get("delta"))
-    for finding in report.findings:
+    for finding in report.findings_of(subject.id):
         for metric in finding.metrics:
-            if (
-                finding.subject == subject.id
-                and metric.name == CLAIMED
-                and metric.value is not None
-            ):
+            if metric.name == CLAIMED and metric.value is not None:
                 return metric.value, _number(metric.params.get("delta"))
     return None, None
 

@@ -9,8 +9,10 @@ measured.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Hashable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,9 +30,9 @@ ClaimState = Literal["violated", "not contradicted", "not tested", "void", "not 
 MetricKey = tuple[str, tuple[tuple[str, str], ...]]
 
 
-def metric_key(name: str, params: dict[str, Any]) -> MetricKey:
+def metric_key(name: str, params: Mapping[str, Any]) -> MetricKey:
     """Identity of a metric across subjects and seeds, as ``Metric.key``."""
-    return Metric(name=name, value=None, params=params).key
+    return name, tuple(sorted((k, str(v)) for k, v in params.items()))
 
 
 class _Model(BaseModel):
@@ -202,6 +204,9 @@ class Sentence(_Model):
     text: str
 
 
+_Row = TypeVar("_Row")
+
+
 class Report(_Model):
     """The comparative report of one or more runs over the same data."""
 
@@ -217,62 +222,94 @@ class Report(_Model):
     alerts: list[Alert] = Field(default_factory=list)
     summary: list[Sentence] = Field(default_factory=list)
 
+    @cached_property
+    def _indexes(self) -> dict[str, tuple[tuple[int, int], dict[Hashable, Any]]]:
+        """Tables of its lists by what they are looked up by, each with the list it was made of."""
+        return {}
+
     def subject(self, subject_id: str) -> SubjectInfo:
         """The subject of this id.
 
         Raises:
             KeyError: no such subject.
         """
-        for subject in self.subjects:
-            if subject.id == subject_id:
-                return subject
-        raise KeyError(subject_id)
+        found: SubjectInfo = self._by("subject", self.subjects, lambda s: s.id)[subject_id]
+        return found
 
     def finding(self, subject_id: str, auditor: str) -> Finding | None:
         """What ``auditor`` says about a subject; None when it was not asked."""
-        for finding in self.findings:
-            if finding.subject == subject_id and finding.auditor == auditor:
-                return finding
-        return None
+        by = self._by("finding", self.findings, lambda f: (f.subject, f.auditor))
+        return by.get((subject_id, auditor))
+
+    def findings_of(self, subject_id: str) -> list[Finding]:
+        """What all auditors say about a subject, in report order."""
+        return self._groups("findings of", self.findings, lambda f: f.subject).get(subject_id, [])
 
     def failing_checks(self, finding: Finding, metric: Metric) -> list[str]:
         """Names of the failing checks that grey out a metric; empty when it can be relied on."""
-        wanted = (finding.subject, finding.auditor, metric.key)
-        for grey in self.greyed:
-            if (grey.subject, grey.auditor, metric_key(grey.metric, grey.params)) == wanted:
-                return grey.checks
-        return []
+        by = self._by(
+            "greyed",
+            self.greyed,
+            lambda g: (g.subject, g.auditor, metric_key(g.metric, g.params)),
+        )
+        grey: Greyed | None = by.get((finding.subject, finding.auditor, metric.key))
+        return [] if grey is None else grey.checks
 
     def basis(self, subject_id: str) -> Metric | None:
         """What every other number of a subject is weighed against (its accuracy); None where nobody measured it."""
-        for finding in self.findings:
-            for metric in finding.metrics:
-                if finding.subject == subject_id and metric.basis and metric.value is not None:
-                    return metric
-        return None
+        metrics = (m for f in self.findings_of(subject_id) for m in f.metrics)
+        return next((m for m in metrics if m.basis and m.value is not None), None)
 
     def doubt(self, finding: Finding, metric: Metric) -> str:
         """Why no verdict on this number means anything, because its subject is at chance; empty: it may."""
-        return next(
-            (d.reason for d in self.at_chance if d.subject == finding.subject and not metric.basis),
-            "",
-        )
+        by = self._by("doubt", self.at_chance, lambda d: d.subject)
+        doubt: Doubt | None = None if metric.basis else by.get(finding.subject)
+        return "" if doubt is None else doubt.reason
 
     def comparison(
         self, finding: Finding, metric: Metric, baseline: str | None = None
     ) -> Comparison | None:
         """A headline metric against ``baseline`` (default :attr:`reference`), if there is one."""
-        baseline = baseline or self.reference
-        for row in self.comparisons:
-            same = (row.subject, row.auditor, row.baseline, row.metric) == (
-                finding.subject,
-                finding.auditor,
-                baseline,
-                metric.name,
-            )
-            if same and metric_key(row.metric, row.params) == metric.key:
-                return row
-        return None
+        by = self._by(
+            "comparison",
+            self.comparisons,
+            lambda c: (c.subject, c.auditor, c.baseline, metric_key(c.metric, c.params)),
+        )
+        return by.get((finding.subject, finding.auditor, baseline or self.reference, metric.key))
+
+    def _by(
+        self, name: str, rows: list[_Row], key: Callable[[_Row], Hashable]
+    ) -> dict[Hashable, Any]:
+        """The first row of each key; made anew when the list is another one, or longer."""
+
+        def index() -> dict[Hashable, Any]:
+            found: dict[Hashable, Any] = {}
+            for row in rows:
+                found.setdefault(key(row), row)
+            return found
+
+        return self._indexed(name, rows, index)
+
+    def _groups(
+        self, name: str, rows: list[_Row], key: Callable[[_Row], Hashable]
+    ) -> dict[Hashable, Any]:
+        """The rows of each key."""
+
+        def index() -> dict[Hashable, Any]:
+            found: dict[Hashable, list[_Row]] = {}
+            for row in rows:
+                found.setdefault(key(row), []).append(row)
+            return found
+
+        return self._indexed(name, rows, index)
+
+    def _indexed(
+        self, name: str, rows: list[_Row], index: Callable[[], dict[Hashable, Any]]
+    ) -> dict[Hashable, Any]:
+        stamp = id(rows), len(rows)
+        if name not in self._indexes or self._indexes[name][0] != stamp:
+            self._indexes[name] = stamp, index()
+        return self._indexes[name][1]
 
     def alerts_of(self, subject_id: str) -> list[str]:
         """The alerts about a subject, and those about the whole report."""
@@ -281,7 +318,8 @@ class Report(_Model):
     @property
     def baselines(self) -> list[str]:
         """Ids of the reference subjects, in report order."""
-        return [s.id for s in self.subjects if s.baseline]
+        marked = self._groups("baselines", self.subjects, lambda s: s.baseline)
+        return [s.id for s in marked.get(True, [])]
 
     @property
     def reference(self) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from ddaudit.findings import NOT_RUN, Finding, Metric
 from ddaudit.reports.alerts import capital, claim_text, count, join
@@ -19,24 +20,25 @@ def summarise(report: Report) -> list[Sentence]:
     failed instruments, what the runs do not have in common, numbers that are too good to be true, what each
     defense changed against the method it is built on, what each subject changed against the
     reference, and what is missing."""
+    board = _Board.of(report)
     return [
         *_claims(report),
         *_at_chance(report),
         *_one_draw(report),
-        *_unpaired(report),
+        *_unpaired(report, board),
         *_checks(report),
         *_runs(report),
-        *_inverted(report),
-        *_against_base(report),
-        *_against_reference(report),
+        *_inverted(board),
+        *_against_base(report, board),
+        *_against_reference(report, board),
         *_sentences(report),
         *_utility_kept(report),
-        *_floors(report),
+        *_floors(report, board),
         *_missing(report),
     ]
 
 
-def base_of(subject_id: str, ids: Sequence[str]) -> str | None:
+def base_of(subject_id: str, ids: Collection[str]) -> str | None:
     """The audited subject a recipe is built on: ``dm+fair+dp`` -> ``dm+fair``, else ``dm``."""
     parts = subject_id.split("+")
     for size in range(len(parts) - 1, 0, -1):
@@ -63,7 +65,7 @@ def _one_draw(report: Report) -> list[Sentence]:
     return [_say("warning", text)]
 
 
-def _unpaired(report: Report) -> list[Sentence]:
+def _unpaired(report: Report, board: _Board) -> list[Sentence]:
     """Where cells do not say how a number moves with the test records (made by an older release, say).
 
     It is expected of accuracy, and of what other subjects of the report say it of; what is measured on training
@@ -72,7 +74,7 @@ def _unpaired(report: Report) -> list[Sentence]:
     rows = [(metric_key(c.metric, c.params), c) for c in report.comparisons if c.low is not None]
     expected = {key for key, c in rows if c.paired}
     expected |= {m.key for f in report.findings for m in f.metrics if m.basis}
-    names = _names(report)
+    names = board.names
     lost = dict.fromkeys(
         names[key] for key, c in rows if key in expected and not c.paired and key in names
     )
@@ -110,10 +112,11 @@ def _checks(report: Report) -> list[Sentence]:
                 names.setdefault((finding.auditor, check.name), []).append(finding.subject)
     everyone = len(report.subjects)
     out = []
+    greyed = Counter((g.auditor, name) for g in report.greyed for name in set(g.checks))
     for (auditor, name), subjects in names.items():
-        hit = [g for g in report.greyed if g.auditor == auditor and name in g.checks]
+        hit = greyed[auditor, name]
         who = "all subjects" if len(subjects) == everyone else join(subjects)
-        effect = f"{count(len(hit), 'number')} greyed out" if hit else "no number depends on it"
+        effect = f"{count(hit, 'number')} greyed out" if hit else "no number depends on it"
         out.append(
             _say(
                 "warning", f"The instrument check “{name}” of {auditor} failed for {who}: {effect}."
@@ -126,40 +129,41 @@ def _runs(report: Report) -> list[Sentence]:
     return [_say("warning", note) for note in report.run.notes]
 
 
-def _inverted(report: Report) -> list[Sentence]:
-    names = _names(report)
+def _inverted(board: _Board) -> list[Sentence]:
     return [
         _say(
             "warning",
-            f"{capital(names[metric.key])} of {finding.subject} is {_short(metric)}, {INVERTED}. It is "
+            f"{capital(board.names[metric.key])} of {finding.subject} is {_short(metric)}, {INVERTED}. It is "
             f"compared as {_short(mirrored(metric))}.",
         )
-        for finding, metric in _headlines(report)
+        for finding, metric in board.headlines
         if inverted(metric)
     ]
 
 
-def _against_base(report: Report) -> list[Sentence]:
-    ids = [s.id for s in report.subjects]
+def _against_base(report: Report, board: _Board) -> list[Sentence]:
+    ids = {s.id for s in report.subjects}
     pairs = [(s.id, base_of(s.id, ids)) for s in report.subjects if not s.baseline]
-    return [s for name, base in pairs if base for s in _changes(report, name, base, "")]
+    return [s for name, base in pairs if base for s in _changes(report, board, name, base, "")]
 
 
-def _against_reference(report: Report) -> list[Sentence]:
+def _against_reference(report: Report, board: _Board) -> list[Sentence]:
     if report.reference is None:
         return []
     names = [s.id for s in report.subjects if not s.baseline]
-    return [s for name in names for s in _changes(report, name, report.reference, "the baseline")]
+    return [
+        s for name in names for s in _changes(report, board, name, report.reference, "the baseline")
+    ]
 
 
-def _changes(report: Report, name: str, base: str, kind: str) -> list[Sentence]:
+def _changes(report: Report, board: _Board, name: str, base: str, kind: str) -> list[Sentence]:
     """One sentence on ``name`` beside ``base``, from the distinguishable differences."""
-    names = _names(report)
+    names = board.names
     better: list[str] = []
     worse: list[str] = []
     unclear = 0
-    for finding, metric in _headlines(report):
-        row = report.comparison(finding, metric, base) if finding.subject == name else None
+    for finding, metric in board.of_subject.get(name, []):
+        row = report.comparison(finding, metric, base)
         other = _beside(report, finding, metric, base) if row else None
         if row is None or other is None:
             continue
@@ -179,14 +183,6 @@ def _changes(report: Report, name: str, base: str, kind: str) -> list[Sentence]:
         return [_say("bad", f"{name} is worse than {who} in {_first(worse)}.{tail}")]
     text = f"{name} improves on {who} in {_first(better)}, but is worse in {_first(worse)}.{tail}"
     return [_say("neutral", text)]
-
-
-def _names(report: Report) -> dict[MetricKey, str]:
-    """Headline metrics by their shortest name that tells them apart."""
-    metrics = {m.key: m for _, m in _headlines(report)}
-    brief = {key: full_name(m, params=False) for key, m in metrics.items()}
-    count = Counter(brief.values())
-    return {k: brief[k] if count[brief[k]] == 1 else full_name(m) for k, m in metrics.items()}
 
 
 def _sentences(report: Report) -> list[Sentence]:
@@ -217,10 +213,10 @@ def _utility_kept(report: Report) -> list[Sentence]:
     return [_say("neutral", f"{text} data ({_short(best[1])} of {_short(full)}).")]
 
 
-def _floors(report: Report) -> list[Sentence]:
-    names = _names(report)
+def _floors(report: Report, board: _Board) -> list[Sentence]:
+    names = board.names
     groups: dict[str, list[str]] = {}
-    for finding, metric in _headlines(report):
+    for finding, metric in board.headlines:
         audited = not report.subject(finding.subject).baseline
         if audited and metric.direction == "lower" and at_floor(metric):
             groups.setdefault(finding.subject, []).append(names[metric.key])
@@ -245,16 +241,34 @@ def _stopped(finding: Finding) -> str:
     return NOT_RUN if finding.not_run else words.get(finding.status, finding.status)
 
 
-def _headlines(report: Report) -> list[tuple[Finding, Metric]]:
-    return [
-        (f, m)
-        for f in report.findings
-        for m in f.metrics
-        if m.headline
-        and m.value is not None
-        and not report.failing_checks(f, m)
-        and not report.doubt(f, m)
-    ]
+@dataclass(frozen=True, eq=False)
+class _Board:
+    """The headline numbers that a verdict may be told of, looked up once."""
+
+    headlines: list[tuple[Finding, Metric]]
+    of_subject: dict[str, list[tuple[Finding, Metric]]]
+    names: dict[MetricKey, str]
+    """By their shortest name that tells them apart."""
+
+    @classmethod
+    def of(cls, report: Report) -> _Board:
+        headlines = [
+            (f, m)
+            for f in report.findings
+            for m in f.metrics
+            if m.headline
+            and m.value is not None
+            and not report.failing_checks(f, m)
+            and not report.doubt(f, m)
+        ]
+        of_subject: dict[str, list[tuple[Finding, Metric]]] = {}
+        for f, m in headlines:
+            of_subject.setdefault(f.subject, []).append((f, m))
+        metrics = {m.key: m for _, m in headlines}
+        brief = {key: full_name(m, params=False) for key, m in metrics.items()}
+        alike = Counter(brief.values())
+        names = {k: brief[k] if alike[brief[k]] == 1 else full_name(m) for k, m in metrics.items()}
+        return cls(headlines, of_subject, names)
 
 
 def _beside(report: Report, finding: Finding, metric: Metric, base: str) -> Metric | None:
@@ -266,13 +280,10 @@ def _beside(report: Report, finding: Finding, metric: Metric, base: str) -> Metr
 
 def _accuracy(report: Report, name: str) -> Metric | None:
     metric = report.basis(name)
-    for finding in report.findings:
-        if (
-            finding.subject == name
-            and metric is not None
-            and report.failing_checks(finding, metric)
-        ):
-            return None
+    if metric is not None and any(
+        report.failing_checks(f, metric) for f in report.findings_of(name)
+    ):
+        return None
     return metric
 
 

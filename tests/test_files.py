@@ -260,11 +260,11 @@ def test_a_run_of_thousands_of_subjects_is_refused_before_it_is_compared(tmp_pat
     from ddaudit.audits import RunStore
     from ddaudit.reports.runs import report_of
 
-    subjects = [{"id": f"s{i}", "kind": "recipe", "identity": str(i)} for i in range(2001)]
+    subjects = [{"id": f"s{i}", "kind": "recipe", "identity": str(i)} for i in range(4201)]
     auditors = [{"name": "utility"}, {"name": "bias"}]
     info = {"data": {"name": "d"}, "subjects": subjects, "auditors": auditors, "cells": []}
     RunStore(str(tmp_path)).write_info(info)
-    with pytest.raises(OverBudget, match="comparisons"):
+    with pytest.raises(OverBudget, match="findings"):
         report_of([str(tmp_path)])
 
 

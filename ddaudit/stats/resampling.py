@@ -16,6 +16,7 @@ import binascii
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from ddaudit.stats.intervals import weight_chunks
 
 COUNT = 400
 """Resamples behind a paired rate: the standard deviation of a difference is then known to 3.5 %."""
+
+_KEPT = 2_000_000
+"""Weights that are kept in memory: 16 MB."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Resamples:
 
     def weights(self) -> Iterator[Tensor]:
         """Pieces (b, n) of how often each record was drawn; ``count`` rows together."""
-        yield from weight_chunks(self.n, self.count, self.generator())
+        if self.n * self.count > _KEPT:
+            return weight_chunks(self.n, self.count, self.generator())
+        return iter(_weights(self))
 
     def means(self, table: Tensor) -> Tensor:
         """(count,) replicates of the mean of a (V, N) table of V networks and these records."""
@@ -75,6 +81,12 @@ class Resamples:
             raise ValueError(f"{len(replicates)} replicates of {self.count} resamples")
         values = [float(v) for v in networks]
         return Resampled(name=self.name, networks=values, replicates=pack(replicates), step=step)
+
+
+@lru_cache(maxsize=1)
+def _weights(of: Resamples) -> tuple[Tensor, ...]:
+    """Kept from one number to the next: an auditor asks for them several times."""
+    return tuple(weight_chunks(of.n, of.count, of.generator()))
 
 
 def pack(values: Tensor) -> str:

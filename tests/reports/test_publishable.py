@@ -112,7 +112,7 @@ def test_what_it_leaves_out_and_says(runs: tuple[str, str], tmp_path: Path) -> N
     (promise,) = [a.text for a in shown.alerts if a.text.startswith("Publishable")]
     assert "from 1 private release " in promise
     epsilon = brief(shown.claims[0].epsilon)
-    assert f"keeps ε = {epsilon} at δ = 1e-4 (add-or-remove-one)" in promise
+    assert f"keeps ε = {epsilon} at δ = 1e-4 (add-or-remove-one given the class counts)" in promise
     assert "Left out: subjects without a claim (random)" in promise
     for text in texts.values():
         assert "test records are not covered" in text.replace("\\_", "_")
