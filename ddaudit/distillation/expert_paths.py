@@ -122,10 +122,17 @@ class ExpertPaths(Fresh):
             first = number - number % _BLOCK
             block = range(first, min(first + _BLOCK, self.count))
             log.info("training experts %d to %d of %d", block[0] + 1, block[-1] + 1, self.count)
-            make = {"shape": train.shape, "num_classes": train.num_classes, "device": job.device}
-            networks = [self.make(seed=stable_seed("path", k), **make) for k in block]
+            networks = [
+                self.make(
+                    shape=train.shape,
+                    num_classes=train.num_classes,
+                    seed=stable_seed("path", k),
+                    device=job.device,
+                )
+                for k in block
+            ]
             keeper = _Keeper(store, [key(k) for k in block], self.epochs, self.straight)
-            for number, (passes, index) in enumerate(self._stages(job, train, mean, std)):
+            for stage, (passes, index) in enumerate(self._stages(job, train, mean, std)):
                 train_many(
                     [(train.images[index], train.labels[index])] * len(block),
                     arch=arch,
@@ -133,7 +140,7 @@ class ExpertPaths(Fresh):
                     mean=constants[0],
                     std=constants[1],
                     protocol=self._protocol(job.data, len(index), passes),
-                    seeds=[stable_seed("path", k, *([number] if number else [])) for k in block],
+                    seeds=[stable_seed("path", k, *([stage] if stage else [])) for k in block],
                     device=job.device,
                     start=networks,
                     after_pass=keeper,

@@ -216,8 +216,10 @@ class Trajectory:
         generator: torch.Generator,
     ) -> Canvas:
         """The canvas of a job, informed by its experts where that is asked for."""
-        learns = isinstance(recipe.labels, LearnedLabels)
-        if learns and (self.assigned or (self.informed and recipe.labels.form != "logits")):
+        labels = recipe.labels
+        if isinstance(labels, LearnedLabels) and (
+            self.assigned or (self.informed and labels.form != "logits")
+        ):
             raise BadInput(
                 recipe.name,
                 "learns labels that experts assign, or write the logits of",
