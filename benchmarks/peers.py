@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,14 +29,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.costs import processor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation import Recipe, distill, make_recipe
+from ddaudit.distillation.trajectory import unrolled
 from ddaudit.models import Arch, Network, build
-from ddaudit.training import PROTOCOLS, train_many
+from ddaudit.training import PROTOCOLS, EvaluationProtocol, reuse_memory, train_many
 
 IPC, CLASSES, PER_CLASS, AGREE = 10, 10, 256, 1e-4
 
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--images", type=int, default=28, help="pixels per side")
+    parser.add_argument("--steps", type=int, default=10, help="of a student of trajectory matching")
     parser.add_argument("--only", default="", help="part of a row's name")
     args = parser.parse_args()
     peers = dict(text.split("=", 1) for text in args.peer)
@@ -94,7 +97,6 @@ def row(case: Case, rounds: int, rate: float) -> str:
     theirs, ours = case.losses
     if abs(theirs - ours) > AGREE * max(1.0, abs(theirs)):
         return f"| {case.name} | {theirs:.6g}, {ours:.6g}: NOT EQUAL | | | | | | |"
-    case.theirs(1), case.ours(1)
     times: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
     for _ in range(rounds):
         times[0].extend(case.theirs(1))
@@ -124,11 +126,12 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def counted(work: Callable[[], object]) -> float:
-    """Floating-point operations of a call."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
+def evaluated(loss: Callable[[], Tensor]) -> tuple[float, float]:
+    """(a loss, the floating-point operations of making it and its gradient)."""
+    with FlopCounterMode(display=False) as counter, reuse_memory():
+        total = loss()
+        total.backward()
+    return float(total.detach()), float(counter.get_total_flops())
 
 
 @contextmanager
@@ -263,13 +266,11 @@ def dm_step(theirs: Any, args: argparse.Namespace) -> Case:
     recipe = replace(
         make_recipe("dm", profile="paper", options={"networks.width": args.width}), augment=""
     )
-    both = (
-        float(loss(their_network(theirs, net, args)).detach()),
-        float(our_loss(recipe, net, tensors).detach()),
-    )
+    mine, flops = evaluated(lambda: our_loss(recipe, net, tensors))
+    both = (float(loss(their_network(theirs, net, args)).detach()), mine)
     return Case(
         "DM step, 256 real and 10 synthetic images a class", both, repeated(step),
-        ours_by_the_step(recipe, data), counted(lambda: our_loss(recipe, net, tensors).backward()), 2.5,
+        ours_by_the_step(recipe, data), flops, 2.5,
     )  # fmt: skip
 
 
@@ -302,13 +303,11 @@ def dc_step(theirs: Any, args: argparse.Namespace) -> Case:
 
     options = {"networks.width": args.width, "loop.outer": 1, "loop.inner": 0}
     recipe = make_recipe("dc", profile="paper", options=options)
-    both = (
-        float(loss(their_network(theirs, net, args)).detach()),
-        float(our_loss(recipe, net, tensors).detach()),
-    )
+    mine, flops = evaluated(lambda: our_loss(recipe, net, tensors))
+    both = (float(loss(their_network(theirs, net, args)).detach()), mine)
     return Case(
         "DC matching step, 256 real and 10 synthetic images a class", both, repeated(step),
-        ours_by_the_step(recipe, data), counted(lambda: our_loss(recipe, net, tensors).backward()), 2.0,
+        ours_by_the_step(recipe, data), flops, 2.0,
     )  # fmt: skip
 
 
@@ -326,18 +325,19 @@ def victim_step(theirs: Any, args: argparse.Namespace) -> Case:
         optimiser = torch.optim.SGD(made.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         return made, optimiser, DataLoader(TensorDataset(x, labels), batch_size=256, shuffle=True)
 
-    def train(steps: int) -> Network:
+    def train(steps: int | None, how: EvaluationProtocol = protocol) -> Network:
         (made,) = train_many(
             [(pixels, labels)], arch=Arch("convnet", width=args.width), num_classes=CLASSES, mean=(0.5,),
-            std=(0.25,), protocol=replace(protocol, max_steps=steps), seeds=[0],
+            std=(0.25,), protocol=replace(how, max_steps=steps), seeds=[0],
         )  # fmt: skip
         return made
 
     made, optimiser, loader = start()
-    for _ in range(5):
+    for _ in range(3):
         theirs.utils.epoch("train", loader, made, optimiser, criterion, how, aug=False)
+    taught = train(None, replace(protocol, epochs_plain=2))  # three passes, and no cut of the rate
     with torch.no_grad():
-        both = (float(criterion(made(x), labels)), float(criterion(train(5)(pixels), labels)))
+        both = (float(criterion(made(x), labels)), float(criterion(taught(pixels), labels)))
 
     def step() -> None:
         theirs.utils.epoch("train", loader, made, optimiser, criterion, how, aug=False)
@@ -347,8 +347,52 @@ def victim_step(theirs: Any, args: argparse.Namespace) -> Case:
         return [((many[0] - few[0]) / (4 * count), (many[1] - few[1]) / (4 * count))]
 
     net = our_network(args)
-    flops = counted(lambda: criterion(net(pixels), labels).backward())
+    _, flops = evaluated(lambda: criterion(net(pixels), labels))
     return Case("victim training step, batch of 100", both, repeated(step), ours, flops, 2.0)
+
+
+def mtt_step(theirs: Any, args: argparse.Namespace) -> Case:
+    data = records(args)
+    _, _, synthetic, labels = batch(data)
+    start, goal = our_network(args), our_network(args, seed=1)
+    for p, q in zip(goal.body.parameters(), start.body.parameters(), strict=True):
+        p.data = q.data + 0.01 * p.data
+    criterion = nn.CrossEntropyLoss()
+    begin = torch.cat([p.detach().reshape(-1) for p in start.body.parameters()])
+    end = torch.cat([p.detach().reshape(-1) for p in goal.body.parameters()])
+    rate = torch.tensor(0.01, requires_grad=True)
+
+    def loss(network: nn.Module) -> Tensor:
+        at = begin.clone().requires_grad_()
+        for _ in range(args.steps):
+            taught = criterion(network(synthetic, flat_param=at), labels)
+            at = at - rate * torch.autograd.grad(taught, at, create_graph=True)[0]
+        missing = nn.functional.mse_loss(at, end, reduction="sum")
+        return missing / nn.functional.mse_loss(begin, end, reduction="sum")
+
+    def student() -> nn.Module:
+        return theirs.reparam_module.ReparamModule(their_network(theirs, start, args))
+
+    def lesson(at: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(functional_call(start.body, dict(at), (x,)), y)
+
+    def our() -> Tensor:
+        points = [{n: p.detach() for n, p in net.body.named_parameters()} for net in (start, goal)]
+        for p in points[0].values():
+            p.requires_grad_(True)
+        lessons = [lesson] * args.steps
+        return unrolled(lessons, synthetic, labels, rate, start=points[0], goal=points[1])
+
+    def step_ours() -> None:
+        with reuse_memory():
+            our().backward()
+
+    mine, flops = evaluated(our)
+    both = (float(loss(student()).detach()), mine)
+    return Case(
+        f"MTT step, {args.steps} steps of a student on 100 images", both,
+        repeated(lambda: loss(student()).backward()), repeated(step_ours), flops, 1.5,
+    )  # fmt: skip
 
 
 def repeated(step: Callable[[], object]) -> Callable[[int], list[tuple[float, float]]]:
@@ -357,7 +401,7 @@ def repeated(step: Callable[[], object]) -> Callable[[int], list[tuple[float, fl
 
 CASES: dict[str, tuple[Callable[[Any, argparse.Namespace], Case], ...]] = {
     "DatasetCondensation": (dm_step, dc_step, victim_step),
-    "mtt-distillation": (),
+    "mtt-distillation": (mtt_step,),
 }
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddaudit.distillation.parts import PrivateDefaults
 from ddaudit.models import Network
@@ -43,7 +44,7 @@ class MeanEmbedding:
     def signals(self, net: Network, x: Tensor, y: Tensor) -> Tensor:
         """(B, D) measurements."""
         with torch.no_grad():
-            return self.measure(net, x)
+            return torch.cat([self.measure(net, part) for part in _affordable(net, x)])
 
     def real(self, net: Network, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """(K, R, D) weighted means of measurements."""
@@ -190,3 +191,17 @@ def row_norms(signals: Tensor) -> Tensor:
     small by 4e-4 for rows of ten million coordinates, which would let signals through above their bound.
     """
     return signals.float().square().sum(-1).sqrt()
+
+
+_MAP_FLOATS = 2**24
+"""Numbers in the largest map at a time: 64 MB. Larger ones are not kept by the allocator between steps, and the system
+clears their pages anew: a third of a step of 2560 images of 28x28 (benchmarks/RESULTS.md)."""
+
+
+def _affordable(net: Network, x: Tensor) -> tuple[Tensor, ...]:
+    """The records (B, C, H, W) in parts that a network looks at one after the other; one part where they are few, and
+    where batch normalisation ties them to each other."""
+    tied = any(isinstance(m, _BatchNorm) for m in net.body.modules())
+    if tied or x.device.type != "cpu":
+        return (x,)
+    return x.split(max(1, _MAP_FLOATS // (net.arch.width * x.shape[-2] * x.shape[-1])))

@@ -103,3 +103,27 @@ def test_clip_factor_is_a_constant_in_the_synthetic_gradient(net):
     features = net.body.features(x[0])
     (expected,) = torch.autograd.grad((features * clip_factor(features.detach(), clip)).sum(), x)
     assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_many_records_are_looked_at_in_parts_and_give_the_same(net, batch, monkeypatch):
+    x, y = batch
+    whole = MeanEmbedding().signals(net, x, y)
+    sizes = []
+    seen = net.body.features.register_forward_pre_hook(
+        lambda _, inputs: sizes.append(len(inputs[0]))
+    )
+    monkeypatch.setattr("ddaudit.distillation.objectives._MAP_FLOATS", 5 * 8 * 8 * 8)
+    parts = MeanEmbedding().signals(net, x, y)
+    seen.remove()
+    assert sizes == [5, 5, 2]
+    assert torch.allclose(parts, whole, atol=1e-6)
+
+
+def test_records_that_batch_normalisation_ties_stay_together(batch, monkeypatch):
+    x, y = batch
+    tied = Fresh("ConvNetD2W8BN").make(
+        shape=(3, 8, 8), num_classes=4, seed=0, device=torch.device("cpu")
+    )
+    whole = MeanEmbedding().signals(tied, x, y)
+    monkeypatch.setattr("ddaudit.distillation.objectives._MAP_FLOATS", 5 * 8 * 8 * 8)
+    assert torch.allclose(MeanEmbedding().signals(tied, x, y), whole, atol=1e-6)

@@ -1,0 +1,132 @@
+"""Estimates: rows grow as they say, what is not known is said, and no cell is counted twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ddaudit.auditing import AUDITORS
+from ddaudit.audits import AuditConfig, RunStore, make_plan, preview
+from ddaudit.audits import costs as module
+from ddaudit.audits.costs import Row, distillation, grown, step_ratio, table, trained
+from ddaudit.audits.previews import PREPARING, duration, preview_of, size
+from ddaudit.data import load_data
+from ddaudit.distillation import METHODS, make_recipe
+from ddaudit.models import Arch
+from ddaudit.training import PROTOCOLS
+
+
+def test_a_row_grows_by_the_share_that_follows_each_number() -> None:
+    row = Row(
+        seconds=10.0,
+        at={"loop.iterations": 100, "images": 100, "pixels": 64, "width": 32},
+        counts={"loop.iterations": 0.8},
+        work={"step": 0.5},
+        batches={"images": 0.4},
+        width_power=2.0,
+    )
+    same = dict(row.at)
+    assert grown(row, same, {"step": step_ratio(row, same)}) == 10.0
+    steps = {**same, "loop.iterations": 300}
+    assert grown(row, steps, {"step": 1.0}) == pytest.approx(10 * (0.2 + 0.8 * 3))
+    wide = {**same, "width": 64, "images": 200}
+    assert step_ratio(row, wide) == pytest.approx(4 * (0.6 + 0.4 * 2))
+    assert grown(row, wide, {"step": 5.6}) == pytest.approx(10 * (0.5 + 0.5 * 5.6))
+    unknown = {"pixels": 64}
+    assert grown(row, unknown, {"step": step_ratio(row, unknown)}) == 10.0
+
+
+def test_training_grows_with_steps_networks_and_size() -> None:
+    data, protocol = load_data("digits"), PROTOCOLS["quick"].for_data("")
+    one = trained(Arch.parse("ConvNetW32"), data, protocol, images=100)
+    assert trained(Arch.parse("ConvNetW32"), data, protocol, images=100, count=3) == one.times(3)
+    short = replace(protocol, max_steps=protocol.schedule(100).steps // 2)
+    half = trained(Arch.parse("ConvNetW32"), data, short, images=100)
+    assert half.seconds == pytest.approx(one.seconds / 2, rel=0.01)
+    assert trained(Arch.parse("ConvNetW128"), data, protocol, images=100).seconds > 2 * one.seconds
+
+
+def test_what_was_not_measured_is_guessed_from_its_family_and_said_to_be() -> None:
+    data, dm = load_data("digits"), make_recipe("dm", profile="small")
+    assert not distillation(dm, data, ipc=1).rough
+    guessed = distillation(replace(dm, name="unheard-of"), data, ipc=1)
+    assert guessed.rough
+    alike = [r.seconds for n, r in table().methods.items() if METHODS.get(n).family == dm.family]
+    assert 0 < guessed.seconds <= max(alike)
+
+
+def test_every_built_in_auditor_was_measured() -> None:
+    built_in = {n for n in AUDITORS.names() if "/" not in n}
+    assert built_in <= table().auditors.keys()
+    assert built_in <= table().checks.keys()
+
+
+def test_a_recipe_that_leaves_its_steps_open_is_guessed() -> None:
+    # dc at its published values decides the number of outer steps by IPC
+    recipe = make_recipe("dc", profile="paper")
+    assert distillation(recipe, load_data("digits"), ipc=10).rough
+
+
+def test_shadows_that_share_work_cost_less_than_as_many_distillations() -> None:
+    data, dm = load_data("digits"), make_recipe("dm", profile="small")
+    one, eight = distillation(dm, data, ipc=10), distillation(dm, data, ipc=10, runs=8)
+    assert one.seconds < eight.seconds < 8 * one.seconds
+    dc = make_recipe("dc", profile="small")
+    assert distillation(dc, data, ipc=10, runs=8).seconds == pytest.approx(
+        8 * distillation(dc, data, ipc=10).seconds
+    )
+
+
+def test_a_preview_counts_the_distillations_that_auditors_ask_for(tmp_path) -> None:
+    config = AuditConfig(
+        subjects=["dc"],
+        baselines=["random"],
+        auditors=["membership", "privacy", "backdoor", "utility"],
+        out=str(tmp_path / "run"),
+        settings={"backdoor": {"poison_ratios": [0.01, 0.05, 0.1]}},
+    )
+    shown = preview(config)
+    counts = {r.auditor: r.distillations for r in shown.rows if r.subject == "dc"}
+    shadows = AUDITORS.get("membership").configure("quick").shadows
+    assert counts == {
+        "membership": shadows, "privacy": 1, "backdoor": 3, "utility": 0, PREPARING: 1
+    }  # fmt: skip
+    again = sum(r.distilling.seconds for r in shown.again)
+    count = sum(r.distillations for r in shown.again)
+    assert 0 < again < shown.cost.seconds
+    assert f"in {count} distillations for membership, privacy, backdoor" in shown.line()
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_seeds_cost_in_proportion(tmp_path) -> None:
+    def seconds(seeds: int) -> float:
+        config = AuditConfig(
+            subjects=["dm"], baselines=[], auditors=["utility"], seeds=seeds, out=str(tmp_path)
+        )
+        plan = make_plan(config, RunStore(config.out))
+        shown = preview_of(plan, RunStore(config.out))
+        return sum(r.cost.seconds for r in shown.rows if r.subject == "dm")
+
+    assert seconds(4) == pytest.approx(4 * seconds(1))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (40, "40 s"), (720, "12 min"), (12_600, "3.5 h")]
+)
+def test_durations_are_in_the_unit_people_would_take(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_are_in_the_unit_people_would_take() -> None:
+    assert [size(n) for n in (0, 340_000, 12_000_000, 1.23e9)] == [
+        "0.0 kB",
+        "340 kB",
+        "12 MB",
+        "1.2 GB",
+    ]
+
+
+def test_the_table_says_where_it_was_measured() -> None:
+    assert {"processor", "torch", "measured"} <= table().machine.keys()
+    assert module.table() is module.table()
