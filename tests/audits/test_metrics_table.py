@@ -26,6 +26,7 @@ AUDITED = {
         "transfer": ("full",),
         "beard_compat": True,
     },
+    "corruption": {"images": 8, "types": ("contrast", "jpeg_compression")},
     "leakage": {"images": 20, "pairs": 0},
     "backdoor": {"images": 40, "poison_ratios": (0.1,)},
 }
