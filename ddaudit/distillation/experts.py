@@ -15,7 +15,7 @@ from ddaudit.distillation.store import content_key
 from ddaudit.errors import DDAuditError
 from ddaudit.models import Arch, Network
 from ddaudit.seeds import stable_seed
-from ddaudit.training import PROTOCOLS, EvaluationProtocol, train_many
+from ddaudit.training import PROTOCOLS, EvaluationProtocol, Extras, train_many
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel."""
@@ -30,6 +30,9 @@ class Lesson(Protocol):
         Raises:
             BadInput: the data lack what the lesson needs (a protected attribute, say).
         """
+
+    def shift(self, train: ImageData) -> Tensor | None:
+        """(num_classes,) constants added to the logits in training, as logit adjustment does; None adds none."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Experts(Fresh):
         augment: of the training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         lr, batch_size, weight_decay, lr_schedule: of the training (SGD with momentum 0.9), see
             :class:`~ddaudit.training.EvaluationProtocol`.
-        lesson: which records a pass takes; None: every record once.
+        lesson: which records a pass takes, and what is added to the logits; None: every record once, and nothing.
         interpolate: a step takes a random point of the straight line from an expert's start to its end, uniformly,
             as NCFM does (Wang et al., CVPR 2025, section 3.3), instead of the end.
 
@@ -129,6 +132,7 @@ class Experts(Fresh):
         known = job.store.get(key) if job.store else None
         if known is None:
             taught = train if self.lesson is None else train.subset(self.lesson.records(train))
+            shift = None if self.lesson is None else self.lesson.shift(train)
             (made,) = train_many(
                 [(taught.images, taught.labels)],
                 arch=arch,
@@ -138,6 +142,7 @@ class Experts(Fresh):
                 protocol=protocol,
                 seeds=[seed],
                 device=job.device,
+                extras=[Extras(shift=shift)],
             )
             known = made.body.state_dict()
             if job.store:

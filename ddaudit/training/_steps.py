@@ -41,10 +41,12 @@ class Beside:
     Attributes:
         store: views and labels to replay, or None.
         outliers: a pool of images that the network should be unsure of (its labels are not read).
+        shift: (K,) constants added to the logits of labelled images, or None.
     """
 
     store: Replay | None = None
     outliers: Pool | None = None
+    shift: Tensor | None = None
 
 
 def train_loop(
@@ -183,7 +185,7 @@ def _train_body(
             x = apply(x, draw(strategy, augment, len(x), shape=x.shape))
 
         def total() -> Tensor:
-            logits = forward(x)
+            logits = forward(x) if beside.shift is None else forward(x) + beside.shift
             sum_ = loss(logits, y, protocol)
             if protocol.hard_weight > 0:
                 own = pool.batch(index)[1][0]

@@ -40,10 +40,13 @@ class Extras:
     Attributes:
         store: views and labels per epoch, over as many images as the set has.
         outliers: (M2, C, H, W) float pixels that a network should be unsure of.
+        shift: (num_classes,) constants added to the logits while the network is trained, and not afterwards; read by
+            every protocol. tau * log(class shares) is logit adjustment (Menon et al., ICLR 2021).
     """
 
     store: Replay | None = None
     outliers: Tensor | None = None
+    shift: Tensor | None = None
 
 
 def train_many(
@@ -104,6 +107,8 @@ def train_many(
             for (x, _), s in zip(sets, seeds, strict=True)
         ]
     )
+    if strategy == "auto" and any(extra.shift is not None for extra in besides):
+        strategy = "loop"  # shifts belong to one network
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for k, (x, y) in enumerate(sets):
         groups[(tuple(x.shape), x.dtype == torch.uint8, y.ndim)].append(k)
@@ -279,7 +284,7 @@ def _on_device(
     if outliers is not None and protocol.outlier_weight > 0:
         unread = torch.zeros(len(outliers), dtype=torch.int64)
         pool = Pool.of([(outliers, unread)], mean=mean, std=std, device=device)
-    return Beside(kept, pool)
+    return Beside(kept, pool, None if extra.shift is None else extra.shift.to(device))
 
 
 def _check_extras(extra: Extras, size: int, protocol: EvaluationProtocol) -> None:

@@ -271,6 +271,29 @@ def test_stores_that_do_not_fit_are_one_line() -> None:
         train([soft_set(0)], how, extras=[Extras(store=random_store(6))])
 
 
+def test_a_shift_of_logits_is_logit_adjustment() -> None:
+    """Cross-entropy of z + log(share): as torch's written out, and rarer classes are named more often afterwards."""
+    images, _ = soft_set(0, 24)
+    labels = torch.tensor([0] * 15 + [1] * 5 + [2] * 3 + [3])
+    shift = torch.bincount(labels).div(24).log()
+    how = protocol(None, epochs_plain=6, batch_size=64, lr_schedule="cosine")  # type: ignore[arg-type]
+    [ours] = train([(images, labels)], how, "auto", [Extras(shift=shift)])
+    theirs = start()
+    optimizer = torch.optim.SGD(
+        theirs.body.parameters(), lr=how.lr, momentum=0.9, weight_decay=5e-4
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
+    for _ in range(6):
+        optimizer.zero_grad()
+        F.cross_entropy(theirs.body(normalised(images)) + shift, labels).backward()
+        optimizer.step()
+        schedule.step()
+    assert difference(ours, theirs) < 1e-5
+    [plain] = train([(images, labels)], how)
+    rare = [float(predict(net, images).softmax(1)[:, 3].mean()) for net in (ours, plain)]
+    assert rare[0] > rare[1]
+
+
 # ---- outliers ----------------------------------------------------------------------------------
 
 
