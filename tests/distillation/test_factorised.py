@@ -252,7 +252,7 @@ WHOLE = {
         "loop.starts.last": 1,
         "synthesis.extractor": "ConvNetD2W8",
     },
-    "rtp": {**STEPS, "loop.inner": 3, "synthesis.bases": 4},
+    "rtp": {**STEPS, "loop.inner": 3, "synthesis.bases": 4, "synthesis.scale": 2},
     "rfad": {**STEPS, "networks.arch": "ConvNetD2W8NN"},
     "ld": STEPS,
     "frepo": {**STEPS, "networks.size": 2},

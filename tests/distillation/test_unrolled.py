@@ -180,7 +180,13 @@ def test_batches_hold_as_many_images_of_every_class():
 
 
 def test_a_fixed_rate_is_not_learned_and_binds_no_protocol(tiny):
-    options = {"loop.steps": 2, "loop.inner": 2, "networks.width": 8, "synthesis.bases": 4}
+    options = {
+        "loop.steps": 2,
+        "loop.inner": 2,
+        "networks.width": 8,
+        "synthesis.bases": 4,
+        "synthesis.scale": 2,
+    }
     made = distill(
         resolve("rtp", profile="small", options=options), tiny.train, data=tiny, ipc=1, seed=0
     )

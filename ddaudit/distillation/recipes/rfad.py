@@ -34,6 +34,7 @@ RFAD = register(
         small={
             "loop.steps": 100,
             "loop.lr": 0.03,
+            "labels.lr": 0.003,
             "loop.kernel.models": 2,
             "networks.width": 64,
             "reader.per_class": 50,

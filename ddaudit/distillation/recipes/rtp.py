@@ -43,7 +43,11 @@ RTP = register(
             augment="",
         ),
         small={
-            "loop.steps": 150,
+            "synthesis.bases": 8,
+            "synthesis.scale": 1,
+            "loop.steps": 100,
+            "loop.lr": 0.05,
+            "loop.optimiser": "adam",
             "loop.inner": 10,
             "loop.rate.start_at": 0.05,
             "loop.batch": 10,
