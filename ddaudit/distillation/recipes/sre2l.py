@@ -99,6 +99,7 @@ CDA = register(
         ),
         labels=ViewLabels(epochs=300),
         protocol=by_views("cda", epochs=300, batch_size=128),
+        small={**SRE2L.small, "loop.jitter.smallest": 0.8},
         deviations=(TEACHER_HERE, FLOATS),
     )
 )
