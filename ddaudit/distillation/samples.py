@@ -93,26 +93,32 @@ class KernelDiscrepancy(Samples):
 
     def distance(self, net: Network, target: Tensor, synthetic: Tensor) -> Tensor:
         """(K, R) discrepancies; at least 0 but for rounding."""
-        weights = torch.cat([synthetic[..., 0], -target[..., 0]], -1)
-        z = torch.cat([synthetic[..., 1:], target[..., 1:]], -2)
-        # The three expectations are one quadratic form: weights of one set count positive, of the other negative.
-        gram = self._values(z @ z.mT, weights != 0)
-        total: Tensor = (weights[..., None, :] @ gram @ weights[..., None]).flatten(-3)
-        return self.scale * total
+        s, t = synthetic[..., 1:], target[..., 1:]
+        p, q = synthetic[..., 0], target[..., 0]
+        width = self.bandwidth or _mean_distance(
+            torch.cat([s.detach(), t], -2), torch.cat([p, q], -1) != 0
+        )
+        with torch.no_grad():  # most of the pairs, and none of them moves an image
+            within = _expected(self._values(t, t, width), q, q)
+        total = _expected(self._values(s, s, width), p, p) + within
+        return self.scale * (total - 2 * _expected(self._values(s, t, width), p, q))
 
-    def _values(self, inner: Tensor, present: Tensor) -> Tensor:
-        """Kernel values from inner products (..., n, n) of elements, of which ``present`` (..., n) are no filling."""
+    def _values(self, a: Tensor, b: Tensor, width: Tensor | float) -> Tensor:
+        """(..., n, m) kernel values of elements (..., n, D) and (..., m, D); ``width`` is the middle bandwidth."""
+        inner = a @ b.mT
         if self.kernel == "linear":
             return inner
         if self.kernel == "polynomial":
             return (inner + 1).square()
-        squares = inner.diagonal(dim1=-2, dim2=-1)
-        apart = (squares[..., :, None] + squares[..., None, :] - 2 * inner).clamp_min(0)
-        middle = self.bandwidth or _mean_distance(apart.detach(), present)
-        values = torch.zeros_like(apart)
-        for i in range(self.kernels):
-            values = values + torch.exp(-apart / (middle * 2.0 ** (i - self.kernels // 2)))
-        return values
+        norms = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
+        widest = 2.0 ** (self.kernels - 1 - self.kernels // 2) * width
+        # Half the bandwidth is the square of the value.
+        value = torch.exp(-(norms - 2 * inner).clamp_min(0) / widest)
+        total = value
+        for _ in range(self.kernels - 1):
+            value = value.square()
+            total = total + value
+        return total
 
 
 @dataclass(frozen=True)
@@ -158,13 +164,20 @@ def pack(z: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([rows.gather(-1, order)[..., None], z[run, order]], -1)
 
 
-def _mean_distance(apart: Tensor, present: Tensor) -> Tensor:
-    """(..., 1, 1) mean of squared distances (..., n, n) between different ones of the elements present (..., n)."""
-    pairs = present[..., :, None] & present[..., None, :]
-    count = present.sum(-1)[..., None, None]
-    total = (apart * pairs).sum((-2, -1), keepdim=True)
-    mean: Tensor = total / (count * (count - 1)).clamp_min(1)
-    return mean.clamp_min(1e-12)
+def _expected(values: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """(...) mean of values (..., n, m) under weights p (..., n) and q (..., m)."""
+    mean: Tensor = (p[..., None, :] @ values @ q[..., None]).flatten(-3)
+    return mean
+
+
+def _mean_distance(z: Tensor, present: Tensor) -> Tensor:
+    """(..., 1, 1) mean squared distance between different ones of the elements z (..., n, D) that are ``present``."""
+    used = present[..., None].to(z)
+    count = used.sum(-2)
+    # Twice the sum of squares around the mean, which is told from the sum over pairs by a factor of n.
+    around = (z - (z * used).sum(-2, keepdim=True) / count[..., None].clamp_min(1)).square() * used
+    mean: Tensor = 2 * around.sum((-2, -1)) / (count[..., 0] - 1).clamp_min(1)
+    return mean.clamp_min(1e-12)[..., None, None]
 
 
 def quantiles(sample: Tensor, levels: Tensor) -> Tensor:
