@@ -21,7 +21,8 @@ def el2n(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Paul, Ganguli & Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv 2107.07075, definition 2.2.
     """
     error = logits.softmax(-1) - F.one_hot(labels, logits.shape[-1])
-    return error.norm(dim=-1).mean(0)
+    scores: Tensor = error.norm(dim=-1).mean(0)
+    return scores
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ MTT = register(
         loop=Trajectory(),
         protocol=EvaluationProtocol(name="mtt"),
         small={
-            "loop.iterations": 100,
+            "loop.iterations": 60,
+            "loop.lr": 20.0,
             "loop.steps": 10,
             "loop.span": 1,
             "loop.starts.last": 4,
@@ -71,6 +72,7 @@ FTD = register(
     )
 )
 
+FLAT = ExpertPaths(epochs=100, sam=0.01, sam_gap=0.3)
 DATM = register(
     replace(
         FTD,
@@ -78,7 +80,7 @@ DATM = register(
         purpose="as ftd, parts of the paths as hard as the budget, learned labels",
         source="Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, "
         "ICLR 2024, arXiv 2310.05773; values of the authors' code, CIFAR-10 at IPC 10",
-        networks=ExpertPaths(epochs=100, sam=0.01, sam_gap=0.3),
+        networks=FLAT,
         labels=LearnedLabels("logits", lr=2.0, confidence=0.9, momentum=0.9),
         loop=Trajectory(
             iterations=10_000,
@@ -107,7 +109,7 @@ PAD = register(
         purpose="as datm, on experts taught from easy to hard, in deep layers",
         source="Li et al., Prioritize Alignment in Dataset Distillation, arXiv 2408.03360; values of the authors' "
         "code, CIFAR-10 at IPC 10",
-        networks=replace(DATM.networks, curriculum=Curriculum()),
+        networks=replace(FLAT, curriculum=Curriculum()),
         loop=replace(DATM.loop, batch=None, shallow=0.5),
         small={
             **DATM.small,
