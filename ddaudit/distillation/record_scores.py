@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.curriculum import el2n
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.store import Store, content_key
 from ddaudit.models import Arch, Network, build
@@ -154,13 +155,7 @@ def early_errors(study: Study, *, epochs: int, networks: int) -> Tensor:
         total = torch.zeros(len(study.train))
         for number in range(networks):
             (net,) = study.trained(protocol, [stable_seed(study.seed, number)])
-            total += error_norms(predict(net, study.train.images), study.train.labels)
+            total += el2n(predict(net, study.train.images)[None], study.train.labels)
         return {"scores": total / networks}
 
     return study.known(make, "el2n", protocol.key, networks)["scores"]
-
-
-def error_norms(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) L2 norms of softmax(logits (N, K)) minus the one-hot labels (N,)."""
-    norms: Tensor = (logits.softmax(1) - F.one_hot(labels, logits.shape[1])).norm(dim=1)
-    return norms

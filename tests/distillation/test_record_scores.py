@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ddaudit.distillation import distill, distill_many, resolve
+from ddaudit.distillation.curriculum import el2n
 from ddaudit.distillation.record_scores import (
     Study,
     early_errors,
-    error_norms,
     forgetting_counts,
     forgotten,
 )
@@ -56,7 +56,7 @@ def test_forgetting_counts_are_the_authors():
 
 def test_error_norms_against_closed_forms():
     logits = torch.tensor([[50.0, 0, 0, 0], [0, 50.0, 0, 0], [0, 0, 0, 0], [math.log(3), 0, 0, 0]])
-    got = error_norms(logits, torch.tensor([0, 0, 1, 0]))
+    got = el2n(logits[None], torch.tensor([0, 0, 1, 0]))
     # Sure and right; sure and wrong; no idea among four; probabilities 1/2 and three sixths.
     wanted = [0.0, math.sqrt(2), math.sqrt(3) / 2, math.sqrt(1 / 4 + 3 / 36)]
     assert got.tolist() == pytest.approx(wanted, abs=1e-6)
