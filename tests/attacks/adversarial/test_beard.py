@@ -87,3 +87,50 @@ def test_nothing_to_lose_gives_zero_not_a_division():
 def test_bad_logs_are_one_line(log, alpha, says):
     with pytest.raises(BadInput, match=says):
         beard_metrics([log], alpha=alpha)
+
+
+def test_dd_robustbench_has_the_released_budgets():
+    """configs/params.yaml of the benchmark: eps in 255ths, steps of 2/255."""
+    from ddaudit.attacks.adversarial.suite import dd_robustbench
+
+    cells = dd_robustbench()
+    found = {(c.name, round(c.eps * 255)) for c in cells}
+    assert len(found) == len(cells) == 4 * 5 + 3 + 5 * 4
+    for attack in ("pgd", "vmi-fgsm", "jitter", "cw-linf"):
+        budgets = {
+            (f"{attack}-10", 2),
+            (f"{attack}-5", 2),
+            (f"{attack}-5", 4),
+            (f"{attack}-10", 4),
+            (f"{attack}-10", 8),
+        }
+        assert budgets <= found
+    steps = {
+        c.attacks[0].alpha * 255
+        for c in cells
+        if c.name.split("-")[0] in ("pgd", "vmi", "jitter", "cw")
+    }
+    assert steps == {pytest.approx(2.0)}
+    assert {e for n, e in found if n == "autoattack-10"} == {1, 2, 3, 4}
+    (hinge,) = {c.attacks[0].hinge for c in cells if c.name.startswith("cw")}
+    assert hinge == 50.0
+
+
+def test_as_coded_pgd_l2_is_clamping_alone_and_as_meant_is_not(tiny):
+    """The defect: every normalised value below 0 is blanked, and after that the projection freezes the attack."""
+    import torch
+
+    from ddaudit.attacks.adversarial.beard import beard_pgd, clip_only
+    from ddaudit.attacks.adversarial.execution import classify
+    from ddaudit.models import Arch, build
+
+    net = build(
+        Arch.parse("ConvNetD1W8"), shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std
+    )  # fmt: skip
+    x = tiny.test.images[:40]
+    y = classify(net, x.float() / 255)
+    coded, meant = (beard_pgd(net, x, y, norm="L2", beard_compat=flag) for flag in (True, False))
+    assert torch.equal(coded, clip_only(net, x) == y)
+    assert not torch.equal(coded, meant)
+    targeted = beard_pgd(net, x, y, targeted=True, beard_compat=True)
+    assert targeted.shape == (40,)
