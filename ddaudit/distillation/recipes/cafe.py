@@ -22,7 +22,7 @@ CAFE = register(
         networks=Fresh("ConvNet"),
         reader=Minibatch(per_class=256),
         loop=Matching(
-            iterations=2001, lr=0.1, momentum=0.5, watch=Watch(), halve_at=(0.6, 0.8, 0.9)
+            iterations=2000, lr=0.1, momentum=0.5, watch=Watch(), halve_at=(0.6, 0.8, 0.9)
         ),
         augment="",
         small={

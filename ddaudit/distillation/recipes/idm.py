@@ -22,7 +22,7 @@ IDM = register(
         networks=Queue(),
         reader=Minibatch(per_class=256),
         terms=(CrossEntropy(weight=0.5, per_class=True, by_accuracy=True),),
-        loop=Matching(iterations=20_001, lr=0.2, momentum=0.5),
+        loop=Matching(iterations=20_000, lr=0.2, momentum=0.5),
         small={
             # Sub-images of 8 x 8 pixels would be 4 x 4.
             "synthesis.factor": 1,
