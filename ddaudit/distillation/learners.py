@@ -187,7 +187,8 @@ class Trainer:
         self.data = job.train.subset(job.members[0])
         self.seed, self._training, self._device = job.seed, training, job.device
         strategy = job.data.augment if training.augment == "data" else training.augment
-        self._strategy = strategy if job.data.modality == "image" else ""
+        image = job.data.modality == "image"
+        self._strategy, self._cutmix = (strategy, training.cutmix) if image else ("", 0.0)
         self._mean, self._std = mean.to(job.device), std.to(job.device)
         self.students: list[Student] = []
         self.step = 0
@@ -218,7 +219,7 @@ class Trainer:
         x = (self.data.pixels(index).to(self._device) - self._mean) / self._std
         y = self.data.labels[index].to(self._device)
         x = apply(x, draw(self._strategy, g, len(x), shape=x.shape))
-        views = draw_views(g, len(x), shape=x.shape, cutmix=self._training.cutmix)
+        views = draw_views(g, len(x), shape=x.shape, cutmix=self._cutmix)
         wanted = mix_labels(F.one_hot(y, self.data.num_classes).to(x.dtype), views, shape=x.shape)
         logits = body(apply_views(x, views))
         student.optimiser.zero_grad(set_to_none=True)

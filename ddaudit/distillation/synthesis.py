@@ -34,7 +34,7 @@ class Pixels:
     """
     space: Literal["normalised", "unit"] = "normalised"
     """What is optimised: normalised pixels, never clipped (the DC family's way), or pixels in [0, 1], which every new
-    network finds clipped; noise is then N(1/2, 1/4) (IDC's way)."""
+    network finds clipped; noise is then N(1/2, 1/4) (IDC's way). Standardised values have no such range."""
 
     def __post_init__(self) -> None:
         if self.init not in ("real", "centres", "noise"):
@@ -74,7 +74,7 @@ class Pixels:
                 f"synthesis.factor={self.factor}",
                 f"cuts images of {data.shape[1]} x {data.shape[2]} pixels into less than 2 x 2",
             )
-        unit = self.space == "unit"
+        unit = self.space == "unit" and data.space == "pixels"
         if self.init == "noise":
             k, m = len(members), data.num_classes * ipc
             x = torch.randn(k, m, *data.shape, generator=generator)

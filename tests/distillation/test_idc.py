@@ -160,3 +160,16 @@ def test_networks_trained_on_records_are_refused_under_privacy_and_for_pools(tin
     assert len(distill(fair, tiny.train, data=tiny, ipc=1, seed=0).images) == 4
     with pytest.raises(ValueError, match="training"):
         replace(fair.networks.training, batch=0)
+
+
+def test_standardised_values_have_no_range_to_be_confined_to(tiny):
+    data = replace(
+        tiny.train, images=4 * torch.randn(240, 1, 1, 6), space="standard", modality="table"
+    )
+    canvas = Pixels(space="unit").start(
+        data, torch.ones(1, 240, dtype=torch.bool), ipc=1, mean=torch.zeros(1, 1, 1),
+        std=torch.ones(1, 1, 1), generator=torch.Generator().manual_seed(0),
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert canvas.confine is None
+    assert canvas.decode().abs().max() > 1
