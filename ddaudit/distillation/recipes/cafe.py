@@ -26,6 +26,8 @@ CAFE = register(
         ),
         augment="",
         small={
+            # Too few steps to get rid of noise.
+            "synthesis.init": "real",
             "loop.iterations": 10,
             "loop.watch.rounds": 15,
             "loop.watch.epochs": 15,
