@@ -18,7 +18,7 @@ from ddaudit.sets.formats._safe import load_torch
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
 from ddaudit.sets.formats._zca import ZCA_OPTIONS, undo_preprocessing
 
-_IMAGES = re.compile(r"images_(zca_)?(best|\d+)\.pt")
+_IMAGES = re.compile(r"(?P<average>ema_)?images_(?P<view>zca_)?(?P<tag>best|\d+)\.pt")
 
 
 _MOST_LR = 1000
@@ -49,8 +49,11 @@ def read(
     inverse-ZCA view, in pixel space, and can be imported as they are. Labels are int64 (MTT, TESLA,
     FTD) or float logits (DATM, PAD).
 
+    FTD writes the moving averages of its images as ``ema_images_TAG.pt`` and ``ema_labels_TAG.pt``; its
+    paper's numbers are theirs.
+
     Source: GeorgeCazenavette/mtt-distillation, distill.py and utils.py; NUS-HPC-AI-Lab/DATM,
-    distill/DATM.py.
+    distill/DATM.py; AngusDujw/FTD-distillation, distill/distill_FTD.py.
     """
     pair = _find(path, options)
     images = images_4d(load_torch(pair.images), pair.images)
@@ -78,27 +81,28 @@ def _find(path: Path, options: Mapping[str, str]) -> _Pair:
     if path.is_dir():
         path = _best_of(path)
     named = _IMAGES.fullmatch(path.name)
-    tag = named.group(2) if named else ""
+    tag = named["tag"] if named else ""
     if "labels_file" in options:
         labels = Path(options["labels_file"])
     elif named:
-        labels = path.with_name(f"labels_{tag}.pt")
+        labels = path.with_name(f"{named['average'] or ''}labels_{tag}.pt")
     else:
         what = "is not named images_best.pt or images_ITERATION.pt"
         raise BadInput(path, what, "Name the file with its labels: --set labels_file=FILE.")
     if not labels.is_file():
         todo = "Both files of the pair are needed; --set labels_file=FILE names the other one."
         raise BadInput(path, f"has no labels file {labels.name}", todo)
-    return _Pair(path, labels, tag, bool(named and named.group(1)))
+    return _Pair(path, labels, tag, bool(named and named["view"]))
 
 
 def _best_of(folder: Path) -> Path:
-    """``images_best.pt``, else the latest iteration; DATM puts them in a folder ``Normal``."""
+    """``images_best.pt``, else FTD's averages, else the latest iteration; DATM puts them in a folder ``Normal``."""
     for place in (folder, folder / "Normal"):
-        if (place / "images_best.pt").is_file():
-            return place / "images_best.pt"
-        tagged = [(p, _IMAGES.fullmatch(p.name)) for p in place.glob("images_*.pt")]
-        numbered = [(int(m.group(2)), p) for p, m in tagged if m and not m.group(1)]
+        for best in ("images_best.pt", "ema_images_best.pt"):
+            if (place / best).is_file():
+                return place / best
+        tagged = [(p, _IMAGES.fullmatch(p.name)) for p in place.glob("*images_*.pt")]
+        numbered = [(int(m["tag"]), p) for p, m in tagged if m and not m["view"]]
         if numbered:
             return max(numbered)[1]
     raise BadInput(folder, "holds no images_best.pt or images_ITERATION.pt")
@@ -129,7 +133,9 @@ def sniff(path: Path) -> bool:
         return False
     if path.is_dir():
         places = (path, path / "Normal")
-        return any(_IMAGES.fullmatch(p.name) for place in places for p in place.glob("images_*.pt"))
+        return any(
+            _IMAGES.fullmatch(p.name) for place in places for p in place.glob("*images_*.pt")
+        )
     return _IMAGES.fullmatch(path.name) is not None
 
 

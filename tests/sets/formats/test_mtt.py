@@ -49,6 +49,22 @@ def test_latest_iteration_without_a_best(tmp_path: Path, tiny: Dataset) -> None:
     assert "TEST accuracy" not in " ".join(x.card.notes)
 
 
+def test_the_averages_of_ftd_are_read(tmp_path: Path, tiny: Dataset) -> None:
+    """In a folder of their own, or by name beside the images themselves, with the labels of the same prefix."""
+    folder = _run(tmp_path / "beside")
+    averages = tmp_path / "own"
+    averages.mkdir()
+    for place in (folder, averages):
+        torch.save(torch.full((8, 3, 8, 8), 1.0), place / "ema_images_best.pt")
+        torch.save(torch.arange(4).repeat(2), place / "ema_labels_best.pt")
+    for path in (averages, folder / "ema_images_best.pt"):
+        x = import_set(path, data=tiny, options=_NO_ZCA)
+        assert float(x.images[0, 0, 0, 0]) == pytest.approx(1 * 0.25 + 0.4)
+        assert x.labels.tolist() == [0, 1, 2, 3] * 2
+    x = import_set(folder, data=tiny, options=_NO_ZCA)
+    assert float(x.images[0, 0, 0, 0]) == pytest.approx(2 * 0.25 + 0.4)
+
+
 def test_datm_logits_become_probabilities(tmp_path: Path, tiny: Dataset) -> None:
     logits = torch.log(torch.tensor([[8.0, 1, 1, 0.5]])).repeat(8, 1) + 3
     folder = _run(tmp_path / "Normal", logits)
