@@ -239,11 +239,14 @@ class Report(_Model):
     def finding(self, subject_id: str, auditor: str) -> Finding | None:
         """What ``auditor`` says about a subject; None when it was not asked."""
         by = self._by("finding", self.findings, lambda f: (f.subject, f.auditor))
-        return by.get((subject_id, auditor))
+        found: Finding | None = by.get((subject_id, auditor))
+        return found
 
     def findings_of(self, subject_id: str) -> list[Finding]:
         """What all auditors say about a subject, in report order."""
-        return self._groups("findings of", self.findings, lambda f: f.subject).get(subject_id, [])
+        groups = self._groups("findings of", self.findings, lambda f: f.subject)
+        found: list[Finding] = groups.get(subject_id, [])
+        return found
 
     def failing_checks(self, finding: Finding, metric: Metric) -> list[str]:
         """Names of the failing checks that grey out a metric; empty when it can be relied on."""
@@ -275,7 +278,9 @@ class Report(_Model):
             self.comparisons,
             lambda c: (c.subject, c.auditor, c.baseline, metric_key(c.metric, c.params)),
         )
-        return by.get((finding.subject, finding.auditor, baseline or self.reference, metric.key))
+        key = (finding.subject, finding.auditor, baseline or self.reference, metric.key)
+        found: Comparison | None = by.get(key)
+        return found
 
     def _by(
         self, name: str, rows: list[_Row], key: Callable[[_Row], Hashable]

@@ -260,7 +260,8 @@ class PrivateTargets:
         config = self._config
         kind = type(self._opening.rule).__name__
         ledger = self.gate.ledger(f"clipped {kind} sums")
-        spent, accountant = epsilon(ledger, config.delta), best_accountant(ledger, config.delta)
+        spent = epsilon(ledger, config.delta)
+        accountant: str = best_accountant(ledger, config.delta)
         if config.adaptive:
             for part, (e, d) in (
                 (ledger[:-1], config._for_counts()),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ddaudit.audits import AuditConfig, Given, Plan, make_plan
+from ddaudit.audits.run import run_info
 from ddaudit.data import Dataset, load_data
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, build
@@ -162,6 +163,12 @@ def test_the_random_baseline_is_drawn_several_times_but_not_by_auditors_that_red
     assert set(map(tuple, seeds.values())) == {(0,)}
     own = cells(make_plan(config(subjects=["random"], seeds=1)))  # as a subject: as often as others
     assert len(own) == 2
+
+
+def test_a_run_says_that_the_full_data_have_no_draw() -> None:
+    asked = config(auditors=["utility"], subjects=["dm"], baselines=["full", "random"])
+    entries = run_info(make_plan(asked), asked)["subjects"]
+    assert {s["id"]: s["drawn"] for s in entries} == {"dm": True, "full": False, "random": True}
 
 
 def test_two_sets_of_weights_in_one_file_are_two_subjects(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, build
 from ddaudit.sets import Card, DistilledSet
+from ddaudit.stats import Resamples
+from ddaudit.stats.resampling import unpack
 from ddaudit.training import PROTOCOLS
 
 PRESET = Preset(name="test", seeds=1, victims=2, protocol="short", profile="small", test_limit=None)
@@ -190,3 +192,22 @@ def test_gain_is_paired_and_keeps_width_when_all_agree():
 def test_presets_share_the_published_ratio():
     for name in PRESETS:
         assert 0.01 in Backdoor().configure(name).poison_ratios
+
+
+def test_headline_rates_can_be_paired_on_the_images_of_other_classes() -> None:
+    g = torch.Generator().manual_seed(0)
+    correct, clean, stamped = (
+        torch.rand(3, 2, 300, generator=g) < torch.tensor([0.9, 0.2, 0.7])[:, None, None]
+    )
+    other = torch.arange(300) % 3 > 0
+    outcomes = [Outcome(correct, hit, other) for hit in (stamped, clean)]
+    shared = Resamples("images", 200)
+    found = {m.name: m for m in naive._metrics(*outcomes, 0.1, shared) if m.headline}
+    rate, gain = found["backdoor.asr"], found["backdoor.asr_gain"]
+    assert rate.resampled is not None
+    assert gain.resampled is not None
+    assert sum(gain.resampled.networks) / 2 == pytest.approx(gain.value)
+    base = shared.means(clean[:, other])  # on the same resamples, replicate by replicate
+    gained = unpack(rate.resampled.replicates) - base
+    assert torch.allclose(unpack(gain.resampled.replicates), gained, atol=1e-6)
+    assert not any(m.headline or m.resampled for m in naive._metrics(*outcomes, 0.1, None))
