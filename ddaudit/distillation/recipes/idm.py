@@ -27,6 +27,9 @@ IDM = register(
             # Sub-images of 8 x 8 pixels would be 4 x 4.
             "synthesis.factor": 1,
             "loop.iterations": 200,
+            # Small networks have few features: distances of their means are small beside 50 cross-entropies.
+            "loop.lr": 5.0,
+            "terms.0.weight": 0.001,
             "networks.width": 32,
             "networks.records": 256,
             "reader.per_class": 64,
