@@ -35,7 +35,12 @@ HABA_DM = register(
         status="simplified",
         source=f"{SOURCE}; its factorisation on distribution matching",
         synthesis=Hallucinated(),
-        small={**DM.small, "loop.iterations": 150, "synthesis.extractor": "ConvNetW32"},
+        small={
+            **DM.small,
+            "loop.iterations": 400,
+            "loop.lr": 10.0,
+            "synthesis.extractor": "ConvNetW32",
+        },
         deviations=("the objective of distribution matching (source: trajectories)", *DEVIATIONS),
     )
 )
