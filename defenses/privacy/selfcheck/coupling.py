@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -166,7 +166,7 @@ def _first_question(
     every = torch.ones(1, len(made), dtype=torch.bool)
     job = Job(made, every, like, 1, seed, torch.device("cpu"))
     try:
-        recipe.loop.run(replace(recipe, reader=listener), job)
+        recipe.loop.run(replace(recipe, reader=cast("Reader", listener)), job)
     except _Asked as asked:
         if listener.opening is not None:
             return asked.query, listener.opening
