@@ -40,7 +40,7 @@ from ddaudit.distillation.trajectory import unrolled
 from ddaudit.models import Arch, Network, build
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, reuse_memory, train_many
 
-IPC, CLASSES, PER_CLASS, AGREE = 10, 10, 256, 1e-4
+IPC, CLASSES, AGREE = 10, 10, 1e-4
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--images", type=int, default=28, help="pixels per side")
+    parser.add_argument(
+        "--per-class", type=int, default=256, help="real images of a class in a step"
+    )
     parser.add_argument("--steps", type=int, default=10, help="of a student of trajectory matching")
     parser.add_argument("--only", default="", help="part of a row's name")
     args = parser.parse_args()
@@ -192,7 +195,7 @@ def records(args: argparse.Namespace) -> Dataset:
         return ImageData(images.to(torch.uint8), labels, tuple(map(str, range(CLASSES))))
 
     return Dataset(
-        "random pixels", part(2 * PER_CLASS), part(2), part(2), (0.5,), (0.25,), augment=""
+        "random pixels", part(2 * args.per_class), part(2), part(2), (0.5,), (0.25,), augment=""
     )
 
 
@@ -214,9 +217,10 @@ def ours_by_the_step(recipe: Recipe, data: Dataset) -> Callable[[int], list[tupl
 
 def batch(data: Dataset) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(real, labels, synthetic, labels), normalised, class after class."""
-    index = torch.cat([c * 2 * PER_CLASS + torch.arange(PER_CLASS) for c in range(CLASSES)])
+    each = len(data.train) // CLASSES // 2
+    index = torch.cat([c * 2 * each + torch.arange(each) for c in range(CLASSES)])
     real = (data.train.pixels(index) - 0.5) / 0.25
-    start = torch.cat([c * 2 * PER_CLASS + PER_CLASS + torch.arange(IPC) for c in range(CLASSES)])
+    start = torch.cat([c * 2 * each + each + torch.arange(IPC) for c in range(CLASSES)])
     synthetic = ((data.train.pixels(start) - 0.5) / 0.25).requires_grad_()
     return real, data.train.labels[index], synthetic, data.train.labels[start]
 
@@ -248,7 +252,7 @@ def dm_step(theirs: Any, args: argparse.Namespace) -> Case:
     def loss(network: nn.Module) -> Tensor:
         total = torch.tensor(0.0)
         for c in range(CLASSES):
-            seen = real[pools[c][torch.randperm(PER_CLASS)]]
+            seen = real[pools[c][torch.randperm(args.per_class)]]
             own = synthetic[c * IPC : (c + 1) * IPC]
             there, here = network.embed(seen).detach(), network.embed(own)
             total = total + torch.sum((there.mean(0) - here.mean(0)) ** 2)
@@ -263,13 +267,12 @@ def dm_step(theirs: Any, args: argparse.Namespace) -> Case:
         total.backward()
         optimiser.step()
 
-    recipe = replace(
-        make_recipe("dm", profile="paper", options={"networks.width": args.width}), augment=""
-    )
+    sizes = {"networks.width": args.width, "reader.per_class": args.per_class}
+    recipe = replace(make_recipe("dm", profile="paper", options=sizes), augment="")
     mine, flops = evaluated(lambda: our_loss(recipe, net, tensors))
     both = (float(loss(their_network(theirs, net, args)).detach()), mine)
     return Case(
-        "DM step, 256 real and 10 synthetic images a class", both, repeated(step),
+        f"DM step, {args.per_class} real and 10 synthetic images a class", both, repeated(step),
         ours_by_the_step(recipe, data), flops, 2.5,
     )  # fmt: skip
 
@@ -285,7 +288,7 @@ def dc_step(theirs: Any, args: argparse.Namespace) -> Case:
     def loss(network: nn.Module) -> Tensor:
         total, weights = torch.tensor(0.0), list(network.parameters())
         for c in range(CLASSES):
-            at = slice(c * PER_CLASS, (c + 1) * PER_CLASS)
+            at = slice(c * args.per_class, (c + 1) * args.per_class)
             own = slice(c * IPC, (c + 1) * IPC)
             there = torch.autograd.grad(criterion(network(real[at]), y[at]), weights)
             there = [g.detach().clone() for g in there]
@@ -301,12 +304,17 @@ def dc_step(theirs: Any, args: argparse.Namespace) -> Case:
         total.backward()
         optimiser.step()
 
-    options = {"networks.width": args.width, "loop.outer": 1, "loop.inner": 0}
+    options = {
+        "networks.width": args.width,
+        "reader.per_class": args.per_class,
+        "loop.outer": 1,
+        "loop.inner": 0,
+    }
     recipe = make_recipe("dc", profile="paper", options=options)
     mine, flops = evaluated(lambda: our_loss(recipe, net, tensors))
     both = (float(loss(their_network(theirs, net, args)).detach()), mine)
     return Case(
-        "DC matching step, 256 real and 10 synthetic images a class", both, repeated(step),
+        f"DC matching step, {args.per_class} real and 10 synthetic images a class", both, repeated(step),
         ours_by_the_step(recipe, data), flops, 2.0,
     )  # fmt: skip
 

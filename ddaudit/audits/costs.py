@@ -246,7 +246,7 @@ def read_seconds(arch: Arch, data: Dataset) -> float:
 
 def step_ratio(row: Row, now: Mapping[str, float]) -> float:
     """How many times the arithmetic of the row a distillation step takes."""
-    made = _ratio(row, now, "pixels") * _ratio(row, now, "width") ** row.width_power
+    made: float = _ratio(row, now, "pixels") * _ratio(row, now, "width") ** row.width_power
     for name, share in row.batches.items():
         made *= _linear(share, _ratio(row, now, name))
     return made

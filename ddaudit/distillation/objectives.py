@@ -204,4 +204,6 @@ def _affordable(net: Network, x: Tensor) -> tuple[Tensor, ...]:
     tied = any(isinstance(m, _BatchNorm) for m in net.body.modules())
     if tied or x.device.type != "cpu":
         return (x,)
-    return x.split(max(1, _MAP_FLOATS // (net.arch.width * x.shape[-2] * x.shape[-1])))
+    most = max(1, _MAP_FLOATS // (net.arch.width * x.shape[-2] * x.shape[-1]))
+    parts: tuple[Tensor, ...] = x.split(most)
+    return parts

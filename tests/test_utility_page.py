@@ -1,0 +1,43 @@
+"""The page of every method's utility: published numbers keep their tags, and what is missing is named."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+
+from benchmarks.utility import HERE, Case, Row, _line, read_published, write_page
+
+KNOWN = {
+    name: {"name": name, "family": family, "status": "faithful"}
+    for name, family in (("random", "selection"), ("dm", "distribution"), ("kip", "kernel"))
+}
+
+
+def test_published_numbers_are_fractions_with_a_tag() -> None:
+    with (HERE / "published.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(0 < float(r["accuracy"]) < 1 for r in rows)
+    assert {r["tag"] for r in rows} == {"from memory", "[C] README"}
+    assert len({(r["method"], r["data"], r["ipc"]) for r in rows}) == len(rows)
+    # the table of numbers in the README of VICO-UoE/DatasetCondensation, and one from memory
+    assert read_published()["dsa", "fashion-mnist", 10] == "0.846 ([C] README)"
+    assert read_published()["dm", "fashion-mnist", 1] == "0.707 ± 0.006 (from memory)"
+
+
+def test_a_row_that_does_not_beat_random_needs_a_reason() -> None:
+    case = Case("fashion-mnist", 10)
+    better = Row("dm", (0.8, 0.78, 0.82), 3, (0.05, 0.03, 0.07), True)
+    worse = Row("kip", (0.7, 0.68, 0.72), 3, (0.01, -0.01, 0.03), True)
+    published = read_published()
+    line = _line(better, KNOWN["dm"], case, published, {"dm": "why"})
+    assert "| +0.050 [+0.030, +0.070] | yes | 0.835 ± 0.003 (from memory) |  |" in line
+    assert _line(worse, KNOWN["kip"], case, {}, {}).endswith("| no | - | not looked into |")
+    reasons = {"kip": "general", "kip@fashion-mnist@10": "here"}
+    assert _line(worse, KNOWN["kip"], case, {}, reasons).endswith("| no | - | here |")
+
+
+def test_the_page_names_what_is_not_there(tmp_path) -> None:
+    args, case = argparse.Namespace(out=tmp_path), Case("digits", 1)
+    write_page(tmp_path / "page.md", KNOWN, [case], args, {("kip", case): "needs more"})
+    text = (tmp_path / "page.md").read_text()
+    assert "Not there: random, dm, kip (needs more)." in text
