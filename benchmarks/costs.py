@@ -50,6 +50,7 @@ from ddaudit.distillation import (
     distill_many,
     make_recipe,
 )
+from ddaudit.distillation.options import option
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch, Network
 from ddaudit.sets import to_bytes
@@ -201,9 +202,9 @@ def method_row(recipe: Recipe) -> Row:
             return 1.0
 
     for path in recipe.small:
-        value = now.get(path)
-        if value is None or value != int(value) or value < 1:
-            continue
+        value = option(recipe, path)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            continue  # a share, or decided elsewhere
         name = path.rpartition(".")[2]
         if name in STEPS and base.steps > 0.5:
             row.counts[path] = base.steps
