@@ -100,10 +100,11 @@ class Adversarial(Auditor[AdversarialSettings]):
         )
         by_eps: dict[float, float] = {}
         if "pgd" in settings.attacks:
+            of_norm: dict[Norm, Sequence[float]] = {"Linf": radii.linf, "L2": radii.l2}
             tables = {
                 (norm, eps): arena.attack(victims, images, arena.pgd(), eps, norm)
-                for norm, radii_of_norm in (("Linf", radii.linf), ("L2", radii.l2))
-                for eps in radii_of_norm
+                for norm, eps_of in of_norm.items()
+                for eps in eps_of
             }
             linf = {eps: t for (norm, eps), t in tables.items() if norm == "Linf"}
             by_eps = {eps: float(t.survived.double().mean()) for eps, t in linf.items()}

@@ -134,7 +134,8 @@ def _pyramids(height: int, width: int, g: torch.Generator) -> Tensor:
     halves = [_pyramid(a // 2, b), -_pyramid(a - a // 2, b)] if a > 1 else [_pyramid(a, b)]
     both = torch.cat(halves)
     both = both / both.norm()
-    return both.T if across else both
+    turned: Tensor = both.T if across else both
+    return turned
 
 
 def _pyramid(height: int, width: int) -> Tensor:
@@ -147,7 +148,8 @@ def _pyramid(height: int, width: int) -> Tensor:
     added = 1 / torch.arange(1, steps + 1).square()
     outside_in = added.flip(0).cumsum(0).flip(0)
     value = outside_in[away.clamp_max(steps - 1)]
-    return value / value.norm()
+    unit: Tensor = value / value.norm()
+    return unit
 
 
 # ---- windows -----------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ DATM = register(
     replace(
         FTD,
         name="datm",
-        purpose="as ftd, parts of the paths as hard as the budget, learned labels",
+        purpose="as ftd, parts of paths as hard as the budget, learned labels",
         source="Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, "
         "ICLR 2024, arXiv 2310.05773; values of the authors' code, CIFAR-10 at IPC 10",
         networks=FLAT,
