@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -462,12 +462,15 @@ class Auditor(ABC, Generic[S]):
             BadInput: unknown option or bad value.
         """
         values = {**self.presets.get(preset, {}), **(overrides or {})}
-        for key in values:
+        for key, value in values.items():
             if key not in self.settings.model_fields:
                 hint = closest(str(key), self.settings.model_fields)
                 raise BadInput(
                     f"{self.name}.{key}", f"unknown setting of auditor '{self.name}'", hint
                 )
+            kind = self.settings.model_fields[key].annotation
+            if isinstance(value, str | int | float) and get_args(kind)[1:] == (...,):
+                values[key] = (value,)  # a list of one
         try:
             return self.settings(**values)  # type: ignore[return-value]
         except ValidationError as error:

@@ -160,3 +160,12 @@ def test_no_auditor_makes_a_number_of_images_that_are_no_numbers(tiny: Dataset, 
     auditor = AUDITORS.get(name)
     with pytest.raises(Unsupported):
         auditor.run(broken, ctx, auditor.configure("quick"), 0)
+
+
+def test_a_list_of_one_needs_no_brackets():
+    adversarial = AUDITORS.get("adversarial")
+    assert adversarial.configure("quick", {"eps": 0.1}).eps == (0.1,)
+    utility = AUDITORS.get("utility")
+    assert utility.configure("quick", {"cross_architectures": "MLP"}).cross_architectures == (
+        "MLP",
+    )

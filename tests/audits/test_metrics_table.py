@@ -15,7 +15,7 @@ from ddaudit.models import Arch
 STORED = Path(__file__).parents[1] / "attacks" / "stored_findings.json"
 """Real audits by the auditors that distil again, which take long; its own test compares it with fresh ones."""
 AUDITED = {
-    "utility": {"bootstrap": 20, "cross_architectures": ("MLP",)},
+    "utility": {"bootstrap": 20, "cross_architectures": ("MLP",), "ranking": True},
     "calibration": {"bootstrap": 20, "simulations": 5},
     "bias": {"bootstrap": 20, "simulations": 20},
     "adversarial": {
@@ -40,11 +40,15 @@ def emitted(tiny) -> set[tuple[str, str, str]]:
     held = tiny.validation.labels
     wrong = torch.where(torch.arange(len(held)) % 4 == 0, (held + 1) % 4, held)
     noisy = replace(tiny, validation=replace(tiny.validation, labels=wrong))
+    # Augmented, and with soft labels: the scores of DD-Ranking compare with what is not.
+    noisy = replace(noisy, augment="flip")
     ctx = Context(data=noisy, preset=preset, arch=Arch.parse("ConvNetD1W8"), ipc=2)
-    subject = Subject(id="random", kind="recipe", recipe=resolve("random"), identity="random")
+    taught = {"labels.epochs": 1, "labels.width": 8}
     found = set()
     for name, settings in AUDITED.items():
         auditor = AUDITORS.get(name)
+        recipe = resolve("random+soft", options=taught) if name == "utility" else resolve("random")
+        subject = Subject(id=recipe.name, kind="recipe", recipe=recipe, identity=recipe.name)
         finding = auditor.run(subject, ctx, auditor.configure("quick", settings), 0)
         found |= {(m.name, m.unit, m.direction) for m in finding.metrics}
     return found
