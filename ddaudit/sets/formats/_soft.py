@@ -98,14 +98,15 @@ def _as_stored(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, str] | None:
 
 
 def _precisions(rows: Tensor, dtype: torch.dtype) -> Iterator[_Precision]:
-    """What the numbers may have been rounded to, finest first."""
+    """What the numbers may have been rounded to, the likeliest first."""
     limits = torch.finfo(dtype if dtype.is_floating_point else torch.float32)
     name = str(dtype).removeprefix("torch.")
     smallest = limits.smallest_normal * limits.eps
-    yield _Precision(f"of type {name}", max(limits.eps, _LOOSE), smallest)
+    # Decimals come first: sums of a few digits may be as near to 1 as those of any type.
     digits = next((n for n in (2, 3, 4, 5) if _on_grid(rows, 10**n)), None)
     if digits is not None:
         yield _Precision(f"rounded to {digits} digits", absolute=0.5 / 10**digits)
+    yield _Precision(f"of type {name}", max(limits.eps, _LOOSE), smallest)
     if _on_grid(rows, 255):
         yield _Precision("of 8 bits", absolute=0.5 / 255)
     for narrow in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):

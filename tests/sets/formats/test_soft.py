@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -65,6 +65,7 @@ def test_rounded_probabilities_come_back_within_their_rounding(name: str, classe
     st.sampled_from(sorted(STORED)), st.integers(0, 10**6), st.integers(1, 20),
     st.integers(2, 300), st.floats(0.05, 12),
 )  # fmt: skip
+@example("3 digits", 122, 3, 11, 3.75)
 def test_any_rounded_probabilities_come_back(
     name: str, seed: int, rows: int, classes: int, scale: float
 ) -> None:
