@@ -9,7 +9,8 @@ target all the same is drawn again. After it:
 
 - gone: no process of the audit is left 2 s after its parent's end.
 - finished: the same command, run again, ends with 0.
-- equal: every cell holds the same numbers as the undisturbed run's (seconds aside), and there are as many.
+- equal: every cell holds the same numbers as an undisturbed run's of as many jobs (seconds aside), and there are as
+  many. Runs of one and of two jobs differ in the eighth digit: their processes have different numbers of threads.
 - clean: no temporary file is left in the run folder.
 """
 
@@ -70,7 +71,6 @@ def _trials(folder: Path, kills: int, coins: random.Random) -> list[dict[str, An
         assert _start(out, jobs).wait() == 0
         lasts[jobs] = time.monotonic() - began
         expected[jobs], files[jobs] = _numbers(out), _progress(out)
-    assert expected[1] == expected[2], "one and two jobs differ"
     rows: list[dict[str, Any]] = []
     while len(rows) < kills:
         jobs, victim = KINDS[len(rows) % len(KINDS)]
@@ -79,7 +79,7 @@ def _trials(folder: Path, kills: int, coins: random.Random) -> list[dict[str, An
         row = _kill(out, jobs, victim, coins.randrange(total), coins.random() * lasts[jobs] / total)
         if row is not None:
             row["finished"] = _start(out, jobs).wait() == 0
-            row["equal"] = _numbers(out) == expected[1]
+            row["equal"] = _numbers(out) == expected[jobs]
             row["clean"] = not [p for p in out.rglob("*") if p.is_file() and _temporary(p)]
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
