@@ -41,9 +41,10 @@ M3D = register(
     replace(
         DM,
         name="m3d",
+        status="simplified",
         purpose="match embeddings in a kernel space, by sub-images",
         source="Zhang et al., M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy, AAAI 2024, "
-        "arXiv 2312.15927; values as in a public copy of the authors' code (28-pixel images)",
+        "arXiv 2312.15927; step and iterations from another project's configurations (myoh97/DIDD-ASU, 28 pixels)",
         objective=KernelDiscrepancy(),
         synthesis=Pixels(init="real", factor=2, space="unit"),
         reader=Minibatch(per_class=128),
@@ -57,7 +58,10 @@ M3D = register(
             "networks.width": 32,
             "reader.per_class": 64,
         },
-        deviations=(TOGETHER,),
+        deviations=(
+            TOGETHER,
+            "step and iterations are not the authors' (their repository held no code when it was read)",
+        ),
     )
 )
 
