@@ -24,9 +24,9 @@ from ddaudit.distillation.kernels import (
     record_pulls,
     solve,
 )
-from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, finish, network_for
+from ddaudit.distillation.loops import Job, LearnsRecords, Outcome, finish, network_for, view_of
 from ddaudit.distillation.optimisers import optimiser_named
-from ddaudit.distillation.parts import Canvas, Query, View
+from ddaudit.distillation.parts import Canvas, Query
 from ddaudit.distillation.reading import draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
@@ -158,16 +158,7 @@ class KernelInducing:
             )
             augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
             query = Query(str(step), question, net, augment)
-            view = View(
-                support,
-                support,
-                canvas.labels,
-                job.train.num_classes,
-                net,
-                std.to(job.device),
-                step,
-                None if soft is None else soft.detach(),
-            )
+            view = view_of(job, canvas, support, net, std=std, step=step, soft=soft)
             answer = source.targets(query).mean()
             if log_scale is not None:
                 # Behind everything else stands the gradient in the temperature.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distillation.parts import Canvas, NetworkSource
+from ddaudit.distillation.parts import Canvas, NetworkSource, View
 from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
@@ -144,6 +144,39 @@ def teacher_for(job: Job, networks: NetworkSource, number: int) -> Network | Non
 
 def _seed_of(job: Job, number: int) -> int:
     return stable_seed(job.seed, "network", number)
+
+
+def view_of(
+    job: Job,
+    canvas: Canvas,
+    images: Tensor,
+    net: Network | None,
+    *,
+    std: Tensor,
+    step: int,
+    matched: Tensor | None = None,
+    soft: Tensor | None = None,
+    teacher: Network | None = None,
+) -> View:
+    """What terms are shown of a step on the whole canvas.
+
+    Args:
+        images: (K, M, C, H, W), decoded from ``canvas``.
+        matched: the same as augmented for the match; None: as they are.
+        soft: learned labels, shown as constants.
+        net, std, step, teacher: as in :class:`~ddaudit.distillation.parts.View`.
+    """
+    return View(
+        images,
+        images if matched is None else matched,
+        canvas.labels,
+        job.train.num_classes,
+        net,
+        std.to(job.device),
+        step,
+        None if soft is None else soft.detach(),
+        teacher=teacher,
+    )
 
 
 def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:

@@ -21,8 +21,9 @@ from ddaudit.distillation.loops import (
     finish,
     network_for,
     teacher_for,
+    view_of,
 )
-from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, Source, View
+from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, Source
 from ddaudit.distillation.reading import augment_by_class, couples_records, draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.schedules import LOOPS, Schedule, Watch, accuracy
@@ -206,15 +207,8 @@ class Matching:
                     seen = flat.view_as(x)
                     aggregate = objective.synthetic(net, seen, y, side.rows, side.source.clip)
                     distance = objective.distance(net, targets.values, aggregate[:, side.slots])
-                    view = View(
-                        x,
-                        seen,
-                        y,
-                        job.train.num_classes,
-                        net,
-                        std.to(job.device),
-                        done,
-                        teacher=teacher,
+                    view = view_of(
+                        job, canvas, x, net, std=std, step=done, matched=seen, teacher=teacher
                     )
                     losses = side.source.layout.reduction.reduce(
                         distance * targets.weights, targets.weights > 0

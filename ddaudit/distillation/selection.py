@@ -14,6 +14,7 @@ from ddaudit.data import ImageData
 from ddaudit.distillation.loops import Job, Outcome
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.record_scores import Study, early_errors, embeddings, forgetting_counts
+from ddaudit.distillation.targets import protected
 from ddaudit.errors import BadInput
 
 Strategy = Callable[[Tensor, int, torch.Generator], Tensor]
@@ -203,13 +204,7 @@ class Selection:
     ) -> Tensor:
         pools = [((train.labels == c) & allowed).nonzero().squeeze(1)]
         if self.by_group:
-            if train.groups is None:
-                raise BadInput(
-                    "fair",
-                    "needs a protected attribute, and these data have none",
-                    "Try --data digits-colored.",
-                )
-            group = train.groups[pools[0]]
+            group = protected(train)[pools[0]]
             pools = [pools[0][group == g] for g in torch.unique(group)]
         if sum(map(len, pools)) == 0:
             raise BadInput(f"class '{train.class_names[c]}'", "has no training record to select")

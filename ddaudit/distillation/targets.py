@@ -156,6 +156,21 @@ class Weighted:
         return tuple(dict.fromkeys((*self.rule.assumed(data), *of_weights)))
 
 
+def protected(data: ImageData) -> Tensor:
+    """(N,) int64, the group of each record that fairness is asked for.
+
+    Raises:
+        BadInput: the data have no protected attribute.
+    """
+    if data.groups is None:
+        raise BadInput(
+            "fair",
+            "needs a protected attribute, and these data have none",
+            "Try --data digits-colored.",
+        )
+    return data.groups
+
+
 def refuse_coupling(part: TargetRule | Objective, where: str) -> None:
     """Refuse a rule or an objective that a private reader cannot bound record by record.
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from ddaudit.distillation.canvas import Canvas
 from ddaudit.distillation.expert_paths import ExpertPaths, Paths
 from ddaudit.distillation.learned import LearnedLabels, LearnedRate
-from ddaudit.distillation.loops import Job, Outcome, blend, finish
-from ddaudit.distillation.parts import View
+from ddaudit.distillation.loops import Job, Outcome, blend, finish, view_of
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.students import plan_lessons, stepwise, unrolled
 from ddaudit.distillation.terms import added
@@ -177,17 +176,7 @@ class Trajectory:
             loss = follow(
                 lessons, x[0], labels, rates[0], start=start, goal=goal, shallow=self.shallow
             )
-            constant = None if soft is None else soft.detach()
-            view = View(
-                x,
-                x,
-                canvas.labels,
-                job.train.num_classes,
-                student,
-                std.to(job.device),
-                step,
-                constant,
-            )
+            view = view_of(job, canvas, x, student, std=std, step=step, soft=soft)
             if self.threshold is None or float(loss.detach()) <= self.threshold:
                 canvas.pull(loss, extra=added(recipe.terms, view))
                 optimiser.step()

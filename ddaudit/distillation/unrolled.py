@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ddaudit.distillation.learned import FixedRate, LearnedRate
-from ddaudit.distillation.loops import Job, Outcome, finish, network_for
+from ddaudit.distillation.loops import Job, Outcome, finish, network_for, view_of
 from ddaudit.distillation.objectives import GradientMatch
-from ddaudit.distillation.parts import Canvas, Query, View
+from ddaudit.distillation.parts import Canvas, Query
 from ddaudit.distillation.reading import draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
@@ -151,16 +151,7 @@ class Unrolled:
             trained = _with(fresh, reached)
             augment = draw_by_class(strategy, job.train, job.seed, "augment", step)
             answer = source.targets(Query(str(step), GradientMatch(), trained, augment))
-            view = View(
-                x,
-                x,
-                canvas.labels,
-                job.train.num_classes,
-                trained,
-                std.to(job.device),
-                step,
-                None if soft is None else soft.detach(),
-            )
+            view = view_of(job, canvas, x, trained, std=std, step=step, soft=soft)
             end = torch.cat([p.flatten() for p in reached.values()])
             canvas.pull(end[None], answer.mean(), extra=added(recipe.terms, view))
             if self.max_norm is not None:

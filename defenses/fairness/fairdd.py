@@ -14,7 +14,7 @@ from ddaudit.distillation.parts import Layout
 from ddaudit.distillation.recipes.dc import DC, DSA
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
-from ddaudit.distillation.targets import ByClass
+from ddaudit.distillation.targets import ByClass, protected
 from ddaudit.errors import BadInput
 
 
@@ -126,13 +126,7 @@ class Barycentre:
 
 
 def _group_count(data: ImageData) -> int:
-    if data.groups is None:
-        raise BadInput(
-            "fair",
-            "needs a protected attribute, and these data have none",
-            "Try --data digits-colored.",
-        )
-    return max(len(data.group_names), int(data.groups.max()) + 1)
+    return max(len(data.group_names), int(protected(data).max()) + 1)
 
 
 def _group_names(data: ImageData) -> tuple[str, ...]:

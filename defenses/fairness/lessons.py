@@ -10,7 +10,7 @@ from torch import Tensor
 from ddaudit.data import ImageData
 from ddaudit.distillation import Recipe
 from ddaudit.distillation.experts import Experts
-from ddaudit.errors import BadInput
+from ddaudit.distillation.targets import protected
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,8 @@ class Even:
         """
         cell = train.labels
         if self.by_group:
-            if train.groups is None:
-                raise BadInput(
-                    "fair",
-                    "needs a protected attribute, and these data have none",
-                    "Try --data digits-colored.",
-                )
-            cell = cell * (int(train.groups.max()) + 1) + train.groups
+            groups = protected(train)
+            cell = cell * (int(groups.max()) + 1) + groups
         own = [(cell == c).nonzero().squeeze(1) for c in cell.unique()]
         most = max(map(len, own))
         return torch.cat([index.repeat(-(-most // len(index)))[:most] for index in own])
