@@ -59,11 +59,16 @@ def demo(
     from ddaudit.reports import write_report
     from ddaudit.reports.runs import report_of
 
-    code = run_with_progress(AuditConfig(**CONFIG, out=str(out)))
+    config = AuditConfig(**CONFIG, out=str(out))
+    code = run_with_progress(config)
     report = report_of([str(out)])
     for path in write_report(report, out, ["html", "md", "json", "csv"]).values():
         typer.echo(path)
-    say("what to look at (one distilled set of each method, except random: five draws)")
+    preset = config.resolved_preset()
+    drawn = (
+        f"{preset.light_draws} draws for utility and fairness, {preset.reference_draws} for attacks"
+    )
+    say(f"what to look at (one distilled set of each method; of random {drawn})")
     for line in look_at(report):
         say(f"  {line}")
     raise typer.Exit(code)
