@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -152,6 +152,28 @@ class Canvas:
         return all(bool(torch.isfinite(p).all()) for p in self.parameters)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a synthesis starts from.
+
+    Attributes:
+        data: the real records; under a private reader none.
+        members: (K, N) bool, the records that each of K runs may look at.
+        ipc: images per class that the budget of one run buys.
+        mean, std: (C, 1, 1) constants of normalisation.
+        generator: every random choice comes from it.
+        device: where the parameters live.
+    """
+
+    data: ImageData
+    members: Tensor
+    ipc: int
+    mean: Tensor
+    std: Tensor
+    generator: torch.Generator
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
 class Synthesis(Protocol):
     """The free parameters behind synthetic images; a frozen dataclass."""
 
@@ -172,18 +194,8 @@ class Synthesis(Protocol):
             BadInput: its images are records.
         """
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
-        """Fresh parameters for K runs with a budget of ``ipc`` images per class each.
+    def start(self, given: Start) -> Canvas:
+        """Fresh parameters for K runs.
 
         Raises:
             BadInput: data it cannot start from.

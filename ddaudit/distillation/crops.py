@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.canvas import Canvas
+from ddaudit.distillation.canvas import Canvas, Start
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
@@ -77,33 +77,21 @@ class RealCrops:
         """See :class:`~ddaudit.distillation.recover.Judged`."""
         return replace(self, teacher=teacher)
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """(1, num_classes * ipc) images in class-major order, normalised.
 
         Raises:
             BadInput: no teacher, a class without records, tiles too small to show anything.
         """
-        if self.teacher is None or len(members) != 1:
+        data = given.data
+        if self.teacher is None or len(given.members) != 1:
             raise BadInput(
                 type(self).__name__, "asks one teacher, trained on the records of one run"
             )
-        train, factor = data.subset(members[0]), self.tiles(data.shape)
-        parts = [
-            self._class(train, c, factor, ipc, mean, std, generator)
-            for c in range(data.num_classes)
-        ]
-        x = torch.cat(parts)[None].to(device).requires_grad_(True)
-        return Canvas([x], labels_of(data.num_classes, ipc).to(device), lambda: x)
+        train, factor = data.subset(given.members[0]), self.tiles(data.shape)
+        parts = [self._class(train, c, factor, given) for c in range(data.num_classes)]
+        x = torch.cat(parts)[None].to(given.device).requires_grad_(True)
+        return Canvas([x], labels_of(data.num_classes, given.ipc).to(given.device), lambda: x)
 
     def tiles(self, shape: tuple[int, int, int]) -> int:
         """Tiles per side for images of ``shape`` (C, H, W).
@@ -120,22 +108,14 @@ class RealCrops:
             )
         return factor
 
-    def _class(
-        self,
-        train: ImageData,
-        c: int,
-        factor: int,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        g: torch.Generator,
-    ) -> Tensor:
+    def _class(self, train: ImageData, c: int, factor: int, given: Start) -> Tensor:
         """(ipc, C, H, W) normalised images of one class."""
+        g = given.generator
         index = (train.labels == c).nonzero().squeeze(1)
         if len(index) == 0:
             raise BadInput(f"class '{train.class_names[c]}'", "has no training record to cut from")
         chosen = index[torch.randperm(len(index), generator=g)[: self.candidates]]
-        x = (train.pixels(chosen) - mean) / std
+        x = (train.pixels(chosen) - given.mean) / given.std
         h, w = x.shape[2:]
         tall, wide = h // factor, w // factor
         n, many = len(x), self.crops
@@ -150,7 +130,7 @@ class RealCrops:
         surprise = F.cross_entropy(logits, truth, reduction="none").view(n, many)
         best = surprise.min(1)
         ranked = torch.argsort(best.values, stable=True)
-        wanted = ipc * factor**2
+        wanted = given.ipc * factor**2
         ranked = ranked.repeat(-(-wanted // n))[:wanted]
         return tile(cut.view(n, many, *cut.shape[1:])[ranked, best.indices[ranked]], factor, h, w)
 

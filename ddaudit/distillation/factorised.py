@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.canvas import Canvas
+from ddaudit.distillation.canvas import Canvas, Start
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.synthesis import Pixels, labels_of
 from ddaudit.errors import BadInput, DDAuditError
@@ -63,44 +63,33 @@ class Hallucinated:
         """Bases from N(0, 1); hallucinators start from random weights anyway."""
         return replace(self, init="noise")
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """num_classes * bases * styles images in class-major order, the styles of a base next to each other.
 
         Raises:
             BadInput: images smaller than the convolutions; real initialisation of a class without any record.
             DDAuditError: more than one run.
         """
-        if len(members) != 1:
+        data = given.data
+        if len(given.members) != 1:
             raise DDAuditError("hallucinators serve one run at a time")
         if min(data.shape[1:]) < self.kernel:
             raise BadInput(
                 f"synthesis.kernel={self.kernel}",
                 f"is larger than images of {data.shape[1]} x {data.shape[2]} pixels",
             )
-        per_class = self.bases or ipc
-        inside = Pixels(self.init).start(
-            data, members, ipc=per_class, mean=mean, std=std, generator=generator, device=device
-        )
+        per_class = self.bases or given.ipc
+        inside = Pixels(self.init).start(replace(given, ipc=per_class))
         (x,) = inside.parameters
-        seed = int(torch.randint(2**62, (), generator=generator))
-        styles = hallucinators(data.shape, self.styles, self.kernel, seed=seed).to(device)
+        seed = int(torch.randint(2**62, (), generator=given.generator))
+        styles = hallucinators(data.shape, self.styles, self.kernel, seed=seed).to(given.device)
 
         def decode() -> Tensor:
             return torch.stack([style(x[0]) for style in styles], 1).flatten(0, 1)[None]
 
         penalty = None
         if self.contrast and self.styles > 1:
-            rival = _Extractor(self, data, seed, device)
+            rival = _Extractor(self, data, seed, given.device)
             penalty = rival.against(decode, inside.labels)
         weights = list(styles.parameters())
         return Canvas(
@@ -236,44 +225,35 @@ class Memory:
         """It looks at no record anyway."""
         return self
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """As many images of every class as the budget buys, in class-major order.
 
         Raises:
             BadInput: a budget that the bases use up.
         """
+        data = given.data
         channels, height, width = data.shape
         small = (channels, math.ceil(height / self.scale), math.ceil(width / self.scale))
-        budget = ipc * data.num_classes * channels * height * width
+        budget = given.ipc * data.num_classes * channels * height * width
         per_class = (budget - self.bases * math.prod(small)) // (data.num_classes * self.bases)
         if per_class < 1:
             raise BadInput(
                 f"synthesis.bases={self.bases}",
-                f"take up the budget of {ipc} images per class: nothing is left for addresses",
+                f"take up the budget of {given.ipc} images per class: nothing is left for addresses",
                 "Take fewer bases, a larger synthesis.scale, or more images per class.",
             )
         labels = labels_of(data.num_classes, per_class)
-        k = len(members)
-        bases = _xavier(k, self.bases, math.prod(small), generator)
-        addresses = _xavier(k, len(labels), self.bases, generator)
-        bases, addresses = (t.to(device).requires_grad_(True) for t in (bases, addresses))
+        k = len(given.members)
+        bases = _xavier(k, self.bases, math.prod(small), given.generator)
+        addresses = _xavier(k, len(labels), self.bases, given.generator)
+        bases, addresses = (t.to(given.device).requires_grad_(True) for t in (bases, addresses))
 
         def decode() -> Tensor:
             return recall(bases.view(k, self.bases, *small), addresses, (height, width))
 
         return Canvas(
             [bases, addresses],
-            labels.to(device),
+            labels.to(given.device),
             decode,
             image_bytes=4 * bases[0].numel(),
             decoder_bytes=4 * addresses[0].numel(),

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddaudit.data import ImageData
-from ddaudit.distillation.canvas import Canvas
+from ddaudit.distillation.canvas import Canvas, Start
 from ddaudit.distillation.synthesis import draw_records, labels_of
 
 _RECORDS = 256
@@ -52,17 +51,7 @@ class Frequency:
         """The lowest frequencies, from N(0, 1)."""
         return replace(self, init="noise")
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """K x (num_classes * floor(ipc / share)) images in class-major order.
 
         Stored are the coefficients and, where records chose them, one bit per class and frequency.
@@ -70,30 +59,31 @@ class Frequency:
         Raises:
             BadInput: real initialisation of a class without any record.
         """
+        data = given.data
         channels, height, width = data.shape
         kept = max(1, round(self.share * height * width))
-        per_class = ipc * height * width // kept
+        per_class = given.ipc * height * width // kept
         labels = labels_of(data.num_classes, per_class)
-        k, m = len(members), len(labels)
+        k, m = len(given.members), len(labels)
         if self.init == "noise":
-            x = torch.randn(k, m, *data.shape, generator=generator)
+            x = torch.randn(k, m, *data.shape, generator=given.generator)
             chosen = lowest(height, width, kept).expand(k, data.num_classes, -1)
             mask = 0
         else:
-            picks = draw_records(data, members, per_class, generator)
-            x = (data.pixels(picks.flatten()).view(k, m, *data.shape) - mean) / std
+            picks = draw_records(data, given.members, per_class, given.generator)
+            x = (data.pixels(picks.flatten()).view(k, m, *data.shape) - given.mean) / given.std
             # Always the same: a run's frequencies depend on its records alone.
             seen = [
                 draw_records(data, row[None], _RECORDS, torch.Generator().manual_seed(0))[0]
-                for row in members
+                for row in given.members
             ]
             chosen = torch.stack(
-                [most_varied(dct(data.pixels(i) / std), data.num_classes, kept) for i in seen]
+                [most_varied(dct(data.pixels(i) / given.std), data.num_classes, kept) for i in seen]
             )
             mask = data.num_classes * math.ceil(height * width / 8)
         # Every image takes the frequencies of its class.
-        where = chosen[:, labels][:, :, None].expand(-1, -1, channels, -1).to(device)
-        values = dct(x.to(device)).flatten(-2).gather(-1, where).requires_grad_(True)
+        where = chosen[:, labels][:, :, None].expand(-1, -1, channels, -1).to(given.device)
+        values = dct(x.to(given.device)).flatten(-2).gather(-1, where).requires_grad_(True)
 
         def decode() -> Tensor:
             empty = values.new_zeros(k, m, channels, height * width)
@@ -101,7 +91,7 @@ class Frequency:
 
         return Canvas(
             [values],
-            labels.to(device),
+            labels.to(given.device),
             decode,
             image_bytes=4 * values[0].numel(),
             decoder_bytes=mask,

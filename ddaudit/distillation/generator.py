@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddaudit.data import ImageData
-from ddaudit.distillation.parts import Canvas
+from ddaudit.distillation.canvas import Canvas, Start
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import BadInput, DDAuditError
 
@@ -68,17 +67,7 @@ class Generated:
         """It looks at no record anyway."""
         return self
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """A new generator; ``num_classes * ipc`` images in class-major order. No record is looked at.
 
         The canvas decodes the images of the training while gradients are recorded, and those that are released
@@ -88,7 +77,8 @@ class Generated:
             BadInput: values in [0, 1] for records that are no pixels.
             DDAuditError: more than one run.
         """
-        if len(members) != 1:
+        data = given.data
+        if len(given.members) != 1:
             raise DDAuditError("a generator makes the images of one run at a time")
         if self.bounded and data.space != "pixels":
             raise BadInput(
@@ -96,10 +86,10 @@ class Generated:
                 f"keeps values in [0, 1], and {data.modality} values are standardised",
                 "Use --set synthesis.bounded=false.",
             )
-        labels = labels_of(data.num_classes, ipc)
-        kept = torch.randn(len(labels), self.code, generator=generator)
+        labels = labels_of(data.num_classes, given.ipc)
+        kept = torch.randn(len(labels), self.code, generator=given.generator)
         weights, codes = (
-            int(torch.randint(2**62, (), generator=generator)) for _ in ("weights", "codes")
+            int(torch.randint(2**62, (), generator=given.generator)) for _ in ("weights", "codes")
         )
         net = build_generator(
             self.kind,
@@ -107,21 +97,26 @@ class Generated:
             inputs=self.code + data.num_classes,
             width=self.width,
             seed=weights,
-        ).to(device)
+        ).to(given.device)
         drawn = torch.Generator().manual_seed(codes)
-        kept, one_hot = kept.to(device), F.one_hot(labels, data.num_classes).float().to(device)
-        low, high = ((v - mean) / std for v in (0.0, 1.0))  # of pixels, in normalised space
-        low, span = low.to(device), (high - low).to(device)
+        kept, one_hot = (
+            kept.to(given.device),
+            F.one_hot(labels, data.num_classes).float().to(given.device),
+        )
+        low, high = (
+            (v - given.mean) / given.std for v in (0.0, 1.0)
+        )  # of pixels, in normalised space
+        low, span = low.to(given.device), (high - low).to(given.device)
 
         def decode() -> Tensor:
             training = self.fresh and torch.is_grad_enabled()
-            z = torch.randn(kept.shape, generator=drawn).to(device) if training else kept
+            z = torch.randn(kept.shape, generator=drawn).to(given.device) if training else kept
             # With fixed codes, the statistics of the batch are those of the released set: nothing to switch.
             net.train(training or not self.fresh)
             out: Tensor = net(torch.cat([z, one_hot], 1))
             return (low + span * out.sigmoid() if self.bounded else out)[None]
 
-        return Canvas(list(net.parameters()), labels.to(device), decode)
+        return Canvas(list(net.parameters()), labels.to(given.device), decode)
 
 
 def build_generator(

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddaudit.data import ImageData
-from ddaudit.distillation.canvas import Canvas, Synthesis
+from ddaudit.distillation.canvas import Canvas, Start, Synthesis
 from ddaudit.distillation.synthesis import Pixels
 
 
@@ -49,26 +48,14 @@ class Mirrored:
         """Around the synthesis inside, from noise."""
         return replace(self, inner=self.inner.from_noise())
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """The images of the synthesis inside, then their mirror images.
 
         Raises:
             BadInput: as the synthesis inside.
         """
-        canvas = self.inner.start(
-            data, members, ipc=ipc, mean=mean, std=std, generator=generator, device=device
-        )
-        if self.on == "colour" and data.shape[0] == 1:
+        canvas = self.inner.start(given)
+        if self.on == "colour" and given.data.shape[0] == 1:
             return canvas
 
         def decode() -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddaudit.data import Dataset
 from ddaudit.data.splits import empty_like
+from ddaudit.distillation.canvas import Start
 from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import Job, LabelWriter, LearnsRecords, Outcome
 from ddaudit.distillation.networks import Fresh
@@ -193,15 +194,16 @@ class Recipe:
             raise BadInput(self.name, "lacks a synthesis")
         mean, std = self.constants(job.data)
         private = self.reader is not None and self.reader.private
-        canvas = self.synthesis.start(
+        given = Start(
             empty_like(job.train) if private else job.train,
             job.members[:, :0] if private else job.members,
-            ipc=job.ipc,
-            mean=mean,
-            std=std,
-            generator=generator,
-            device=job.device,
+            job.ipc,
+            mean,
+            std,
+            generator,
+            job.device,
         )
+        canvas = self.synthesis.start(given)
         if isinstance(self.labels, LearnedLabels):
             return self.labels.start(canvas, len(job.members), job.train.num_classes)
         return canvas

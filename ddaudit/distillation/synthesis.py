@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import ImageData
+from ddaudit.distillation.canvas import Canvas, Start
 from ddaudit.distillation.clusters import central_records
-from ddaudit.distillation.parts import Canvas
 from ddaudit.errors import BadInput
 
 
@@ -53,22 +53,13 @@ class Pixels:
         """From N(0, 1) in normalised space."""
         return replace(self, init="noise")
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """K x (num_classes * ipc) images in class-major order; with a factor, of sub-images.
 
         Raises:
             BadInput: real initialisation of a class without any record; images too small for the factor.
         """
+        data = given.data
         if self.factor > 1 and min(data.shape[1:]) < 2 * self.factor:
             raise BadInput(
                 f"synthesis.factor={self.factor}",
@@ -76,25 +67,30 @@ class Pixels:
             )
         unit = self.space == "unit" and data.space == "pixels"
         if self.init == "noise":
-            k, m = len(members), data.num_classes * ipc
-            x = torch.randn(k, m, *data.shape, generator=generator)
+            k, m = len(given.members), data.num_classes * given.ipc
+            x = torch.randn(k, m, *data.shape, generator=given.generator)
             x = (x / 4 + 0.5).clamp_(0, 1) if unit else x
         else:
-            count = ipc * self.factor**2
+            count = given.ipc * self.factor**2
             if self.init == "centres":
                 picks = central_records(
-                    data, members, count, mean=mean, std=std, generator=generator
+                    data,
+                    given.members,
+                    count,
+                    mean=given.mean,
+                    std=given.std,
+                    generator=given.generator,
                 )
             else:
-                picks = draw_records(data, members, count, generator)
+                picks = draw_records(data, given.members, count, given.generator)
             pieces = data.pixels(picks.flatten()).view(*picks.shape, *data.shape)
-            x = assemble(pieces if unit else (pieces - mean) / std, self.factor)
-        x = x.to(device).requires_grad_(True)
-        labels = labels_of(data.num_classes, ipc * self.factor**2).to(device)
+            x = assemble(pieces if unit else (pieces - given.mean) / given.std, self.factor)
+        x = x.to(given.device).requires_grad_(True)
+        labels = labels_of(data.num_classes, given.ipc * self.factor**2).to(given.device)
         size = None if self.factor == 1 else 4 * x[0].numel()
         if not unit:
             return Canvas([x], labels, lambda: dissect(x, self.factor), image_bytes=size)
-        mean, std = mean.to(device), std.to(device)
+        mean, std = given.mean.to(given.device), given.std.to(given.device)
 
         def decode() -> Tensor:
             return (dissect(x, self.factor) - mean) / std
@@ -128,26 +124,17 @@ class Records:
             "Use a method that optimises its images, such as dm+dp.",
         )
 
-    def start(
-        self,
-        data: ImageData,
-        members: Tensor,
-        *,
-        ipc: int,
-        mean: Tensor,
-        std: Tensor,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         """K x (num_classes * ipc) records in class-major order, and nothing to optimise.
 
         Raises:
             BadInput: a class without any record.
         """
-        picks = draw_records(data, members, ipc, generator)
-        x = (data.pixels(picks.flatten()).view(*picks.shape, *data.shape) - mean) / std
-        x = x.to(device)
-        labels = labels_of(data.num_classes, ipc).to(device)
+        data = given.data
+        picks = draw_records(data, given.members, given.ipc, given.generator)
+        x = (data.pixels(picks.flatten()).view(*picks.shape, *data.shape) - given.mean) / given.std
+        x = x.to(given.device)
+        labels = labels_of(data.num_classes, given.ipc).to(given.device)
         return Canvas([], labels, lambda: x, records=picks)
 
 

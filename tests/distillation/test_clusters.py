@@ -17,6 +17,8 @@ from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput
 
+from .starts import given
+
 FAST = {
     "networks.arch": "ConvNetD2W8",
     "networks.width": None,
@@ -81,11 +83,7 @@ def test_a_start_from_centres_represents_every_cluster(tiny):
     )  # fmt: skip
     seen = []
     for seed in range(4):
-        (x,) = Pixels(init="centres").start(
-            data, torch.ones(1, 20, dtype=torch.bool), ipc=2, mean=torch.zeros(3, 1, 1),
-            std=torch.ones(3, 1, 1), generator=torch.Generator().manual_seed(seed),
-            device=torch.device("cpu"),
-        ).parameters  # fmt: skip
+        (x,) = Pixels(init="centres").start(given(data, ipc=2, seed=seed)).parameters
         seen.append(x.detach().amax((0, 2, 3, 4)).sum().item())
     assert seen == [1.0] * 4
 

@@ -22,6 +22,8 @@ from ddaudit.sets import DistilledSet, from_bytes, inspect, save, to_bytes
 from ddaudit.training import EvaluationProtocol, predict
 from ddaudit.training.views import crop_and_flip
 
+from .starts import given
+
 
 def small(**options: object) -> Recipe:
     given = {
@@ -63,9 +65,8 @@ def test_a_crop_is_torchvisions() -> None:
 
 def test_the_surest_crops_of_the_surest_images_stay(tiny: Dataset) -> None:
     """A teacher that likes brightness keeps crops brighter than nearly all others, in order."""
-    crops, g = RealCrops(candidates=40, crops=6, smallest=0.25), torch.Generator().manual_seed(0)
-    mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    kept = crops.judged(bright_teacher())._class(tiny.train, 1, 1, 5, mean, std, g)  # type: ignore[attr-defined]
+    crops = RealCrops(candidates=40, crops=6, smallest=0.25).judged(bright_teacher())
+    kept = crops._class(tiny.train, 1, 1, given(tiny.train, ipc=5))  # type: ignore[attr-defined]
     of_class = tiny.train.pixels((tiny.train.labels == 1).nonzero().squeeze(1))
     level = kept.mean((1, 2, 3))
     assert torch.equal(level, level.sort(descending=True).values)

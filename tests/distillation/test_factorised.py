@@ -22,19 +22,14 @@ from ddaudit.distillation.mirrored import Mirrored
 from ddaudit.distillation.synthesis import Pixels, Records
 from ddaudit.errors import BadInput, DDAuditError
 
+from .starts import given
+
 FEW = {"loop.iterations": 3, "networks.arch": "ConvNetD2W8", "networks.width": None}
 
 
 def start(synthesis, data, *, ipc=1, runs=1):
-    return synthesis.start(
-        data.train,
-        torch.ones(runs, len(data.train), dtype=torch.bool),
-        ipc=ipc,
-        mean=torch.tensor(data.mean)[:, None, None],
-        std=torch.tensor(data.std)[:, None, None],
-        generator=torch.Generator().manual_seed(0),
-        device=torch.device("cpu"),
-    )
+    mean, std = (torch.tensor(v)[:, None, None] for v in (data.mean, data.std))
+    return synthesis.start(given(data.train, runs=runs, ipc=ipc, mean=mean, std=std))
 
 
 def made(name, data, *, ipc=1, **options):
@@ -191,15 +186,7 @@ def test_a_memory_holds_as_many_images_as_the_authors_count():
     blank = torch.zeros(10, 3, 32, 32, dtype=torch.uint8)
     data = load_data("digits").train
     data = replace(data, images=blank, labels=torch.arange(10), groups=None)
-    canvas = Memory().start(
-        data,
-        torch.ones(1, 10, dtype=torch.bool),
-        ipc=1,
-        mean=torch.zeros(3, 1, 1),
-        std=torch.ones(3, 1, 1),
-        generator=torch.Generator(),
-        device=torch.device("cpu"),
-    )
+    canvas = Memory().start(given(data))
     assert len(canvas.labels) == 1150
     assert canvas.image_bytes + canvas.decoder_bytes <= 4 * 10 * 3 * 32 * 32
 

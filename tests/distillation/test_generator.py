@@ -10,19 +10,13 @@ from ddaudit.distillation.generator import Generated, _by_channel, _enlarge, bui
 from ddaudit.distillation.parts import Synthesis
 from ddaudit.errors import DDAuditError
 
+from .starts import given
+
 PUBLIC = torch.full((3, 1, 1), 0.5)
 
 
 def canvas(synthesis, data, *, ipc=2, seed=0, mean=PUBLIC, std=PUBLIC):
-    return synthesis.start(
-        data,
-        torch.ones(1, len(data), dtype=torch.bool),
-        ipc=ipc,
-        mean=mean,
-        std=std,
-        generator=torch.Generator().manual_seed(seed),
-        device=torch.device("cpu"),
-    )
+    return synthesis.start(given(data, ipc=ipc, mean=mean, std=std, seed=seed))
 
 
 def released(made):
@@ -152,15 +146,7 @@ def test_the_callers_random_state_is_left_alone(tiny):
 
 def test_what_it_refuses(tiny):
     with pytest.raises(DDAuditError, match="one run at a time"):
-        Generated().start(
-            tiny.train,
-            torch.ones(2, len(tiny.train), dtype=torch.bool),
-            ipc=1,
-            mean=PUBLIC,
-            std=PUBLIC,
-            generator=torch.Generator(),
-            device=torch.device("cpu"),
-        )
+        Generated().start(given(tiny.train, runs=2))
     for bad in ({"kind": "vae"}, {"init": "real"}, {"code": 0}, {"width": 1}):
         with pytest.raises(ValueError, match=r"."):
             Generated(**bad)

@@ -13,6 +13,8 @@ from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.errors import BadInput
 
+from .starts import given
+
 FAST = {
     "networks.arch": "ConvNetD2W8",
     "networks.width": None,
@@ -59,10 +61,7 @@ def test_no_clip_is_known_for_distances_with_a_scale():
 @pytest.mark.parametrize("init", ["real", "noise"])
 def test_unit_space_optimises_pixels_and_confines_them(tiny, init):
     mean, std = torch.tensor(tiny.mean)[:, None, None], torch.tensor(tiny.std)[:, None, None]
-    canvas = Pixels(init=init, space="unit").start(
-        tiny.train, torch.ones(1, len(tiny.train), dtype=torch.bool), ipc=1, mean=mean, std=std,
-        generator=torch.Generator().manual_seed(0), device=torch.device("cpu"),
-    )  # fmt: skip
+    canvas = Pixels(init=init, space="unit").start(given(tiny.train, mean=mean, std=std))
     (x,) = canvas.parameters
     assert x.min() >= 0
     assert x.max() <= 1
@@ -166,10 +165,6 @@ def test_standardised_values_have_no_range_to_be_confined_to(tiny):
     data = replace(
         tiny.train, images=4 * torch.randn(240, 1, 1, 6), space="standard", modality="table"
     )
-    canvas = Pixels(space="unit").start(
-        data, torch.ones(1, 240, dtype=torch.bool), ipc=1, mean=torch.zeros(1, 1, 1),
-        std=torch.ones(1, 1, 1), generator=torch.Generator().manual_seed(0),
-        device=torch.device("cpu"),
-    )  # fmt: skip
+    canvas = Pixels(space="unit").start(given(data))
     assert canvas.confine is None
     assert canvas.decode().abs().max() > 1

@@ -216,9 +216,9 @@ class _From:
     def __init__(self, start):
         self._start = start
 
-    def start(self, data, members, *, ipc, **_):
+    def start(self, given):
         x = self._start.clone().requires_grad_(True)
-        return Canvas([x], labels_of(data.num_classes, ipc), lambda: x)
+        return Canvas([x], labels_of(given.data.num_classes, given.ipc), lambda: x)
 
 
 def test_a_kernel_loop_asks_one_question_per_step():

@@ -176,6 +176,6 @@ class _FixedStart:
 
     parallel = True
 
-    def start(self, data, members, *, ipc, **_):
+    def start(self, given):
         x = self._start.clone().requires_grad_(True)
-        return Canvas([x], labels_of(data.num_classes, ipc), lambda: x)
+        return Canvas([x], labels_of(given.data.num_classes, given.ipc), lambda: x)

@@ -27,6 +27,7 @@ from ddaudit.defenses.privacy.selfcheck.questions import (
     made_up,
 )
 from ddaudit.distillation import Recipe
+from ddaudit.distillation.canvas import Start
 from ddaudit.distillation.parts import Reader, TargetRule
 from ddaudit.errors import DDAuditError
 from ddaudit.findings import CLAIMED, Check
@@ -115,15 +116,9 @@ def check_start(recipe: Recipe, data: Dataset, *, ipc: int, subject: str) -> lis
         replace(train.subset(order), images=train.images),
         train.subset(order[1:]),
     ):
-        canvas = recipe.synthesis.start(
-            records,
-            torch.ones(1, len(records), dtype=torch.bool),
-            ipc=ipc,
-            mean=mean,
-            std=std,
-            generator=torch.Generator().manual_seed(0),
-            device=torch.device("cpu"),
-        )
+        everybody = torch.ones(1, len(records), dtype=torch.bool)
+        given = Start(records, everybody, ipc, mean, std, torch.Generator().manual_seed(0))
+        canvas = recipe.synthesis.start(given)
         with torch.no_grad():
             started.append((canvas.decode(), canvas.labels))
     first, *others = started

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distillation.parts import Canvas
+from ddaudit.distillation.canvas import Canvas, Start
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.sets import LedgerEntry
 
@@ -165,10 +165,11 @@ class Sneaky(Pixels):
         default_factory=list, repr=False, compare=False
     )
 
-    def start(self, data: ImageData, members: Tensor, **kwargs: Any) -> Canvas:
+    def start(self, given: Start) -> Canvas:
         if self.smuggled:
             data, members = self.smuggled[-1]
-        return Pixels(init="real").start(data, members, **kwargs)
+            given = replace(given, data=data, members=members)
+        return Pixels(init="real").start(given)
 
 
 @dataclass(frozen=True)

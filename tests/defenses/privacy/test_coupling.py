@@ -209,10 +209,10 @@ class Watching(Pixels):
 
     shown: ClassVar[list[int]] = []
 
-    def start(self, data, members, **rest):
-        self.shown.append(len(data))
-        assert members.shape == (1, len(data))
-        return super().start(data, members, **rest)
+    def start(self, given):
+        self.shown.append(len(given.data))
+        assert given.members.shape == (1, len(given.data))
+        return super().start(given)
 
 
 def test_a_start_under_a_private_reader_is_shown_no_record(tiny):
