@@ -348,10 +348,14 @@ MATTERS = {
 """Settings that are halved to see how much of the time follows them; of other auditors, none."""
 
 
+NEEDS = {"bias": "digits-colored", "tail": "digits-lt", "noise": "digits-noisy"}
+"""Data on which an auditor's question can be asked, where that is not digits."""
+
+
 def auditor_rows(name: str) -> tuple[Row, Row]:
     """An auditor's cell on ``random`` at the quick preset, and its instrument checks."""
     subject = "random+soft" if name == "soft-labels" else "random"
-    data = "digits-colored" if name == "bias" else "digits"
+    data = NEEDS.get(name, "digits")
 
     def cell(
         settings: Mapping[str, Any] | None = None,
