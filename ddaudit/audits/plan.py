@@ -78,7 +78,6 @@ def make_plan(
     given = given or Given()
     if not config.subjects and not given.modules:
         raise BadInput("subjects", "none is given", "Name a recipe, a set file or a checkpoint.")
-    preset = config.resolved_preset()
     names = list(dict.fromkeys(config.auditors or AUDITORS.names()))
     for name in config.settings:
         AUDITORS.get(name)  # a misspelt one is an error
@@ -86,6 +85,40 @@ def make_plan(
     for name in names:
         auditor = AUDITORS.get(name)
         auditors[name] = (auditor, auditor.configure(config.preset, config.settings.get(name)))
+    context = _context(config, artifacts, given)
+    subjects = _subjects(config, context, given)
+    _check_options(config, list(subjects.values()))
+    _check_archs(config, context, subjects, auditors)
+    shared = _shared_identity(config, context)
+    asked = {name: _asked(name, context, *auditors[name]) for name in names}
+
+    def key(**parts: Any) -> str:
+        text = json.dumps({**shared, **parts}, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    preset = context.preset
+    seeds = {s.id: seeds_of(s, preset) for s in subjects.values()}
+    preparations = [
+        Cell(s.id, None, seed, key(subject=s.identity, seed=seed))
+        for s in subjects.values()
+        for seed in seeds[s.id]
+        if s.kind != "checkpoint"
+    ]
+    cells = [Cell(None, name, 0, key(checks=True, **asked[name])) for name in names]
+    cells += [
+        Cell(s.id, name, seed, key(**_identity(s), seed=seed, **asked[name]))
+        for seed in range(max(map(len, seeds.values()), default=0))
+        for s in subjects.values()
+        if seed in seeds[s.id]
+        for name in names
+        if seed < _draws(auditors[name][0], preset)
+    ]
+    return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+
+
+def _context(config: AuditConfig, artifacts: Artifacts | None, given: Given) -> Context:
+    """What every cell of the run shares: data, preset, architecture, device."""
+    preset = config.resolved_preset()
     data = given.data or load_data(config.data, root=config.data_root, download=config.download)
     arch = Arch.parse(config.arch) if config.arch else Arch.parse("ConvNet")
     if config.arch is None and preset.profile == "small":
@@ -93,7 +126,7 @@ def make_plan(
     arch = fit(arch, data.shape)  # an MLP for tables
     if arch.family == "own":
         own_body(arch, data.shape, data.num_classes)  # a class that cannot be made is refused here
-    context = Context(
+    return Context(
         data=data,
         preset=preset,
         arch=arch,
@@ -102,16 +135,21 @@ def make_plan(
         artifacts=artifacts,
         trains_by=config.protocol,
     )
-    subjects: dict[str, Subject] = {
+
+
+def _subjects(config: AuditConfig, context: Context, given: Given) -> dict[str, Subject]:
+    """The subjects by id: modules, what is named, then baselines; a second file of one name goes by its path."""
+    data = context.data
+    subjects = {
         name: module_subject(name, module, data=data) for name, module in given.modules.items()
     }
     for text in [*config.subjects, *config.baselines]:
         subject = make_subject(
             text,
             data=data,
-            profile=preset.profile,
+            profile=context.preset.profile,
             ipc=config.ipc,
-            arch=arch,
+            arch=context.arch,
             options=config.options,
             epsilon=config.epsilon,
             delta=config.delta,
@@ -127,60 +165,37 @@ def make_plan(
         subjects.setdefault(subject.id, subject)
         if config.protocol == "card" and subject.set is not None:
             context.check_stated(subject.set, text)
-    _check_options(config, list(subjects.values()))
-    _check_archs(config, context, subjects, auditors)
-    shared: dict[str, Any] = {
+    return subjects
+
+
+def _shared_identity(config: AuditConfig, context: Context) -> dict[str, Any]:
+    """The part of a cell's key that all cells share; more seeds add cells and leave the old ones as they are."""
+    data = context.data
+    return {
         "train": data.train.fingerprint,
         "validation": data.validation.fingerprint,
         "test": data.test.fingerprint,
-        "preset": preset.model_dump(),
+        "preset": context.preset.model_dump(exclude={"seeds", "reference_draws", "light_draws"}),
         "constants": [data.mean, data.std, data.augment, data.whole_set, data.assumed],
-        "arch": str(arch),
+        "arch": str(context.arch),
         "ipc": config.ipc,
         "protocol": context.protocol.key,
         **({} if config.protocol == "audit" else {"trains_by": config.protocol}),
         "ddaudit": versions().get("ddaudit"),
     }
-    for name in (
-        "seeds",
-        "reference_draws",
-        "light_draws",
-    ):  # more seeds add cells, they do not change the old ones
-        shared["preset"].pop(name)
 
-    def key(**parts: Any) -> str:
-        return hashlib.sha256(
-            json.dumps({**shared, **parts}, sort_keys=True, default=str).encode()
-        ).hexdigest()[:24]
 
-    def settings_of(name: str) -> dict[str, Any]:
-        auditor, settings = auditors[name]
-        # Without further inputs the key stays what it was.
-        inputs = dict(auditor.inputs(context))
-        return {
-            **({"inputs": inputs} if inputs else {}),
-            "auditor": name,
-            "version": auditor.version,
-            "settings": settings.model_dump(mode="json"),
-        }
-
-    seeds = {s.id: seeds_of(s, preset) for s in subjects.values()}
-    preparations = [
-        Cell(s.id, None, seed, key(subject=s.identity, seed=seed))
-        for s in subjects.values()
-        for seed in seeds[s.id]
-        if s.kind != "checkpoint"
-    ]
-    cells = [Cell(None, name, 0, key(checks=True, **settings_of(name))) for name in names]
-    cells += [
-        Cell(s.id, name, seed, key(**_identity(s), seed=seed, **settings_of(name)))
-        for seed in range(max(map(len, seeds.values()), default=0))
-        for s in subjects.values()
-        if seed in seeds[s.id]
-        for name in names
-        if seed < _draws(auditors[name][0], preset)
-    ]
-    return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+def _asked(
+    name: str, context: Context, auditor: Auditor[Any], settings: Settings
+) -> dict[str, Any]:
+    """What a cell's key says of its auditor."""
+    inputs = dict(auditor.inputs(context))
+    return {
+        **({"inputs": inputs} if inputs else {}),  # without any, the key stays what it was
+        "auditor": name,
+        "version": auditor.version,
+        "settings": settings.model_dump(mode="json"),
+    }
 
 
 def seeds_of(subject: Subject, preset: Preset) -> range:
