@@ -6,17 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
-from ddaudit.measures import deo, gaps
+from ddaudit.measures import deo, gaps, subgroups
 from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.measures._fairlearn import class_gaps
-from ddaudit.stats import fair_gap_floor, max_min_gap
+from ddaudit.measures.scores import overconfidence
+from ddaudit.stats import Resamples, fair_gap_floor, max_min_gap
 
 PAIRED = "test_paired"
 """The extra split of data that show every test image in every group."""
+
+HEADLINE = ("bias.deo_a", "bias.worst_group_accuracy")
+"""On the paired test set where the data have one, else on the standard one.
+
+Not DEO_M: the largest of many gaps between cells of a few images tells no two small sets apart. In the demo (4
+images a cell) it reads 1.000 in 4 of 6 rows, over floors of 0.83 to 0.91; DEO_A of the same networks on the paired test
+set reads 0.08 to 0.98, over floors of 0.05 to 0.22.
+"""
 
 SMALL_CELL = 30
 """Below this many images in a (group, class) cell, caveats say so."""
@@ -54,7 +64,9 @@ class Bias(Auditor[BiasSettings]):
         "always right for one group and always wrong for another. The largest of many noisy gaps "
         "is never 0: the noise floor is what a perfectly fair network of the same accuracy would "
         "show on these test images. Only what exceeds the floor is evidence of bias. A paired test "
-        "set (every image shown in every group) has a much lower floor."
+        "set (every image shown in every group) has a much lower floor: where there is one, DEO_A "
+        "and the worst group's accuracy on it lead, and DEO_M, which published tables print, stands "
+        "beside them."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "FairDD: Fair Dataset Distillation, NeurIPS 2025, arXiv 2411.19623 (DEO_M, DEO_A as coded)",
@@ -81,6 +93,15 @@ class Bias(Auditor[BiasSettings]):
         ),
         MetricInfo("bias.group_accuracy", "higher", "accuracy on the images of one group"),
         MetricInfo("bias.worst_cell_accuracy", "higher", "accuracy of the worst (class, group) cell"),
+        MetricInfo("bias.worst_group_accuracy", "higher", "accuracy of the group that is recognised worst"),
+        MetricInfo(
+            "bias.calibration_gap", "lower",
+            "largest difference between groups in mean confidence less accuracy",
+        ),
+        MetricInfo(
+            "bias.conflict_gap", "lower",
+            "what an image's majority version gains in accuracy over its other versions",
+        ),
         MetricInfo(
             "bias.aligned_accuracy", "higher",
             "accuracy where the group is the one most common in the training images of the class",
@@ -93,12 +114,14 @@ class Bias(Auditor[BiasSettings]):
         "bias.deo_m_floor95": "DEO_M, 95% floor",
         "bias.deo_a_floor95": "DEO_A, 95% floor",
         "bias.equalized_odds_difference": "equalized odds difference",
+        "bias.worst_group_accuracy": "worst group",
+        "bias.calibration_gap": "calibration gap",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = (
         "bias.aligned_accuracy",
-        "bias.conflicting_accuracy",
+        "bias.conflict",
     )
     settings: ClassVar[type[Settings]] = BiasSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -118,40 +141,50 @@ class Bias(Auditor[BiasSettings]):
                 "try a coloured version, for example digits-colored"
             )
         g = ctx.generator("bias", subject.id, seed)
-        victims = victim_logits(ctx, subject, seed, test.images).argmax(2)
-        answers = gaps.Answers.of(victims, test)
+        logits = victim_logits(ctx, subject, seed, test.images)
+        answers = gaps.Answers.of(logits.argmax(2), test)
         sizes = {"n_boot": settings.bootstrap, "n_sim": settings.simulations}
-        metrics = gaps.gap_metrics(
-            answers, **sizes, generator=g, resamples=ctx.resamples(test, settings.bootstrap)
-        )
-        metrics += gaps.group_metrics(answers)
-        metrics += gaps.alignment_metrics(answers, gaps.majority_groups(ctx.data.train))
+        resamples = ctx.resamples(test, settings.bootstrap)
+        majority = subgroups.majority_groups(ctx.data.train)
+        metrics = gaps.gap_metrics(answers, **sizes, generator=g, resamples=resamples)
+        metrics += subgroups.group_metrics(answers)
+        metrics += subgroups.alignment_metrics(answers, majority)
         finding = Finding(
             subject=subject.id,
             auditor=self.name,
-            metrics=metrics,
             curves=[_class_curve(answers, subject.id), _group_curve(metrics, answers, subject.id)],
-            caveats=few_images(len(test), len(victims)) + _caveats(answers, metrics),
+            caveats=few_images(len(test), len(logits)) + _caveats(answers, metrics),
         )
+        lead, of, over = gaps.STANDARD, answers, _over(logits, test.labels)
         paired = ctx.data.extra.get(PAIRED)
-        if paired is None:
-            return finding
-        chosen = gaps.paired_sample(paired, settings.paired_limit)
-        try:
-            twins = gaps.Answers.of(
-                victim_logits(ctx, subject, seed, chosen.images).argmax(2), chosen
+        if paired is not None:
+            chosen = gaps.paired_sample(paired, settings.paired_limit)
+            try:
+                shown = victim_logits(ctx, subject, seed, chosen.images)
+                twins = gaps.Answers.of(shown.argmax(2), chosen)
+                metrics += gaps.paired_metrics(
+                    twins, **sizes, generator=g, resamples=ctx.resamples(chosen, settings.bootstrap)
+                )
+                metrics += subgroups.alignment_metrics(twins, majority, test=gaps.PAIRED)
+                lead, of, over = gaps.PAIRED, twins, _over(shown, chosen.labels)
+                images = len(chosen) // len(twins.group_names)
+                resamples = Resamples(f"{chosen.fingerprint}/images", images, settings.bootstrap)
+                finding.caveats.append(
+                    f"The paired test set shows {images} images in all {len(twins.group_names)} groups; "
+                    "its floor is that of a network for which it does not matter which version of an "
+                    "image it sees. Published tables use the standard test set."
+                )
+            except Unsupported as error:
+                finding.status, finding.reason = "partial", f"No paired gaps: {error}."
+        metrics.append(
+            subgroups.calibration_gap(
+                of, over, test=lead, n_sim=settings.simulations, generator=g, resamples=resamples
             )
-            finding.metrics += gaps.paired_metrics(
-                twins, **sizes, generator=g, resamples=ctx.resamples(chosen, settings.bootstrap)
-            )
-            images = len(chosen) // len(twins.group_names)
-            finding.caveats.append(
-                f"The paired test set shows {images} images in all {len(twins.group_names)} groups; "
-                "its floor is that of a network for which it does not matter which version of an "
-                "image it sees. Published tables use the standard test set."
-            )
-        except Unsupported as error:
-            finding.status, finding.reason = "partial", f"No paired gaps: {error}."
+        )
+        finding.metrics = [
+            m.model_copy(update={"headline": m.name in HEADLINE and m.params.get("test") == lead})
+            for m in metrics
+        ]
         return finding
 
     def inputs(self, ctx: Context) -> Mapping[str, str]:
@@ -214,6 +247,11 @@ class Bias(Auditor[BiasSettings]):
                 affects=["bias.deo"],
             ),
         ]
+
+
+def _over(logits: Tensor, labels: Tensor) -> Tensor:
+    """(V, N) confidence less correctness."""
+    return torch.stack([overconfidence(z.double().softmax(1), labels) for z in logits])
 
 
 def _caveats(answers: gaps.Answers, metrics: Sequence[Metric]) -> list[str]:

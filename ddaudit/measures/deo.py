@@ -70,6 +70,13 @@ def worst_cell(rates: Tensor) -> Tensor:
     return torch.where(torch.isfinite(tpr), tpr, torch.inf).amin((-2, -1))
 
 
+def worst_group(rates: Tensor, counts: Tensor) -> Tensor:
+    """(...) accuracy of the group that is recognised worst, over all its images."""
+    hits = true_positive_rates(rates).nan_to_num(nan=0.0) * counts
+    accuracy = hits.sum(-1) / counts.sum(-1)
+    return torch.where(torch.isfinite(accuracy), accuracy, torch.inf).amin(-1)
+
+
 def demographic_parity(rates: Tensor, counts: Tensor) -> Tensor:
     """(...) largest, over classes k, of the gap between groups in how often k is predicted."""
     n = counts.double()

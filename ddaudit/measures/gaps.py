@@ -19,13 +19,12 @@ from ddaudit.stats import (
     Interval,
     Resamples,
     crossed,
-    crossed_rate,
     fair_gap_floor,
 )
 
 STANDARD, PAIRED = "standard", "paired"
 PARITY, ODDS = "demographic_parity_difference", "equalized_odds_difference"
-WORST_CELL = "worst_cell_accuracy"
+WORST_CELL, WORST_GROUP = "worst_cell_accuracy", "worst_group_accuracy"
 
 _CHUNK = 10_000_000  # table entries held at once
 
@@ -126,7 +125,7 @@ def gap_metrics(
         chance = sum(Floor.of(t[name]).mean for t in twins) / len(twins)
         out.append(Metric.of(f"bias.{name}", intervals[name], direction="lower", floor=chance))
     out.append(Metric.of(f"bias.{WORST_CELL}", intervals[WORST_CELL], direction="higher"))
-    return out
+    return [*out, _worst_group(drawn, test=STANDARD)]
 
 
 def resampled_gaps(
@@ -163,7 +162,7 @@ def paired_metrics(
     generator: torch.Generator,
     resamples: Resamples | None = None,
 ) -> list[Metric]:
-    """DEO_M and DEO_A on a test set that shows image i as group g in record ``G * i + g``.
+    """DEO_M, DEO_A and the worst group on a test set that shows image i as group g in record ``G * i + g``.
 
     All versions of an image are resampled together. The floor permutes, image by image, which
     versions a network got right (``ddaudit.measures.deo.paired_floor``); ``n`` counts images, not
@@ -172,12 +171,8 @@ def paired_metrics(
     Raises:
         Unsupported: the records are not in that order.
     """
-    a, g = answers, len(answers.group_names)
-    labels = a.labels[::g]
-    in_order = len(a.labels) % g == 0 and torch.equal(a.groups, torch.arange(g).repeat(len(labels)))
-    if not in_order or not torch.equal(a.labels, labels.repeat_interleave(g)):
-        raise Unsupported("the paired test set does not list every image in every group in turn")
-    versions = a.predictions.view(len(a.predictions), -1, g)
+    a = answers
+    labels, versions = versions_of(a, a.predictions)
     source = generator if resamples is None else resamples.generator()
 
     def draw(count: int) -> Tensor:
@@ -194,50 +189,22 @@ def paired_metrics(
     )
     right = versions == labels[:, None]
     floors = [deo.paired_floor(r, labels, n_sim=n_sim, generator=generator) for r in right]
-    return _deo_metrics(drawn, GapFloor.average_of(floors), test=PAIRED)
+    out = _deo_metrics(drawn, GapFloor.average_of(floors), test=PAIRED)
+    return [*out, _worst_group(drawn, test=PAIRED)]
 
 
-def group_metrics(answers: Answers) -> list[Metric]:
-    """Accuracy of each group that has test images."""
-    out = []
-    for group, name in enumerate(answers.group_names):
-        inside = answers.groups == group
-        if bool(inside.any()):
-            rate = crossed_rate(answers.correct[:, inside])
-            params = {"group": name}
-            out.append(Metric.of("bias.group_accuracy", rate, direction="higher", params=params))
-    return out
+def versions_of(answers: Answers, table: Tensor) -> tuple[Tensor, Tensor]:
+    """(M,) labels and (V, M, G) values of a (V, N) table of a paired test set: image m shown as group g.
 
-
-def majority_groups(train: ImageData) -> Tensor | None:
-    """(K,) the group that most training images of each class have; None without a clear majority.
-
-    Clear: at least half of every class, and not one group for all classes.
+    Raises:
+        Unsupported: the records are not image by image, in every group in turn.
     """
-    if train.groups is None:
-        return None
-    groups = int(train.groups.max()) + 1
-    counts = deo.cell_counts(
-        train.labels, train.groups, num_classes=train.num_classes, num_groups=groups
-    )
-    top = counts.max(0)
-    clear = bool((2 * top.values >= counts.sum(0)).all()) and bool((counts.sum(0) > 0).all())
-    return top.indices if clear and len(torch.unique(top.indices)) > 1 else None
-
-
-def alignment_metrics(answers: Answers, majority: Tensor | None) -> list[Metric]:
-    """Accuracy where the group is the class's majority group in training, and elsewhere."""
-    if majority is None:
-        return []
-    aligned = answers.groups == majority[answers.labels]
-    if not bool(aligned.any()) or bool(aligned.all()):
-        return []
-    return [
-        Metric.of(
-            f"bias.{name}_accuracy", crossed_rate(answers.correct[:, part]), direction="higher"
-        )
-        for name, part in (("aligned", aligned), ("conflicting", ~aligned))
-    ]
+    a, g = answers, len(answers.group_names)
+    labels = a.labels[::g]
+    in_order = len(a.labels) % g == 0 and torch.equal(a.groups, torch.arange(g).repeat(len(labels)))
+    if not in_order or not torch.equal(a.labels, labels.repeat_interleave(g)):
+        raise Unsupported("the paired test set does not list every image in every group in turn")
+    return labels, table.reshape(len(table), -1, g)
 
 
 def paired_sample(paired: ImageData, limit: int | None) -> ImageData:
@@ -264,6 +231,7 @@ def _measures(rates: Tensor, counts: Tensor) -> dict[str, Tensor]:
         PARITY: deo.demographic_parity(rates, counts),
         ODDS: deo.equalized_odds(rates, counts),
         WORST_CELL: deo.worst_cell(rates),
+        WORST_GROUP: deo.worst_group(rates, counts),
     }
 
 
@@ -313,7 +281,6 @@ def _deo_metrics(drawn: Resampling, floor: GapFloor, *, test: str) -> list[Metri
                 intervals[name],
                 direction="lower",
                 floor=chance.mean,
-                headline=test == STANDARD or name == "deo_m",
                 params={"test": test},
                 resampled=drawn.kept.get(name),
             )
@@ -327,3 +294,13 @@ def _deo_metrics(drawn: Resampling, floor: GapFloor, *, test: str) -> list[Metri
             )
         )
     return out
+
+
+def _worst_group(drawn: Resampling, *, test: str) -> Metric:
+    return Metric.of(
+        f"bias.{WORST_GROUP}",
+        drawn.intervals[WORST_GROUP],
+        direction="higher",
+        params={"test": test},
+        resampled=drawn.kept.get(WORST_GROUP),
+    )

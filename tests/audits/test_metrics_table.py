@@ -44,6 +44,9 @@ def emitted(tiny) -> set[tuple[str, str, str]]:
     # Few records of one class: a tail.
     keep = (noisy.train.labels != 2) | (torch.arange(len(noisy.train)) < 60)
     noisy = replace(noisy, train=noisy.train.subset(keep))
+    twice = noisy.test.subset(torch.arange(len(noisy.test)).repeat_interleave(2))
+    paired = replace(twice, groups=torch.arange(2).repeat(len(noisy.test)))
+    noisy = replace(noisy, extra={"test_paired": paired})
     # Augmented, and with soft labels: the scores of DD-Ranking compare with what is not.
     noisy = replace(noisy, augment="flip")
     ctx = Context(data=noisy, preset=preset, arch=Arch.parse("ConvNetD1W8"), ipc=2)

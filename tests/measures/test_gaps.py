@@ -159,40 +159,9 @@ def test_paired_sample_keeps_whole_images_and_all_classes() -> None:
     assert gaps.paired_sample(data, 40) is data
 
 
-def test_aligned_images_are_those_of_the_training_majority() -> None:
-    train = _data(
-        torch.tensor([0] * 10 + [1] * 10), torch.tensor([1] * 9 + [0] + [0] * 9 + [1]), 2, 2
-    )
-    majority = gaps.majority_groups(train)
-    assert majority.tolist() == [1, 0]
-    test = _grid(2, 2, 5)
-    reader = gaps.Answers.of((1 - test.groups)[None], test)  # predicts the class by its group
-    got = _by_name(gaps.alignment_metrics(reader, majority))
-    assert (got["bias.aligned_accuracy"].value, got["bias.conflicting_accuracy"].value) == (1, 0)
-
-
-def test_no_majority_no_alignment() -> None:
-    assert gaps.majority_groups(_grid(3, 3, 4)) is None  # balanced
-    one = _data(torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.int64), 2, 1)
-    assert gaps.majority_groups(one) is None  # one group for all
-    assert (
-        gaps.alignment_metrics(gaps.Answers.of(_grid(2, 2, 2).labels[None], _grid(2, 2, 2)), None)
-        == []
-    )
-
-
 def test_data_without_groups_or_with_one_are_refused() -> None:
     labels = torch.tensor([0, 1, 0, 1])
     with pytest.raises(Unsupported, match="no protected attribute"):
         gaps.Answers.of(labels[None], _data(labels, None, 2, 0))
     with pytest.raises(Unsupported, match="two groups"):
         gaps.Answers.of(labels[None], _data(labels, torch.zeros(4, dtype=torch.int64), 2, 1))
-
-
-def test_group_accuracies_add_up() -> None:
-    data = _grid(3, 4, 5)
-    answers = _answers(data, torch.full((4, 3), 0.5), seed=3, nets=2)
-    got = gaps.group_metrics(answers)
-    assert [m.params["group"] for m in got] == ["g0", "g1", "g2", "g3"]
-    mean = sum(m.value for m in got) / 4
-    assert mean == pytest.approx(float(answers.correct.mean()))
