@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ class ExpertPaths(Fresh):
                 )
                 for k in block
             ]
-            keeper = _Keeper(store, [key(k) for k in block], self.epochs, self.straight)
+            keeper = Keeper(store, [key(k) for k in block], self.epochs, self.straight)
             for stage, (passes, index) in enumerate(self._stages(job, train, mean, std)):
                 train_many(
                     [(train.images[index], train.labels[index])] * len(block),
@@ -147,7 +148,7 @@ class ExpertPaths(Fresh):
                 )
                 keeper.done += passes
 
-        store = job.store or _Memory()
+        store = job.store or Memory()
         paths = Paths(self, store, key, teach, job.device)
         return replace(self, paths=paths)
 
@@ -201,6 +202,14 @@ class ExpertPaths(Fresh):
         )
 
 
+class Walked(Protocol):
+    """A network source whose networks have paths: ``count`` of them, each of ``epochs`` points after its start."""
+
+    count: int
+    epochs: int
+    straight: bool
+
+
 class Paths:
     """The points of a run's expert paths, read from a store as they are asked for, and trained where they are missing.
 
@@ -214,7 +223,7 @@ class Paths:
 
     def __init__(
         self,
-        of: ExpertPaths,
+        of: Walked,
         store: Store,
         key: Callable[[int], str],
         teach: Callable[[int, Store], None],
@@ -271,7 +280,7 @@ class Paths:
 _SHARES = "shares"
 
 
-class _Keeper:
+class Keeper:
     """Puts the paths of networks that are being trained into a store, checkpoint by checkpoint.
 
     Straight paths are kept as their ends and, for every parameter tensor, (epochs + 1,) shares of the tensor's whole
@@ -306,7 +315,7 @@ class _Keeper:
             del self._last[position], self._moves[position]
 
 
-class _Memory:
+class Memory:
     """A store for one run that has none."""
 
     def __init__(self) -> None:

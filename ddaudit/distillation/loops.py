@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distillation.parts import Canvas, NetworkSource, View
+from ddaudit.distillation.parts import Canvas, NetworkSource, Source, View
 from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
@@ -53,6 +53,18 @@ class LearnsRecords(Protocol):
 
     def learn(self, job: Job, mean: Tensor, std: Tensor) -> NetworkSource:
         """This source with its networks trained on the records of the job's one run, normalised by mean and std."""
+
+
+@runtime_checkable
+class AsksSource(Protocol):
+    """A network source whose networks are trained on the answers of a reader's source alone: what is private about the
+    answers holds for whatever is made of the networks."""
+
+    def questions(self) -> int:
+        """How many answers the training takes."""
+
+    def ask(self, source: Source, job: Job) -> NetworkSource:
+        """This source with its networks trained for the job's one run."""
 
 
 @dataclass(frozen=True)

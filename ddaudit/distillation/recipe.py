@@ -13,7 +13,7 @@ from ddaudit.data import Dataset
 from ddaudit.data.splits import empty_like
 from ddaudit.distillation.canvas import Start
 from ddaudit.distillation.learned import LearnedLabels
-from ddaudit.distillation.loops import Job, LabelWriter, LearnsRecords, Outcome
+from ddaudit.distillation.loops import AsksSource, Job, LabelWriter, LearnsRecords, Outcome
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.options import describe, option, replace_option
 from ddaudit.distillation.parts import (
@@ -155,6 +155,11 @@ class Recipe:
             else bound
         )
 
+    def queries(self, ipc: int) -> int:
+        """How many questions a run asks its reader: its loop's, and those that its networks are trained on."""
+        asked = self.networks.questions() if isinstance(self.networks, AsksSource) else 0
+        return self.loop.queries(ipc) + asked
+
     def open(self, job: Job, *, again: bool = False) -> Source:
         """The reader, opened on a job's records for the questions that the loop will ask.
 
@@ -169,7 +174,7 @@ class Recipe:
         if self.reader is None or self.target is None:
             raise BadInput(self.name, "lacks a target or a reader")
         mean, std = self.constants(job.data)
-        queries = self.loop.queries(job.ipc)
+        queries = self.queries(job.ipc)
         assumed = self.networks.assumed(self.shown(job.data)) if self.networks else ()
         assumed = (*job.data.assumed, *assumed)
         opening = Opening(self.target, mean, std, queries, job.seed + 1, job.device, again, assumed)

@@ -90,7 +90,7 @@ def distill_sizes(
                 "its questions depend on the synthetic set, so one budget cannot serve them",
                 "Distil one size at a time (the budgets add up), or use ndpdc, dosser, dp-merf or ldpdc.",
             )
-        queries = max(recipe.loop.queries(ipc) for ipc in sizes)
+        queries = max(recipe.queries(ipc) for ipc in sizes)
         chosen = replace(recipe, reader=OpenedOnce(recipe.reader, queries))
     everyone = torch.ones(1, len(train), dtype=torch.bool)
     where = torch.device(device)

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from ddaudit.distillation.canvas import Canvas
-from ddaudit.distillation.expert_paths import ExpertPaths, Paths
+from ddaudit.distillation.expert_paths import Paths
 from ddaudit.distillation.learned import LearnedLabels, LearnedRate
-from ddaudit.distillation.loops import Job, Outcome, blend, finish, view_of
+from ddaudit.distillation.loops import AsksSource, Job, Outcome, blend, finish, view_of
+from ddaudit.distillation.parts import NetworkSource
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.students import plan_lessons, stepwise, unrolled
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
+from ddaudit.sets import PrivacyClaim
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,17 @@ class Trajectory:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"loop.ema must lie strictly between 0 and 1, got {self.ema}")
 
+    def reach(self, *, straight: bool) -> int:
+        """The last point of an expert's path that a student is to arrive at."""
+        return self.starts.last - (0 if straight else 1) + self.span
+
     def queries(self, ipc: int) -> int:
-        """None: records are seen by the experts alone."""
+        """None: records are seen by the experts alone, which may ask a private reader (:class:`AsksSource`)."""
         return 0
 
     def reusable(self, recipe: Recipe, ipc: int) -> bool:
-        """Nothing is asked."""
-        return False
+        """Experts that ask do so at their own parameters, which no synthetic image has touched."""
+        return isinstance(recipe.networks, AsksSource)
 
     def shareable(self, recipe: Recipe, ipc: int) -> bool:
         """Never: every run has experts of its own records."""
@@ -136,7 +142,8 @@ class Trajectory:
         """
         if len(job.members) > 1:
             raise DDAuditError(f"{recipe.name}: runs come one after the other")
-        networks, paths = self._experts(recipe, job)
+        recipe.check_private()
+        networks, paths, claim = self._experts(recipe, job)
         generator = torch.Generator().manual_seed(job.seed)
         mean, std = recipe.constants(job.data)
         student = networks.make(
@@ -190,7 +197,7 @@ class Trajectory:
                 )
             if job.progress:
                 job.progress(step + 1, self.iterations)
-        (made,) = finish(canvas, self._released(canvas, average), [None], mean, std)
+        (made,) = finish(canvas, self._released(canvas, average), [claim], mean, std)
         notes = (_size_of(paths),)
         return [
             replace(made, notes=notes, labels=made.labels if assigned is None else assigned.cpu())
@@ -253,20 +260,34 @@ class Trajectory:
             for p, mean in zip(canvas.parameters, average, strict=True)
         ]
 
-    def _experts(self, recipe: Recipe, job: Job) -> tuple[ExpertPaths, Paths]:
-        """The recipe's experts, trained on the job's records."""
-        networks = recipe.networks_for(job)
-        if recipe.synthesis is None or not isinstance(networks, ExpertPaths):
+    def _experts(
+        self, recipe: Recipe, job: Job
+    ) -> tuple[NetworkSource, Paths, PrivacyClaim | None]:
+        """The recipe's experts, trained on the job's records or on a private reader's answers, and what those claim."""
+        networks, claim = recipe.networks, None
+        if isinstance(networks, AsksSource):
+            if self.informed:
+                raise BadInput(
+                    recipe.name,
+                    "starts from records that experts classify, and a private reader shows none",
+                    "Use --set loop.informed=false.",
+                )
+            source = recipe.open(job)
+            networks = networks.ask(source, job)
+            (claim,) = source.claims()
+        else:
+            networks = recipe.networks_for(job)
+        paths = getattr(networks, "paths", None)
+        if recipe.synthesis is None or networks is None or not isinstance(paths, Paths):
             raise BadInput(recipe.name, "lacks a synthesis or the paths of experts")
-        assert networks.paths is not None, "learnt from the job"
-        last = self.starts.last - (0 if networks.straight else 1) + self.span
-        if last > networks.epochs:
+        last = self.reach(straight=paths.straight)
+        if last > paths.epochs:
             raise BadInput(
                 recipe.name,
-                f"follows experts up to pass {last}, and they are trained for {networks.epochs}",
+                f"follows experts up to pass {last}, and they are trained for {paths.epochs}",
                 f"Use --set networks.epochs={last}, or lower loop.starts.last or loop.span.",
             )
-        return networks, networks.paths
+        return networks, paths, claim
 
 
 def _size_of(paths: Paths) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ddaudit.defenses.privacy.paths import on_private_paths
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import DEFENSES, Defense, Recipe, register
+from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.loops import LearnsRecords
 from ddaudit.distillation.networks import Fresh
@@ -26,6 +28,8 @@ def dp(recipe: Recipe) -> Recipe:
     The clip is the one that is published for the objective; where none is, ``reader.clip`` has to be set before
     anything can be distilled. Means of raw signals are then matched, at the method's own step.
 
+    Trajectory methods see records through their experts alone, so theirs are trained by DP-SGD instead.
+
     Raises:
         BadInput: the method is private already, releases real records and cannot be made private this way, or weighs
             or measures records by other records.
@@ -36,6 +40,8 @@ def dp(recipe: Recipe) -> Recipe:
             f"'{recipe.name}' is private already",
             f"Use {recipe.name} with --epsilon and --delta.",
         )
+    if isinstance(recipe.networks, ExpertPaths):
+        return on_private_paths(recipe)
     if recipe.target is None and isinstance(recipe.networks, LearnsRecords):
         raise BadInput(
             f"{recipe.name}+dp",

@@ -28,6 +28,7 @@ def train_private(
     lr: float,
     momentum: float = 0.9,
     average: float | None = None,
+    name: str = "",
     progress: Progress | None = None,
 ) -> Network:
     """Train a network in place by SGD on the noisy mean gradients that a source releases.
@@ -45,6 +46,7 @@ def train_private(
         momentum: of plain (not Nesterov) momentum, in [0, 1).
         average: decay of the moving average of the weights that is left in ``net``; None leaves the last
             weights. The first steps average over less, so that the random start is soon forgotten.
+        name: told apart by it are the questions of several networks that ask one source.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -78,7 +80,7 @@ def train_private(
     optimiser = torch.optim.SGD(parameters, lr=lr, momentum=momentum)
     with reuse_memory():
         for step in range(steps):
-            values = source.targets(Query(f"step {step}", signal, net, plain)).values
+            values = source.targets(Query(f"{name}step {step}", signal, net, plain)).values
             if len(values) != 1:
                 raise BadInput("DP-SGD", f"trains one network at a time, not {len(values)} runs")
             for p, g in zip(parameters, values[0, 0].split(sizes), strict=True):

@@ -334,12 +334,9 @@ def test_one_iteration_is_one_step_of_the_loss_it_states(tiny):
     assert moved.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("defense", "why"), [("dp", "through networks trained on"), ("fair", "has none")]
-)
-def test_defenses_that_change_targets_are_refused_with_the_reason(defense, why):
-    with pytest.raises(BadInput, match=why):
-        resolve(f"mtt+{defense}", profile="small")
+def test_a_defense_that_changes_targets_is_refused_with_the_reason():
+    with pytest.raises(BadInput, match="has none"):
+        resolve("mtt+fair", profile="small")
 
 
 @pytest.mark.parametrize("name", ["mtt", "tesla", "ftd", "datm", "pad", "mct"])

@@ -166,11 +166,11 @@ def test_signals_that_depend_on_the_batch_are_caught():
             assert not check.passed
 
 
-@pytest.mark.parametrize("name", ["dp-kip", "ldpdc", "dp-merf", "dp-teacher"])
+@pytest.mark.parametrize("name", ["dp-kip", "ldpdc", "dp-merf", "dp-teacher", "mtt+dp"])
 def test_signals_of_loops_that_ask_in_ways_of_their_own_are_tried(name, monkeypatch):
     """Kernel regression's gradients, sums of pixels, random features, DP-SGD; each with a planted mean of the batch."""
     digits = load_data("digits")
-    small = {"networks.arch": "ConvNetD2W8"} if name == "dp-teacher" else {}
+    small = {"networks.arch": "ConvNetD2W8"} if name in ("dp-teacher", "mtt+dp") else {}
     recipe = resolve(name, profile="small", options=small)
     assert [c.passed for c in check_signals(recipe, digits, subject="x")] == [True]
     asked = coupling._first_question
