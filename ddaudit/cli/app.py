@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import ddaudit
-from ddaudit.cli import auditing, demo, listing, reporting, sets
+from ddaudit.cli import auditing, demo, listing, reporting, sets, setting_up
 from ddaudit.cli.output import say_error
 from ddaudit.errors import DDAuditError, printable
 
@@ -31,6 +31,8 @@ app.command()(reporting.gate)
 app.command()(sets.inspect)
 app.command("import")(sets.import_)
 app.command()(sets.ledger)
+app.command()(setting_up.init)
+app.command()(setting_up.doctor)
 
 # typer brings its own copy of click in recent versions; this is the base of whichever it uses.
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
