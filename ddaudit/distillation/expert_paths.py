@@ -11,12 +11,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.buffers import keep_buffers
 from ddaudit.distillation.curriculum import Curriculum, el2n, part_of_classes
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh, fit
@@ -51,6 +53,8 @@ class ExpertPaths(Fresh):
         curriculum: which records are seen in which pass (PAD); None: all in all.
         straight: keep a path's ends only, and move from one to the other in a straight line, every parameter tensor
             by the share of its own length that the expert had walked at that time (MCT).
+        buffers: MTT's replay buffers, a folder or a file; their experts, ``count`` at most, stand for those that would
+            be trained here on the records. None: experts are trained.
 
     Source: Cazenavette et al. (MTT), CVPR 2022, arXiv 2203.11932, section 3.2; Du et al. (FTD), CVPR 2023, arXiv
     2211.11004; Zhong et al. (MCT), CVPR 2025, arXiv 2406.19827, section 3, and Zhong0x29a/MCT, commit e959363,
@@ -66,6 +70,7 @@ class ExpertPaths(Fresh):
     sam_gap: float = 0.0
     curriculum: Curriculum | None = None
     straight: bool = False
+    buffers: str | None = None
     paths: Paths | None = field(default=None, repr=False, compare=False)
     """Filled by :meth:`learn`."""
 
@@ -102,6 +107,8 @@ class ExpertPaths(Fresh):
             job: its ``members`` are (1, N).
             mean, std: (C, 1, 1) normalisation that the networks are trained under.
         """
+        if self.buffers is not None:
+            return self._read(job, Path(self.buffers))
         train = job.train.subset(job.members[0])
         constants = (tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
         arch = fit(self.resolve(), train.shape)
@@ -151,6 +158,41 @@ class ExpertPaths(Fresh):
         store = job.store or Memory()
         paths = Paths(self, store, key, teach, job.device)
         return replace(self, paths=paths)
+
+    def _read(self, job: Job, where: Path) -> ExpertPaths:
+        """This source with its networks read from replay buffers.
+
+        Raises:
+            BadInput: unreadable files, or a run on a part of the records: whoever trained these experts had all.
+        """
+        if not bool(job.members.all()):
+            raise BadInput(
+                "networks.buffers",
+                "holds experts that have seen all records, and a run on a part of them would follow the same ones",
+                "Leave it out where sets are distilled again, as for membership.",
+            )
+        net = self.make(
+            shape=job.train.shape, num_classes=job.train.num_classes, seed=0, device=job.device
+        )
+        store = job.store or Memory()
+        found = keep_buffers(
+            where,
+            dict(net.body.named_parameters()),
+            count=self.count,
+            straight=self.straight,
+            store=store,
+            keeper=lambda key, passes: Keeper(store, [key], passes, self.straight),
+        )
+
+        def missing(number: int, store: Store) -> None:
+            raise DDAuditError(f"the store has lost expert {number} of {where}")
+
+        lengths = {passes for _, passes in found}
+        if len(lengths) > 1:
+            what = f"holds paths of different lengths ({min(lengths)} to {max(lengths)} passes)"
+            raise BadInput(where, what, "Give a folder of one training.")
+        read = replace(self, count=len(found), epochs=lengths.pop())
+        return replace(read, paths=Paths(read, store, lambda k: found[k][0], missing, job.device))
 
     def _stages(
         self, job: Job, train: ImageData, mean: Tensor, std: Tensor

@@ -47,7 +47,7 @@ def load_checkpoint(
         BadInput: missing, truncated, unsafe or foreign content, weights of another architecture, or several of this one
             and no ``entry``.
     """
-    content, stated = _read(Path(path)), _stated_arch(Path(path))
+    content, stated = read_weights(Path(path)), _stated_arch(Path(path))
 
     def filled(wanted: Arch) -> Network:
         network = build(wanted, shape=shape, num_classes=num_classes, seed=0, mean=mean, std=std)
@@ -170,7 +170,7 @@ def _origin(found: Weights) -> str | None:
     return f"the weights are the file's entry '{found.entry}'{left}"
 
 
-def _read(path: Path) -> object:
+def read_weights(path: Path) -> object:
     """What a file holds; every way a file can be wrong becomes one line."""
     if kind_of(path) is None:
         raise BadInput(path, "no such checkpoint file")
