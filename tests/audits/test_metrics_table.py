@@ -28,6 +28,7 @@ AUDITED = {
     },
     "corruption": {"images": 8, "types": ("contrast", "jpeg_compression")},
     "tail": {},
+    "ood": {"images": 20, "bootstrap": 20},
     "leakage": {"images": 20, "pairs": 0},
     "backdoor": {"images": 40, "poison_ratios": (0.1,)},
 }
