@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import datetime, timezone
+from typing import Any, Literal
 
+LogFormat = Literal["text", "json"]
 Progress = Callable[[int, int], None]
 
 
@@ -25,8 +28,11 @@ def bar(title: str) -> Iterator[Progress | None]:
 
 
 @contextmanager
-def events() -> Iterator[Callable[[str, Any, int, int], None]]:
-    """An audit's events: a bar on a terminal, a plain line per cell elsewhere."""
+def events(form: LogFormat = "text") -> Iterator[Callable[[str, Any, int, int], None]]:
+    """An audit's events: a bar on a terminal, a plain line per cell elsewhere; "json": an object per line always."""
+    if form == "json":
+        yield _json_line
+        return
     with bar("auditing") as update:
 
         def on_event(what: str, cell: Any, done: int, total: int) -> None:
@@ -36,3 +42,14 @@ def events() -> Iterator[Callable[[str, Any, int, int], None]]:
                 print(f"[{done}/{total}] {cell.label}: {what}", file=sys.stderr, flush=True)
 
         yield on_event
+
+
+def _json_line(what: str, cell: Any, done: int, total: int) -> None:
+    event, _, reason = what.partition(": ")
+    line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "event": event}
+    if reason:
+        line["reason"] = reason
+    about = (
+        {k: getattr(cell, k) for k in ("subject", "auditor", "seed")} if cell is not None else {}
+    )
+    print(json.dumps({**line, **about, "done": done, "total": total}), file=sys.stderr, flush=True)

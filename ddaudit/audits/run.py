@@ -63,6 +63,7 @@ def run_audit(
     given: Given | None = None,
     modules: Sequence[str] = (),
     here: bool = False,
+    shard: tuple[int, int] = (1, 1),
 ) -> Outcome:
     """Run every cell of ``config`` that its run folder lacks.
 
@@ -72,6 +73,8 @@ def run_audit(
         given: data and modules that only this process has: what needs them runs here.
         modules: names of modules that worker processes import first.
         here: run everything in this process.
+        shard: (k, n): only the k-th of n parts, k from 1. What shares a distilled set is in one part, so that no
+            private set is made twice. All parts write into one folder, which machines may share.
 
     Returns:
         What was computed, reused and failed. Failed cells are stored with their reason and tried again next time.
@@ -89,7 +92,7 @@ def run_audit(
     jobs = config.jobs or default_jobs(device)
     config = config.model_copy(update={"device": str(device), "jobs": jobs})
     plan = replace(plan, config=config)
-    cells = {c.key: c for c in plan.cells}
+    cells = {c.key: c for c in _part(plan.cells, *shard)}
     missing = [c for c in cells.values() if unfinished(store, c.key)]
     info = run_info(plan, config)
     check_joins(store, info)
@@ -150,6 +153,13 @@ def run_audit(
         left_out,
         tuple(f"{s.id}: {note}" for s in plan.subjects.values() for note in s.notes),
     )
+
+
+def _part(cells: Sequence[Cell], k: int, n: int) -> list[Cell]:
+    """The cells of the k-th of n parts; a distilled set's cells, or an auditor's checks, stay together."""
+    owners = [(c.subject, c.seed) if c.subject else (c.auditor, None) for c in cells]
+    place = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+    return [c for c, owner in zip(cells, owners, strict=True) if place[owner] % n == k - 1]
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from ddaudit.cli.output import say, say_error
 from ddaudit.cli.sets import say_privacy_target
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
-from ddaudit.progress import events
+from ddaudit.progress import LogFormat, events
 from ddaudit.registry import check_name
 
 if TYPE_CHECKING:
@@ -121,6 +123,19 @@ def audit(
         ),
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --dry-run: stable JSON.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="K/N",
+            help="Run the K-th of N parts; N machines that share the folder or URL of --out do all of it.",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say only what went wrong.")] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option("--log-format", help="Progress as text, or as a JSON object per line."),
+    ] = "text",
     data_root: options.DataRoot = None,
     download: options.Download = False,
 ) -> None:
@@ -165,34 +180,43 @@ def audit(
 
     from ddaudit.audits import make_config
 
+    part = options.shard(shard)
     made = make_config(values, file=config)
     places.check_folder(made.out)
     if dry_run:
         _preview(made, as_json=json_)
         return
-    code = run_with_progress(made)
+    code = run_with_progress(made, shard=part, quiet=quiet, log_format=log_format)
     typer.echo(f"run: {made.out}")
     typer.echo(f"next: ddaudit report {made.out}")
     raise typer.Exit(code)
 
 
-def run_with_progress(config: AuditConfig) -> int:
+def run_with_progress(
+    config: AuditConfig,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    quiet: bool = False,
+    log_format: LogFormat = "text",
+) -> int:
     """Run an audit, say what it does and what failed; returns the exit code."""
     from ddaudit.audits import named_recipes, run_audit
     from ddaudit.audits.previews import preview_of
 
+    remark: Callable[[str], None] = say if not quiet and log_format == "text" else lambda _: None
     for recipe in named_recipes(config):
         say_privacy_target(recipe, config.epsilon, config.delta)
-    with events() as on_event:
+    with nullcontext(None) if quiet else events(log_format) as on_event:
         outcome = run_audit(
             config,
             on_event=on_event,
-            on_plan=lambda plan, store: say(preview_of(plan, store).line()),
+            on_plan=lambda plan, store: remark(preview_of(plan, store).line()),
+            shard=shard,
         )
     done = f"{outcome.computed} cells computed, {outcome.reused} reused"
-    say(f"{done}, {len(outcome.failed)} failed, {outcome.seconds:.0f} s")
+    remark(f"{done}, {len(outcome.failed)} failed, {outcome.seconds:.0f} s")
     for text in outcome.notes:
-        say(text)
+        remark(text)
     for text in outcome.left_out:
         say_error(f"left out: {text}")
     for label, reason in outcome.failed:

@@ -139,6 +139,22 @@ def sizes(text: str) -> list[int]:
     return found
 
 
+def shard(text: str | None) -> tuple[int, int]:
+    """ "2/8" as (2, 8); None is all of it, (1, 1).
+
+    Raises:
+        BadInput: no part of a whole.
+    """
+    if text is None:
+        return 1, 1
+    part, _, whole = text.partition("/")
+    if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
+        raise BadInput(
+            f"--shard {text}", "is not K/N with K from 1 to N", "For example --shard 2/8."
+        )
+    return int(part), int(whole)
+
+
 def check_recipe_name(text: str) -> None:
     """Raises BadInput where no method or defense is called so; imports nothing for it."""
     base, *defenses = text.split("+")

@@ -54,6 +54,27 @@ def test_a_second_run_computes_nothing(tmp_path):
     assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
 
 
+def test_parts_of_a_run_make_the_whole_and_no_set_twice(tmp_path):
+    asked = {"subjects": ["random", "k-center"], "seeds": 2}
+    run_audit(config(tmp_path / "whole", **asked))
+    made = []
+    for k in (1, 2, 3):
+        assert (
+            run_audit(config(tmp_path / "parts", **asked), shard=(k, 3)).computed
+            == (2, 2, 1)[k - 1]
+        )
+        made.append({p.name for p in (tmp_path / "parts").rglob("*.safetensors")})
+    assert made[0] < made[1] < made[2]
+    assert made[2] == {p.name for p in (tmp_path / "whole").rglob("*.safetensors")}
+    want, got = (collect([str(tmp_path / name)]) for name in ("whole", "parts"))
+    numbers = [
+        {(c.subject, c.auditor, c.seed): c.metrics for c in run.cells if c.status != "skipped"}
+        for run in (want, got)
+    ]
+    assert numbers[0] == numbers[1]
+    assert not [c for c in got.cells if c.not_run]
+
+
 def test_more_seeds_reuse_the_old_ones_and_new_settings_do_not(tmp_path):
     run_audit(config(tmp_path))
     more = run_audit(config(tmp_path, seeds=2))

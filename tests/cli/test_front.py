@@ -342,3 +342,22 @@ def test_archs_gives_rows_of_other_architectures(run, tmp_path):
     rows = [m for m in finding["metrics"] if m["name"] == "utility.cross_architecture_accuracy"]
     assert [m["params"]["arch"] for m in rows] == ["ConvNet", "MLPW16"]
     assert all(m["low"] <= m["value"] <= m["high"] for m in rows)
+
+
+def test_an_audit_speaks_json_or_not_at_all(run, tmp_path):
+    args = ("audit", "random", *FEW, "--out", tmp_path / "run", "--arch", "ConvNetD2W8")
+    code, _, err = run(*args, "--log-format", "json")
+    lines = [json.loads(line) for line in err]
+    assert code == 0
+    assert lines[0]["event"] == "start"
+    assert [x["done"] for x in lines] == list(range(len(lines)))
+    assert lines[-1]["done"] == lines[-1]["total"]
+    assert {"utility"} <= {x.get("auditor") for x in lines}
+    assert run(*args, "--quiet")[2] == []
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
+def test_a_part_of_no_whole_is_refused(run, text):
+    code, _, err = run("audit", "random", *FEW, "--shard", text)
+    assert code == 2
+    assert err[0].startswith(f"ddaudit: --shard {text}: is not K/N")
