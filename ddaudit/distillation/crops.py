@@ -29,7 +29,8 @@ class RealCrops:
 
     Attributes:
         candidates: real images looked at per class; all of them where a class has fewer.
-        crops: random squares per image, of which the one with the smallest cross-entropy stays.
+        crops: random squares per image, of which the one with the smallest cross-entropy stays; where a class has
+            fewer images than are wanted, every image gives its next best one in turn.
         smallest: area of the smallest square, as a fraction of the image.
         per_side: that many crops by as many make one image. None: 1 up to 64 pixels a side, else 2, as the source
             runs it. Tiny images (8 x 8 digits) are therefore single crops, enlarged; tiles below 4 x 4 pixels
@@ -128,11 +129,12 @@ class RealCrops:
         assert self.teacher is not None, "checked by start"
         logits = predict(self.teacher, padded)
         surprise = F.cross_entropy(logits, truth, reduction="none").view(n, many)
-        best = surprise.min(1)
-        ranked = torch.argsort(best.values, stable=True)
+        sure = surprise.sort(1)
         wanted = given.ipc * factor**2
-        ranked = ranked.repeat(-(-wanted // n))[:wanted]
-        return tile(cut.view(n, many, *cut.shape[1:])[ranked, best.indices[ranked]], factor, h, w)
+        rounds = [k % many for k in range(-(-wanted // n))]
+        images = torch.cat([sure.values[:, k].argsort(stable=True) for k in rounds])[:wanted]
+        crops = sure.indices[images, torch.tensor(rounds).repeat_interleave(n)[:wanted]]
+        return tile(cut.view(n, many, *cut.shape[1:])[images, crops], factor, h, w)
 
 
 def default_tiles(shape: tuple[int, int, int]) -> int:

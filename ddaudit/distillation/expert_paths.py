@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.buffers import keep_buffers
 from ddaudit.distillation.curriculum import Curriculum, el2n, part_of_classes
+from ddaudit.distillation.lessons import Even, Lesson, teach
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh, fit
 from ddaudit.distillation.store import Store, content_key
@@ -51,6 +53,10 @@ class ExpertPaths(Fresh):
         augment: of their training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         sam, sam_gap: radius and surrogate-gap weight of sharpness-aware training (FTD); 0: plain SGD.
         curriculum: which records are seen in which pass (PAD); None: all in all.
+        weight_decay: of the passes over all parameters.
+        head: passes after those, in which the classifier alone is trained, every class being seen equally often
+            (DAMED); a path is that much longer.
+        lesson: which records a pass takes, and how the loss counts classes; None: every record once, classes alike.
         straight: keep a path's ends only, and move from one to the other in a straight line, every parameter tensor
             by the share of its own length that the expert had walked at that time (MCT).
         buffers: MTT's replay buffers, a folder or a file; their experts, ``count`` at most, stand for those that would
@@ -58,7 +64,7 @@ class ExpertPaths(Fresh):
 
     Source: Cazenavette et al. (MTT), CVPR 2022, arXiv 2203.11932, section 3.2; Du et al. (FTD), CVPR 2023, arXiv
     2211.11004; Zhong et al. (MCT), CVPR 2025, arXiv 2406.19827, section 3, and Zhong0x29a/MCT, commit e959363,
-    exps/trajectory_compression.py.
+    exps/trajectory_compression.py; Zhao et al. (DAMED), CVPR 2025, arXiv 2408.14506, section 4.2.
     """
 
     count: int = 100
@@ -69,6 +75,9 @@ class ExpertPaths(Fresh):
     sam: float = 0.0
     sam_gap: float = 0.0
     curriculum: Curriculum | None = None
+    weight_decay: float = 0.0
+    head: int = 0
+    lesson: Lesson | None = None
     straight: bool = False
     buffers: str | None = None
     paths: Paths | None = field(default=None, repr=False, compare=False)
@@ -79,9 +88,15 @@ class ExpertPaths(Fresh):
             raise ValueError(
                 "networks.count, networks.epochs and networks.batch must be at least 1"
             )
-        if not self.lr > 0 or self.sam < 0 or self.sam_gap < 0:
+        if not self.lr > 0 or min(self.sam, self.sam_gap, self.weight_decay, self.head) < 0:
             raise ValueError(
-                "networks.lr must be positive, networks.sam and networks.sam_gap not negative"
+                "networks.lr must be positive, networks.sam, sam_gap, weight_decay and head not negative"
+            )
+        if self.head and self.straight:
+            raise ValueError("networks.head goes with networks.straight=false")
+        if self.buffers and (self.head or self.lesson):
+            raise ValueError(
+                "networks.buffers holds experts that are trained: nothing can be taught them"
             )
 
     def bind(self, data: Dataset) -> ExpertPaths:
@@ -96,6 +111,8 @@ class ExpertPaths(Fresh):
                 "keeps batch statistics, which no step on the synthetic set could match",
                 "Use a network with instance, group, layer or no normalisation.",
             )
+        if self.lesson is not None:
+            self.lesson.records(data.train)
         return self
 
     def learn(self, job: Job, mean: Tensor, std: Tensor) -> ExpertPaths:
@@ -119,44 +136,45 @@ class ExpertPaths(Fresh):
             self._protocol(job.data, len(train), self.epochs).key,
         )
 
+        fresh = partial(
+            self.make, shape=train.shape, num_classes=train.num_classes, device=job.device
+        )
+
         def key(number: int) -> str:
             first = number - number % _BLOCK
             named = (*seen, min(_BLOCK, self.count - first), number)
-            return content_key(
-                "path", *named, *([repr(self.curriculum)] if self.curriculum else [])
-            )
+            later = [repr(part) for part in (self.curriculum, self.lesson, self.head) if part]
+            return content_key("path", *named, *later)
 
-        def teach(number: int, store: Store) -> None:
+        def train_block(number: int, store: Store) -> None:
             first = number - number % _BLOCK
             block = range(first, min(first + _BLOCK, self.count))
             log.info("training experts %d to %d of %d", block[0] + 1, block[-1] + 1, self.count)
-            networks = [
-                self.make(
-                    shape=train.shape,
-                    num_classes=train.num_classes,
-                    seed=stable_seed("path", k),
-                    device=job.device,
-                )
-                for k in block
-            ]
+            networks = [fresh(seed=stable_seed("path", k)) for k in block]
             keeper = Keeper(store, [key(k) for k in block], self.epochs, self.straight)
-            for stage, (passes, index) in enumerate(self._stages(job, train, mean, std)):
+            stages = self._stages(job, train, mean, std)
+            for stage, (passes, shown, lesson) in enumerate(stages):
+                if keeper.done == self.epochs:
+                    for net in networks:
+                        net.body.features.requires_grad_(False)
+                seen, extra = teach(lesson, shown)
                 train_many(
-                    [(train.images[index], train.labels[index])] * len(block),
+                    [(seen.images, seen.labels)] * len(block),
                     arch=arch,
                     num_classes=train.num_classes,
                     mean=constants[0],
                     std=constants[1],
-                    protocol=self._protocol(job.data, len(index), passes),
+                    protocol=self._protocol(job.data, len(seen), passes, keeper.done),
                     seeds=[stable_seed("path", k, *([stage] if stage else [])) for k in block],
                     device=job.device,
+                    extras=[extra] * len(block),
                     start=networks,
                     after_pass=keeper,
                 )
                 keeper.done += passes
 
         store = job.store or Memory()
-        paths = Paths(self, store, key, teach, job.device)
+        paths = Paths(self, store, key, train_block, job.device)
         return replace(self, paths=paths)
 
     def _read(self, job: Job, where: Path) -> ExpertPaths:
@@ -196,21 +214,29 @@ class ExpertPaths(Fresh):
 
     def _stages(
         self, job: Job, train: ImageData, mean: Tensor, std: Tensor
-    ) -> Iterator[tuple[int, Tensor]]:
-        """(passes, positions in ``train``), one after the other."""
+    ) -> Iterator[tuple[int, ImageData, Lesson | None]]:
+        """(passes, records, how they are taught), one after the other."""
         if self.curriculum is None:
-            yield self.epochs, torch.arange(len(train))
-            return
-        scores = self._scores(job, train, mean, std, self.curriculum)
-        for stage in self.curriculum.stages(self.epochs):
-            yield stage.passes, part_of_classes(scores, train.labels, stage.low, stage.high)
+            yield self.epochs, train, self.lesson
+        else:
+            scores = self._scores(job, train, mean, std, self.curriculum)
+            for stage in self.curriculum.stages(self.epochs):
+                part = part_of_classes(scores, train.labels, stage.low, stage.high)
+                yield stage.passes, train.subset(part), self.lesson
+        if self.head:
+            yield self.head, train, Even()
 
     def _scores(
         self, job: Job, train: ImageData, mean: Tensor, std: Tensor, by: Curriculum
     ) -> Tensor:
         """(N,) difficulty of the records, by networks trained like experts without a curriculum."""
         judges = replace(
-            self, count=by.judges, epochs=by.judged_after, curriculum=None, straight=True
+            self,
+            count=by.judges,
+            epochs=by.judged_after,
+            curriculum=None,
+            straight=True,
+            head=0,
         )
         paths = judges.learn(job, mean, std).paths
         assert paths is not None, "learnt from the job"
@@ -226,8 +252,8 @@ class ExpertPaths(Fresh):
             logits.append(torch.cat(parts))
         return el2n(torch.stack(logits), train.labels)
 
-    def _protocol(self, data: Dataset, size: int, passes: int) -> EvaluationProtocol:
-        """SGD at a constant rate for ``passes`` over ``size`` records."""
+    def _protocol(self, data: Dataset, size: int, passes: int, done: int = 0) -> EvaluationProtocol:
+        """SGD at a constant rate for ``passes`` over ``size`` records, after those that are ``done``."""
         return EvaluationProtocol(
             name="path",
             epochs=passes,
@@ -236,7 +262,7 @@ class ExpertPaths(Fresh):
             batch_size=self.batch,
             lr=self.lr,
             momentum=0.0,
-            weight_decay=0.0,
+            weight_decay=self.weight_decay if done < self.epochs else 0.0,
             decay=1.0,
             augment=data.augment if self.augment == "data" else self.augment,
             sam=self.sam,
@@ -272,6 +298,8 @@ class Paths:
         device: torch.device,
     ) -> None:
         self.count, self.epochs, self.straight = of.count, of.epochs, of.straight
+        self.last = of.epochs + getattr(of, "head", 0)
+        """The end of a path, its classifier's own passes included."""
         self._store, self._key, self._teach, self._device = store, key, teach, device
         self._held: OrderedDict[tuple[int, str], dict[str, Tensor]] = OrderedDict()
 
@@ -281,7 +309,7 @@ class Paths:
 
         Args:
             expert: number of the expert, from 0.
-            time: in [0, epochs].
+            time: in [0, last].
         """
         if not self.straight:
             return self._kept(expert, str(int(time)))
@@ -297,7 +325,7 @@ class Paths:
     def megabytes(self) -> float:
         """What the whole buffer takes to store."""
         one = sum(p.nelement() * p.element_size() for p in self._kept(0, "0").values())
-        return self.count * one * (2 if self.straight else self.epochs + 1) / 1e6
+        return self.count * one * (2 if self.straight else self.last + 1) / 1e6
 
     def _kept(self, expert: int, what: str) -> dict[str, Tensor]:
         if (expert, what) in self._held:

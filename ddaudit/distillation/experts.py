@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.layer_statistics import recalibrate
+from ddaudit.distillation.lessons import Lesson, teach
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh, fit
 from ddaudit.distillation.store import content_key
 from ddaudit.errors import DDAuditError
 from ddaudit.models import Arch, Network
 from ddaudit.seeds import stable_seed
-from ddaudit.training import PROTOCOLS, EvaluationProtocol, Extras, train_many
+from ddaudit.training import PROTOCOLS, EvaluationProtocol, train_many
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel."""
-
-
-class Lesson(Protocol):
-    """What networks are taught of the records; a frozen dataclass, whose ``repr`` names it in the store."""
-
-    def records(self, train: ImageData) -> Tensor:
-        """(n,) positions of the records that a pass takes, with repeats: how often one stands there is its weight.
-
-        Raises:
-            BadInput: the data lack what the lesson needs (a protected attribute, say).
-        """
-
-    def shift(self, train: ImageData) -> Tensor | None:
-        """(num_classes,) constants added to the logits in training, as logit adjustment does; None adds none."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,9 @@ class Experts(Fresh):
         augment: of the training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         lr, batch_size, weight_decay, lr_schedule: of the training (SGD with momentum 0.9), see
             :class:`~ddaudit.training.EvaluationProtocol`.
-        lesson: which records a pass takes, and what is added to the logits; None: every record once, and nothing.
+        lesson: which records a pass takes, and how the loss counts classes; None: every record once, classes alike.
+        recalibrated: batch normalisations take the mean over classes of every class's statistics, where running ones
+            are those of the frequent classes.
         interpolate: a step takes a random point of the straight line from an expert's start to its end, uniformly,
             as NCFM does (Wang et al., CVPR 2025, section 3.3), instead of the end.
 
@@ -66,6 +56,7 @@ class Experts(Fresh):
     weight_decay: float = 5e-4
     lr_schedule: Literal["step", "cosine"] = "step"
     lesson: Lesson | None = None
+    recalibrated: bool = False
     interpolate: bool = False
     trained: tuple[Network, ...] = field(default=(), repr=False, compare=False)
     """Filled by :meth:`learn`: in the order of architectures, in training mode, with identity normalisation."""
@@ -125,14 +116,14 @@ class Experts(Fresh):
         arch, seed = fit(arch, train.shape), stable_seed("expert", number)
         protocol = self._protocol(job.data)
         parts = ("expert", train.fingerprint, str(arch), constants, protocol.key, number)
-        key = content_key(*parts, *([] if self.lesson is None else [repr(self.lesson)]))
+        later = [repr(part) for part in (self.lesson, self.recalibrated) if part]
+        key = content_key(*parts, *later)
         net = Fresh(str(arch)).make(
             shape=train.shape, num_classes=train.num_classes, seed=seed, device=job.device
         )
         known = job.store.get(key) if job.store else None
         if known is None:
-            taught = train if self.lesson is None else train.subset(self.lesson.records(train))
-            shift = None if self.lesson is None else self.lesson.shift(train)
+            taught, extra = teach(self.lesson, train)
             (made,) = train_many(
                 [(taught.images, taught.labels)],
                 arch=arch,
@@ -142,8 +133,13 @@ class Experts(Fresh):
                 protocol=protocol,
                 seeds=[seed],
                 device=job.device,
-                extras=[Extras(shift=shift)],
+                extras=[extra],
             )
+            if self.recalibrated:
+                x = (train.pixels() - torch.tensor(constants[0])[:, None, None]) / torch.tensor(
+                    constants[1]
+                )[:, None, None]
+                recalibrate(made, x, train.labels, train.num_classes)
             known = made.body.state_dict()
             if job.store:
                 job.store.put(key, known)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.imbalance import Adjustment
 from ddaudit.distillation.networks import fit
 from ddaudit.models import Arch, Network
 from ddaudit.seeds import stable_seed
@@ -35,6 +36,7 @@ class TeacherLabels:
         augment: of the teacher's training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         temperature: above 0; 1 is the teacher's own confidence, large values flatten it.
         top_k: keep only the k most likely classes of each label and share the rest among them; None keeps all.
+        adjust: takes the imbalance of the records off the logits; None: as they are.
 
     Source: Hinton, Vinyals & Dean, arXiv 1503.02531, section 2 (temperature); Yin, Xing & Shen, SRe2L, NeurIPS
         2023, arXiv 2306.13092, section 3 (relabelling a distilled set; they write labels per crop, here one per
@@ -47,6 +49,7 @@ class TeacherLabels:
     augment: str = "data"
     temperature: float = 4.0
     top_k: int | None = None
+    adjust: Adjustment | None = None
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -72,7 +75,7 @@ class TeacherLabels:
 
         Args:
             images: (M, C, H, W) pixels.
-            labels: (M,) their hard labels, which the teacher does not read.
+            labels: (M,) their hard labels, which only ``adjust`` reads.
             train: the real records that this run may see.
             data: constants and augmentation of the data set ``train`` belongs to.
             seed: of the run; the teacher's own seed is derived from it.
@@ -85,7 +88,10 @@ class TeacherLabels:
             BadInput: unknown architecture, or records that cannot be trained on.
         """
         teacher = self.teacher(train, data=data, seed=seed, device=device)
-        return self.soften(predict(teacher, images)).to(images.device)
+        logits = predict(teacher, images)
+        if self.adjust is not None:
+            logits = logits - self.adjust.shift(logits, labels.cpu(), train.labels)[0]
+        return self.soften(logits).to(images.device)
 
     def teacher(
         self, train: ImageData, *, data: Dataset, seed: int, device: torch.device

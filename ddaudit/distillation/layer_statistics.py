@@ -195,6 +195,36 @@ def moments(
     return known
 
 
+def recalibrate(net: Network, x: Tensor, labels: Tensor, classes: int) -> None:
+    """Give every batch normalisation the mean over classes of the classes' means and variances of what enters it.
+
+    One layer after the other, so that a layer's statistics are those of what the recalibrated layers before it make.
+
+    Args:
+        net: changed in place, and left in evaluation mode.
+        x: (N, C, H, W) real images, normalised as the body takes them.
+        labels: (N,) their classes.
+
+    Source: Cui et al., "Rethinking Long-tailed Dataset Distillation", AAAI 2026, arXiv 2511.18858 (one pass there).
+    """
+    net.eval()
+    done: set[nn.Module] = set()
+    while True:
+        known = moments(net, x, labels, classes, convolutions=False)
+        waiting = [(module, m) for (module, _), m in known.items() if module not in done]
+        if not waiting:
+            return
+        module, found = waiting[0]
+        held = found.counts > 0
+        assert isinstance(module, nn.BatchNorm2d)
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        with torch.no_grad():
+            module.running_mean.copy_(found.mean[held].mean(0))
+            module.running_var.copy_(found.total[held].mean(0))
+        done.add(module)
+
+
 def gap(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
     """Norm of the difference in mean, plus that in variance."""
     mean: Tensor = torch.linalg.vector_norm(ours[0] - theirs[0])

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import Dataset
+from ddaudit.distillation.lessons import Lesson, teach
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import Canvas
-from ddaudit.errors import DDAuditError
+from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
 from ddaudit.training.augment import apply, draw
@@ -56,6 +57,7 @@ class Learning(Fresh):
         early: passes over the records before the first step.
         records: records it is trained on after a step; 0: none.
         training: how.
+        lesson: which records a pass takes, and what is added to the logits; None: every record once, and nothing.
 
     Source: Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization" (IDC), ICML 2022,
     section 5 and the authors' code.
@@ -64,6 +66,7 @@ class Learning(Fresh):
     early: int = 0
     records: int = 2000
     training: RecordSGD = field(default_factory=RecordSGD)
+    lesson: Lesson | None = None
     trainer: Trainer | None = field(default=None, repr=False, compare=False)
     """The records and the networks of a run; filled by :meth:`learn`."""
 
@@ -78,7 +81,7 @@ class Learning(Fresh):
 
     def learn(self, job: Job, mean: Tensor, std: Tensor) -> Self:
         """This source, its networks to be trained on the records of the job's one run, normalised by mean and std."""
-        return replace(self, trainer=Trainer(job, self.training, mean, std))
+        return replace(self, trainer=Trainer(job, self.training, mean, std, self.lesson))
 
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
@@ -183,8 +186,20 @@ class Student:
 class Trainer:
     """The real records of one run, and the networks that are trained on them."""
 
-    def __init__(self, job: Job, training: RecordSGD, mean: Tensor, std: Tensor) -> None:
-        self.data = job.train.subset(job.members[0])
+    def __init__(
+        self,
+        job: Job,
+        training: RecordSGD,
+        mean: Tensor,
+        std: Tensor,
+        lesson: Lesson | None = None,
+    ) -> None:
+        self.data, extra = teach(lesson, job.train.subset(job.members[0]))
+        if extra.tilt is not None:
+            raise BadInput(
+                "networks.lesson", "moves towards the end of training, and these networks have none"
+            )
+        self._shift = 0.0 if extra.shift is None else extra.shift.to(job.device)
         self.seed, self._training, self._device = job.seed, training, job.device
         strategy = job.data.augment if training.augment == "data" else training.augment
         image = job.data.modality == "image"
@@ -223,7 +238,7 @@ class Trainer:
         wanted = mix_labels(F.one_hot(y, self.data.num_classes).to(x.dtype), views, shape=x.shape)
         logits = body(apply_views(x, views))
         student.optimiser.zero_grad(set_to_none=True)
-        F.cross_entropy(logits, wanted).backward()
+        F.cross_entropy(logits + self._shift, wanted).backward()
         student.optimiser.step()
         student.right += int((logits.argmax(1) == y).sum())
         student.seen += len(y)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddaudit.data import Dataset
 from ddaudit.distillation.crops import default_tiles
+from ddaudit.distillation.imbalance import Adjustment
 from ddaudit.distillation.loops import Constants, Job, LabelWriter, Outcome, trained_networks
 from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput
@@ -37,6 +38,7 @@ class ViewLabels:
         cutmix: probability that a batch is mixed.
         temperature: of the labels per image.
         image: "soft", or "hard" to leave the labels per image as they are.
+        adjust: takes the imbalance of the run's records off the logits; None: as they are.
 
     Source: Shen & Xing, "A Fast Knowledge Distillation Framework" (FKD), ECCV 2022, section 3, as SRe2L (NeurIPS 2023)
     relabels; the mean of several teachers' logits as in G-VBSM (CVPR 2024).
@@ -47,6 +49,7 @@ class ViewLabels:
     cutmix: float = 1.0
     temperature: float = 1.0
     image: Literal["soft", "hard"] = "soft"
+    adjust: Adjustment | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -71,9 +74,13 @@ class ViewLabels:
         mean, std = constants
         x = (made.images - mean) / std
         smallest = self.smallest or 1 / default_tiles(job.train.shape)
-        labels = made.labels
+        labels, notes = made.labels, made.notes
+        logits, shift = mean_logits(teachers, x), None
+        if self.adjust is not None:
+            shift, note = self.adjust.shift(logits, labels, job.train.labels[job.members[0]])
+            logits, notes = logits - shift, (*notes, note)
         if self.image == "soft":
-            labels = torch.softmax(mean_logits(teachers, x) / self.temperature, 1)
+            labels = torch.softmax(logits / self.temperature, 1)
         store = label_views(
             x,
             teachers,
@@ -83,11 +90,12 @@ class ViewLabels:
             crop=smallest,
             flip="flip" in job.data.augment,
             cutmix=self.cutmix,
+            shift=shift,
         )
         ratio = store.num_bytes / (4 * made.images.nelement())
         names = ", ".join(str(net.arch) for net in teachers)
         note = f"labels by {names}: their store takes {store.num_bytes} bytes, {ratio:.1f} times those of the images"
-        return replace(made, labels=labels, store=store, notes=(*made.notes, note))
+        return replace(made, labels=labels, store=store, notes=(*notes, note))
 
 
 def label_as(
@@ -162,6 +170,7 @@ def label_views(
     crop: float,
     flip: bool,
     cutmix: float,
+    shift: Tensor | None = None,
 ) -> LabelStore:
     """What teachers say of ``epochs`` views of every image.
 
@@ -169,6 +178,7 @@ def label_views(
         x: (M, C, H, W) normalised images.
         batch: images that share a rectangle of CutMix; partners are of the same batch.
         crop, flip, cutmix: area of the smallest crop, whether views are mirrored, and how often batches are mixed.
+        shift: (K,) taken off the logits.
 
     Returns:
         A store of M images.
@@ -199,5 +209,6 @@ def label_views(
                 partners[e, at] = at[views.partners].int()
                 patches[e, at] = views.patches.short()
         seen = crop_and_flip(x, boxes[e], flips[e])
-        logits.append(mean_logits(teachers, paste(seen, seen[partners[e].long()], patches[e])))
+        told = mean_logits(teachers, paste(seen, seen[partners[e].long()], patches[e]))
+        logits.append(told if shift is None else told - shift)
     return LabelStore(boxes, flips, torch.stack(logits).half(), partners, patches)

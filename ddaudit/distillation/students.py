@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from ddaudit.distillation.imbalance import Loss
 from ddaudit.distillation.unrolled import unroll
 from ddaudit.models import Network
 from ddaudit.training.augment import AugmentParams, apply, draw
@@ -20,18 +21,19 @@ from ddaudit.training.augment import AugmentParams, apply, draw
 Parameters = Mapping[str, Tensor]
 Lesson = Callable[[Parameters, Tensor, Tensor], Tensor]
 """The loss of a student's step, from its parameters, all images (M, C, H, W) and all labels."""
+ALL = slice(None)
 
 
-def left(reached: Parameters, start: Parameters, goal: Parameters, shallow: float = 0.0) -> Tensor:
+def left(reached: Parameters, start: Parameters, goal: Parameters, counted: slice = ALL) -> Tensor:
     """The squared distance from ``reached`` to ``goal`` over that from ``start`` to ``goal``: 1 for a student that
     stayed.
 
     Args:
         reached, start, goal: parameters by name; ``start`` in order from the input side.
-        shallow: share of the parameters, in that order, that is left out.
+        counted: which of the numbers count, in that order.
     """
     names = list(start)
-    miss, way = (_flat(at, names, shallow) - _flat(goal, names, shallow) for at in (reached, start))
+    miss, way = (_flat(at, names, counted) - _flat(goal, names, counted) for at in (reached, start))
     return miss.square().sum() / way.square().sum()
 
 
@@ -43,7 +45,7 @@ def unrolled(
     *,
     start: Parameters,
     goal: Parameters,
-    shallow: float = 0.0,
+    counted: slice = ALL,
 ) -> Tensor:
     """What is :func:`left` after a student's steps, differentiable through all of them.
 
@@ -51,13 +53,13 @@ def unrolled(
         lessons: one per step.
         images, labels: what they are shown.
         rate: of plain gradient descent.
-        start, goal, shallow: as in :func:`left`.
+        start, goal, counted: as in :func:`left`.
     """
     following = iter(lessons)
     reached = unroll(
         start, lambda at: next(following)(at, images, labels), rate=rate, steps=len(lessons)
     )
-    return left(reached, start, goal, shallow)
+    return left(reached, start, goal, counted)
 
 
 def stepwise(
@@ -68,7 +70,7 @@ def stepwise(
     *,
     start: Parameters,
     goal: Parameters,
-    shallow: float = 0.0,
+    counted: slice = ALL,
 ) -> Tensor:
     """The same value as :func:`unrolled`, with the gradient that takes the parameters at each step as constants.
 
@@ -98,16 +100,15 @@ def stepwise(
 
     reached = walk(None)
     names = list(start)
-    first, last = _flat(start, names, shallow), _flat(goal, names, shallow)
+    first, last = _flat(start, names, counted), _flat(goal, names, counted)
     way = first - last
     scale = 2 / way.square().sum()
-    skipped = int(shallow * sum(p.numel() for p in start.values()))
-    arrived = _flat(reached, names, shallow)
+    arrived = _flat(reached, names, counted)
     miss, moved = arrived - last, arrived - first
     total = [torch.zeros_like(t) for t in leaves]
 
     def collect(slopes: Sequence[Tensor]) -> None:
-        flat = torch.cat([g.flatten() for g in slopes])[skipped:]
+        flat = torch.cat([g.flatten() for g in slopes])[counted]
         pull = -step * scale * (miss @ flat)
         for sum_, g in zip(total, torch.autograd.grad(pull, leaves), strict=True):
             sum_ += g
@@ -134,8 +135,10 @@ def plan_lessons(
     batch: int | None,
     strategy: str,
     generator: torch.Generator,
+    loss: Loss = F.cross_entropy,
+    fixed: Parameters | None = None,
 ) -> list[Lesson]:
-    """Plain cross-entropy on batches of the set: which images each step sees, and how they are augmented.
+    """Cross-entropy on batches of the set: which images each step sees, and how they are augmented.
 
     Args:
         student: whose body is trained, at parameters of its own.
@@ -144,8 +147,10 @@ def plan_lessons(
         batch: images a step; None: all.
         strategy: of DSA, drawn for every step, with parameters of its own for every image.
         generator: draws both.
+        loss: of a batch.
+        fixed: parameters that are not trained.
     """
-    buffers = dict(student.body.named_buffers())
+    constants = {**dict(student.body.named_buffers()), **(fixed or {})}
     lessons: list[Lesson] = []
     batches: list[Tensor] = []
     for _ in range(steps):
@@ -159,14 +164,13 @@ def plan_lessons(
             at: Parameters, x: Tensor, y: Tensor, index: Tensor = index, seen: AugmentParams = seen
         ) -> Tensor:
             shown = apply(x[index], seen)
-            logits: Tensor = functional_call(student.body, {**at, **buffers}, (shown,))
-            return F.cross_entropy(logits, y[index])
+            logits: Tensor = functional_call(student.body, {**constants, **at}, (shown,))
+            return loss(logits, y[index])
 
         lessons.append(lesson)
     return lessons
 
 
-def _flat(at: Parameters, names: Sequence[str], shallow: float) -> Tensor:
-    """(P,) parameters in the order of ``names``, the first of them left out."""
-    flat = torch.cat([at[n].flatten() for n in names])
-    return flat[int(shallow * len(flat)) :]
+def _flat(at: Parameters, names: Sequence[str], counted: slice) -> Tensor:
+    """(P,) the counted ones of the parameters, in the order of ``names``."""
+    return torch.cat([at[n].flatten() for n in names])[counted]

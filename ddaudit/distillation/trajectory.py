@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.distillation.canvas import Canvas
 from ddaudit.distillation.expert_paths import Paths
+from ddaudit.distillation.imbalance import Agnostic, Loss, biased_loss
 from ddaudit.distillation.learned import LearnedLabels, LearnedRate
+from ddaudit.distillation.lessons import log_shares
 from ddaudit.distillation.loops import AsksSource, Job, Outcome, blend, finish, view_of
 from ddaudit.distillation.parts import NetworkSource
 from ddaudit.distillation.recipe import Recipe
-from ddaudit.distillation.students import plan_lessons, stepwise, unrolled
+from ddaudit.distillation.students import ALL, Parameters, plan_lessons, stepwise, unrolled
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
@@ -80,10 +84,15 @@ class Trajectory:
             the mean logits of those experts that classify the image (DATM).
         threshold: iterations of a larger loss change nothing (DATM); None: all count.
         shallow: share of the parameters, from the input side, that the loss leaves out (PAD).
+        agnostic: how students take on the imbalance of the records, which experts have, so that images need not carry
+            it: see :func:`~ddaudit.distillation.imbalance.biased_loss` (DAMED's distribution-agnostic matching).
+        decoupled: two weights: of a student that is matched in everything but its classifier, and of one whose
+            classifier alone is trained, without ``agnostic``, along the last passes of the expert (``networks.head``);
+            empty: one student that is matched in all (DAMED's expert decoupling).
         ema: decay of the moving average of the images that is released; None releases the last images.
 
     Source: Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, arXiv 2203.11932,
-    algorithm 1; values of the authors' code.
+    algorithm 1; values of the authors' code. Zhao et al. (DAMED), CVPR 2025, arXiv 2408.14506, section 4.
     """
 
     takes_terms = True
@@ -101,6 +110,8 @@ class Trajectory:
     informed: bool = False
     threshold: float | None = None
     shallow: float = 0.0
+    agnostic: Agnostic = "no"
+    decoupled: tuple[float, ...] = ()
     ema: float | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +125,10 @@ class Trajectory:
             raise ValueError("loop.momentum and loop.shallow must lie in [0, 1)")
         if self.gradient not in ("unrolled", "stepwise"):
             raise ValueError(f"loop.gradient is 'unrolled' or 'stepwise', not '{self.gradient}'")
+        if self.agnostic not in ("no", "weights", "logits"):
+            raise ValueError(f"loop.agnostic is 'no', 'weights' or 'logits', not '{self.agnostic}'")
+        if len(self.decoupled) not in (0, 2) or min(self.decoupled, default=1) <= 0:
+            raise ValueError("loop.decoupled has two positive weights, or none")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"loop.ema must lie strictly between 0 and 1, got {self.ema}")
 
@@ -157,32 +172,36 @@ class Trajectory:
         optimiser = torch.optim.SGD(canvas.groups(self.lr), momentum=self.momentum)
         average = [p.detach().clone() for p in canvas.parameters]
         follow = unrolled if self.gradient == "unrolled" else stepwise
+        biased: Loss = F.cross_entropy
+        if self.agnostic != "no":
+            seen = job.train.labels[job.members[0]]
+            biased = biased_loss(self.agnostic, log_shares(seen, job.train.num_classes))
         assigned = None
         for step in range(self.iterations):
             if canvas.confine is not None:
                 canvas.confine()
-            expert = int(torch.randint(paths.count, (), generator=generator))
-            time = self.starts.draw(step, generator, between=paths.straight)
-            start, goal = paths.at(expert, time), paths.at(expert, time + self.span)
-            start = {n: start[n] for n, _ in student.body.named_parameters()}
-            student.body.load_state_dict(goal, strict=False)
             x, soft, rates = canvas.decode(), canvas.label_distributions(), canvas.rates()
             assert rates is not None, "started above"
             labels = canvas.labels if soft is None else soft[0]
-            if self.assigned:
-                with torch.no_grad():
-                    labels = assigned = student.body(x[0]).softmax(1)
-            lessons = plan_lessons(
-                student,
-                x[0].shape,
-                steps=self.steps,
-                batch=self.batch,
-                strategy=strategy,
-                generator=generator,
-            )
-            loss = follow(
-                lessons, x[0], labels, rates[0], start=start, goal=goal, shallow=self.shallow
-            )
+            losses = []
+            for way, weight in self._ways(paths, student, step, generator):
+                student.body.load_state_dict(way.goal, strict=False)
+                if self.assigned:
+                    with torch.no_grad():
+                        labels = assigned = student.body(x[0]).softmax(1)
+                lessons = plan_lessons(
+                    student,
+                    x[0].shape,
+                    steps=self.steps,
+                    batch=self.batch,
+                    strategy=strategy,
+                    generator=generator,
+                    loss=F.cross_entropy if way.fixed else biased,
+                    fixed=way.fixed,
+                )
+                ends = {"start": way.start, "goal": way.goal, "counted": way.counted}
+                losses.append(weight * follow(lessons, x[0], labels, rates[0], **ends))
+            loss = torch.stack(losses).sum()
             view = view_of(job, canvas, x, student, std=std, step=step, soft=soft)
             if self.threshold is None or float(loss.detach()) <= self.threshold:
                 canvas.pull(loss, extra=added(recipe.terms, view))
@@ -202,6 +221,26 @@ class Trajectory:
         return [
             replace(made, notes=notes, labels=made.labels if assigned is None else assigned.cpu())
         ]
+
+    def _ways(
+        self, paths: Paths, student: Network, step: int, generator: torch.Generator
+    ) -> Iterator[tuple[_Way, float]]:
+        """What the students of an iteration follow, with their weights in the loss."""
+        expert = int(torch.randint(paths.count, (), generator=generator))
+        time = self.starts.draw(step, generator, between=paths.straight)
+        first, goal = paths.at(expert, time), paths.at(expert, time + self.span)
+        start = {n: first[n] for n, _ in student.body.named_parameters()}
+        size = sum(p.numel() for p in start.values())
+        if not self.decoupled:
+            yield _Way(start, goal, slice(int(self.shallow * size), None)), 1.0
+            return
+        head = {f"classifier.{n}" for n, _ in student.body.classifier.named_parameters()}
+        own = sum(p.numel() for n, p in start.items() if n in head)
+        assert list(start)[-len(head) :] == [n for n in start if n in head], "classifiers come last"
+        yield _Way(start, goal, slice(int(self.shallow * size), size - own)), self.decoupled[0]
+        first, goal = paths.at(expert, paths.epochs), paths.at(expert, paths.epochs + self.span)
+        start, fixed = ({n: first[n] for n in names} for names in (sorted(head), set(first) - head))
+        yield _Way(start, goal, ALL, fixed), self.decoupled[1]
 
     def _start(
         self,
@@ -227,7 +266,7 @@ class Trajectory:
 
         def read(images: Tensor, expert: int) -> Tensor:
             """(N, num_classes) logits of an expert at its end."""
-            student.body.load_state_dict(paths.at(expert, paths.epochs), strict=False)
+            student.body.load_state_dict(paths.at(expert, paths.last), strict=False)
             with torch.no_grad():
                 return torch.cat([student.body(x) for x in images.split(512)])
 
@@ -287,9 +326,25 @@ class Trajectory:
                 f"follows experts up to pass {last}, and they are trained for {paths.epochs}",
                 f"Use --set networks.epochs={last}, or lower loop.starts.last or loop.span.",
             )
+        if self.decoupled and paths.last - paths.epochs < self.span:
+            raise BadInput(
+                recipe.name,
+                f"follows classifiers for {self.span} passes, and they are trained for {paths.last - paths.epochs}",
+                f"Use --set networks.head={self.span}, or lower loop.span.",
+            )
         return networks, paths, claim
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What a student follows: from ``start`` to ``goal``, in the ``counted`` parameters; ``fixed`` ones stay."""
+
+    start: Parameters
+    goal: Parameters
+    counted: slice
+    fixed: Parameters = field(default_factory=dict)
+
+
 def _size_of(paths: Paths) -> str:
-    kept = "their two ends" if paths.straight else f"{paths.epochs + 1} checkpoints each"
+    kept = "their two ends" if paths.straight else f"{paths.last + 1} checkpoints each"
     return f"matched on the paths of {paths.count} experts, {kept}: {paths.megabytes:.1f} MB in all"

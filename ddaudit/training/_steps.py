@@ -42,11 +42,13 @@ class Beside:
         store: views and labels to replay, or None.
         outliers: a pool of images that the network should be unsure of (its labels are not read).
         shift: (K,) constants added to the logits of labelled images, or None.
+        tilt: (K,) weights of the classes at the end, or None.
     """
 
     store: Replay | None = None
     outliers: Pool | None = None
     shift: Tensor | None = None
+    tilt: Tensor | None = None
 
 
 def train_loop(
@@ -148,7 +150,8 @@ def train_stacked(
             after(passes, [{n: p[k] for n, p in params.items()} for k in range(len(networks))])
 
     schedule = protocol.schedule(pool.size)
-    _descend(list(params.values()), loss_at, batches, protocol, schedule, after=named, stacked=True)
+    leaves = [p for p in params.values() if p.requires_grad]
+    _descend(leaves, loss_at, batches, protocol, schedule, after=named, stacked=True)
     with torch.no_grad():
         for k, network in enumerate(networks):
             for name, value in network.body.named_parameters():
@@ -186,7 +189,10 @@ def _train_body(
 
         def total() -> Tensor:
             logits = forward(x) if beside.shift is None else forward(x) + beside.shift
-            sum_ = loss(logits, y, protocol)
+            weight = None
+            if beside.tilt is not None:
+                weight = 1 + (beside.tilt - 1) * (step / schedule.steps) ** 2
+            sum_ = loss(logits, y, protocol, weight=weight)
             if protocol.hard_weight > 0:
                 own = pool.batch(index)[1][0]
                 own = own.argmax(1) if own.ndim == 2 else own
@@ -199,7 +205,8 @@ def _train_body(
         if after is not None:
             after(passes, [dict(body.named_parameters())])
 
-    _descend(list(body.parameters()), loss_at, batches, protocol, schedule, after=named)
+    leaves = [p for p in body.parameters() if p.requires_grad]
+    _descend(leaves, loss_at, batches, protocol, schedule, after=named)
     body.zero_grad(set_to_none=True)
 
 

@@ -42,11 +42,14 @@ class Extras:
         outliers: (M2, C, H, W) float pixels that a network should be unsure of.
         shift: (num_classes,) constants added to the logits while the network is trained, and not afterwards; read by
             every protocol. tau * log(class shares) is logit adjustment (Menon et al., ICLR 2021).
+        tilt: (num_classes,) weights of the classes in the cross-entropy at the end of training, towards which they
+            move from 1 as the square of the share of steps done.
     """
 
     store: Replay | None = None
     outliers: Tensor | None = None
     shift: Tensor | None = None
+    tilt: Tensor | None = None
 
 
 def train_many(
@@ -107,8 +110,8 @@ def train_many(
             for (x, _), s in zip(sets, seeds, strict=True)
         ]
     )
-    if strategy == "auto" and any(extra.shift is not None for extra in besides):
-        strategy = "loop"  # shifts belong to one network
+    if strategy == "auto" and any(e.shift is not None or e.tilt is not None for e in besides):
+        strategy = "loop"  # they belong to one network
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for k, (x, y) in enumerate(sets):
         groups[(tuple(x.shape), x.dtype == torch.uint8, y.ndim)].append(k)
@@ -284,11 +287,16 @@ def _on_device(
     if outliers is not None and protocol.outlier_weight > 0:
         unread = torch.zeros(len(outliers), dtype=torch.int64)
         pool = Pool.of([(outliers, unread)], mean=mean, std=std, device=device)
-    return Beside(kept, pool, None if extra.shift is None else extra.shift.to(device))
+    shift, tilt = (None if t is None else t.to(device) for t in (extra.shift, extra.tilt))
+    return Beside(kept, pool, shift, tilt)
 
 
 def _check_extras(extra: Extras, size: int, protocol: EvaluationProtocol) -> None:
     where = f"protocol '{protocol.name}'"
+    if extra.tilt is not None and protocol.loss in ("kl", "mse"):
+        raise BadInput(
+            where, f"weighs classes in a cross-entropy, and its loss is '{protocol.loss}'"
+        )
     if protocol.labels == "store":
         if extra.store is None:
             raise BadInput(where, "replays a label store, and the set has none")

@@ -52,13 +52,22 @@ def stored_targets(logits: Tensor, protocol: EvaluationProtocol) -> Tensor:
 
 
 def loss(
-    logits: Tensor, wanted: Tensor, protocol: EvaluationProtocol, *, reduction: str = "mean"
+    logits: Tensor,
+    wanted: Tensor,
+    protocol: EvaluationProtocol,
+    *,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
 ) -> Tensor:
     """The protocol's loss of (N, K) logits against targets, summed or averaged over images.
 
     "kl" is ``sum_k p_k (log p_k - log softmax(z / T)_k)``, without the factor T^2 (as FKD and RDED
-    train). The sum of "mse" is over images of the mean over classes.
+    train). The sum of "mse" is over images of the mean over classes. ``weight`` (K,) multiplies what a cross-entropy
+    has of each class, and the mean stays one over images.
     """
+    if weight is not None:
+        soft = wanted if wanted.ndim == 2 else F.one_hot(wanted, logits.shape[1]).to(logits.dtype)
+        return F.cross_entropy(logits, soft, weight, reduction=reduction)
     if protocol.loss == "kl":
         soft = F.log_softmax(logits / protocol.temperature, dim=1)
         total = F.kl_div(soft, wanted, reduction="sum")

@@ -61,6 +61,7 @@ DEFENSES.add(
         "a teacher's soft labels on stored views, and training on them (control of decoupled methods)",
         SOURCE,
         fkd,
-        order=30,
+        # Before what teaches teachers, and before dp, which refuses labels of teachers that read private records.
+        order=5,
     ),
 )

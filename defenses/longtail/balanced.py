@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.defenses.fairness.fairdd import ByGroup
-from ddaudit.defenses.fairness.lessons import teach_evenly
+from ddaudit.defenses.fairness.lessons import teach_evenly, teachable
 from ddaudit.distillation import DEFENSES, Defense, Recipe
+from ddaudit.distillation.lessons import Even
 from ddaudit.distillation.parts import Layout, TargetRule
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.selection import Selection
@@ -90,18 +91,22 @@ def balanced(recipe: Recipe) -> Recipe:
             "Use it on dm, dc, dsa, psg or ndpdc.",
         )
     reader, notes = recipe.reader, recipe.deviations
-    if isinstance(reader, Minibatch):
-        if isinstance(_innermost(recipe.target), ByGroup):
-            reader = replace(reader, by_group=True)
-        else:
-            notes += (
-                "balanced: as many records of each class are drawn and every class has one target, so the method "
-                "itself is balanced already and 'balanced' changes nothing before 'dp' or 'fair' is added",
-            )
+    networks = teachable(recipe)
+    if networks is not None:
+        networks = replace(networks, lesson=Even())
+        notes += ("networks that are trained on the records see every class equally often",)
+    elif isinstance(reader, Minibatch) and not isinstance(_innermost(recipe.target), ByGroup):
+        notes += (
+            "balanced: as many records of each class are drawn and every class has one target, so the method "
+            "itself is balanced already and 'balanced' changes nothing before 'dp' or 'fair' is added",
+        )
+    if isinstance(reader, Minibatch) and isinstance(_innermost(recipe.target), ByGroup):
+        reader = replace(reader, by_group=True)
     return replace(
         recipe,
         target=Weighted(recipe.target, Balanced()),
         reader=reader,
+        networks=networks or recipe.networks,
         status="ours",
         source=f"{SOURCE}, on: {recipe.source}",
         deviations=notes,

@@ -1,0 +1,123 @@
+"""``+logit-adjusted``, ``+unbiased``, ``+adsa``: networks that learn of long-tailed records without the bias."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ddaudit.defenses.fairness.lessons import taught, teachable
+from ddaudit.distillation import DEFENSES, Defense, Recipe
+from ddaudit.distillation.experts import Experts
+from ddaudit.distillation.imbalance import Adjustment
+from ddaudit.distillation.labels import TeacherLabels
+from ddaudit.distillation.lessons import Adjusted, Deferred
+from ddaudit.distillation.relabel import ViewLabels
+from ddaudit.errors import BadInput
+
+ADJUSTED = "Menon et al., Long-tail Learning via Logit Adjustment, ICLR 2021, arXiv 2007.07314"
+UNBIASED = "Cui et al., Rethinking Long-tailed Dataset Distillation, AAAI 2026, arXiv 2511.18858"
+ADSA = (
+    "ADSA, Rectifying Soft-Label Entangled Bias in Long-Tailed Dataset Distillation, NeurIPS 2025, "
+    "arXiv 2511.17914"
+)
+
+
+def logit_adjusted(recipe: Recipe) -> Recipe:
+    """Train the method's networks on the records with the log of the class shares added to their logits.
+
+    Raises:
+        BadInput: a method whose networks learn nothing of the records, or see every class equally often already.
+    """
+    networks = teachable(recipe)
+    if networks is None:
+        raise BadInput(
+            f"{recipe.name}+logit-adjusted",
+            "'logit-adjusted' changes how networks are trained on the records, and this method trains none on them",
+            "Use '+balanced', or a method with teachers or experts (sre2l, datm, idc, random+fkd).",
+        )
+    if networks.lesson is not None:
+        raise BadInput(
+            f"{recipe.name}+logit-adjusted",
+            "two remedies for one imbalance: networks that see every class equally often have nothing to adjust",
+            "Leave one of the two out.",
+        )
+    note = "networks trained on the records have the log of the class shares added to their logits meanwhile"
+    return taught(recipe, Adjusted(), source=ADJUSTED, note=note)
+
+
+def adsa(recipe: Recipe) -> Recipe:
+    """Take tau times the log of the class shares off the logits that teachers label with; tau is searched.
+
+    Raises:
+        BadInput: a method whose labels no teacher writes.
+    """
+    if not isinstance(recipe.labels, (TeacherLabels, ViewLabels)):
+        what = "has hard labels" if recipe.labels is None else "learns its labels"
+        raise BadInput(
+            f"{recipe.name}+adsa",
+            f"'adsa' adjusts labels that teachers write, and this method {what}",
+            "Use it on sre2l, edc, rded, random+fkd or dm+soft.",
+        )
+    return replace(
+        recipe,
+        labels=replace(recipe.labels, adjust=Adjustment()),
+        status="ours",
+        source=f"{ADSA}, on: {recipe.source}",
+        deviations=(
+            *recipe.deviations,
+            "adsa: reconstruction, without public code; a grid of tau from 0 to 3",
+        ),
+    )
+
+
+DEFENSES.add(
+    "logit-adjusted",
+    Defense(
+        "logit-adjusted",
+        "networks learn of long-tailed records with adjusted logits",
+        ADJUSTED,
+        logit_adjusted,
+        order=15,
+    ),
+)
+
+
+def unbiased(recipe: Recipe) -> Recipe:
+    """Give teachers the debiasing loss and class-balanced statistics of the uni-level method.
+
+    Raises:
+        BadInput: a method without teachers, or with a remedy for their bias already.
+    """
+    networks = recipe.networks
+    if not isinstance(networks, Experts) or networks.lesson is not None:
+        why = "teachers have a lesson already" if isinstance(networks, Experts) else "no teachers"
+        raise BadInput(
+            f"{recipe.name}+unbiased",
+            f"'unbiased' changes how teachers are trained, and here are {why}",
+            "Use it on sre2l, edc, rded or random+fkd.",
+        )
+    note = "teachers by a loss that weighs rare classes more and more, and statistics that are means over classes"
+    recipe = replace(recipe, networks=replace(networks, recalibrated=True))
+    return taught(recipe, Deferred(), source=UNBIASED, note=note)
+
+
+DEFENSES.add(
+    "unbiased",
+    Defense(
+        "unbiased",
+        "teachers debiased as uni-level's are: rare classes weigh more, balanced statistics",
+        UNBIASED,
+        unbiased,
+        order=16,
+    ),
+)
+DEFENSES.add(
+    "adsa",
+    Defense(
+        "adsa",
+        "teachers' labels with the records' imbalance taken off, by a search",
+        ADSA,
+        adsa,
+        # After those that bring in teachers.
+        order=31,
+    ),
+)
