@@ -336,6 +336,7 @@ def worker_start() -> float:
 MATTERS = {
     "adversarial": ("images", "pgd_steps", "autoattack_images"),
     "backdoor": ("poison_ratios",),
+    "backdoor-scan": ("references",),
     "bias": ("bootstrap", "simulations"),
     "calibration": ("bootstrap", "simulations"),
     "leakage": ("images",),
@@ -346,6 +347,9 @@ MATTERS = {
     "utility": ("bootstrap",),
 }
 """Settings that are halved to see how much of the time follows them; of other auditors, none."""
+
+NEEDS = {"backdoor-scan": {"recipe": "random"}}
+"""Settings without which an auditor has nothing to do on a recipe."""
 
 
 NEEDS = {"bias": "digits-colored", "tail": "digits-lt", "noise": "digits-noisy"}
@@ -366,7 +370,7 @@ def auditor_rows(name: str) -> tuple[Row, Row]:
         with tempfile.TemporaryDirectory() as folder:
             config = AuditConfig(
                 subjects=[subject], auditors=[name], data=data, baselines=[], out=folder, victims=victims,
-                settings={name: dict(settings or {})},
+                settings={name: {**NEEDS.get(name, {}), **(settings or {})}},
             )  # fmt: skip
             plan = make_plan(config, RunStore(folder))
             context = plan.context

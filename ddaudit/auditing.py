@@ -120,14 +120,16 @@ class Work:
     """What one cell makes anew, beside the set and the victims that all auditors share; estimates ask for it.
 
     Attributes:
-        distillations: of the subject's recipe.
+        distillations: of the subject's recipe, or of ``recipe``.
         records: training records that each of them sees; None: all.
         archs: other architectures that the preset's number of networks is trained of.
+        recipe: what is distilled, where it is not the subject's own.
     """
 
     distillations: int = 0
     records: int | None = None
     archs: tuple[Arch, ...] = ()
+    recipe: Recipe | None = None
 
 
 class Artifacts(Store, Protocol):

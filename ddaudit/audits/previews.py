@@ -213,9 +213,10 @@ def _planned(plan: Plan, cell: Cell, missing: bool) -> PlannedCells:
     subject = plan.subjects[cell.subject]
     work: Work = auditor.work(subject, ctx, settings)
     again = Cost()
-    if subject.recipe is not None and work.distillations:
+    recipe = work.recipe or subject.recipe
+    if recipe is not None and work.distillations:
         again = costs.distillation(
-            subject.recipe,
+            recipe,
             ctx.data,
             ipc=ctx.ipc,
             records=work.records,

@@ -31,6 +31,14 @@ AUDITED = {
     "ood": {"images": 20, "bootstrap": 20},
     "leakage": {"images": 20, "pairs": 0},
     "backdoor": {"images": 40, "poison_ratios": (0.1,)},
+    "backdoor-scan": {
+        "recipe": "random",
+        "references": 5,
+        "images": 100,
+        "steps": 16,
+        "patch_steps": 1,
+        "epochs": 0,
+    },
 }
 
 
@@ -57,7 +65,9 @@ def emitted(tiny) -> set[tuple[str, str, str]]:
         auditor = AUDITORS.get(name)
         recipe = resolve("random+soft", options=taught) if name == "utility" else resolve("random")
         subject = Subject(id=recipe.name, kind="recipe", recipe=recipe, identity=recipe.name)
-        finding = auditor.run(subject, ctx, auditor.configure("quick", settings), 0)
+        large = replace(ctx, ipc=20)  # some detectors look at classes of twenty images or more
+        asked = large if name == "backdoor-scan" else ctx
+        finding = auditor.run(subject, asked, auditor.configure("quick", settings), 0)
         found |= {(m.name, m.unit, m.direction) for m in finding.metrics}
     return found
 

@@ -1,0 +1,358 @@
+"""The ``backdoor-scan`` auditor: does a set or a network of unknown origin carry a backdoor?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ddaudit.attacks._common.rates import rate, rate_metric
+from ddaudit.attacks._common.records import join
+from ddaudit.attacks.backdoor_scan import known_answers
+from ddaudit.attacks.backdoor_scan.detector import Detector, Exhibit
+from ddaudit.attacks.backdoor_scan.fine_pruning import fine_prune
+from ddaudit.attacks.backdoor_scan.references import Reference, exhibit_of, reference_for
+from ddaudit.attacks.backdoor_scan.scanning import ByDetector, Scanned, all_detectors, read, usable
+from ddaudit.auditing import (
+    Auditor,
+    Context,
+    Settings,
+    Shared,
+    Subject,
+    Work,
+    auditor,
+    stratified,
+)
+from ddaudit.data import ImageData
+from ddaudit.errors import Unsupported
+from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
+from ddaudit.models import Network
+from ddaudit.sets import DistilledSet
+from ddaudit.stats import clopper_pearson, paired_difference
+
+DETECTORS = all_detectors()
+LEVEL = 0.05
+"""A scan's p-value at or below which the report warns."""
+_SHARE, _FEWEST = 0.05, 200
+
+
+class BackdoorScanSettings(Settings):
+    """What clean sets are made, and how hard each detector looks."""
+
+    references: int = Field(default=59, ge=5)
+    """Clean sets beside the suspect; the smallest p-value is 1 / (1 + references)."""
+    recipe: str = ""
+    """The method of the clean sets; empty: what the file's card says, random subsets where it says nothing."""
+    victims: int = Field(default=2, ge=1)
+    """Networks read per set, at most as many as the preset trains."""
+    detectors: tuple[str, ...] = ()
+    """Which detectors; empty: all that can be asked."""
+    images: int = Field(default=500, ge=50)
+    """Trusted held-out images that detectors are shown, at most."""
+    rows: int = Field(default=2000, ge=10)
+    """At most this many images of the set, evenly over classes."""
+    steps: int = Field(default=400, ge=16)
+    """Of Neural Cleanse."""
+    patch_steps: int = Field(default=100, ge=0)
+    """Of the universal patch."""
+    epochs: int = Field(default=10, ge=0)
+    """Of fine-tuning after pruning."""
+
+    @field_validator("detectors")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = [d.name for d in DETECTORS]
+        if wrong := [n for n in names if n not in known]:
+            raise ValueError(f"no detector '{wrong[0]}'; known: {', '.join(known)}")
+        return names
+
+    def chosen(self) -> list[Detector]:
+        """The detectors asked for, as hard as the settings say."""
+        made = all_detectors(
+            mask_steps=self.steps,
+            patch_steps=self.patch_steps,
+            images=min(100, self.images // 6),
+        )
+        return [d for d in made if not self.detectors or d.name in self.detectors]
+
+
+_OF_DETECTOR = (
+    ("excess", "lower", "{} above clean sets, of the class that looks worst", "standard deviations"),
+    ("p_value", "higher", "chance that a clean set looks as bad to {} alone", "probability"),
+    ("adjusted_p_value", "higher", "the same for {} when all detectors were asked", "probability"),
+    ("flagged", "lower", "what the published threshold of {} flags: 1 or 0 a set, or a share of images", "fraction"),
+    ("false_alarms", "none", "what that threshold flags in clean sets: the false-alarm rate of {}", "fraction"),
+)  # fmt: skip
+
+_OF_THRESHOLD = ("flagged", "false_alarms")
+"""Of detectors that were published with a threshold."""
+
+
+@auditor
+class BackdoorScan(Auditor[BackdoorScanSettings]):
+    """Seven backdoor detectors, each beside its own readings on clean sets."""
+
+    name = "backdoor-scan"
+    title = "Backdoor scan"
+    question = (
+        "Somebody hands us a distilled set, or a network trained on one. Does it hide a backdoor: a mark that makes "
+        "a network call any picture what its maker wants?"
+    )
+    threat_model = (
+        "Whoever made the set may have planted a trigger, of a kind unknown to us. We hold the set (or one trained "
+        "network), real records that we trust, and can make clean sets like it. The maker does not control how we "
+        "train."
+    )
+    how_to_read = (
+        "Seven detectors look for traces of a trigger. None is believed by itself: each looks at clean sets of the "
+        "same method too, and what counts is how far the suspect stands out among them. The p-value is the chance "
+        "that a clean set stands out as far to any detector; near 1 is good, and with n clean sets it cannot fall "
+        "below 1 / (1 + n). A small one is a reason to look at the named class, not a proof. A large one says that "
+        "these detectors saw nothing: triggers that cover the whole image escape Neural Cleanse and the patch, and "
+        "detectors that look at images need about twenty a class. 'False alarms' is how often the threshold that a "
+        "detector was published with accuses clean sets."
+    )
+    sources = (
+        *(d.source for d in DETECTORS),
+        "Liu, Dolan-Gavitt and Garg, Fine-Pruning, RAID 2018",
+        "Wu et al., BackdoorBench, NeurIPS 2022 (constants)",
+    )
+    metrics: ClassVar[tuple[MetricInfo, ...]] = (
+        MetricInfo(
+            "backdoor_scan.p_value", "higher",
+            "chance that a clean set looks as bad as this one to any detector", unit="probability",
+        ),
+        MetricInfo(
+            "backdoor_scan.smallest_p", "none",
+            "the smallest p-value that so many clean sets can give", unit="probability",
+        ),
+        *(
+            MetricInfo(f"backdoor_scan.{d.name}_{name}", direction, meaning.format(d.title), unit=unit)  # type: ignore[arg-type]
+            for d in DETECTORS
+            for name, direction, meaning, unit in _OF_DETECTOR
+            if d.flags or name not in _OF_THRESHOLD
+        ),
+        MetricInfo(
+            "backdoor_scan.neural_cleanse_not_reached", "none",
+            "classes that no mask led 98 % of images to", unit="classes",
+        ),
+        MetricInfo("backdoor_scan.pruned_accuracy", "higher", "clean test accuracy after fine-pruning"),
+        MetricInfo("backdoor_scan.accuracy_lost", "lower", "clean test accuracy that fine-pruning costs"),
+    )  # fmt: skip
+    labels: ClassVar[Mapping[str, str]] = {
+        "backdoor_scan.p_value": "p-value of the scan",
+        "backdoor_scan.smallest_p": "smallest possible p-value",
+        **{
+            f"backdoor_scan.{d.name}_{name}": f"{d.title}: {name.replace('_', ' ')}"
+            for d in DETECTORS for name, *_ in _OF_DETECTOR if d.flags or name not in _OF_THRESHOLD
+        },
+    }  # fmt: skip
+    version = 1
+    settings = BackdoorScanSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {
+            "references": 19, "victims": 1, "images": 300, "rows": 500, "steps": 96, "patch_steps": 30, "epochs": 3,
+        },
+        "standard": {},
+        "full": {"references": 99, "victims": 3, "images": 1000, "steps": 800, "epochs": 20},
+    }  # fmt: skip
+
+    def __init__(self) -> None:
+        self._shared = Shared()
+
+    def run(
+        self, subject: Subject, ctx: Context, settings: BackdoorScanSettings, seed: int
+    ) -> Finding:
+        """Read the suspect and clean sets like it with every detector that can be asked.
+
+        Raises:
+            Unsupported: no pixels, a baseline or a recipe of the user's own, or nothing that can be asked.
+        """
+        ctx.require_pixels("its detectors stamp and blend images")
+        if subject.baseline:
+            raise Unsupported("drawn from your own records: nothing of unknown origin")
+        reference = reference_for(subject, ctx, recipe=settings.recipe)
+        networks = ctx.victims(subject, seed)[: settings.victims]
+        made = None if subject.network is not None else ctx.distilled(subject, seed)
+        seen = _exhibit(made, ctx, settings)
+        asked, reasons = usable(settings.chosen(), networks[0], seen)
+        if not asked:
+            raise Unsupported("; ".join(f"{k}: {v}" for k, v in reasons.items()))
+        names = tuple(d.name for d in asked)
+        clean = self._shared.once(
+            ctx,
+            (*reference.key, settings, names, len(networks)),
+            lambda: _clean(reference, asked, settings, len(networks)),
+        )
+        scanned = Scanned.of(read(asked, networks, seen), clean)
+        finding = Finding(subject=subject.id, auditor=self.name, metrics=_metrics(scanned, asked))
+        finding.metrics += _purified(networks, ctx, settings, seed)
+        finding.curves += _curves(scanned, asked, ctx.data.train.class_names)
+        finding.caveats += _caveats(scanned, reference, reasons)
+        return finding
+
+    def work(self, subject: Subject, ctx: Context, settings: BackdoorScanSettings) -> Work:
+        """The clean sets; the networks trained on them are part of what a cell is measured to cost."""
+        if subject.baseline or (subject.recipe is not None and not settings.recipe):
+            return Work()
+        reference = reference_for(subject, ctx, recipe=settings.recipe)
+        return Work(settings.references, recipe=reference.maker.recipe)
+
+    def warning(self, finding: Finding) -> str:
+        """A set that looks worse than clean ones do."""
+        try:
+            p = finding.metric("backdoor_scan.p_value").value
+        except KeyError:
+            return ""
+        if p is None or p > LEVEL:
+            return ""
+        return f"it may hide a backdoor: it stands out among clean sets (p = {p:.3g})."
+
+    def sentence(self, finding: Finding) -> str:
+        """Who saw most."""
+        seen = {
+            d.title: m.value
+            for d in DETECTORS
+            for m in finding.metrics
+            if m.name == f"backdoor_scan.{d.name}_excess" and m.value is not None
+        }
+        if not seen:
+            return ""
+        worst = max(seen, key=lambda title: seen[title])
+        return f"{worst} stands out most: {seen[worst]:.1f} standard deviations above clean sets."
+
+    def checks(self, ctx: Context, settings: BackdoorScanSettings) -> list[Check]:
+        """A trigger planted in real records is found by each detector; clean records are not accused."""
+        if ctx.data.space != "pixels":
+            return []
+        return known_answers.checks(ctx, settings.chosen(), epochs=settings.epochs)
+
+
+def _exhibit(made: DistilledSet | None, ctx: Context, settings: BackdoorScanSettings) -> Exhibit:
+    trusted = stratified(join(ctx.data.validation, ctx.data.test), settings.images)
+    seed = ctx.seed_for("backdoor-scan")
+    # In an order of its own: detectors take the first so many.
+    order = torch.randperm(len(trusted), generator=torch.Generator().manual_seed(seed))
+    return exhibit_of(
+        made, trusted.pixels(order), trusted.labels[order], classes=ctx.data.num_classes,
+        rows=settings.rows, seed=seed,
+    )  # fmt: skip
+
+
+def _clean(
+    reference: Reference, asked: Sequence[Detector], settings: BackdoorScanSettings, victims: int
+) -> list[ByDetector]:
+    """What the detectors read of the clean sets."""
+    readings: list[ByDetector] = []
+    for made, networks in reference.made(settings.references, victims):
+        readings.append(read(asked, networks, _exhibit(made, reference.ctx, settings)))
+    return readings
+
+
+def _metrics(scanned: Scanned, asked: Sequence[Detector]) -> list[Metric]:
+    result, n = scanned.calibrated, scanned.calibrated.clean_sets
+    metrics = [
+        Metric(
+            name="backdoor_scan.p_value", value=result.p_value, n=n, unit="probability", direction="higher",
+            headline=True,
+        ),
+        Metric(name="backdoor_scan.smallest_p", value=result.smallest, n=n, unit="probability", merge="mean"),
+    ]  # fmt: skip
+    for detector in asked:
+        verdict, own = result.verdicts[detector.name], scanned.own[detector.name]
+        name = f"backdoor_scan.{detector.name}_"
+        metrics += [
+            Metric(
+                name=f"{name}excess", value=float(verdict.excess.max()), n=n, unit="standard deviations",
+                direction="lower", floor=verdict.usual,
+            ),
+            Metric(
+                name=f"{name}p_value", value=verdict.p_value, n=n, unit="probability", direction="higher",
+                merge="p-value",
+            ),
+            Metric(
+                name=f"{name}adjusted_p_value", value=verdict.adjusted, n=n, unit="probability", direction="higher",
+                merge="p-value",
+            ),
+        ]  # fmt: skip
+        if own.flagged is not None:
+            metrics.append(Metric(name=f"{name}flagged", value=own.flagged, direction="lower"))
+            metrics.append(_false_alarms(f"{name}false_alarms", scanned.clean, detector))
+        if detector.name == "neural_cleanse":
+            metrics.append(
+                Metric(name=f"{name}not_reached", value=float(own.missed), unit="classes")
+            )
+    return metrics
+
+
+def _false_alarms(name: str, clean: Sequence[ByDetector], detector: Detector) -> Metric:
+    """How much of clean sets the published threshold flags: sets have an exact interval, shares of images none."""
+    flagged = [r[detector.name].flagged or 0.0 for r in clean]
+    if detector.flags == "sets" and all(f in (0.0, 1.0) for f in flagged):
+        return Metric.of(name, clopper_pearson(round(sum(flagged)), len(flagged)))
+    return Metric(name=name, value=sum(flagged) / len(flagged), n=len(flagged))
+
+
+def _purified(
+    networks: Sequence[Network], ctx: Context, settings: BackdoorScanSettings, seed: int
+) -> list[Metric]:
+    """Clean accuracy that is left after fine-pruning."""
+    if networks[0].arch.family == "own":
+        return []
+    count = max(_FEWEST, round(_SHARE * len(ctx.data.train)))
+    trusted, test = stratified(ctx.data.train, count), ctx.test()
+    before, after = [], []
+    for i, network in enumerate(networks):
+        pruned = fine_prune(
+            network, trusted.pixels(), trusted.labels, epochs=settings.epochs,
+            generator=ctx.generator("backdoor-scan", "fine-pruning", seed, i),
+        )  # fmt: skip
+        before.append(_correct(ctx, network, test))
+        after.append(_correct(ctx, pruned.network, test))
+    lost = paired_difference(torch.stack(before).float(), torch.stack(after).float())
+    return [
+        rate_metric("backdoor_scan.pruned_accuracy", rate(torch.stack(after)), direction="higher"),
+        Metric.of("backdoor_scan.accuracy_lost", lost, direction="lower"),
+    ]
+
+
+def _correct(ctx: Context, network: Network, test: ImageData) -> Tensor:
+    return ctx.predict(network, test.images).argmax(1) == test.labels
+
+
+def _curves(scanned: Scanned, asked: Sequence[Detector], class_names: Sequence[str]) -> list[Curve]:
+    """Each class's excess, by detector."""
+    places = [float(k) for k in range(len(class_names))]
+    return [
+        Curve(
+            plot="suspicion by class",
+            label=d.title,
+            x=places,
+            y=scanned.calibrated.verdicts[d.name].excess.tolist(),
+            kind="points",
+            x_label="class (number)",
+            y_label="standard deviations above clean sets",
+        )
+        for d in asked
+    ]
+
+
+def _caveats(scanned: Scanned, reference: Reference, reasons: Mapping[str, str]) -> list[str]:
+    result = scanned.calibrated
+    notes = [
+        f"Compared with {result.clean_sets} {reference.words}, so no p-value is below {result.smallest:.3g}. The "
+        "scan's counts all detectors at once: of ten clean sets about one reads 0.1 or less.",
+        "Neural Cleanse and the patch look for small marks: a trigger over the whole image escapes them.",
+    ]
+    if reference.doubt:
+        notes.append(reference.doubt)
+    if reasons:
+        by_reason: dict[str, list[str]] = {}
+        for title, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(title)
+        text = "; ".join(f"{', '.join(t)} ({r})" for r, t in by_reason.items())
+        notes.append(f"Not measured: {text}.")
+    return notes
