@@ -6,15 +6,18 @@ unless ``unit`` says otherwise, never percents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WrapSerializer, WrapValidator, model_validator
 
 Direction = Literal["higher", "lower", "none"]
 Status = Literal["ok", "partial", "skipped", "failed"]
 Merge = Literal["mean", "bound", "p-value"]
+CaveatKind = Literal["sample", "method", "setup", "result"]
+"""What a caveat is about: too few records or networks; what the instrument cannot see; how this run was set up; what
+was found besides the numbers."""
 
 CLAIMED = "privacy.epsilon_claimed"
 """The metric of a privacy claim; what may refute a claim says so in ``refutes``."""
@@ -210,6 +213,41 @@ class Picture(_Model):
     png_base64: str
 
 
+class Caveat(str):
+    """A caveat that says what it is about and how much it weighs; plain text is one about the method, of rank 5.
+
+    It is text wherever text is expected, and keeps the rest in cells (as ``{"text", "kind", "rank"}``).
+    """
+
+    kind: CaveatKind
+    rank: int
+    """1 (a reader must know it) to 9."""
+
+    def __new__(cls, text: str, kind: CaveatKind = "method", rank: int = 5) -> Caveat:
+        made = super().__new__(cls, text)
+        made.kind, made.rank = kind, rank
+        return made
+
+
+def _read_caveat(value: Any, text: Callable[[Any], str]) -> str:
+    if isinstance(value, Caveat):
+        return value
+    if isinstance(value, dict) and value.keys() == {"text", "kind", "rank"}:
+        kind, rank = value["kind"], value["rank"]
+        if kind in get_args(CaveatKind) and isinstance(rank, int):
+            return Caveat(text(value["text"]), kind, rank)
+    return text(value)
+
+
+def _write_caveat(value: str, text: Callable[[str], Any]) -> Any:
+    if isinstance(value, Caveat):
+        return {"text": str(value), "kind": value.kind, "rank": value.rank}
+    return text(value)
+
+
+CaveatText = Annotated[str, WrapValidator(_read_caveat), WrapSerializer(_write_caveat)]
+
+
 class Finding(_Model):
     """An auditor's whole answer for one subject (one seed in a cell; seeds merged in a report)."""
 
@@ -221,7 +259,8 @@ class Finding(_Model):
     checks: list[Check] = Field(default_factory=list)
     curves: list[Curve] = Field(default_factory=list)
     images: list[Picture] = Field(default_factory=list)
-    caveats: list[str] = Field(default_factory=list)
+    caveats: list[CaveatText] = Field(default_factory=list)
+    """Plain text, or a :class:`Caveat`; in a report always plain, with the rest in its limits."""
     warning: str = ""
     """What a reader must hear first, baseline or not, without the subject's name (see ``Auditor.warning``)."""
     sentence: str = ""

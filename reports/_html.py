@@ -1,20 +1,29 @@
-"""report.html: one file that needs nothing else. No script, no network, no font to load."""
+"""report.html: one file that needs nothing else. No network, no font to load; one script, to sort a table."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddaudit.findings import Check, Finding, Picture
-from ddaudit.reports import labels
+from ddaudit.reports import labels, tradeoff
 from ddaudit.reports.plots import Figure, Plot, curve_plots, headline_plots, styles, swatch
-from ddaudit.reports.schema import AuditorInfo, Comparison, MetricKey, Report, SubjectInfo
-from ddaudit.reports.view import MetricTable, anchor, metric_tables, verdict
+from ddaudit.reports.schema import AuditorInfo, Comparison, Limit, MetricKey, Report, SubjectInfo
+from ddaudit.reports.uses import uses
+from ddaudit.reports.view import MetricTable, anchor, answer, changes, metric_tables, verdict
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_LIMITS, _FEW = 2, 4
+"""Limits that an auditor's section shows: two where there are few auditors, one in a longer report."""
 
 
 @dataclass(frozen=True)
@@ -34,39 +43,28 @@ class _Section:
 
     auditor: AuditorInfo
     anchor: str
+    answer: str
     dots: list[Figure]
     plots: list[Plot]
     tables: list[MetricTable]
     checks: list[_CheckLine]
-    caveats: list[tuple[str, str]]
-    """(text, subjects it is about; empty = all)."""
+    limits: list[Limit]
+    """Those that are its own, the weightiest first."""
     unanswered: list[Finding]
     pictures: list[tuple[str, Picture]]
     seconds: float
-    floors: bool
-    """Whether any headline metric has a noise floor."""
 
     @property
     def failed(self) -> int:
         """Number of failing checks."""
         return sum(not line.check.passed for line in self.checks)
 
-    @property
-    def shown(self) -> list[_CheckLine]:
-        """Checks to show at once: of the instrument, and whatever failed."""
-        return [x for x in self.checks if not (x.check.passed and x.subjects)]
-
-    @property
-    def folded(self) -> list[_CheckLine]:
-        """Checks of single subjects that passed."""
-        return [x for x in self.checks if x.check.passed and x.subjects]
-
 
 def to_html(report: Report) -> str:
     """The report as one HTML document.
 
-    Every text that comes from a run is escaped, and the page's own content policy forbids scripts
-    and any request, so a hostile name or caveat stays text.
+    Every text that comes from a run is escaped, and the page's own content policy allows no request and no script but
+    its own, known by its hash, so a hostile name or caveat stays text.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -87,35 +85,67 @@ def to_html(report: Report) -> str:
         short=labels.short,
         brief=labels.brief,
         moment=labels.moment,
+        clip=labels.first_sentence,
+        question=labels.question,
         said=_said,
+        terms=_terms(),
         params=labels.params_text,
         per_class=labels.per_class,
         pretty=lambda v: json.dumps(v, indent=2, ensure_ascii=False, sort_keys=False),
-        svg=Markup,  # only for figures drawn by reports.plots, which escapes its texts
+        svg=Markup,  # only for figures drawn by reports.plots and reports.tradeoff, which escape their texts
     )
     looks = styles(report.subjects)
+    (table,) = verdict(report)
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    axes = tradeoff.axes(report, table)
     page = env.get_template("report.html").render(
         report=report,
         run=report.run,
         css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        tables=verdict(report),
+        script=Markup(script),
+        script_hash=_hash(script),
+        table=table,
+        quiet=table.quiet,
+        changes=changes(report),
+        axes=axes,
+        pairs=tradeoff.pairs(report, axes),
+        against=next((i for i in range(1, len(table.groups)) if i not in table.quiet), 1),
         sizes=labels.sizes(report),
         sections=[_section(report, a) for a in report.auditors],
+        beside=_beside(report),
         differences=_differences(report),
         swatches={name: swatch(style) for name, style in looks.items()},
-        cards=[(s, _card(s)) for s in report.subjects if s.card],
-        galleries=[s for s in report.subjects if s.gallery],
+        uses=uses(report),
+        most_limits=_LIMITS if len(report.auditors) <= _FEW else 1,
+        cards={s.id: _card(s) for s in report.subjects},
         missing=labels.MISSING,
-        checked=_checked(report),
         glyphs={"good": "▲", "bad": "▼", "warning": "!", "neutral": "•"},
     )
     return re.sub(r"\n\s*\n+", "\n", page)
 
 
-def _checked(report: Report) -> tuple[int, int]:
-    """How many different known-answer checks were made, and how many of them failed."""
-    checks = {(f.auditor, c.name, c.subject): c.passed for f in report.findings for c in f.checks}
-    return len(checks), list(checks.values()).count(False)
+def _hash(script: str) -> str:
+    """A script as a content policy names it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _terms() -> Callable[[str], Markup]:
+    """A filter that explains the terms of the field in the first text of a page that has them."""
+    from markupsafe import Markup, escape
+
+    pattern = re.compile(
+        rf"(?<![\w-])({'|'.join(sorted(labels.TERMS, key=len, reverse=True))})(?![\w-])"
+    )
+    seen: set[str] = set()
+
+    def explain(match: re.Match[str]) -> str:
+        word = match.group()
+        if word in seen:
+            return word
+        seen.add(word)
+        return f'<abbr title="{labels.TERMS[word]}">{word}</abbr>'
+
+    return lambda text: Markup(pattern.sub(explain, str(escape(labels.visible(text)))))
 
 
 def _section(report: Report, auditor: AuditorInfo) -> _Section:
@@ -123,15 +153,15 @@ def _section(report: Report, auditor: AuditorInfo) -> _Section:
     return _Section(
         auditor=auditor,
         anchor=anchor(auditor),
+        answer=answer(report, auditor),
         dots=headline_plots(report, auditor),
         plots=curve_plots(report, auditor),
         tables=metric_tables(report, auditor),
         checks=_checks(findings),
-        caveats=_caveats(findings),
+        limits=[x for x in report.limits if x.auditors == [auditor.name]],
         unanswered=[f for f in findings if f.status != "ok"],
         pictures=_pictures(findings),
         seconds=sum(f.seconds for f in findings),
-        floors=any(m.headline and m.floor is not None for f in findings for m in f.metrics),
     )
 
 
@@ -167,15 +197,6 @@ def _checks(findings: list[Finding]) -> list[_CheckLine]:
     return sorted(lines, key=lambda line: (line.check.passed, line.subjects != ""))
 
 
-def _caveats(findings: list[Finding]) -> list[tuple[str, str]]:
-    groups: dict[str, list[str]] = {}
-    for finding in findings:
-        for text in finding.caveats:
-            groups.setdefault(text, []).append(finding.subject)
-    answered = sum(f.status in ("ok", "partial") for f in findings)
-    return [(t, "" if len(s) >= answered else ", ".join(s)) for t, s in groups.items()]
-
-
 @dataclass(frozen=True)
 class _DifferenceRow:
     subject: str
@@ -184,12 +205,18 @@ class _DifferenceRow:
     cells: list[Comparison | None]
 
 
+def _beside(report: Report) -> list[str]:
+    """Whom subjects are compared with: the baselines, and what some are built on."""
+    return list(dict.fromkeys([*report.baselines, *(c.baseline for c in report.comparisons)]))
+
+
 def _differences(report: Report) -> list[_DifferenceRow]:
-    """Metric by metric, every subject that can be compared with a baseline."""
+    """Metric by metric, every subject that can be compared with another, in the order of :func:`_beside`."""
     by_metric: dict[tuple[str, MetricKey], list[_DifferenceRow]] = {}
+    beside = _beside(report)
     for finding in report.findings:
         for metric in finding.metrics:
-            cells = [report.comparison(finding, metric, b) for b in report.baselines]
+            cells = [report.comparison(finding, metric, b) for b in beside]
             if any(cells):
                 row = _DifferenceRow(finding.subject, labels.full_name(metric), metric.unit, cells)
                 by_metric.setdefault((finding.auditor, metric.key), []).append(row)

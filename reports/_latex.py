@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from ddaudit.reports import labels
+from ddaudit.reports.cells import Cell, Column
 from ddaudit.reports.schema import Claim, Report
-from ddaudit.reports.view import Cell, Column, Row, Verdict, verdict
+from ddaudit.reports.view import Row, Verdict, verdict
 
 MOST_COLUMNS = 6
 """Headline columns that fit side by side on a page."""

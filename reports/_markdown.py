@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from ddaudit.findings import Check
 from ddaudit.reports import labels
-from ddaudit.reports.schema import AuditorInfo, Claim, Report
-from ddaudit.reports.view import Cell, metric_tables, verdict
+from ddaudit.reports.cells import Cell
+from ddaudit.reports.schema import Claim, Report
+from ddaudit.reports.uses import uses
+from ddaudit.reports.view import Row, Verdict, answer, changes, metric_tables, verdict
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -21,7 +23,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def to_markdown(report: Report) -> str:
-    """The verdict, the sentences, failed checks, and folded tables of all metrics.
+    """The answer, the verdict, the findings, failed checks, folded tables of all metrics, limits and sets.
 
     When the whole text would not fit in a comment the folded tables are left out, and a line says
     so.
@@ -47,6 +49,20 @@ def _cell(cell: Cell) -> str:
     tags = " · ".join(str(tag) for tag in cell.tags)
     parts = (value, cell.interval, cell.size, f"<br>{tags}" if tags else "")
     return " ".join(part for part in parts if part)
+
+
+def _primary(at: tuple[Verdict, Row, int]) -> str:
+    """One cell of the verdict: the state in a word, the primary number, and what others beside it tell."""
+    table, row, i = at
+    cell = row.groups[i][0]
+    if cell.state != "value":
+        return _cell(cell)
+    value = f"~~{cell.text}~~" if cell.greyed else f"**{cell.text}**"
+    if row.subject.baseline and not cell.greyed:
+        return f"{value} {cell.interval}".strip()
+    others = [f"{t.glyph} {t.word}: {escape(name)}" for name, t in table.others(row, i)]
+    tags = [str(t) for t in cell.tags]
+    return "<br>".join([" · ".join(tags), f"{value} {cell.interval}", *others]).removeprefix("<br>")
 
 
 def _claim(claim: Claim | None) -> str:
@@ -76,11 +92,6 @@ def _failed(report: Report) -> list[tuple[str, str, Check]]:
     ]
 
 
-def _caveats(report: Report, auditor: AuditorInfo) -> list[str]:
-    found = (t for f in report.findings if f.auditor == auditor.name for t in f.caveats)
-    return list(dict.fromkeys(found))
-
-
 @lru_cache(maxsize=1)
 def _template() -> Template:
     """The template, compiled once per process."""
@@ -94,18 +105,23 @@ def _template() -> Template:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown has its own escaping: the ``md`` filter
     )
-    env.filters.update(md=escape, cell=_cell, claim=_claim, brief=labels.brief)
+    env.filters.update(md=escape, cell=_cell, primary=_primary, claim=_claim, brief=labels.brief)
     return env.get_template("report.md")
 
 
 def _render(report: Report, *, details: bool) -> str:
     auditors = report.auditors if details else []
+    (table,) = verdict(report)
+    titles = [table.groups[i].auditor.title or table.groups[i].auditor.name for i in table.quiet]
     text = _template().render(
         report=report,
         run=report.run,
-        tables=verdict(report),
+        table=table,
+        quiet_titles=titles,
+        changes=changes(report),
+        uses=uses(report),
         sizes=labels.sizes(report),
-        auditors=[(a, metric_tables(report, a), _caveats(report, a)) for a in auditors],
+        auditors=[(a, answer(report, a), metric_tables(report, a)) for a in auditors],
         details=details,
         failed=_failed(report),
     )

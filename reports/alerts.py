@@ -9,7 +9,7 @@ from ddaudit.reports.labels import brief, number
 from ddaudit.reports.schema import Alert, Claim, Report
 from ddaudit.sets import PrivacyClaim, given
 
-QUICK = "Quick preset: smaller, not different (fewer seeds, images and steps). Do not publish these numbers."
+QUICK = "Quick preset: fewer seeds, images and steps. Do not publish these numbers."
 
 
 def alerts(report: Report) -> list[Alert]:
@@ -148,8 +148,8 @@ def _private(report: Report) -> list[Alert]:
     if not report.claims or report.run.publishable:
         return []
     text = (
-        "This report is private: it shows the fingerprint of the training records, real images of baselines, and "
-        "numbers measured on them. 'ddaudit report RUN --publishable' writes one that keeps the claims."
+        "This report is private: it shows real records and numbers measured on them. "
+        "'ddaudit report RUN --publishable' keeps the claims."
     )
     return [Alert(text=text)]
 
@@ -162,8 +162,8 @@ def _together(report: Report) -> list[Alert]:
         return []
     delta, cost = joint_delta(claims), compose(claims)
     text = (
-        f"This report rests on {len(releases)} private releases of the same records. Publishing all "
-        f"of these sets would cost ε = {brief(cost)} at δ = {brief(delta)}, not the ε of one."
+        f"This report rests on {len(releases)} private releases of the same records: publishing all "
+        f"costs ε = {brief(cost)} at δ = {brief(delta)}."
     )
     return [Alert(text=text)]
 

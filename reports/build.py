@@ -9,8 +9,17 @@ from typing import Any, Protocol
 from ddaudit.auditing import AUDITORS
 from ddaudit.findings import CLAIMED, NOT_RUN, Check, Finding, Metric
 from ddaudit.reports.alerts import alerts
-from ddaudit.reports.compare import Difference, between_draws, difference, failing_checks, outcome
+from ddaudit.reports.answers import answers, trust
+from ddaudit.reports.compare import (
+    Difference,
+    base_of,
+    between_draws,
+    difference,
+    failing_checks,
+    outcome,
+)  # fmt: skip
 from ddaudit.reports.labels import metric_name, number
+from ddaudit.reports.limits import limits
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
 from ddaudit.reports.pairing import Paired, pairing
 from ddaudit.reports.schema import (
@@ -23,7 +32,7 @@ from ddaudit.reports.schema import (
     RunInfo,
     SubjectInfo,
 )
-from ddaudit.reports.summary import base_of, summarise
+from ddaudit.reports.summary import summarise
 from ddaudit.stats.verdicts import holm
 
 _BOOKKEEPING = {"format", "cells", "missing", "failed", "seconds", "subjects", "auditors"}
@@ -83,7 +92,13 @@ def build_report(run: RawRun) -> Report:
     report.comparisons = _comparisons(report, pairing(run.cells))
     report.claims = [claim for s in subjects if (claim := _claim(report, s)) is not None]
     report.alerts = alerts(report)
+    report.answers, report.trust = answers(report), trust(report)
     report.summary = summarise(report)
+    report.limits = limits(report)
+    for finding in findings:  # their kind and rank are in the limits
+        finding.caveats = [str(text) for text in finding.caveats]
+    asked = {a.name for a in auditors}
+    report.not_asked = [n for n in AUDITORS.names() if n not in asked] if auditors else []
     return report
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from ddaudit.findings import Direction, Finding, Metric
@@ -192,6 +192,16 @@ def outcome(diff: Difference, direction: Direction, adjusted: float | None) -> O
     if direction == "none":
         return "higher" if diff.value > 0 else "lower"
     return "better" if (diff.value > 0) == (direction == "higher") else "worse"
+
+
+def base_of(subject_id: str, ids: Collection[str]) -> str | None:
+    """The audited subject a recipe is built on: ``dm+fair+dp`` -> ``dm+fair``, else ``dm``."""
+    parts = subject_id.split("+")
+    for size in range(len(parts) - 1, 0, -1):
+        name = "+".join(parts[:size])
+        if name in ids:
+            return name
+    return None
 
 
 def at_floor(metric: Metric) -> bool:

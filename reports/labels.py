@@ -22,6 +22,24 @@ _DIRECTIONS = {
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 _GREEK = {"epsilon": "ε", "delta": "δ", "alpha": "α", "beta": "β", "sigma": "σ", "lambda": "λ"}
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+TERMS = {
+    "ASR": "attack success rate: share of marked inputs classified as the attacker wants",
+    "AUC": "area under the ROC curve: 0.5 is guessing, 1 always right",
+    "AUROC": "area under the ROC curve: 0.5 is guessing, 1 always right",
+    "CTA": "clean test accuracy, without an attack",
+    "DEO_A": "average gap in accuracy between groups, over classes",
+    "DEO_M": "largest gap in accuracy between groups, over classes",
+    "DP-SGD": "training with noise that proves a privacy bound",
+    "ECE": "expected calibration error: stated confidence against accuracy",
+    "FPR": "false-positive rate: share of non-members wrongly accused",
+    "IPC": "images per class",
+    "NLL": "negative log-likelihood",
+    "OOD": "out of distribution: inputs unlike the training data",
+    "TPR": "true-positive rate: share of members found",
+    "δ": "chance that the bound ε fails",
+    "ε": "privacy loss: smaller is more private",
+}
+"""What a reader who is not of the field has to be told; expanded where a page shows it first."""
 MISSING = "–"
 INVERTED = "beyond its floor, so an attacker turns the answer round; look for a confound"
 """What to think of a number that is better than knowing nothing."""
@@ -168,6 +186,23 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def first_sentence(text: str, most: int) -> str:
+    """The first sentence of a text; one of more than ``most`` words up to a comma among them, or cut there."""
+    words = re.split(r"(?<=[.!?]) ", text.strip(), maxsplit=1)[0].split()
+    if len(words) <= most:
+        return " ".join(words)
+    ends = [i for i, w in enumerate(words[:most], 1) if w[-1] in ",;:" and i > most // 2]
+    return " ".join(words[: ends[-1] if ends else most]).rstrip(",;:") + " …"
+
+
+def question(text: str) -> str:
+    """A text as a heading: of a long one the last sentence that asks."""
+    if len(text.split()) <= 30:
+        return text
+    asked = [x for x in re.split(r"(?<=[.!?]) ", text.strip()) if x.endswith("?")]
+    return asked[-1] if asked else text
 
 
 def visible(text: str) -> str:

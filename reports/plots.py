@@ -8,7 +8,7 @@ from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
-from ddaudit.findings import Curve, Metric
+from ddaudit.findings import CLAIMED, Curve, Metric
 from ddaudit.reports import labels
 from ddaudit.reports._svg import COLOURS, FLOOR, INK, PAPER, figure_axes, sentinel, to_svg
 from ddaudit.reports.merge import base_label
@@ -63,9 +63,14 @@ class Plot:
     note: str = ""
 
     @property
-    def wide(self) -> bool:
-        """One or two panels, drawn larger."""
-        return len(self.panels) <= 2
+    def deciding(self) -> tuple[Figure, ...]:
+        """What to look at first: of panels that share a legend the first, of panels of subjects all."""
+        return self.panels[:1] if self.legend else self.panels
+
+    @property
+    def others(self) -> tuple[Figure, ...]:
+        """The rest of its panels."""
+        return self.panels[len(self.deciding) :]
 
 
 @dataclass(frozen=True)
@@ -95,22 +100,27 @@ def styles(subjects: Sequence[SubjectInfo]) -> dict[str, Style]:
 def swatch(style: Style) -> str:
     """A legend key: the subject's line and marker in 26 x 10 pixels."""
     dash = "" if isinstance(style.dash, str) else " ".join(f"{d:g}" for d in style.dash[1])
-    face = "none" if style.colour is None else "currentColor"
     return (
         f'<svg viewBox="-13 -5 26 10" aria-hidden="true" style="color: {style.css}">'
         f'<path d="M-12 0H12" style="stroke: currentColor; stroke-width: 1.4; fill: none;'
-        f' stroke-dasharray: {dash or "none"}"/>'
-        f'<path d="{_KEYS[style.marker]}" style="fill: {face}; stroke: currentColor"/></svg>'
+        f' stroke-dasharray: {dash or "none"}"/>{marker(style)}</svg>'
     )
 
 
+def marker(style: Style) -> str:
+    """The subject's mark around (0, 0), in the text colour of where it stands."""
+    face = "none" if style.colour is None else "currentColor"
+    return f'<path d="{_KEYS[style.marker]}" style="fill: {face}; stroke: currentColor"/>'
+
+
 def headline_plots(report: Report, auditor: AuditorInfo) -> list[Figure]:
-    """One dot-and-interval figure per headline metric of an auditor, subjects top to bottom."""
+    """One dot-and-interval figure per headline metric of an auditor, the primary one first, subjects top to bottom."""
     keys: dict[MetricKey, Metric] = {}
     for finding in report.findings:
         if finding.auditor == auditor.name:
             for metric in finding.metrics:
-                if metric.headline and metric.value is not None:
+                claim = metric.name == CLAIMED and report.claims  # a constant, and in the verdict
+                if metric.headline and metric.value is not None and not claim:
                     keys.setdefault(metric.key, metric)
     return [_dots(report, auditor, metric) for metric in keys.values()]
 
@@ -167,9 +177,13 @@ def _notes(main: Sequence[_Line], over: Sequence[_Line], left_out: int) -> str:
     marks = dict.fromkeys(x.name for x in over if x.curve.kind == "points")
     if marks:
         notes.append(f"Larger open marks: {', '.join(marks)}.")
-    ceilings = dict.fromkeys(f"{x.name} of {x.subject}" for x in over if x.curve.kind != "points")
+    ceilings: dict[str, list[str]] = {}
+    for x in over:
+        if x.curve.kind != "points":
+            ceilings.setdefault(x.name, []).append(x.subject)
     if ceilings:
-        notes.append(f"Dotted: {'; '.join(ceilings)}.")
+        said = (f"{name} of {', '.join(dict.fromkeys(who))}" for name, who in ceilings.items())
+        notes.append(f"Dotted: {'; '.join(said)}.")
     if any(base_label(x.curve.label) != x.curve.label for x in (*main, *over)):
         notes.append("Curves whose points differ between seeds show the first seed.")
     if left_out:

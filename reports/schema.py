@@ -1,7 +1,7 @@
 """The report as data: the one model that every format is written from, and its JSON schema.
 
-``report.json`` is this model, serialised. ``findings`` is what was measured; ``comparisons``,
-``greyed``, ``claims`` and ``summary`` are what the report derives from it. Numbers are fractions
+``report.json`` is this model, serialised. ``findings`` is what was measured; everything after it
+is what the report derives from it, so that every format can be written from the file alone. Numbers are fractions
 in [0, 1] unless a metric's ``unit`` says otherwise, and ``null`` where nothing finite was
 measured.
 """
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ddaudit.findings import Finding, Metric, Picture
+from ddaudit.findings import CaveatKind, Finding, Metric, Picture
 
 SCHEMA_VERSION: Literal["1"] = "1"
 
@@ -202,6 +202,41 @@ class Sentence(_Model):
 
     tone: Tone
     text: str
+    detail: str = ""
+    """What does not fit in a line."""
+    first: bool = False
+    """Whether it is among the few that a reader sees without opening a fold: these have at most 20 words."""
+
+
+class Answer(_Model):
+    """What the report says of one candidate in at most 14 words, the worst candidate first."""
+
+    subject: str
+    tone: Tone
+    text: str
+
+
+class Variant(_Model):
+    """A limit as it was worded for some subjects."""
+
+    subjects: list[str]
+    text: str
+
+
+class Limit(_Model):
+    """What the numbers cannot say: a caveat of auditors, once for all that it is about."""
+
+    text: str
+    """Its words; those of the first subject where they differ in numbers or names."""
+    kind: CaveatKind = "method"
+    rank: int
+    """1 is the weightiest of its auditors."""
+    scope: Literal["report", "auditor", "subjects"]
+    """About several auditors, everything one auditor says, or some subjects only."""
+    auditors: list[str]
+    subjects: list[str]
+    variants: list[Variant] = Field(default_factory=list)
+    """Its wordings, where subjects differ in them."""
 
 
 _Row = TypeVar("_Row")
@@ -220,7 +255,13 @@ class Report(_Model):
     claims: list[Claim] = Field(default_factory=list)
     at_chance: list[Doubt] = Field(default_factory=list)
     alerts: list[Alert] = Field(default_factory=list)
+    answers: list[Answer] = Field(default_factory=list)
+    trust: list[Sentence] = Field(default_factory=list)
+    """What the answers rest on: checks, preset, seeds, networks, test records, claims that were not tested."""
     summary: list[Sentence] = Field(default_factory=list)
+    limits: list[Limit] = Field(default_factory=list)
+    not_asked: list[str] = Field(default_factory=list)
+    """Auditors that are installed and were not part of the run."""
 
     @cached_property
     def _indexes(self) -> dict[str, tuple[tuple[int, int], dict[Hashable, Any]]]:

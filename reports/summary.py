@@ -3,49 +3,82 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from ddaudit.findings import NOT_RUN, Finding, Metric
 from ddaudit.reports.alerts import capital, claim_text, count, join
-from ddaudit.reports.compare import at_floor, inverted, mirrored
-from ddaudit.reports.labels import INVERTED, full_name, number
-from ddaudit.reports.schema import MetricKey, Report, Sentence, Tone, metric_key
+from ddaudit.reports.answers import standing
+from ddaudit.reports.compare import inverted, mirrored
+from ddaudit.reports.labels import INVERTED, full_name, metric_name, number
+from ddaudit.reports.schema import Report, Sentence, Tone, metric_key
+from ddaudit.reports.view import verdict
 
-_MOST_CHANGES = 5
+FIRST, WORDS = 5, 20
+"""So many findings are shown at once, of at most so many words each."""
 
 
 def summarise(report: Report) -> list[Sentence]:
-    """The sentences of a report, most urgent first (what is more urgent still is in its alerts): tested claims,
-    failed instruments, what the runs do not have in common, numbers that are too good to be true, what each
-    defense changed against the method it is built on, what each subject changed against the
-    reference, and what is missing."""
-    board = _Board.of(report)
-    return [
-        *_claims(report),
-        *_at_chance(report),
-        *_one_draw(report),
-        *_unpaired(report, board),
+    """The findings of a report, most urgent first (what is more urgent still is in its alerts): failed instruments,
+    what is missing, what merged runs do not have in common, numbers that are too good to be true, where candidates are
+    worse and better than the reference, what the best set keeps, and what auditors say beyond their tables."""
+    found = [
         *_checks(report),
-        *_runs(report),
-        *_inverted(board),
-        *_against_base(report, board),
-        *_against_reference(report, board),
-        *_sentences(report),
-        *_utility_kept(report),
-        *_floors(report, board),
         *_missing(report),
+        *_runs(report),
+        *_inverted(report),
+        *_at_chance(report),
+        *_against_reference(report, "worse"),
+        *_untested(report),
+        *_utility_kept(report),
+        *_against_reference(report, "better"),
+        *_one_draw(report),
+        *_unpaired(report),
+        *_claims(report),
+        *_sentences(report),
     ]
+    short = [s for s in found if len(s.text.split()) <= WORDS]
+    for sentence in short[:FIRST]:
+        sentence.first = True
+    return sorted(found, key=lambda s: not s.first)
 
 
-def base_of(subject_id: str, ids: Collection[str]) -> str | None:
-    """The audited subject a recipe is built on: ``dm+fair+dp`` -> ``dm+fair``, else ``dm``."""
-    parts = subject_id.split("+")
-    for size in range(len(parts) - 1, 0, -1):
-        name = "+".join(parts[:size])
-        if name in ids:
-            return name
-    return None
+def _checks(report: Report) -> Iterator[Sentence]:
+    names: dict[tuple[str, str], list[str]] = {}
+    for finding in report.findings:
+        for check in finding.checks:
+            if not check.passed:
+                names.setdefault((finding.auditor, check.name), []).append(finding.subject)
+    greyed = Counter((g.auditor, name) for g in report.greyed for name in set(g.checks))
+    for (auditor, name), subjects in names.items():
+        hit = greyed[auditor, name]
+        who = _who(report, subjects)
+        effect = f"{count(hit, 'number')} greyed out" if hit else "no number depends on it"
+        text = f"The instrument check “{name}” of {auditor} failed for {who}: {effect}."
+        yield _say("warning", text)
+
+
+def _missing(report: Report) -> Iterator[Sentence]:
+    for word in ("failed", NOT_RUN, "skipped", "incomplete"):
+        cells = [f"{f.subject} × {f.auditor}" for f in report.findings if _stopped(f) == word]
+        if cells:
+            tone: Tone = "neutral" if word == "skipped" else "warning"
+            text, whole = (
+                f"{count(len(cells), 'cell')} {word}: {x}." for x in (_some(cells, 3), join(cells))
+            )
+            yield _say(tone, text, whole if len(cells) > 3 else "")
+
+
+def _runs(report: Report) -> list[Sentence]:
+    return [_say("warning", note) for note in report.run.notes]
+
+
+def _inverted(report: Report) -> Iterator[Sentence]:
+    for finding, metric in _headlines(report):
+        if inverted(metric):
+            name = f"{capital(full_name(metric))} of {finding.subject}"
+            text = f"{name} is {_short(metric)}, better than knowing nothing: look for a confound."
+            detail = f"{capital(INVERTED)}. It is compared as {_short(mirrored(metric))}."
+            yield _say("warning", text, detail)
 
 
 def _at_chance(report: Report) -> list[Sentence]:
@@ -55,17 +88,62 @@ def _at_chance(report: Report) -> list[Sentence]:
     ]
 
 
+def _against_reference(report: Report, word: str) -> Iterator[Sentence]:
+    """One sentence an auditor: who is ``better`` or ``worse`` than the reference, and in which number most clearly."""
+    (table,) = verdict(report)
+    beside = next((r for r in table.rows if r.subject.id == report.reference), None)
+    rows = [r for r in table.rows if not r.subject.baseline]
+    for i, group in enumerate(table.groups):
+        hit = [r for r in rows if i in standing(table, r, word)]
+        if not hit or beside is None:
+            continue
+        column, cell, other = next(
+            (column, cell, other)
+            for column, cell, other in zip(
+                group.columns, hit[0].groups[i], beside.groups[i], strict=True
+            )
+            if any(t.word == word for t in cell.tags)
+        )
+        who, verb = _some([r.subject.id for r in hit]), "is" if len(hit) == 1 else "are"
+        whose = f"{hit[0].subject.id}, " if len(hit) > 1 else ""
+        values = f"{whose}{column.name} {cell.text} against {other.text}"
+        title = group.auditor.title or group.auditor.name
+        text = f"{title}: {who} {verb} {word} than {report.reference} ({values})."
+        yield _say("bad" if word == "worse" else "good", text)
+
+
+def _untested(report: Report) -> Iterator[Sentence]:
+    """Claims that no audit could decide on."""
+    for claim in report.claims:
+        if not claim.broken and claim.state != "not contradicted":
+            tone: Tone = "neutral" if claim.state == "not shown" else "warning"
+            was = "what tests of it found is" if claim.state == "not shown" else "the claim was"
+            yield _say(tone, f"{claim_text(claim)}; {was} {claim.state}: {claim.reason}.")
+
+
+def _claims(report: Report) -> Iterator[Sentence]:
+    """Claims that stand; of the broken ones speak the alerts."""
+    for claim in report.claims:
+        if claim.state == "not contradicted":
+            by = f" ({claim.adversary} adversary)" if claim.adversary else ""
+            bound = number(claim.lower_bound, "epsilon")
+            text = f"{claim_text(claim)}; the strongest lower bound measured is {bound}{by}"
+            yield _say("neutral", f"{text}, which does not contradict it.")
+
+
 def _one_draw(report: Report) -> list[Sentence]:
     """One distillation speaks of one set."""
     recipes = {s.id for s in report.subjects if s.kind == "recipe" and not s.baseline}
     single = {f.subject for f in report.findings for m in f.metrics if m.draws == 1}
     if not report.comparisons or not recipes & single or len(report.run.seeds) > 1:
         return []
-    text = "Each recipe was distilled once: what follows is true of these sets, not of the methods."
+    text = (
+        "Each recipe was distilled once: differences are those of these sets, not of the methods."
+    )
     return [_say("warning", text)]
 
 
-def _unpaired(report: Report, board: _Board) -> list[Sentence]:
+def _unpaired(report: Report) -> list[Sentence]:
     """Where cells do not say how a number moves with the test records (made by an older release, say).
 
     It is expected of accuracy, and of what other subjects of the report say it of; what is measured on training
@@ -74,7 +152,7 @@ def _unpaired(report: Report, board: _Board) -> list[Sentence]:
     rows = [(metric_key(c.metric, c.params), c) for c in report.comparisons if c.low is not None]
     expected = {key for key, c in rows if c.paired}
     expected |= {m.key for f in report.findings for m in f.metrics if m.basis}
-    names = board.names
+    names = {m.key: full_name(m) for _, m in _headlines(report)}
     lost = dict.fromkeys(
         names[key] for key, c in rows if key in expected and not c.paired and key in names
     )
@@ -84,104 +162,6 @@ def _unpaired(report: Report, board: _Board) -> list[Sentence]:
         f"Not paired on the test records: {join(list(lost))}. Some cells do not say how these numbers move with the "
         "records, so both are taken as independent: fewer differences are seen than there may be."
     )
-    return [_say("neutral", text)]
-
-
-def _claims(report: Report) -> list[Sentence]:
-    """Claims that stand; of the broken ones speak the alerts."""
-    out = []
-    for claim in report.claims:
-        stated = claim_text(claim)
-        if claim.state == "not contradicted":
-            by = f" ({claim.adversary} adversary)" if claim.adversary else ""
-            bound = number(claim.lower_bound, "epsilon")
-            text = f"{stated}; the strongest lower bound measured is {bound}{by}"
-            out.append(_say("neutral", f"{text}, which does not contradict it."))
-        elif not claim.broken:
-            tone: Tone = "neutral" if claim.state == "not shown" else "warning"
-            was = "what tests of it found is" if claim.state == "not shown" else "the claim was"
-            out.append(_say(tone, f"{stated}; {was} {claim.state}: {claim.reason}."))
-    return out
-
-
-def _checks(report: Report) -> list[Sentence]:
-    names: dict[tuple[str, str], list[str]] = {}
-    for finding in report.findings:
-        for check in finding.checks:
-            if not check.passed:
-                names.setdefault((finding.auditor, check.name), []).append(finding.subject)
-    everyone = len(report.subjects)
-    out = []
-    greyed = Counter((g.auditor, name) for g in report.greyed for name in set(g.checks))
-    for (auditor, name), subjects in names.items():
-        hit = greyed[auditor, name]
-        who = "all subjects" if len(subjects) == everyone else join(subjects)
-        effect = f"{count(hit, 'number')} greyed out" if hit else "no number depends on it"
-        out.append(
-            _say(
-                "warning", f"The instrument check “{name}” of {auditor} failed for {who}: {effect}."
-            )
-        )
-    return out
-
-
-def _runs(report: Report) -> list[Sentence]:
-    return [_say("warning", note) for note in report.run.notes]
-
-
-def _inverted(board: _Board) -> list[Sentence]:
-    return [
-        _say(
-            "warning",
-            f"{capital(board.names[metric.key])} of {finding.subject} is {_short(metric)}, {INVERTED}. It is "
-            f"compared as {_short(mirrored(metric))}.",
-        )
-        for finding, metric in board.headlines
-        if inverted(metric)
-    ]
-
-
-def _against_base(report: Report, board: _Board) -> list[Sentence]:
-    ids = {s.id for s in report.subjects}
-    pairs = [(s.id, base_of(s.id, ids)) for s in report.subjects if not s.baseline]
-    return [s for name, base in pairs if base for s in _changes(report, board, name, base, "")]
-
-
-def _against_reference(report: Report, board: _Board) -> list[Sentence]:
-    if report.reference is None:
-        return []
-    names = [s.id for s in report.subjects if not s.baseline]
-    return [
-        s for name in names for s in _changes(report, board, name, report.reference, "the baseline")
-    ]
-
-
-def _changes(report: Report, board: _Board, name: str, base: str, kind: str) -> list[Sentence]:
-    """One sentence on ``name`` beside ``base``, from the distinguishable differences."""
-    names = board.names
-    better: list[str] = []
-    worse: list[str] = []
-    unclear = 0
-    for finding, metric in board.of_subject.get(name, []):
-        row = report.comparison(finding, metric, base)
-        other = _beside(report, finding, metric, base) if row else None
-        if row is None or other is None:
-            continue
-        result = row.outcome
-        unclear += result == "not distinguishable"
-        if result in ("better", "worse"):
-            text = f"{names[metric.key]} ({_short(other)} to {_short(metric)})"
-            (better if result == "better" else worse).append(text)
-    who = f"{kind} {base}" if kind else base
-    tail = f" No clear difference in {count(unclear, 'other headline metric')}." if unclear else ""
-    if not better and not worse:
-        text = f"{name} and {who} differ in no headline metric that this audit can resolve."
-        return [_say("neutral", text)] if unclear else []
-    if not worse:
-        return [_say("good", f"{name} improves on {who} in {_first(better)}.{tail}")]
-    if not better:
-        return [_say("bad", f"{name} is worse than {who} in {_first(worse)}.{tail}")]
-    text = f"{name} improves on {who} in {_first(better)}, but is worse in {_first(worse)}.{tail}"
     return [_say("neutral", text)]
 
 
@@ -207,32 +187,9 @@ def _utility_kept(report: Report) -> list[Sentence]:
     if best is None or best[1].value is None:
         return []
     kept = best[1].value / full.value
-    text = (
-        f"The most accurate distilled set, {best[0]}, keeps {kept:.0%} of the accuracy of the full"
-    )
-    return [_say("neutral", f"{text} data ({_short(best[1])} of {_short(full)}).")]
-
-
-def _floors(report: Report, board: _Board) -> list[Sentence]:
-    names = board.names
-    groups: dict[str, list[str]] = {}
-    for finding, metric in board.headlines:
-        audited = not report.subject(finding.subject).baseline
-        if audited and metric.direction == "lower" and at_floor(metric):
-            groups.setdefault(finding.subject, []).append(names[metric.key])
-    return [
-        _say("neutral", f"{capital(join(what))} of {who} cannot be told from the noise floor.")
-        for who, what in groups.items()
-    ]
-
-
-def _missing(report: Report) -> list[Sentence]:
-    out = []
-    for word in ("failed", NOT_RUN, "skipped", "incomplete"):
-        cells = [f"{f.subject} × {f.auditor}" for f in report.findings if _stopped(f) == word]
-        if cells:
-            out.append(_say("warning", f"{count(len(cells), 'cell')} {word}: {join(cells)}."))
-    return out
+    name = metric_name(best[1])
+    text = f"{best[0]} keeps most {name}: {kept:.0%} of that of the full data"
+    return [_say("neutral", f"{text} ({_short(best[1])} of {_short(full)}).")]
 
 
 def _stopped(finding: Finding) -> str:
@@ -241,41 +198,17 @@ def _stopped(finding: Finding) -> str:
     return NOT_RUN if finding.not_run else words.get(finding.status, finding.status)
 
 
-@dataclass(frozen=True, eq=False)
-class _Board:
-    """The headline numbers that a verdict may be told of, looked up once."""
-
-    headlines: list[tuple[Finding, Metric]]
-    of_subject: dict[str, list[tuple[Finding, Metric]]]
-    names: dict[MetricKey, str]
-    """By their shortest name that tells them apart."""
-
-    @classmethod
-    def of(cls, report: Report) -> _Board:
-        headlines = [
-            (f, m)
-            for f in report.findings
-            for m in f.metrics
-            if m.headline
-            and m.value is not None
-            and not report.failing_checks(f, m)
-            and not report.doubt(f, m)
-        ]
-        of_subject: dict[str, list[tuple[Finding, Metric]]] = {}
-        for f, m in headlines:
-            of_subject.setdefault(f.subject, []).append((f, m))
-        metrics = {m.key: m for _, m in headlines}
-        brief = {key: full_name(m, params=False) for key, m in metrics.items()}
-        alike = Counter(brief.values())
-        names = {k: brief[k] if alike[brief[k]] == 1 else full_name(m) for k, m in metrics.items()}
-        return cls(headlines, of_subject, names)
-
-
-def _beside(report: Report, finding: Finding, metric: Metric, base: str) -> Metric | None:
-    """The same number of another subject, unless a check greys it out."""
-    other = report.finding(base, finding.auditor)
-    found = next((m for m in other.metrics if m.key == metric.key), None) if other else None
-    return None if other is None or found is None or report.failing_checks(other, found) else found
+def _headlines(report: Report) -> list[tuple[Finding, Metric]]:
+    """The headline numbers that may be told of."""
+    return [
+        (f, m)
+        for f in report.findings
+        for m in f.metrics
+        if m.headline
+        and m.value is not None
+        and not report.failing_checks(f, m)
+        and not report.doubt(f, m)
+    ]
 
 
 def _accuracy(report: Report, name: str) -> Metric | None:
@@ -291,11 +224,19 @@ def _short(metric: Metric) -> str:
     return number(metric.value, metric.unit, digits=2 if metric.unit == "fraction" else 3)
 
 
-def _first(texts: Sequence[str]) -> str:
-    shown = list(texts[:_MOST_CHANGES])
-    more = len(texts) - len(shown)
-    return join([*shown, f"{more} more"] if more else shown)
+def _who(report: Report, subjects: list[str]) -> str:
+    return "all subjects" if len(subjects) == len(report.subjects) else _some(subjects)
 
 
-def _say(tone: Tone, text: str) -> Sentence:
-    return Sentence(tone=tone, text=text)
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """``a, b and c``; of more than ``most`` the first and how many more."""
+    more = len(names) - most
+    return join(names) if more < 1 else join([*names[:most], f"{more} more"])
+
+
+def _say(tone: Tone, text: str, detail: str = "") -> Sentence:
+    """A sentence; what warns of something has at most 20 words, and the whole of it behind."""
+    words = text.split()
+    if tone in ("warning", "bad") and len(words) > WORDS:
+        text, detail = f"{' '.join(words[:WORDS])}…", text
+    return Sentence(tone=tone, text=text, detail=detail)

@@ -392,8 +392,8 @@ def test_a_confounded_attack_is_worse_than_guessing_not_better() -> None:
     report = build_report(_Run([cell("dm", 0.2), cell("random", 0.5)]))
     (row,) = report.comparisons
     assert (row.outcome, row.difference) == ("worse", pytest.approx(0.3))
-    text = " ".join(s.text for s in report.summary)
-    assert "Membership AUC of dm is 0.20, beyond its floor" in text
+    text = " ".join(f"{s.text} {s.detail}" for s in report.summary)
+    assert "Membership AUC of dm is 0.20, better than knowing nothing" in text
     assert "It is compared as 0.80." in text
     (dm,) = (r for r in verdict(report)[0].rows if r.subject.id == "dm")
     assert {t.word for t in dm.cells[0].tags} == {"worse", "inverted"}

@@ -54,7 +54,7 @@ def test_states_are_in_words(report: Report) -> None:
         "✗ violated",
         "▼ worse",
         "▲ better",
-        "≈ unclear",
+        "≈ no difference shown",
         "▁ at floor",
         "◌ check failed",
         "*skipped: ",

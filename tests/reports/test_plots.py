@@ -42,7 +42,8 @@ def test_several_lines_of_a_subject_get_a_panel_per_label() -> None:
     lines = [Curve(plot="p", label=label, x=[0, 1], y=[0, 1]) for label in ("fgsm", "pgd")]
     (plot,) = curve_plots(_report({"a": lines, "b": lines}), AuditorInfo(name="a"))
     assert [p.title for p in plot.panels] == ["fgsm", "pgd"]
-    assert plot.wide
+    assert [p.title for p in plot.deciding + plot.others] == ["fgsm", "pgd"]
+    assert len(plot.deciding) == 1
 
 
 def test_a_subject_in_its_own_label_is_left_out_and_bars_get_a_plot_per_label() -> None:

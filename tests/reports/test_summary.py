@@ -7,8 +7,9 @@ import pytest
 from ddaudit.defenses.privacy.accounting import epsilon
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports import Report, build_report
+from ddaudit.reports.compare import base_of
 from ddaudit.reports.labels import brief
-from ddaudit.reports.summary import base_of
+from ddaudit.reports.view import changes
 from ddaudit.sets import LedgerEntry, PrivacyClaim
 
 
@@ -41,11 +42,16 @@ def test_a_broken_claim_is_an_alert(report: Report) -> None:
 
 
 def test_what_a_defense_changed_is_told_with_both_values(report: Report) -> None:
-    line = next(t for t in _texts(report) if t.startswith("dm+fair improves on dm in"))
+    table = changes(report)
+    row = next(r for r in table.rows if r.subject.id == "dm+fair")
+    assert row.base == "dm"
+    i = next(k for k, g in enumerate(table.groups) if g.auditor.name == "bias")
     metric = {
         f.subject: f.metric("bias.deo_m").value or 0 for f in report.findings if f.auditor == "bias"
     }
-    assert f"DEO_M ({metric['dm']:.2f} to {metric['dm+fair']:.2f})" in line
+    (better,) = [t for t in row.groups[i][0].tags if t.word == "better"]
+    assert row.groups[i][0].text == f"{metric['dm+fair']:.3f}"
+    assert better.number == f"−{metric['dm'] - metric['dm+fair']:.3f}"
 
 
 def test_numbers_under_a_failing_check_are_not_talked_about(report: Report) -> None:

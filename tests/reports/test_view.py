@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ddaudit.reports import Report
-from ddaudit.reports.view import Cell, Verdict, metric_tables, verdict
+from ddaudit.reports.cells import Cell
+from ddaudit.reports.view import Verdict, metric_tables, verdict
 
 
 def _cell(report: Report, subject: str, name: str) -> Cell:

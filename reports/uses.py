@@ -1,0 +1,94 @@
+"""A set in words: what it is suitable for as measured here and what not, what it promises, whom to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ddaudit.reports import labels
+from ddaudit.reports.alerts import claim_text, join
+from ddaudit.reports.answers import standing
+from ddaudit.reports.schema import Claim, Report
+from ddaudit.reports.view import Row, Verdict, verdict
+
+
+@dataclass(frozen=True)
+class Uses:
+    """The lines of one set; all computed, none an opinion."""
+
+    suitable: tuple[str, ...]
+    unsuitable: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+    """Titles of the auditors that have no answer on it, and of those that were not asked."""
+    privacy: str
+    cite: str
+
+
+def uses(report: Report) -> dict[str, Uses]:
+    """The lines of every subject, by its id."""
+    (table,) = verdict(report)
+    return {row.subject.id: _uses(report, table, row) for row in table.rows}
+
+
+def _uses(report: Report, table: Verdict, row: Row) -> Uses:
+    recipe = row.subject.card.get("recipe")
+    cite = row.subject.source or (recipe.get("source", "") if isinstance(recipe, dict) else "")
+    unmeasured = [
+        g.auditor.title or g.auditor.name
+        for g, cells in zip(table.groups, row.groups, strict=True)
+        if cells[0].state != "value"
+    ]
+    bad = tuple(_unsuitable(report, table, row))
+    return Uses(
+        suitable=() if any(d.subject == row.subject.id for d in report.at_chance)
+        else tuple(_suitable(report, table, row)),
+        unsuitable=bad,
+        unmeasured=(*unmeasured, *report.not_asked),
+        privacy=_privacy(row.claim, row.subject.id),
+        cite=str(cite or ""),
+    )  # fmt: skip
+
+
+def _titles(table: Verdict, row: Row, word: str) -> list[str]:
+    return [
+        table.groups[i].auditor.title or table.groups[i].auditor.name
+        for i in standing(table, row, word)
+    ]
+
+
+def _suitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
+    basis, run = report.basis(row.subject.id), report.run
+    if basis is not None:
+        how = ", ".join(
+            x for x in (run.arch, f"protocol {run.protocol}" if run.protocol else "") if x
+        )
+        value = f"{labels.metric_name(basis)} {labels.number(basis.value, basis.unit, digits=2)}"
+        yield f"training classifiers of {run.data}: {value}{f' ({how})' if how else ''}"
+    if better := _titles(table, row, "better"):
+        yield f"uses that turn on {join(better)}: better than {report.reference} there"
+
+
+def _unsuitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
+    name = row.subject.id
+    if any(d.subject == name for d in report.at_chance):
+        yield "any use: networks trained on it are not clearly better than guessing"
+    for finding in report.findings_of(name):
+        if finding.warning:
+            yield f"release without its records: {finding.warning.rstrip('.')}"
+    if row.claim is None:
+        yield "release of records that need a privacy guarantee: it claims none"
+    elif row.claim.broken:
+        yield f"release of records that need a privacy guarantee: its claim is {row.claim.state}"
+    if worse := _titles(table, row, "worse"):
+        yield f"uses that turn on {join(worse)}: worse than {report.reference} there"
+    if report.run.preset == "quick":
+        yield "tables of a paper: this is a quick audit"
+
+
+def _privacy(claim: Claim | None, name: str) -> str:
+    if claim is None:
+        return (
+            f"{name} claims no privacy: nothing bounds what an attack could learn of its records."
+        )
+    why = f" ({claim.reason})" if claim.reason else ""
+    return f"{claim_text(claim)}; in this audit the claim is {claim.state}{why}."
