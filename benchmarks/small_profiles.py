@@ -76,9 +76,10 @@ def line(
         right = [predict(net, held.images).argmax(1) == held.labels for net in nets]
         rates.append(torch.stack(right).double().mean())
     accuracy = torch.stack(rates)
+    spread = f"{accuracy.std():.3f}" if seeds > 1 else "-"
     told = " ".join(f"{name}={value}" for name, value in options.items()) or "as it stands"
     return (
-        f"{method:<12} IPC {ipc:<3} {accuracy.mean():.3f} +- {accuracy.std():.3f} "
+        f"{method:<12} IPC {ipc:<3} {accuracy.mean():.3f} +- {spread} "
         f"{spent / seeds:6.1f} s  {told}"
     )
 

@@ -1,11 +1,13 @@
 """What networks reach that are trained on each method's sets: makes docs/results/utility.md.
 
     python -m benchmarks.utility --out runs/utility [--methods NAME,..] [--data NAME,..] [--ipc 1,10] [--seeds 3]
-                                 [--data-root DIR] [--jobs N] [--page FILE] [--page-only]
+                                 [--protocol audit|card] [--data-root DIR] [--jobs N] [--page FILE] [--page-only]
 
 Every registered method at its ``small`` profile, beside full data, random records, herding and k-center, audited by
 ``utility`` under the quick preset. One run folder for each data set and size; running again computes what is missing,
-and every part may be run alone. The page is written after every method from whatever is there, and names what is not.
+and every part may be run alone. ``--protocol card`` trains networks as each set's card says, for the column "own
+protocol", in run folders of its own and without reference rows. The page is written after every method from whatever
+is there, and names what is not.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default=",".join(DATA))
     parser.add_argument("--ipc", default="1,10")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--protocol", choices=("audit", "card"), default="audit")
     parser.add_argument("--data-root")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--page", type=Path, help="default: page.md in --out")
@@ -71,8 +74,9 @@ class Case:
     data: str
     ipc: int
 
-    def folder(self, out: Path) -> Path:
-        return out / f"{self.data.replace(':', '-')}-ipc{self.ipc}"
+    def folder(self, out: Path, protocol: str = "audit") -> Path:
+        name = f"{self.data.replace(':', '-')}-ipc{self.ipc}"
+        return out / (name if protocol == "audit" else f"{name}-{protocol}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def methods() -> dict[str, dict[str, str]]:
 
 def run(name: str, case: Case, args: argparse.Namespace) -> str:
     """Audit one method beside the reference rows; returns why it could not be, or nothing."""
-    folder = case.folder(args.out)
+    folder, by_card = case.folder(args.out, args.protocol), args.protocol == "card"
     try:
         done = ddaudit.audit(
             [name],
@@ -108,7 +112,8 @@ def run(name: str, case: Case, args: argparse.Namespace) -> str:
             preset="quick",
             ipc=case.ipc,
             seeds=args.seeds,
-            baselines=BASELINES,
+            baselines=() if by_card else BASELINES,
+            protocol=args.protocol,
             out=folder,
             jobs=args.jobs,
             data_root=args.data_root,
@@ -138,6 +143,18 @@ def rows(folder: Path) -> Iterator[Row]:
             yield Row(finding.subject, (m.value, m.low, m.high), seeds, gain, paired)
 
 
+def by_own_protocol(folder: Path) -> dict[str, str]:
+    """Method -> accuracy of networks trained as its card says, of methods whose card says another protocol."""
+    if not (folder / "run.json").exists():
+        return {}
+    return {
+        finding.subject: f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+        for finding in ddaudit.report_of([str(folder)]).findings
+        for m in finding.metrics
+        if m.name == "utility.accuracy" and "protocol" in m.params and m.value is not None
+    }
+
+
 def write_page(
     page: Path,
     known: dict[str, dict[str, str]],
@@ -155,15 +172,18 @@ def write_page(
         "the published ones. Intervals are 95 %; the difference is to random records of equal number, over draws, "
         "networks and test images. Published numbers are of the full-length method on ConvNet-3 of width 128, which a "
         "`small` profile is not; their tag says where they are from: `[C] README` read in the authors' repository, "
-        "`from memory` not checked against the paper. `-` means not available.",
+        '`from memory` not checked against the paper. "Own protocol": accuracy of networks trained as the card says, '
+        "where that is another training. `-` means not available.",
         "",
     ]
     for case in cases:
         found = {r.method: r for r in rows(case.folder(args.out))}
+        own = by_own_protocol(case.folder(args.out, "card"))
         lines += [f"## {TITLES.get(case.data, case.data)}, IPC {case.ipc}", ""]
         lines += [
-            "| family | method | status | accuracy | seeds | less random | beats random | published | reason |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| family | method | status | accuracy | seeds | less random | beats random | own protocol | published "
+            "| reason |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         missing = []
         order = sorted(known, key=lambda n: (n not in BASELINES, known[n]["family"], n))
@@ -172,11 +192,12 @@ def write_page(
             if row is None:
                 missing.append(name)
                 continue
-            lines.append(_line(row, known[name], case, published, reasons))
+            told = own.get(name, "-")
+            lines.append(_line(row, known[name], case, told, published, reasons))
         lines.append("")
         if missing:
-            told = [f"{n} ({problems[n, case]})" if (n, case) in problems else n for n in missing]
-            lines += [f"Not there: {', '.join(told)}.", ""]
+            names = [f"{n} ({problems[n, case]})" if (n, case) in problems else n for n in missing]
+            lines += [f"Not there: {', '.join(names)}.", ""]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines), encoding="utf-8")
 
@@ -185,6 +206,7 @@ def _line(
     row: Row,
     about: dict[str, str],
     case: Case,
+    own: str,
     published: dict[tuple[str, str, int], str],
     reasons: dict[str, str],
 ) -> str:
@@ -206,6 +228,7 @@ def _line(
         str(row.seeds),
         gain,
         "" if reference else "yes" if row.beats else "no",
+        own,
         published.get((row.method, case.data, case.ipc), "-"),
         reason,
     ]
