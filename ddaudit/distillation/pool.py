@@ -108,6 +108,70 @@ class Pool(Fresh):
         return self.live
 
 
+@dataclass(frozen=True)
+class Warm(Fresh):
+    """A new network each time, trained on the synthetic set before it is matched on; the first is left as it is.
+
+    Attributes:
+        arch, width: as in :class:`Fresh`.
+        epochs: passes over the set.
+        lr, batch: of plain SGD on cross-entropy.
+        augment: of the training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
+
+    Source: COBRA, ICML 2026, arXiv 2605.00185, and mhmoslemi/COBRA, commit aa567ff, train_dm.py.
+    """
+
+    epochs: int = 10
+    lr: float = 0.01
+    batch: int = 256
+    augment: str = "data"
+    strategy: str = ""
+    shown: list[Canvas] = field(default_factory=list, repr=False, compare=False)
+    """The synthetic set of a run; filled by :meth:`update`."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch) < 1 or not self.lr > 0:
+            raise ValueError(
+                "networks.epochs and batch must be at least 1 and networks.lr positive"
+            )
+
+    def bind(self, data: Dataset) -> Warm:
+        """For one run, which has shown nothing yet."""
+        self.resolve()
+        strategy = data.augment if self.augment == "data" else self.augment
+        return replace(self, strategy=strategy, shown=[])
+
+    def make(
+        self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device
+    ) -> Network:
+        """The network of a seed, trained on the synthetic set as it is."""
+        net = super().make(shape=shape, num_classes=num_classes, seed=seed, device=device)
+        if not self.shown:
+            return net
+        x, y = self.shown[0].taught(0)
+        optimiser = torch.optim.SGD(net.body.parameters(), lr=self.lr)
+        generator = torch.Generator().manual_seed(stable_seed(seed, "train"))
+        for _ in range(self.epochs):
+            for index in torch.randperm(len(x), generator=generator).to(x.device).split(self.batch):
+                seen = apply(x[index], draw(self.strategy, generator, len(index), shape=x.shape))
+                optimiser.zero_grad(set_to_none=True)
+                F.cross_entropy(net.body(seen), y[index]).backward()
+                optimiser.step()
+        return net
+
+    def follows(self) -> bool:
+        """Always: networks are trained on the synthetic set."""
+        return True
+
+    def update(self, canvas: Canvas, step: int) -> None:
+        """Keep the set at hand."""
+        self.shown[:] = [canvas]
+
+    def assumed(self, data: Dataset) -> tuple[str, ...]:
+        """That the networks are made from what is published."""
+        return Pool().assumed(data)
+
+
 @dataclass(eq=False)
 class _Member:
     """A network of the pool, its optimiser, and how many updates it has had."""

@@ -31,7 +31,7 @@ class ByGroup:
         Raises:
             BadInput: the data have no protected attribute.
         """
-        groups = _group_count(data)
+        groups = group_count(data)
         slots = torch.arange(data.num_classes).repeat_interleave(groups)
         names = tuple(f"{c}, {g}" for c in data.class_names for g in _group_names(data))
         return Layout(slots, names)
@@ -42,7 +42,7 @@ class ByGroup:
 
     def rows(self, data: ImageData, index: Tensor) -> Tensor:
         """(num_classes * groups, B) indicators."""
-        groups = _group_count(data)
+        groups = group_count(data)
         assert data.groups is not None
         cell = data.labels[index] * groups + data.groups[index]
         return torch.nn.functional.one_hot(cell, data.num_classes * groups).T.float()
@@ -67,12 +67,14 @@ class Barycentre:
     A record of group g weighs n_min / n_g, n_min being the class's smallest group (at least
     ``smallest_share`` of the class, so that one rare record cannot set the scale). For squared distances
     sum_a ||m_a - s||^2 = G ||mean_a m_a - s||^2 + constant: FairDD's optimum. Needs the (class, group) counts,
-    which a privacy claim then lists as public.
+    which a privacy claim then lists as public. ``in_batch``: n_g is the count in the batch, so that the row is the mean
+    of the means of the groups that the batch has; the weight of a record then depends on others.
 
-    Source: FairDD (arXiv 2411.19623) and COBRA (arXiv 2605.00185) targets; the bound on weights is ours.
+    Source: FairDD (arXiv 2411.19623) and COBRA (arXiv 2605.00185; in the batch) targets; the bound on weights is ours.
     """
 
     smallest_share: float = 0.01
+    in_batch: bool = False
     weight: Tensor | None = field(default=None, repr=False, compare=False)
     """(num_classes, groups) of a record; filled by :meth:`bind`."""
 
@@ -82,7 +84,7 @@ class Barycentre:
         Raises:
             BadInput: the data have no protected attribute.
         """
-        _group_count(data)
+        group_count(data)
         return Layout(torch.arange(data.num_classes), data.class_names)
 
     def bind(self, data: ImageData, drawn: Tensor | None = None) -> Barycentre:
@@ -91,9 +93,9 @@ class Barycentre:
         Raises:
             BadInput: the data have no protected attribute.
         """
-        if self.weight is not None:
+        if self.weight is not None or self.in_batch:
             return self
-        groups = _group_count(data)
+        groups = group_count(data)
         assert data.groups is not None
         counts = (
             torch.bincount(data.labels * groups + data.groups, minlength=data.num_classes * groups)
@@ -107,30 +109,39 @@ class Barycentre:
 
     def rows(self, data: ImageData, index: Tensor) -> Tensor:
         """(num_classes, B) weights in [0, 1]."""
+        if self.in_batch:
+            cells = ByGroup().rows(data, index)
+            alike = cells / cells.sum(1, keepdim=True).clamp_min(1)
+            return alike.view(data.num_classes, -1, len(index)).sum(1)
         if self.weight is None:
             return self.bind(data).rows(data, index)
         assert data.groups is not None
         return ByClass().rows(data, index) * self.weight[data.labels[index], data.groups[index]]
 
     def bounded(self) -> Barycentre:
-        """Already one bounded row per class."""
-        return self
+        """One row per class, weighed by the counts of all records."""
+        return replace(self, in_batch=False)
 
     def couples_records(self) -> bool:
-        """Never, given the counts."""
-        return False
+        """Never, given the counts of all records."""
+        return self.in_batch
 
     def assumed(self, data: ImageData) -> tuple[str, ...]:
         """How many records there are of each group in each class."""
         return ("(class, group) counts",)
 
 
-def _group_count(data: ImageData) -> int:
+def group_count(data: ImageData) -> int:
+    """How many protected groups there are.
+
+    Raises:
+        BadInput: the data have no protected attribute.
+    """
     return max(len(data.group_names), int(protected(data).max()) + 1)
 
 
 def _group_names(data: ImageData) -> tuple[str, ...]:
-    return data.group_names or tuple(f"group {g}" for g in range(_group_count(data)))
+    return data.group_names or tuple(f"group {g}" for g in range(group_count(data)))
 
 
 def fair(recipe: Recipe) -> Recipe:

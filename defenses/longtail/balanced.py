@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.defenses.fairness.fairdd import ByGroup
+from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 from ddaudit.defenses.fairness.lessons import teach_evenly, teachable
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.lessons import Even
@@ -95,12 +95,16 @@ def balanced(recipe: Recipe) -> Recipe:
     if networks is not None:
         networks = replace(networks, lesson=Even())
         notes += ("networks that are trained on the records see every class equally often",)
-    elif isinstance(reader, Minibatch) and not isinstance(_innermost(recipe.target), ByGroup):
+    elif isinstance(reader, Minibatch) and not isinstance(
+        _innermost(recipe.target), (Barycentre, ByGroup)
+    ):
         notes += (
             "balanced: as many records of each class are drawn and every class has one target, so the method "
             "itself is balanced already and 'balanced' changes nothing before 'dp' or 'fair' is added",
         )
-    if isinstance(reader, Minibatch) and isinstance(_innermost(recipe.target), ByGroup):
+    if isinstance(reader, Minibatch) and isinstance(
+        _innermost(recipe.target), (Barycentre, ByGroup)
+    ):
         reader = replace(reader, by_group=True)
     return replace(
         recipe,

@@ -67,7 +67,8 @@ def dp(recipe: Recipe) -> Recipe:
             f"{type(recipe.reader).__name__} picks records by other records, and no noise is calibrated for that",
             "Take a method that draws them at random, such as idc or dc.",
         )
-    for part in (recipe.target, recipe.objective):
+    target = recipe.target.bounded()
+    for part in (target, recipe.objective):
         refuse_coupling(part, f"{recipe.name}+dp")
     states = getattr(recipe.objective, "private_defaults", None)
     known = states() if states else None
@@ -78,7 +79,6 @@ def dp(recipe: Recipe) -> Recipe:
     )
     # Sums of clipped embeddings have another scale than means of raw ones; the cosine of gradients has none.
     loop = replace(recipe.loop, lr=known.lr) if known and known.lr else recipe.loop
-    target = recipe.target.bounded()
     networks, terms, notes = recipe.networks, recipe.terms, recipe.deviations
     if known and known.fresh and isinstance(networks, Experts):
         networks = Fresh(networks.arch, networks.width)
