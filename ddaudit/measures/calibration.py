@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
+from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor, stratified
+from ddaudit.data import ImageData
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ece as binned
-from ddaudit.measures import scores
+from ddaudit.measures import outliers, scores
 from ddaudit.measures._common import few_images, victim_logits
-from ddaudit.stats import Interval, Resamples, crossed, crossed_mean, wilson
-from ddaudit.stats.intervals import weight_chunks
+from ddaudit.measures.confidence import shifted_metric, stage_metrics
+from ddaudit.measures.matched import matched_ece, references
+from ddaudit.measures.smooth import residual_cells, smooth_ece
+from ddaudit.stats import wilson
 
 RAW, TEMPERATURE = "raw", "temperature"
 
@@ -31,6 +36,10 @@ class CalibrationSettings(Settings):
     """Label draws behind each noise floor."""
     validation_limit: int | None = None
     """At most this many validation images for the temperature; None: all."""
+    shifted: int = Field(default=500, ge=0)
+    """Test images for the error under shift; 0 leaves it out."""
+    matched: tuple[int, ...] = (1, 5, 10, 50)
+    """Images per class of the random real subsets that accuracy is matched with; none leaves it out."""
 
 
 @auditor
@@ -55,10 +64,14 @@ class Calibration(Auditor[CalibrationSettings]):
         "concluded. Positive overconfidence means the network promises too much. ECE says nothing "
         "about accuracy: a network that knows nothing and says so is well calibrated; Brier score "
         "and NLL reward both. A large error left after temperature scaling means the usual repair "
-        "fails."
+        "fails. Whoever is often wrong has more to be overconfident of: the matched ECE compares with networks of "
+        "random real records that are as accurate. Of Brier's parts, reliability is what calibration could "
+        "remove and resolution what the confidences know."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599",
+        "Blasiok and Nakkiran, Smooth ECE, ICLR 2024, arXiv 2309.12236",
+        "Ovadia et al., Can You Trust Your Model's Uncertainty?, NeurIPS 2019, arXiv 1906.02530 (under shift)",
         "Zhu et al., Rethinking Data Distillation: Do Not Overlook Calibration, ICCV 2023, "
         "arXiv 2307.12463",
     )
@@ -74,6 +87,28 @@ class Calibration(Auditor[CalibrationSettings]):
         MetricInfo(
             "calibration.ks_error", "lower",
             "largest gap between accumulated confidence and accumulated accuracy; needs no bins",
+        ),
+        MetricInfo(
+            "calibration.smooth_ece", "lower",
+            "ECE by a kernel in place of bins, as wide as the error that it reads",
+        ),
+        MetricInfo("calibration.mce", "lower", "largest gap between confidence and accuracy of any bin"),
+        MetricInfo(
+            "calibration.brier_reliability", "lower",
+            "part of the top label's Brier score that calibration would remove",
+        ),
+        MetricInfo(
+            "calibration.brier_resolution", "higher",
+            "how far the accuracy of bins differs: what confidence knows of correctness",
+        ),
+        MetricInfo("calibration.brier_uncertainty", "none", "accuracy times error rate: what no confidence changes"),
+        MetricInfo("calibration.brier_within", "none", "the rest of the top label's Brier score, from within bins"),
+        MetricInfo(
+            "calibration.shifted_ece", "lower", "ECE on test images damaged by common corruptions of middle strength"
+        ),
+        MetricInfo(
+            "calibration.matched_ece", "lower",
+            "ECE less that of networks as accurate that were trained on random real records",
         ),
         MetricInfo("calibration.overconfidence", "none", "mean confidence less accuracy: above 0 is overconfident"),
         MetricInfo(
@@ -96,34 +131,43 @@ class Calibration(Auditor[CalibrationSettings]):
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "calibration.ece": "ECE",
+        "calibration.smooth_ece": "smooth ECE",
+        "calibration.mce": "MCE",
+        "calibration.shifted_ece": "ECE under shift",
+        "calibration.matched_ece": "ECE beyond accuracy's",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     from_records: ClassVar[tuple[str, ...] | None] = (
         "calibration.temperature",
+        "calibration.matched_ece",
         f"stage={TEMPERATURE}",
     )
     settings: ClassVar[type[Settings]] = CalibrationSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"bootstrap": 300, "simulations": 100, "validation_limit": 2000}
+        "quick": {
+            "bootstrap": 300,
+            "simulations": 100,
+            "validation_limit": 2000,
+            "shifted": 150,
+            "matched": (),
+        }
     }
 
     def run(
         self, subject: Subject, ctx: Context, settings: CalibrationSettings, seed: int
     ) -> Finding:
         """Score raw logits, fit a temperature per victim on validation data, score again."""
-        test = ctx.test()
-        logits = victim_logits(ctx, subject, seed, test.images).double()
-        g = ctx.generator("calibration", subject.id, seed)
-        resamples = ctx.resamples(test, settings.bootstrap)
+        test, held = ctx.test(), ctx.data.validation
+        if settings.validation_limit is not None:
+            held = stratified(held, settings.validation_limit)
+
+        def answers(records: ImageData) -> Tensor:
+            return victim_logits(ctx, subject, seed, records.images).double()
+
+        logits = answers(test)
         finding = Finding(
-            subject=subject.id,
-            auditor=self.name,
-            metrics=stage_metrics(
-                logits, test.labels, settings, stage=RAW, generator=g, resamples=resamples
-            ),
-            curves=[_diagram(logits, test.labels, settings.bins, f"{subject.id}, {RAW}")],
-            caveats=few_images(len(test), len(logits)),
+            subject=subject.id, auditor=self.name, caveats=few_images(len(test), len(logits))
         )
         finding.caveats += [
             "ECE is biased upwards by about its noise floor and depends on the binning; "
@@ -131,15 +175,20 @@ class Calibration(Auditor[CalibrationSettings]):
             "Networks trained on soft labels are less over-confident for free: compare sets with "
             "the same kind of labels.",
         ]
-        limit = settings.validation_limit
-        held = ctx.data.validation
-        held = held if limit is None else stratified(held, limit)
+        damaged = _damaged(ctx, settings)
+        shown = None if damaged is None else answers(damaged)
+        stage = partial(
+            self._stage, finding, test, ctx=ctx, settings=settings,
+            g=ctx.generator("calibration", subject.id, seed),
+            more=ctx.generator("calibration", "more", subject.id, seed),
+        )  # fmt: skip
+        by = references(ctx, seed, settings.matched, test)
+        stage(RAW, logits, by=by, damaged=damaged, shown=shown)
         if len(held) == 0:
             finding.status = "partial"
             finding.reason = f"Data '{ctx.data.name}' has no validation images for a temperature."
             return finding
-        answers = victim_logits(ctx, subject, seed, held.images)
-        fits = [scores.fit_temperature(z, held.labels) for z in answers]
+        fits = [scores.fit_temperature(z, held.labels) for z in answers(held)]
         lost = [f for f in fits if f.at_bound]
         if lost:
             finding.caveats.append(_without_temperature(fits))
@@ -147,11 +196,16 @@ class Calibration(Auditor[CalibrationSettings]):
             finding.status = "partial"
             finding.reason = "No temperature can be fitted to any of the networks."
             return finding
-        values = torch.tensor([1.0 if f.at_bound else f.value for f in fits], dtype=torch.float64)
-        scaled = logits / values[:, None, None]
-        label = f"{subject.id}, {TEMPERATURE}"
-        finding.metrics += stage_metrics(
-            scaled, test.labels, settings, stage=TEMPERATURE, generator=g, resamples=resamples
+        beside = references(ctx, seed, settings.matched, held)
+        stage(
+            TEMPERATURE,
+            _scaled(logits, fits),
+            by=[
+                _scaled(z, [scores.fit_temperature(a, held.labels) for a in asked])
+                for z, asked in zip(by, beside, strict=True)
+            ],
+            damaged=damaged,
+            shown=None if shown is None else _scaled(shown, fits),
         )
         fitted = [f.value for f in fits if not f.at_bound]
         finding.metrics.append(
@@ -162,7 +216,6 @@ class Calibration(Auditor[CalibrationSettings]):
                 unit="ratio",
             )
         )
-        finding.curves.append(_diagram(scaled, test.labels, settings.bins, label))
         finding.caveats.append(
             f"The temperature is fitted on {len(held)} labelled real images that somebody who only "
             "holds the distilled set does not have."
@@ -173,6 +226,57 @@ class Calibration(Auditor[CalibrationSettings]):
                 "scored on images that do not: part of the error left is that shift."
             )
         return finding
+
+    def _stage(
+        self,
+        finding: Finding,
+        test: ImageData,
+        stage: str,
+        logits: Tensor,
+        *,
+        ctx: Context,
+        settings: CalibrationSettings,
+        g: torch.Generator,
+        more: torch.Generator,
+        by: Sequence[Tensor],
+        damaged: ImageData | None,
+        shown: Tensor | None,
+    ) -> None:
+        """Add the metrics and the diagram of the networks before or after scaling.
+
+        Args:
+            by: references of matched accuracy, at the same stage.
+            shown: answers to ``damaged``, at the same stage.
+        """
+        resamples = ctx.resamples(test, settings.bootstrap)
+        finding.metrics += stage_metrics(
+            logits, test.labels, settings, stage=stage, generator=g, more=more, resamples=resamples
+        )
+        finding.curves.append(
+            _diagram(logits, test.labels, settings.bins, f"{finding.subject}, {stage}")
+        )
+        if damaged is not None and shown is not None:
+            finding.metrics.append(
+                shifted_metric(
+                    shown, damaged.labels, settings, stage=stage, generator=more,
+                    resamples=ctx.resamples(damaged, settings.bootstrap),
+                )
+            )  # fmt: skip
+        if not by:
+            return
+        matched = matched_ece(
+            logits, by, test.labels, bins=settings.bins, resamples=resamples, stage=stage
+        )
+        if matched is not None:
+            finding.metrics.append(matched)
+        elif stage == RAW:
+            finding.caveats.append(
+                "No random real subset of the sizes tried is as accurate, so nothing is matched."
+            )
+
+    def work(self, subject: Subject, ctx: Context, settings: CalibrationSettings) -> Work:
+        """The networks of the references; the first subject of a seed trains them for all."""
+        return Work(archs=(ctx.arch,) * len(settings.matched) if subject.baseline else ())
 
     def checks(self, ctx: Context, settings: CalibrationSettings) -> list[Check]:
         """A calibrated simulator, a constant over-confident predictor, a planted temperature."""
@@ -189,6 +293,11 @@ class Calibration(Auditor[CalibrationSettings]):
         constant[:, 0] = 0.95
         truth = (torch.arange(1000) % 10 >= 6).long()
         known = binned.ece(constant, truth, bins=settings.bins)
+        sure, right = torch.full((1000,), 0.95), (truth == 0).double()
+        other = [
+            float(smooth_ece(residual_cells(sure, right).mean(0)[None])),
+            float(binned.brier_parts(sure, right, torch.ones(1, 1000).double())["mce"]),
+        ]
         fitted = scores.fit_temperature(z * 2.5, y).value
         return [
             Check(
@@ -206,6 +315,13 @@ class Calibration(Auditor[CalibrationSettings]):
                 affects=["calibration.ece"],
             ),
             Check(
+                name="always 95 % sure, right on 60 %: without bins, and by the largest bin",
+                passed=max(abs(v - 0.35) for v in other) < 1e-6,
+                value=max(other, key=lambda v: abs(v - 0.35)),
+                expected="smooth ECE and MCE 0.35",
+                affects=["calibration.smooth_ece", "calibration.mce"],
+            ),
+            Check(
                 name="calibrated logits multiplied by 2.5",
                 passed=abs(fitted / 2.5 - 1) < 0.1,
                 value=fitted,
@@ -215,121 +331,18 @@ class Calibration(Auditor[CalibrationSettings]):
         ]
 
 
-def stage_metrics(
-    logits: Tensor,
-    labels: Tensor,
-    settings: CalibrationSettings,
-    *,
-    stage: str,
-    generator: torch.Generator,
-    resamples: Resamples | None = None,
-) -> list[Metric]:
-    """All calibration metrics of (V, N, K) logits, averaged over victims, for ``params.stage``.
-
-    Intervals: bootstrap over images (bins stay those of the whole test set), combined with the
-    spread of the victims. ``resamples`` are the same for every subject, so that their ECEs can be paired.
-    """
-    n = len(labels)
-    pieces = (
-        weight_chunks(n, settings.bootstrap, generator)
-        if resamples is None
-        else resamples.weights()
-    )
-    params = {"stage": stage}
-    probabilities = logits.softmax(2)
-    binned_scores = _BinnedScores(probabilities, labels, settings.bins)
-    whole = binned_scores(torch.ones(1, n, dtype=torch.float64))
-    drawn = [
-        {name: values.mean(1) for name, values in binned_scores(weights).items()}
-        for weights in pieces
-    ]
-    replicates = {name: torch.cat([d[name] for d in drawn]) for name in whole}
-    intervals = {
-        name: crossed(values[0], replicates[name], n=n).clamp() for name, values in whole.items()
-    }
-    out = []
-    for name in binned.BINNINGS:
-        floor = sum(
-            binned.calibrated_floor(
-                p, binning=name, bins=settings.bins, n_sim=settings.simulations, generator=generator
-            ).mean
-            for p in probabilities
-        ) / len(probabilities)
-        main = name == binned.EQUAL_WIDTH
-        out.append(
-            Metric.of(
-                "calibration.ece",
-                intervals[name],
-                direction="lower",
-                floor=floor,
-                headline=main,
-                params={"binning": name, "stage": stage},
-                resampled=resamples.kept(whole[name][0], replicates[name])
-                if main and resamples is not None
-                else None,
-            )
-        )
-        if main:
-            ece = intervals[name]
-            above = Interval(ece.value - floor, ece.low - floor, ece.high - floor, n).clamp()
-            both = {"binning": name, "stage": stage}
-            out.append(Metric.of("calibration.ece_debiased", above, direction="lower", params=both))
-    for name in ("ks_error", "aurc", "excess_aurc"):
-        out.append(
-            Metric.of(f"calibration.{name}", intervals[name], direction="lower", params=params)
-        )
-    over = torch.stack([scores.overconfidence(p, labels) for p in probabilities])
-    squared = torch.stack([scores.brier(p, labels) for p in probabilities])
-    likelihood = torch.stack([scores.nll(z, labels) for z in logits])
-    out += [
-        Metric.of("calibration.overconfidence", crossed_mean(over).clamp(-1, 1), params=params),
-        Metric.of(
-            "calibration.brier",
-            crossed_mean(squared).clamp(0, 2),
-            direction="lower",
-            unit="squared error, 0 to 2",
-            params=params,
-        ),
-        Metric.of(
-            "calibration.nll",
-            crossed_mean(likelihood).clamp(0, math.inf),
-            direction="lower",
-            unit="nats",
-            params=params,
-        ),
-    ]
-    return out
+def _damaged(ctx: Context, settings: CalibrationSettings) -> ImageData | None:
+    """A sample of the test images under C-lite; None of data that are no pictures."""
+    if not settings.shifted or ctx.data.space != "pixels":
+        return None
+    sample = ctx.test(settings.shifted)
+    return replace(sample, images=outliers.damaged(sample, level=3))
 
 
-class _BinnedScores:
-    """The scores that are no mean over images: weights (B, N) -> (B, V) by name."""
-
-    def __init__(self, probabilities: Tensor, labels: Tensor, bins: int) -> None:
-        self.n, self.k = len(labels), probabilities.shape[2]
-        self.confidence, top = probabilities.max(2)
-        self.correct = (top == labels).double()
-        self.tables = {
-            b: [binned.error_table(p, labels, binning=b, bins=bins) for p in probabilities]
-            for b in binned.BINNINGS
-        }
-
-    def __call__(self, weights: Tensor) -> dict[str, Tensor]:
-        out = {
-            name: torch.stack(
-                [
-                    binned.table_errors(weights @ t, binning=name, n=self.n, num_classes=self.k)
-                    for t in tables
-                ],
-                1,
-            )
-            for name, tables in self.tables.items()
-        }
-        victims = list(zip(self.confidence, self.correct, strict=True))
-        out["ks_error"] = torch.stack([scores.ks_error(c, hit, weights) for c, hit in victims], 1)
-        out["aurc"] = torch.stack([scores.aurc(c, hit, weights) for c, hit in victims], 1)
-        errors = self.n - weights @ self.correct.T
-        out["excess_aurc"] = out["aurc"] - scores.best_aurc(errors, self.n)
-        return out
+def _scaled(logits: Tensor, fits: Sequence[scores.Temperature]) -> Tensor:
+    """(V, N, K) logits by each network's temperature; unscaled where none is best."""
+    values = torch.tensor([1.0 if f.at_bound else f.value for f in fits], dtype=torch.float64)
+    return logits / values[:, None, None]
 
 
 def _without_temperature(fits: Sequence[scores.Temperature]) -> str:

@@ -117,6 +117,52 @@ def calibrated_floor(
     return Floor.of(table_errors(sums, binning=binning, n=n, num_classes=k))
 
 
+def brier_parts(
+    confidence: Tensor, correct: Tensor, weights: Tensor, *, bins: int = 15
+) -> dict[str, Tensor]:
+    """The largest bin's gap, and what the Brier score of the top label is made of, over equal-width bins.
+
+    ``reliability - resolution + uncertainty + within`` is mean (confidence - correct)^2 exactly; ``within`` is what
+    confidences that differ within a bin add.
+
+    Args:
+        confidence, correct: (N,).
+        weights: (B, N) how often each record counts.
+
+    Returns:
+        (B,) each: ``mce``, ``reliability`` (0 is best), ``resolution`` (higher is better), ``uncertainty`` (of the
+        accuracy alone), ``within``.
+
+    Source: Murphy, J. Applied Meteorology 12 (1973); Stephenson et al., Weather and Forecasting 23 (2008), equation 14.
+    """
+    c, y = confidence.double(), correct.double()
+    hot = torch.nn.functional.one_hot(
+        _bin_index(c[:, None], EQUAL_WIDTH, bins)[:, 0], bins
+    ).double()
+    count, total = weights @ hot, weights.sum(1, keepdim=True)
+    stated, right = ((weights @ (hot * v[:, None])) / count.clamp(min=1e-300) for v in (c, y))
+    share, base = count / total, (weights @ y)[:, None] / total
+    gap = torch.where(count > 0, (right - stated).abs(), 0.0)
+    parts = {
+        "mce": gap.amax(1),
+        "reliability": (share * gap**2).sum(1),
+        "resolution": (share * (right - base) ** 2).sum(1),
+        "uncertainty": (base * (1 - base))[:, 0],
+    }
+    score = (weights @ (c - y) ** 2) / total[:, 0]
+    known = parts["reliability"] - parts["resolution"] + parts["uncertainty"]
+    return {**parts, "within": score - known}
+
+
+def largest_gaps(confidence: Tensor, hits: Tensor, *, bins: int = 15) -> Tensor:
+    """(S,) largest bin's gap of answers (S, N) that share their confidences (N,)."""
+    c = confidence.double()
+    index = _bin_index(c[:, None], EQUAL_WIDTH, bins)[:, 0]
+    sums = torch.zeros(len(hits), bins, dtype=torch.float64)
+    sums.index_add_(1, index, hits.double() - c)
+    return (sums.abs() / torch.bincount(index, minlength=bins).clamp(min=1)).amax(1)
+
+
 def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> Reliability:
     """Accuracy against confidence in equal-width bins of the top label."""
     confidence, top = probabilities.double().max(1)

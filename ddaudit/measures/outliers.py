@@ -41,7 +41,7 @@ def outliers(test: ImageData, data: Dataset, generator: torch.Generator) -> dict
     if data.space == "pixels":
         pixels = _bytes(test.images)
         made[SHUFFLED] = shuffled(pixels, generator)
-        made[CORRUPTED] = _damaged(test)
+        made[CORRUPTED] = damaged(test, level=5)
         made[PHOTOGRAPHS] = photographs(len(test), data.shape, generator)
         if data.train.class_names != DIGIT_CLASSES:
             digits = load_data("digits").test.images[: len(test)]
@@ -69,6 +69,16 @@ def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     return out
 
 
+def damaged(test: ImageData, *, level: int) -> Tensor:
+    """(N, C, H, W) uint8: each image under one type of C-lite, the types in turn."""
+    out, turn = _bytes(test.images).clone(), torch.arange(len(test)) % len(CORRUPTIONS)
+    for k, kind in enumerate(CORRUPTIONS):
+        chosen = turn == k
+        if bool(chosen.any()):
+            out[chosen] = generated(test.subset(chosen), kind, level)
+    return out
+
+
 def photographs(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
     """(count, *shape) uint8 crops of scikit-learn's two photographs, 48 to 256 pixels wide before they are resized."""
     from sklearn.datasets import load_sample_images
@@ -85,16 +95,6 @@ def photographs(count: int, shape: tuple[int, int, int], generator: torch.Genera
         crop = picture[None, :, top : top + side, left : left + side]
         crops.append(functional.interpolate(crop.float() / 255, shape[1:], mode="area"))
     return _fitted(torch.cat(crops), shape)
-
-
-def _damaged(test: ImageData) -> Tensor:
-    """Each image under one type of C-lite at its highest level, the types in turn."""
-    out, turn = _bytes(test.images).clone(), torch.arange(len(test)) % len(CORRUPTIONS)
-    for k, kind in enumerate(CORRUPTIONS):
-        chosen = turn == k
-        if bool(chosen.any()):
-            out[chosen] = generated(test.subset(chosen), kind, 5)
-    return out
 
 
 def _fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -16,7 +16,7 @@ STORED = Path(__file__).parents[1] / "attacks" / "stored_findings.json"
 """Real audits by the auditors that distil again, which take long; its own test compares it with fresh ones."""
 AUDITED = {
     "utility": {"bootstrap": 20, "cross_architectures": ("MLP",), "ranking": True},
-    "calibration": {"bootstrap": 20, "simulations": 5},
+    "calibration": {"bootstrap": 20, "simulations": 5, "shifted": 30, "matched": (1, 2, 4)},
     "bias": {"bootstrap": 20, "simulations": 20},
     "adversarial": {
         "images": 8,

@@ -14,7 +14,7 @@ from ddaudit.measures import calibration, scores
 from ddaudit.measures.calibration import Calibration, CalibrationSettings, stage_metrics
 from ddaudit.measures.ece import ece
 
-SETTINGS = CalibrationSettings(bootstrap=200, simulations=50)
+SETTINGS = CalibrationSettings(bootstrap=200, simulations=50, shifted=100, matched=())
 
 
 def _split(n: int, seed: int) -> tuple[ImageData, torch.Tensor]:
@@ -172,6 +172,7 @@ def test_checks_pass_and_can_fail(audit, monkeypatch) -> None:
     assert all(c.passed for c in Calibration().checks(audit, SETTINGS))
     honest = calibration.binned.ece
     monkeypatch.setattr(calibration.binned, "ece", lambda *a, **k: 2 * honest(*a, **k) + 0.02)
+    monkeypatch.setattr(calibration, "smooth_ece", lambda cells: cells.sum(1).abs() / 2)
     broken = scores.Temperature(1.0)
     monkeypatch.setattr(calibration.scores, "fit_temperature", lambda *a: broken)
     assert not any(c.passed for c in Calibration().checks(audit, SETTINGS))

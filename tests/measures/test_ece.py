@@ -12,9 +12,11 @@ from ddaudit.measures.ece import (
     BINNINGS,
     CLASSWISE,
     EQUAL_MASS,
+    brier_parts,
     calibrated_floor,
     ece,
     error_table,
+    largest_gaps,
     reliability,
     table_errors,
 )
@@ -145,3 +147,54 @@ def test_reliability_counts_every_image_once() -> None:
 def test_unknown_binning_is_named() -> None:
     with pytest.raises(ValueError, match="equal-width, equal-mass, classwise"):
         ece(*_random(10), binning="width")
+
+
+def _parts(confidence, correct, **options) -> dict[str, float]:
+    once = torch.ones(1, len(confidence), dtype=torch.float64)
+    return {k: float(v) for k, v in brier_parts(confidence, correct, once, **options).items()}
+
+
+@pytest.mark.parametrize("bins", [5, 15])
+def test_the_largest_bin_gap_equals_torchmetrics(bins) -> None:
+    p, y = _random(3000)
+    confidence, top = p.max(1)
+    want = multiclass_calibration_error(p.float(), y, num_classes=10, n_bins=bins, norm="max")
+    got = _parts(confidence, (top == y).double(), bins=bins)["mce"]
+    assert got == pytest.approx(float(want), abs=1e-6)
+    assert float(largest_gaps(confidence, (top == y)[None], bins=bins)) == pytest.approx(got)
+
+
+def test_binned_errors_equal_netcals() -> None:
+    """netcal 1.4.0, ECE(15), ACE(15) and MCE(15) of a fixed sequence."""
+    i = torch.arange(1000).double()
+    confidence = 0.5 + 0.5 * ((i * 0.6180339887) % 1.0)
+    correct = ((i * 0.7548776662) % 1.0 < confidence - 0.15).long()
+    p = torch.stack([confidence, 1 - confidence], 1)
+    assert ece(p, 1 - correct) == pytest.approx(0.15098867782500913)
+    # netcal's equal-mass bins split ties and remainders otherwise.
+    assert ece(p, 1 - correct, binning=EQUAL_MASS) == pytest.approx(0.15052857833341093, abs=2e-3)
+    assert _parts(confidence, correct)["mce"] == pytest.approx(0.1682702330695584)
+
+
+def test_the_parts_of_the_brier_score_of_two_confidences_are_murphys() -> None:
+    """0.9 (right on 6 of 8) and 0.6 (right on 1 of 2): every part by hand, and nothing within bins."""
+    confidence = torch.tensor([0.9] * 8 + [0.6] * 2)
+    correct = torch.tensor([1.0] * 6 + [0.0] * 2 + [1.0, 0.0])
+    got = _parts(confidence, correct)
+    assert got["reliability"] == pytest.approx(0.8 * 0.15**2 + 0.2 * 0.1**2, abs=1e-6)
+    assert got["resolution"] == pytest.approx(0.8 * 0.05**2 + 0.2 * 0.2**2)
+    assert got["uncertainty"] == pytest.approx(0.7 * 0.3)
+    assert got["within"] == pytest.approx(0, abs=1e-9)
+    assert got["mce"] == pytest.approx(0.15, abs=1e-6)
+
+
+def test_the_parts_add_up_to_the_brier_score_of_the_top_label_for_any_weights() -> None:
+    p, y = _random(500, 4)
+    confidence, top = p.max(1)
+    correct = (top == y).double()
+    weights = torch.randint(0, 3, (2, 500), generator=torch.Generator().manual_seed(0)).double()
+    got = brier_parts(confidence, correct, weights)
+    total = got["reliability"] - got["resolution"] + got["uncertainty"] + got["within"]
+    want = (weights @ (confidence - correct) ** 2) / weights.sum(1)
+    assert total.tolist() == pytest.approx(want.tolist())
+    assert float(got["within"].abs().max()) < 0.01
