@@ -26,8 +26,8 @@ MOST_VARIANTS = 4
 """Variants of one metric in an auditor's main table; more go into a table of their own."""
 
 _ORDER = (
-    "check failed", "at chance", "claim violated", "worse", "better", "inverted", "higher", "lower",
-    "no difference shown", "no verdict", "at floor", "failed", NOT_RUN, "skipped",
+    "check failed", "at chance", "claim violated", "inverted", "higher", "lower", "no difference shown",
+    "no verdict", "at floor", "failed", NOT_RUN, "skipped",
 )  # fmt: skip
 """States of a subject's numbers, the one that is told of it first."""
 
@@ -157,19 +157,31 @@ def answer(report: Report, auditor: AuditorInfo) -> str:
     said: dict[str, list[str]] = {}
     for row in table.rows:
         if not row.subject.baseline:
-            words = [t.word for cell in row.groups[i] for t in cell.tags]
-            known = [w for w in _ORDER if w in words] or ["not compared"]
-            word = "better and worse" if {"better", "worse"} <= set(known) else known[0]
-            said.setdefault(word, []).append(row.subject.id)
+            said.setdefault(_told(table, row, i, report.reference), []).append(row.subject.id)
     if not said:
         return ""
-    than = f" than {report.reference}" if report.reference else ""
-    parts = [
-        f"{word}{than if word.startswith(('better', 'worse')) else ''}: {', '.join(who)}"
-        for word, who in said.items()
-    ]
-    text = "; ".join(sorted(parts, key=lambda p: not p.startswith(("better", "worse"))))
+    text = "; ".join(
+        f"{word}: {', '.join(who)}"
+        for word, who in sorted(
+            said.items(), key=lambda x: not x[0].startswith(("better", "worse"))
+        )
+    )
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _told(table: Verdict, row: Row, i: int, reference: str | None) -> str:
+    """What the numbers of a group tell of a subject; of those beside the primary one, which they are."""
+    words = [t.word for t in row.groups[i][0].tags]
+    others = table.others(row, i)
+    told = []
+    for word in ("worse", "better"):
+        names = [name for name, t in others if t.word == word]
+        if word in words:
+            told.append(f"{word} than {reference}")
+        elif names:
+            told.append(f"{word} than {reference} in {names[0]}")
+    words += [t.word for _, t in others]
+    return " and ".join(told) or next((w for w in _ORDER if w in words), "not compared")
 
 
 def metric_tables(report: Report, auditor: AuditorInfo) -> list[MetricTable]:

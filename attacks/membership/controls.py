@@ -23,7 +23,7 @@ from ddaudit.defenses.privacy.accounting import calibrate_tight
 from ddaudit.defenses.privacy.dpsgd import open_private, public_network, train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import distill_many, resolve
-from ddaudit.findings import Check, Curve, Finding, Metric
+from ddaudit.findings import Caveat, Check, Curve, Finding, Metric
 from ddaudit.models import Arch, Network
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import Interval, crossed_rate
@@ -255,11 +255,12 @@ def against_dp_sgd(
         proof = "Both claim the same bound on what any attack can find."
     else:
         proof = f"The set's own claim is epsilon {claim.epsilon:.4g}; DP-SGD was trained for {epsilon:g}."
-    return (
+    return Caveat(
         f"{name} and the DP-SGD control: networks trained directly on the same {runs} random halves with "
         f"differential privacy (epsilon {epsilon:g}, delta {_small(delta)}) reach accuracy {_of(control.accuracy)}, "
         f"and the same attack (LiRA) has an AUC of {_of(control.auc)} on them. Networks trained on {name}: accuracy "
-        f"{_of(subject.accuracy)}, AUC {_of(subject.auc)}. So {verdict}. {proof}"
+        f"{_of(subject.accuracy)}, AUC {_of(subject.auc)}. So {verdict}. {proof}",
+        kind="result",
     )
 
 
@@ -279,11 +280,12 @@ def against_random(name: str, subject: Reading, controls: Sequence[Reading], *, 
         "alike": "the exposures cannot be told apart",
         "above": "the records behind it are easier to find",
     }[relation(subject.auc, nearest.auc)]
-    return (
+    return Caveat(
         f"{name} and the random control: networks trained on {size} drawn at random from the same {runs} halves{tried} "
         f"reach accuracy {_of(nearest.accuracy)}, and LiRA has an AUC of {_of(nearest.auc)} on them; {name}: "
         f"{_of(subject.accuracy)} and {_of(subject.auc)}. So {better}, and by way of networks {exposure}. That does "
-        "not make the subset safe: everybody can see the records that it holds (attack 'nearest')."
+        "not make the subset safe: everybody can see the records that it holds (attack 'nearest').",
+        kind="result",
     )
 
 

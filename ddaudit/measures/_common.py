@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.auditing import Context, Subject
+from ddaudit.findings import Caveat
 from ddaudit.models import Network
 from ddaudit.training import require_finite
 
@@ -40,14 +41,17 @@ def correct(nets: Sequence[Network], ctx: Context) -> Tensor:
 
 def few_images(n: int, victims: int) -> list[str]:
     """Caveats on the size of the sample."""
-    out = []
+    out: list[str] = []
     if n < 1000:
-        out.append(f"Only {n} test images: differences of a few points are within the intervals.")
+        text = f"Only {n} test images: differences of a few points are within the intervals."
+        out.append(Caveat(text, "sample", 3))
     if victims == 1:
-        out.append("One network: the intervals cover test-image sampling, not retraining.")
+        text = "One network: the intervals cover test-image sampling, not retraining."
+        out.append(Caveat(text, "sample", 2))
     elif victims == 2:
-        out.append(
+        text = (
             "Two networks per set say little about a third: where they differ, intervals are wide "
             "and cover somewhat less than 95 %."
         )
+        out.append(Caveat(text, "sample", 3))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -107,4 +108,71 @@ def test_it_prints(chromium: str, page: Path, tmp_path: Path) -> None:
     pdf = tmp_path / "report.pdf"
     _browse(chromium, page, tmp_path / "profile", f"--print-to-pdf={pdf}", "--no-pdf-header-footer")
     assert pdf.read_bytes().startswith(b"%PDF")
-    assert 5 <= len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) <= 30
+    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) <= 8
+
+
+ACT = """<script>addEventListener("load", function () {
+  var out = [], seen = function (e) { return e && e.getClientRects().length > 0; };
+  var names = function () { return Array.from(document.querySelectorAll("table.verdict tr.subject")).filter(seen)
+    .map(function (r) { return r.querySelector("th").getAttribute("data-at"); }); };
+  var shown = function () { return Array.from(document.querySelectorAll(".pair")).filter(seen)
+    .map(function (e) { return e.className; }); };
+  out.push(names(), shown());
+  document.querySelector('th[data-col="g0"] .sort').click(); out.push(names());
+  document.querySelector('th[data-col="g0"] .sort').click(); out.push(names());
+  document.getElementById("show-s0").checked = false; out.push(names());
+  out.push(seen(document.querySelector("td.g1"))); document.getElementById("show-g1").checked = false;
+  out.push(seen(document.querySelector("td.g1")));
+  document.getElementById("up").value = "3"; document.getElementById("across").value = "2"; out.push(shown());
+  out.push(seen(document.querySelector("tr.more"))); document.querySelectorAll(".open")[0].checked = true;
+  out.push(seen(document.querySelector("tbody:has(.open:checked) tr.more")));
+  document.title = JSON.stringify(out);
+});</script>"""
+
+
+def test_it_sorts_filters_and_plots(
+    chromium: str, page: Path, report: Report, tmp_path: Path
+) -> None:
+    """Under its own policy the script runs; filters, rows that open and the plot's axes are style sheets alone."""
+    dom, log = _browse(chromium, page, tmp_path / "profile", "--dump-dom")
+    assert "CONSOLE" not in log
+    assert dom.count('class="sort"') == 8
+    html = page.read_text(encoding="utf-8")
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
+    copy = tmp_path / "copy.html"
+    copy.write_text(html.replace("</body>", ACT + "</body>"), encoding="utf-8")
+    dom, _ = _browse(
+        chromium, copy, tmp_path / "profile2", "--dump-dom", "--virtual-time-budget=5000"
+    )
+    found = re.search(r"<title>(.*?)</title>", dom)
+    assert found is not None
+    names, pair, up, down, fewer, before, after, other, closed, opened = json.loads(found[1])
+    accuracy = {
+        f.subject: f.metric("utility.accuracy").value
+        for f in report.findings
+        if f.auditor == "utility"
+    }
+    assert names == [s.id for s in sorted(report.subjects, key=lambda s: s.baseline)]
+    assert up == sorted(names, key=lambda n: accuracy[n] or 0.0)
+    assert down == up[::-1]
+    assert set(names) - set(fewer) == {names[0]}
+    assert (before, after, closed, opened) == (True, False, False, True)
+    assert (len(pair), len(other)) == (1, 1)
+    assert other == ["pair pair-2-3"]
+
+
+def test_it_has_a_dark_and_a_narrow_look(chromium: str, page: Path, tmp_path: Path) -> None:
+    def mean(*flags: str) -> float:
+        shot = tmp_path / f"{len(flags)}.png"
+        _browse(
+            chromium,
+            page,
+            tmp_path / "profile",
+            f"--screenshot={shot}",
+            "--window-size=1200,900",
+            *flags,
+        )
+        return float(np.asarray(Image.open(shot).convert("L")).mean())
+
+    assert mean() > 200
+    assert mean("--blink-settings=preferredColorScheme=0") < 80
