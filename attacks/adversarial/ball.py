@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.seeds import stable_seed
+from ddaudit.training.robust import within
 
 Norm = Literal["Linf", "L2"]
 Bounds = tuple[float, float]
@@ -33,11 +34,10 @@ class Ball:
 
     def project(self, x: Tensor, moved: Tensor) -> Tensor:
         """``moved`` pulled back: onto the ball, then into the box (which cannot leave the ball)."""
-        delta = moved - x
         if self.norm == "Linf":
-            delta = delta.clamp(-self.eps, self.eps)
-        else:
-            delta = delta * (self.eps / _per_image(self.size(delta)).clamp_min(_TINY)).clamp_max(1)
+            return within(x, moved, self.eps, self.low, self.high)
+        delta = moved - x
+        delta = delta * (self.eps / _per_image(self.size(delta)).clamp_min(_TINY)).clamp_max(1)
         return (x + delta).clamp(self.low, self.high)
 
     def size(self, delta: Tensor) -> Tensor:

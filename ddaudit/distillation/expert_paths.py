@@ -27,7 +27,7 @@ from ddaudit.distillation.networks import Fresh, fit
 from ddaudit.distillation.store import Store, content_key
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.seeds import stable_seed
-from ddaudit.training import EvaluationProtocol, train_many
+from ddaudit.training import EvaluationProtocol, Robust, train_many
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class ExpertPaths(Fresh):
         lr, batch: of the experts' SGD, without momentum and weight decay.
         augment: of their training: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         sam, sam_gap: radius and surrogate-gap weight of sharpness-aware training (FTD); 0: plain SGD.
+        robust: how steps are changed so that the experts resist small changes; None: not at all.
+        ema: decay of the moving average of the parameters, step by step, which the path is made of; 0: of them.
         curriculum: which records are seen in which pass (PAD); None: all in all.
         weight_decay: of the passes over all parameters.
         head: passes after those, in which the classifier alone is trained, every class being seen equally often
@@ -74,6 +76,8 @@ class ExpertPaths(Fresh):
     augment: str = "data"
     sam: float = 0.0
     sam_gap: float = 0.0
+    robust: Robust | None = None
+    ema: float = 0.0
     curriculum: Curriculum | None = None
     weight_decay: float = 0.0
     head: int = 0
@@ -267,6 +271,8 @@ class ExpertPaths(Fresh):
             augment=data.augment if self.augment == "data" else self.augment,
             sam=self.sam,
             sam_gap=self.sam_gap,
+            robust=self.robust,
+            ema=self.ema,
         )
 
 

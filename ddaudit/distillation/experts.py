@@ -17,7 +17,7 @@ from ddaudit.distillation.store import content_key
 from ddaudit.errors import DDAuditError
 from ddaudit.models import Arch, Network
 from ddaudit.seeds import stable_seed
-from ddaudit.training import PROTOCOLS, EvaluationProtocol, train_many
+from ddaudit.training import PROTOCOLS, EvaluationProtocol, Robust, train_many
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel."""
@@ -40,6 +40,7 @@ class Experts(Fresh):
         lesson: which records a pass takes, and how the loss counts classes; None: every record once, classes alike.
         recalibrated: batch normalisations take the mean over classes of every class's statistics, where running ones
             are those of the frequent classes.
+        robust: how steps are changed so that the networks resist small changes; None: not at all.
         interpolate: a step takes a random point of the straight line from an expert's start to its end, uniformly,
             as NCFM does (Wang et al., CVPR 2025, section 3.3), instead of the end.
 
@@ -57,6 +58,7 @@ class Experts(Fresh):
     lr_schedule: Literal["step", "cosine"] = "step"
     lesson: Lesson | None = None
     recalibrated: bool = False
+    robust: Robust | None = None
     interpolate: bool = False
     trained: tuple[Network, ...] = field(default=(), repr=False, compare=False)
     """Filled by :meth:`learn`: in the order of architectures, in training mode, with identity normalisation."""
@@ -197,4 +199,5 @@ class Experts(Fresh):
             augment=augment,
             max_steps=None,
             deviations=(),
+            robust=self.robust,
         )

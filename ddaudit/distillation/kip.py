@@ -105,7 +105,8 @@ class KernelInducing:
         )
         private = recipe.reader is not None and recipe.reader.private
         parallel = recipe.synthesis is not None and recipe.synthesis.parallel
-        return parallel and not private and not own
+        single = getattr(recipe.reader, "single", False)
+        return parallel and not private and not own and not single
 
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
         """Distil K sets, one per row of ``job.members``.
@@ -271,6 +272,21 @@ class RidgeGradient:
             if self.space == "features":
                 return self.kernel.pulls(z, support, pull).flatten(1)
             return self.kernel.pixel_pulls(images, z, support, pull).flatten(1)
+
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B,) losses of records, differentiable in them: what an attack raises.
+
+        Raises:
+            DDAuditError: several runs at once have no one loss per record.
+        """
+        if len(self._support) != 1:
+            raise DDAuditError("a record has one loss per run, and several runs are asked for")
+        with torch.no_grad():
+            support = self.kernel.embed(self._support[0])
+            coefficients = solve(self.kernel.gram(support, support).double(), self._y, self._reg)
+        kernel_ts = self.kernel.gram(self.kernel.embed(x), support).double()
+        wanted = centred_targets(y, self._classes)
+        return record_losses(kernel_ts[None], coefficients, wanted, self._log_scale).sum(0)
 
     def real(self, net: Any, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """(K, R, D) gradients of the row-weighted losses, without one gradient per record; those in learned labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,28 @@ from ddaudit.distillation.parts import Canvas
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
+from ddaudit.training import Robust
 from ddaudit.training.augment import apply, draw
 from ddaudit.training.views import apply_views, draw_views, mix_labels
+
+
+class Risk(Protocol):
+    """A loss of a batch beside the mean one, which may group records by the synthetic set; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def added(
+        self, net: Network, x: Tensor, losses: Tensor, canvas: Canvas | None, step: int
+    ) -> Tensor:
+        """A scalar.
+
+        Args:
+            net: the network that learns.
+            x: (B, C, H, W) normalised records.
+            losses: (B,) of them, differentiable.
+            canvas: the synthetic set as it is; None before there is one.
+            step: how many steps this network has taken before.
+        """
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,8 @@ class RecordSGD:
         batch: records per step, drawn without replacement.
         augment: per record: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         cutmix: probability that a batch is mixed by CutMix.
+        robust: how steps are changed so that the networks resist small changes; None: not at all.
+        risk: what is added to the loss of single records; None: nothing.
     """
 
     lr: float = 0.01
@@ -38,6 +60,8 @@ class RecordSGD:
     batch: int = 64
     augment: str = "data"
     cutmix: float = 0.0
+    robust: Robust | None = None
+    risk: Risk | None = None
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or self.batch < 1 or not 0 <= self.cutmix <= 1:
@@ -101,6 +125,7 @@ class Learning(Fresh):
     def update(self, canvas: Canvas, step: int) -> None:
         """Train the network that was made last."""
         trainer = self._opened()
+        trainer.canvas = canvas
         trainer.train(trainer.students[0], self.records)
 
     def _opened(self) -> Trainer:
@@ -158,6 +183,7 @@ class Queue(Learning):
     def update(self, canvas: Canvas, step: int) -> None:
         """Train some networks of the queue."""
         trainer = self._opened()
+        trainer.canvas = canvas
         generator = torch.Generator().manual_seed(stable_seed(trainer.seed, "train", step))
         for place in torch.randperm(len(trainer.students), generator=generator)[: self.per_step]:
             trainer.train(trainer.students[int(place)], self.records)
@@ -176,6 +202,7 @@ class Student:
     generator: torch.Generator
     right: int = 0
     seen: int = 0
+    steps: int = 0
 
     def recount(self) -> None:
         """Forget what it got right so far."""
@@ -207,6 +234,8 @@ class Trainer:
         self._mean, self._std = mean.to(job.device), std.to(job.device)
         self.students: list[Student] = []
         self.step = 0
+        self.canvas: Canvas | None = None
+        """The synthetic set as it was last shown."""
 
     def add(self, net: Network, seed: int) -> Student:
         """A network that is going to be trained; batches and views are drawn from the seed."""
@@ -236,9 +265,22 @@ class Trainer:
         x = apply(x, draw(self._strategy, g, len(x), shape=x.shape))
         views = draw_views(g, len(x), shape=x.shape, cutmix=self._cutmix)
         wanted = mix_labels(F.one_hot(y, self.data.num_classes).to(x.dtype), views, shape=x.shape)
-        logits = body(apply_views(x, views))
+        x, how = apply_views(x, views), self._training
+        seen = x
+        if how.robust is not None:
+            seen = how.robust.see(body, x, wanted, mean=self._mean, std=self._std, generator=g)
+        logits = body(seen) + self._shift
+        trades = how.robust is not None and how.robust.trades
+        plain = body(x) + self._shift if trades else logits
+        losses = F.cross_entropy(plain, wanted, reduction="none")
+        total = losses.mean()
+        if how.robust is not None:
+            total = total + how.robust.added(body, x, wanted, plain, logits)
+        if how.risk is not None:
+            total = total + how.risk.added(student.net, x, losses, self.canvas, student.steps)
         student.optimiser.zero_grad(set_to_none=True)
-        F.cross_entropy(logits + self._shift, wanted).backward()
+        total.backward()
         student.optimiser.step()
+        student.steps += 1
         student.right += int((logits.argmax(1) == y).sum())
         student.seen += len(y)

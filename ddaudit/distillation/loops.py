@@ -191,12 +191,6 @@ def view_of(
     )
 
 
-def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:
-    """Move an average towards the present values, in place: ``decay`` of it stays."""
-    for kept, p in zip(average, now, strict=True):
-        kept.lerp_(p.detach(), 1 - decay)
-
-
 def finish(
     canvas: Canvas,
     average: list[Tensor] | None,

@@ -17,7 +17,6 @@ from ddaudit.distillation.loops import (
     Job,
     LearnsRecords,
     Outcome,
-    blend,
     finish,
     network_for,
     teacher_for,
@@ -32,6 +31,7 @@ from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
+from ddaudit.training import blend
 from ddaudit.training.augment import apply, draw
 
 

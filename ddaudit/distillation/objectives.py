@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddaudit.distillation.parts import PrivateDefaults
 from ddaudit.models import Network
+from ddaudit.training import Curvature
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class GradientMatch:
         measure: "cosine", 1 - cosine summed over output rows (conv weights as (out, in * k * k), linear weights as
             they are); "mse", summed squared differences; "l1", summed absolute ones.
         classifier: whether the last linear layer's weight enters.
+        curvature: a loss beside the cross-entropy of real records, whose gradient is matched with it; None: none.
 
     Source: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, section 3.4 and
     appendix A; epsilon as in the authors' code. "mse" and "l1" without the classifier: Kim et al. (IDC), ICML 2022,
@@ -86,6 +88,7 @@ class GradientMatch:
     epsilon: float = 1e-6
     measure: Literal["cosine", "mse", "l1"] = "cosine"
     classifier: bool = True
+    curvature: Curvature | None = None
     shareable: bool = False
     squared: ClassVar[bool] = False
 
@@ -94,8 +97,8 @@ class GradientMatch:
             raise ValueError(f"objective.measure is 'cosine', 'mse' or 'l1', not '{self.measure}'")
 
     def couples_records(self) -> bool:
-        """Never: a record's gradient is its own, on networks without batch normalisation."""
-        return False
+        """A record's gradient is its own, on networks without batch normalisation, unless a batch has one curvature."""
+        return self.curvature is not None and self.curvature.form == "loss"
 
     def private_defaults(self) -> PrivateDefaults | None:
         """PSG's: gradients clipped at 0.1. Their cosine has no scale; for other measures nothing is published."""
@@ -111,8 +114,14 @@ class GradientMatch:
         buffers = dict(net.body.named_buffers())
 
         def loss(p: dict[str, Tensor], xi: Tensor, yi: Tensor) -> Tensor:
-            out = torch.func.functional_call(net.body, (p, buffers), (xi[None],))
-            return F.cross_entropy(out, yi[None])
+            def of(at: Tensor) -> Tensor:
+                out = torch.func.functional_call(net.body, (p, buffers), (at,))
+                return F.cross_entropy(out, yi[None], reduction="none")
+
+            plain = of(xi[None]).sum()
+            if self.curvature is None:
+                return plain
+            return plain + self.curvature.penalty(of, xi[None], xi.new_ones(1))
 
         if len(x) == 0:
             return x.new_zeros(0, sum(p.numel() for p in params.values()))
@@ -128,7 +137,7 @@ class GradientMatch:
         out = []
         for row in rows.flatten(0, 1):
             use = row.nonzero().squeeze(1)
-            out.append(self._gradient(net, x[use], y[use], row[use], create_graph=False))
+            out.append(self._gradient(net, x[use], y[use], row[use], real=True))
         return torch.stack(out).view(*rows.shape[:2], -1)
 
     def synthetic(
@@ -139,7 +148,7 @@ class GradientMatch:
         for xk in x:
             for row in rows:
                 use = row.nonzero().squeeze(1)
-                out.append(self._gradient(net, xk[use], y[use], row[use], create_graph=True))
+                out.append(self._gradient(net, xk[use], y[use], row[use], real=False))
         return torch.stack(out).view(len(x), len(rows), -1)
 
     def distance(self, net: Network, target: Tensor, synthetic: Tensor) -> Tensor:
@@ -165,16 +174,23 @@ class GradientMatch:
         apart = (a - b).square() if self.measure == "mse" else (a - b).abs()
         return apart.sum((-2, -1))
 
-    @staticmethod
     def _gradient(
-        net: Network, x: Tensor, y: Tensor, weight: Tensor, *, create_graph: bool
+        self, net: Network, x: Tensor, y: Tensor, weight: Tensor, *, real: bool
     ) -> Tensor:
+        """(P,) gradient of the weighted loss: of real records with the curvature, or of synthetic images,
+        differentiable in them."""
         params = list(net.body.parameters())
         if len(x) == 0:
             return torch.cat([torch.zeros_like(p).flatten() for p in params])
         with torch.enable_grad():
-            loss = (weight * F.cross_entropy(net.body(x), y, reduction="none")).sum()
-            grads = torch.autograd.grad(loss, params, create_graph=create_graph)
+
+            def of(at: Tensor) -> Tensor:
+                return F.cross_entropy(net.body(at), y, reduction="none")
+
+            loss = (weight * of(x)).sum()
+            if real and self.curvature is not None:
+                loss = loss + self.curvature.penalty(of, x, weight)
+            grads = torch.autograd.grad(loss, params, create_graph=not real)
         return torch.cat([g.flatten() for g in grads])
 
 

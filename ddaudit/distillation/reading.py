@@ -122,6 +122,11 @@ class Around:
         """As the reader inside."""
         return self.reader.private
 
+    @property
+    def single(self) -> bool:
+        """True where what is read depends on the synthetic set, so that runs come one after the other."""
+        return False
+
     def check(self, data: ImageData) -> None:
         """As the reader inside."""
         self.reader.check(data)
@@ -157,10 +162,10 @@ class OpenedOnce(Around):
 
 def couples_records(reader: Reader | None) -> bool:
     """True when which records a reader reads depends on the others, and not on chance and counts alone."""
-    while isinstance(reader, Around):
-        reader = reader.reader
     says = getattr(reader, "couples_records", None)
-    return bool(says and says())
+    if says and says():
+        return True
+    return isinstance(reader, Around) and couples_records(reader.reader)
 
 
 def load_batch(

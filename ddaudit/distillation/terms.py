@@ -14,6 +14,7 @@ from torch import Tensor
 from ddaudit.distillation.parts import Term, View
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
+from ddaudit.training.robust import climb
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,9 @@ class Adversarial:
 
     def loss(self, view: View) -> Tensor:
         """(K,) mean cross-entropies of perturbed images."""
-        net, targets = _network(self, view), view.targets()
-        radius = self.epsilon / view.std
-        size = min(1.0, 2.5 / self.steps) * radius
-        images, moved = view.images.detach(), torch.zeros_like(view.images)
-        for _ in range(self.steps):
-            probe = (images + moved).requires_grad_(True)
-            with torch.enable_grad():
-                loss = _cross_entropies(net, probe, targets.detach()).sum()
-            (slope,) = torch.autograd.grad(loss, probe)
-            moved = torch.clamp(moved + size * slope.sign(), -radius, radius)
-        return _cross_entropies(net, view.images + moved, targets)
+        net = _network(self, view)
+        worst = perturbed(net, view, epsilon=self.epsilon, steps=self.steps)
+        return _cross_entropies(net, worst, view.targets())
 
 
 @dataclass(frozen=True)
@@ -158,6 +151,24 @@ def added(terms: Sequence[Term], view: View) -> Tensor | None:
     if not terms:
         return None
     return torch.stack([term.weight * term.loss(view).sum() for term in terms]).sum()
+
+
+def perturbed(net: Network, view: View, *, epsilon: float, steps: int) -> Tensor:
+    """(K, M, C, H, W) the worst images found within ``epsilon`` of the synthetic ones; the move is a constant.
+
+    Args:
+        epsilon: L-infinity radius, in pixels in [0, 1].
+        steps: of the ascent of their cross-entropy, see :class:`Adversarial`.
+    """
+    radius, images, targets = epsilon / view.std, view.images.detach(), view.targets().detach()
+    worst = climb(
+        images,
+        lambda x: _cross_entropies(net, x, targets),
+        radius=radius,
+        size=min(1.0, 2.5 / steps) * radius,
+        steps=steps,
+    )
+    return view.images + (worst - images)
 
 
 def total_variation(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ddaudit.distillation.expert_paths import Paths
 from ddaudit.distillation.imbalance import Agnostic, Loss, biased_loss
 from ddaudit.distillation.learned import LearnedLabels, LearnedRate
 from ddaudit.distillation.lessons import log_shares
-from ddaudit.distillation.loops import AsksSource, Job, Outcome, blend, finish, view_of
+from ddaudit.distillation.loops import AsksSource, Job, Outcome, finish, view_of
 from ddaudit.distillation.parts import NetworkSource
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.students import ALL, Parameters, plan_lessons, stepwise, unrolled
@@ -23,6 +23,7 @@ from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.sets import PrivacyClaim
+from ddaudit.training import blend
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from ddaudit.training import augment
 from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import measure
+from ddaudit.training._steps import blend
 from ddaudit.training.engine import Extras, predict, require_finite, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
+from ddaudit.training.robust import Attack, Curvature, Robust
 
 __all__ = [
     "PROTOCOLS",
+    "Attack",
+    "Curvature",
     "EvaluationProtocol",
     "Extras",
+    "Robust",
     "Schedule",
     "augment",
+    "blend",
     "measure",
     "predict",
     "require_finite",

@@ -114,6 +114,8 @@ def _unstackable(network: Network, protocol: EvaluationProtocol) -> str:
         return "batch norm keeps running statistics, which torch.func cannot stack"
     if protocol.labels == "store":
         return "label stores are replayed for one network at a time, not stacked"
+    if protocol.robust is not None:
+        return "robust training looks at one network's answers at a time, not at stacked ones"
     if protocol.outlier_weight > 0:
         return "outliers are drawn for one network at a time, not stacked"
     return ""

@@ -145,13 +145,14 @@ def train_stacked(
 
         return total
 
-    def named(passes: int) -> None:
+    def tell(passes: int, values: Sequence[Tensor]) -> None:
         if after is not None:
-            after(passes, [{n: p[k] for n, p in params.items()} for k in range(len(networks))])
+            named = _named(params, values)
+            after(passes, [{n: p[k] for n, p in named.items()} for k in range(len(networks))])
 
     schedule = protocol.schedule(pool.size)
     leaves = [p for p in params.values() if p.requires_grad]
-    _descend(leaves, loss_at, batches, protocol, schedule, after=named, stacked=True)
+    _descend(leaves, loss_at, batches, protocol, schedule, after=tell, stacked=True)
     with torch.no_grad():
         for k, network in enumerate(networks):
             for name, value in network.body.named_parameters():
@@ -173,6 +174,7 @@ def _train_body(
     device = pool.images.device
     batches = orders([seed], size=pool.size, batch_size=protocol.batch_size, device=device)
     augment, look = generator(seed, "augment"), generator(seed, "views")
+    robust, attacks = protocol.robust, generator(seed, "attacks")
     outlying = _outlying(forward, beside.outliers, protocol, seed=seed)
     schedule = protocol.schedule(pool.size)
 
@@ -186,13 +188,24 @@ def _train_body(
             views = _draw_views(protocol, look, len(x), x.shape)
             x, y = apply_views(x, views), mix_labels(y, views, shape=x.shape)
             x = apply(x, draw(strategy, augment, len(x), shape=x.shape))
+        # What is called a class of an image is what the ascent moves it away from.
+        named = y.argmax(1) if protocol.loss == "mse" and y.ndim == 2 else y
+        seen = x
+        if robust is not None:
+            seen = robust.see(body, x, named, mean=pool.mean, std=pool.std, generator=attacks)
+
+        def said(images: Tensor) -> Tensor:
+            return forward(images) if beside.shift is None else forward(images) + beside.shift
 
         def total() -> Tensor:
-            logits = forward(x) if beside.shift is None else forward(x) + beside.shift
+            attacked = said(seen)
+            logits = said(x) if robust is not None and robust.trades else attacked
             weight = None
             if beside.tilt is not None:
                 weight = 1 + (beside.tilt - 1) * (step / schedule.steps) ** 2
             sum_ = loss(logits, y, protocol, weight=weight)
+            if robust is not None:
+                sum_ = sum_ + robust.added(body, x, named, logits, attacked)
             if protocol.hard_weight > 0:
                 own = pool.batch(index)[1][0]
                 own = own.argmax(1) if own.ndim == 2 else own
@@ -201,12 +214,12 @@ def _train_body(
 
         return total
 
-    def named(passes: int) -> None:
+    def tell(passes: int, values: Sequence[Tensor]) -> None:
         if after is not None:
-            after(passes, [dict(body.named_parameters())])
+            after(passes, [_named(dict(body.named_parameters()), values)])
 
     leaves = [p for p in body.parameters() if p.requires_grad]
-    _descend(leaves, loss_at, batches, protocol, schedule, after=named)
+    _descend(leaves, loss_at, batches, protocol, schedule, after=tell)
     body.zero_grad(set_to_none=True)
 
 
@@ -253,16 +266,18 @@ def _descend(
     protocol: EvaluationProtocol,
     schedule: Schedule,
     *,
-    after: Callable[[int], None],
+    after: Callable[[int, Sequence[Tensor]], None],
     stacked: bool = False,
 ) -> None:
     """Gradient descent; at a learning-rate cut the optimiser is made anew, as published.
 
     ``loss_at`` draws what a step sees and returns its loss as a function of the leaves' present values; ``after`` is
-    told how many passes are done.
+    told how many passes are done, and what the leaves would be if it ended there: their moving average, where the
+    protocol keeps one.
     """
     optimizer = _optimizer(leaves, protocol, protocol.lr)
-    after(0)
+    kept = [p.detach().clone() for p in leaves] if protocol.ema else leaves
+    after(0, kept)
     for step, index in enumerate(batches, start=1):
         optimizer.zero_grad(set_to_none=True)
         total = loss_at(index, step)
@@ -273,9 +288,15 @@ def _descend(
         else:
             total().backward()
         optimizer.step()
+        if protocol.ema:
+            blend(kept, leaves, protocol.ema)
         if step % schedule.per_epoch == 0:
-            after(step // schedule.per_epoch)
+            after(step // schedule.per_epoch, kept)
         if step == schedule.steps:
+            if protocol.ema:
+                with torch.no_grad():
+                    for p, mean in zip(leaves, kept, strict=True):
+                        p.copy_(mean)
             return
         if protocol.lr_schedule != "step":
             lr = protocol.lr * _share_of_rate(protocol, step / schedule.steps)
@@ -283,6 +304,18 @@ def _descend(
                 group["lr"] = lr
         elif step == schedule.decay_at:
             optimizer = _optimizer(leaves, protocol, protocol.lr * protocol.decay)
+
+
+def _named(parameters: Mapping[str, Tensor], values: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The parameters with ``values`` in the place of those that are trained."""
+    trained = [name for name, p in parameters.items() if p.requires_grad]
+    return {**parameters, **dict(zip(trained, values, strict=True))}
+
+
+def blend(average: Sequence[Tensor], now: Sequence[Tensor], decay: float) -> None:
+    """Move an average towards the present values, in place: ``decay`` of it stays."""
+    for kept, p in zip(average, now, strict=True):
+        kept.lerp_(p.detach(), 1 - decay)
 
 
 def _share_of_rate(protocol: EvaluationProtocol, done: float) -> float:

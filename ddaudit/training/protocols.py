@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ddaudit.errors import BadInput
 from ddaudit.training.augment import operations
+from ddaudit.training.robust import Robust
 
 # A card comes from strangers' files: what it asks for stays within what an audit can do.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -31,6 +32,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "hard_weight": (0, 1000),
     "sam": (0, 100),
     "sam_gap": (0, 100),
+    "ema": (0, 1),
 }
 _ABOVE_ZERO = ("lr", "temperature")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes part of file names
@@ -83,6 +85,8 @@ class EvaluationProtocol:
             a store's labels (with "mse": MSE-GT of G-VBSM and EDC).
         sam: radius of sharpness-aware steps (adaptive SAM), each of two gradients; 0: plain ones.
         sam_gap: weight of the surrogate gap in them (GSAM).
+        robust: how steps are changed so that small changes of inputs are resisted; None: not at all.
+        ema: decay of the moving average of the weights, step by step, that is kept; 0 keeps the last ones.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -110,6 +114,8 @@ class EvaluationProtocol:
     hard_weight: float = 0.0
     sam: float = 0.0
     sam_gap: float = 0.0
+    robust: Robust | None = None
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"protocol '{self.name[:40]}'"
@@ -228,6 +234,8 @@ _LATER = {
         "hard_weight",
         "sam",
         "sam_gap",
+        "robust",
+        "ema",
     }
 }
 

@@ -11,7 +11,7 @@ from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.loops import LearnsRecords
 from ddaudit.distillation.networks import Fresh
-from ddaudit.distillation.reading import couples_records
+from ddaudit.distillation.reading import Around, couples_records
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
@@ -66,6 +66,12 @@ def dp(recipe: Recipe) -> Recipe:
             f"{recipe.name}+dp",
             f"{type(recipe.reader).__name__} picks records by other records, and no noise is calibrated for that",
             "Take a method that draws them at random, such as idc or dc.",
+        )
+    if isinstance(recipe.reader, Around):
+        raise BadInput(
+            f"{recipe.name}+dp",
+            f"{type(recipe.reader).__name__} changes records before they are read, and the private reader does not",
+            "Leave it or the privacy out.",
         )
     target = recipe.target.bounded()
     for part in (target, recipe.objective):

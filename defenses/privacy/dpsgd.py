@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.loops import Progress, blend
+from ddaudit.distillation.loops import Progress
 from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.parts import Opening, Query, Reader, Source
 from ddaudit.distillation.targets import Joint
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch, Network, build
-from ddaudit.training import reuse_memory
+from ddaudit.training import blend, reuse_memory
 
 SOURCE = "Abadi et al., Deep Learning with Differential Privacy, CCS 2016, algorithm 1"
 

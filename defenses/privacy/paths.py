@@ -96,11 +96,12 @@ def on_private_paths(recipe: Recipe) -> Recipe:
     experts, loop = recipe.networks, recipe.loop
     assert isinstance(experts, ExpertPaths), "asked for trajectory methods"
     taught = experts.sam or experts.curriculum or experts.lesson or experts.head
+    taught = taught or experts.robust or experts.ema
     if not isinstance(loop, Trajectory) or loop.informed or loop.agnostic != "no" or taught:
         raise BadInput(
             f"{recipe.name}+dp",
-            "has experts that are flat, or taught from easy to hard, or with classes weighed, or that pick records to "
-            "start from, and DP-SGD makes only plain ones",
+            "has experts that are flat, or taught from easy to hard, or with classes weighed, or robustly, or that "
+            "pick records to start from, and DP-SGD makes only plain ones",
             "Use mtt+dp, tesla+dp or mct+dp.",
         )
     assert recipe.synthesis is not None, "trajectory methods have one"

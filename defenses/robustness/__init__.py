@@ -1,0 +1,1 @@
+"""Distillation of sets that make networks resist small changes of their inputs, or shifts of sub-populations."""
