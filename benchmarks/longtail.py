@@ -2,9 +2,9 @@
 
     python -m benchmarks.longtail --runs DIR [--data digits,fashion-mnist] [--data-root DIR] [--seconds N] [--page-only]
 
-IPC 10, imbalance factors 10 and 100, three seeds, small profiles. Every cell (data, method, seed) is kept in ``--state``
-when it is done, so that a run that was stopped goes on where it was; ``--runs`` keeps experts and teachers, which methods
-and seeds on the same records share. The page is written from whatever is there, and names what is not.
+IPC 10, imbalance factors 10 and 100, three seeds, small profiles. Every cell (data, method, seed) is kept in
+``--state`` when it is done, so that a run that was stopped goes on where it was; ``--runs`` keeps experts and teachers,
+which methods and seeds on the same records share. The page is written from whatever is there, and names what is not.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
     """The results page."""
     lines = [
         "# Long-tailed data, distilled", "",
-        f"IPC {IPC}, `--profile small`, {SEEDS} distillations x {NETWORKS} networks; the test set is balanced. Accuracy in "
-        "percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means over seeds, "
+        f"IPC {IPC}, `--profile small`, {SEEDS} distillations x {NETWORKS} networks; the test set is balanced. Accuracy "
+        "in percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means over seeds, "
         "with a 95 % t-interval over them where there are two or more. Sets with stored labels are trained on as their "
         "card says, others by the quick protocol; all records for 30 passes.", "",
         "    python -m benchmarks.longtail --runs DIR --data digits,fashion-mnist --data-root DIR", "",
