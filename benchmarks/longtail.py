@@ -146,8 +146,8 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
     """The results page."""
     lines = [
         "# Long-tailed data, distilled", "",
-        f"IPC {IPC}, `--profile small`, {SEEDS} distillations x {NETWORKS} networks; the test set is balanced. Accuracy "
-        "in percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means over seeds, "
+        f"IPC {IPC}, `--profile small`, {SEEDS} distillations x {NETWORKS} networks; the test set is balanced. "
+        "Accuracy in percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means over seeds, "
         "with a 95 % t-interval over them where there are two or more. Sets with stored labels are trained on as their "
         "card says, others by the quick protocol; all records for 30 passes.", "",
         "    python -m benchmarks.longtail --runs DIR --data digits,fashion-mnist --data-root DIR", "",
