@@ -55,7 +55,7 @@ METHODS = {
     "full-adjusted": Method("all records, logit-adjusted", lesson=Adjusted()),
     "random": Method("random records", "random"),
     "dm": Method("DM", "dm"),
-    "mct": Method("MCT", "mct", PATHS),
+    "mct": Method("MCT", "mct", {"loop.rate.lr": 1e-5}),
     "datm": Method("DATM", "datm", PATHS),
     "datm-start": Method("its start: records and labels of its experts", "datm", STILL),
     "datm-even": Method("DATM on experts taught evenly (`datm+balanced`)", "datm+balanced", PATHS),
@@ -147,9 +147,9 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
     lines = [
         "# Long-tailed data, distilled", "",
         f"IPC {IPC}, `--profile small`, {SEEDS} distillations x {NETWORKS} networks; the test set is balanced. "
-        "Accuracy in percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means over seeds, "
-        "with a 95 % t-interval over them where there are two or more. Sets with stored labels are trained on as their "
-        "card says, others by the quick protocol; all records for 30 passes.", "",
+        "Accuracy in percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means "
+        "over seeds, with a 95 % t-interval over them where there are two or more. Sets with stored labels are trained "
+        "on as their card says, others by the quick protocol; all records for 30 passes.", "",
         "    python -m benchmarks.longtail --runs DIR --data digits,fashion-mnist --data-root DIR", "",
         "What a method adds is what it has above its control: the records and labels that it starts from, or random "
         "records that the very same teacher labels. Published accuracies on CIFAR-10-LT (IPC 10, factors 10 / 100, "

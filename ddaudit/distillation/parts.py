@@ -393,7 +393,8 @@ class NetworkSource(Protocol):
 
 @runtime_checkable
 class LabelModel(Protocol):
-    """Writes labels for images that are already made, by a teacher of its own; a frozen dataclass."""
+    """Writes labels for images that are already made, by a teacher of its own; a frozen dataclass. One that reads no
+    record says so by a class attribute ``reads_records = False``."""
 
     def relabel(
         self,

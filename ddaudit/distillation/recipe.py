@@ -255,7 +255,7 @@ class Recipe:
                 "learns labels from gradients that the private reader does not clip",
                 "Leave learned labels out under privacy.",
             )
-        if self.labels is not None:
+        if self.labels is not None and getattr(self.labels, "reads_records", True):
             raise BadInput(
                 self.name,
                 "lets a teacher read private records outside the ledger to write soft labels",

@@ -341,7 +341,13 @@ def _draw_views(
     protocol: EvaluationProtocol, g: torch.Generator, n: int, shape: Sequence[int]
 ) -> Views:
     return draw_views(
-        g, n, shape=shape, crop=protocol.crop, flip=protocol.flip, cutmix=protocol.cutmix
+        g,
+        n,
+        shape=shape,
+        crop=protocol.crop,
+        flip=protocol.flip,
+        cutmix=protocol.cutmix,
+        mixup=protocol.mixup,
     )
 
 

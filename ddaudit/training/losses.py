@@ -33,7 +33,7 @@ def targets(labels: Tensor, protocol: EvaluationProtocol, num_classes: int) -> T
     if protocol.loss == "hard-ce" and labels.ndim == 2:
         labels = labels.argmax(1)
     if labels.ndim == 1:
-        if protocol.loss == "mse" or protocol.cutmix > 0:
+        if protocol.loss == "mse" or protocol.cutmix > 0 or protocol.mixup > 0:
             return F.one_hot(labels, num_classes).float()
         return labels
     if protocol.loss == "kl":

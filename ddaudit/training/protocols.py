@@ -28,6 +28,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 10),
     "temperature": (0, 1000),
     "cutmix": (0, 1),
+    "mixup": (0, 100),
     "outlier_weight": (0, 1000),
     "hard_weight": (0, 1000),
     "sam": (0, 100),
@@ -78,6 +79,7 @@ class EvaluationProtocol:
         crop: (smallest, largest) area of a RandomResizedCrop per image, fractions; None: none.
         flip: mirror each image with probability 1/2.
         cutmix: probability that a batch is mixed by CutMix (areas uniform, beta = 1).
+        mixup: alpha of mixup, which then mixes every batch; 0: none.
         labels: "image", the set's own labels; "store", the set's label store: its crops, flips,
             mixtures and labels are replayed epoch by epoch, over again when it is exhausted.
         outlier_weight: weight of cross-entropy to the uniform distribution on the set's outliers.
@@ -109,6 +111,7 @@ class EvaluationProtocol:
     crop: tuple[float, float] | None = None
     flip: bool = False
     cutmix: float = 0.0
+    mixup: float = 0.0
     labels: Literal["image", "store"] = "image"
     outlier_weight: float = 0.0
     hard_weight: float = 0.0
@@ -137,9 +140,15 @@ class EvaluationProtocol:
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise BadInput(where, f"crop {list(self.crop)} is no range of areas within (0, 1]")
         operations(self.augment or "")
-        if self.labels == "store" and (self.augment or self.crop or self.flip or self.cutmix):
+        if self.labels == "store" and (
+            self.augment or self.crop or self.flip or self.cutmix or self.mixup
+        ):
             what = "replays a label store and augments on top of it: the labels would not fit"
-            raise BadInput(where, what, "Leave augment, crop, flip and cutmix out.")
+            raise BadInput(where, what, "Leave augment, crop, flip, cutmix and mixup out.")
+        if self.cutmix and self.mixup:
+            raise BadInput(
+                where, "mixes batches by CutMix and by mixup", "Leave one of the two out."
+            )
         if self.hard_weight and self.labels != "store":
             what = "weighs hard labels beside a store's, and trains on no store"
             raise BadInput(where, what, "Leave hard_weight out.")
@@ -155,7 +164,13 @@ class EvaluationProtocol:
     @property
     def augmented(self) -> bool:
         """True when images change from pass to pass."""
-        own = self.crop is not None or self.flip or self.cutmix > 0 or self.labels == "store"
+        own = (
+            self.crop is not None
+            or self.flip
+            or self.cutmix > 0
+            or self.mixup > 0
+            or self.labels == "store"
+        )
         return own or bool(operations(self.augment or ""))
 
     def schedule(self, size: int) -> Schedule:
@@ -230,6 +245,7 @@ _LATER = {
         "crop",
         "flip",
         "cutmix",
+        "mixup",
         "outlier_weight",
         "hard_weight",
         "sam",

@@ -5,7 +5,8 @@ partner's view pasted in. Drawing and applying are separate, so that a label sto
 teacher saw and a student can see exactly the same.
 
 Sources: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6 (areas and ratios of
-crops; torchvision's RandomResizedCrop); Yun et al., "CutMix", ICCV 2019, section 3; Shen and Xing,
+crops; torchvision's RandomResizedCrop); Yun et al., "CutMix", ICCV 2019, section 3; Zhang et al.,
+"mixup", ICLR 2018; Shen and Xing,
 "A Fast Knowledge Distillation Framework" (FKD), ECCV 2022 (labels kept per crop).
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,12 +36,14 @@ class Views:
         partners: (N,) int64 position in the batch of the image pasted in.
         patches: (N, 4) int64 top, left, height, width of the pasted rectangle, pixels; an empty
             rectangle pastes nothing.
+        shares: (N,) how much of the partner is blended in, in [0, 1]; instead of patches.
     """
 
     boxes: Tensor | None = None
     flips: Tensor | None = None
     partners: Tensor | None = None
     patches: Tensor | None = None
+    shares: Tensor | None = None
 
 
 class Replay(Protocol):
@@ -70,6 +74,7 @@ def draw_views(
     crop: tuple[float, float] | None = None,
     flip: bool = False,
     cutmix: float = 0.0,
+    mixup: float = 0.0,
 ) -> Views:
     """Draw a view for each of ``n`` images of a batch; on the CPU.
 
@@ -78,10 +83,17 @@ def draw_views(
         crop: (smallest, largest) area of a crop, fractions.
         flip: mirror with probability 1/2.
         cutmix: probability that the batch is mixed: one rectangle for all, partners by permutation.
+        mixup: above 0: instead, one share of the partners for all is blended in, of a Beta distribution with both
+            parameters this.
     """
     h, w = int(shape[-2]), int(shape[-1])
     boxes = None if crop is None else draw_boxes(crop, generator, n, h, w)
     flips = torch.rand(n, generator=generator) < 0.5 if flip else None
+    if mixup > 0:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        share = float(np.random.default_rng(seed).beta(mixup, mixup))
+        partners = torch.randperm(n, generator=generator)
+        return Views(boxes, flips, partners, shares=torch.full((n,), share))
     if cutmix == 0:
         return Views(boxes, flips)
     mixed = bool(torch.rand((), generator=generator) < cutmix)
@@ -119,6 +131,9 @@ def draw_boxes(
 def apply_views(x: Tensor, views: Views) -> Tensor:
     """See (N, C, H, W) images through their views; partners are other images of the batch."""
     seen = crop_and_flip(x, views.boxes, views.flips)
+    if views.partners is not None and views.shares is not None:
+        share = views.shares.to(x).view(-1, 1, 1, 1)
+        return seen + share * (seen[views.partners.to(x.device)] - seen)
     if views.partners is None or views.patches is None:
         return seen
     return paste(seen, seen[views.partners.to(x.device)], views.patches)
@@ -154,11 +169,15 @@ def paste(x: Tensor, partner: Tensor, patches: Tensor) -> Tensor:
 
 
 def mix_labels(y: Tensor, views: Views, *, shape: Sequence[int]) -> Tensor:
-    """(N, K) distributions mixed with the partners', by the share of the image each one covers."""
-    if views.partners is None or views.patches is None:
+    """(N, K) distributions mixed with the partners', by the share of the image each one covers or is blended in."""
+    if views.partners is None or (views.patches is None and views.shares is None):
         return y
-    patches = views.patches.to(y.device)
-    share = (patches[:, 2] * patches[:, 3]).to(y.dtype) / (shape[-2] * shape[-1])
+    if views.shares is not None:
+        share = views.shares.to(y)
+    else:
+        assert views.patches is not None, "asked above"
+        patches = views.patches.to(y.device)
+        share = (patches[:, 2] * patches[:, 3]).to(y.dtype) / (shape[-2] * shape[-1])
     return y + share[:, None] * (y[views.partners.to(y.device)] - y)
 
 
@@ -172,7 +191,7 @@ def stack_views(views: Sequence[Views], n: int) -> Views:
     partners = [None if v.partners is None else v.partners + k * n for k, v in enumerate(views)]
     return Views(
         join([v.boxes for v in views]), join([v.flips for v in views]),
-        join(list(partners)), join([v.patches for v in views]),
+        join(list(partners)), join([v.patches for v in views]), join([v.shares for v in views]),
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Sets whose networks know how sure they may be."""
