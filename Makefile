@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint check catalogue lock clean
+.PHONY: demo test test-slow lint check catalogue docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ddaudit demo --out demo-run
@@ -22,6 +22,11 @@ lint: $(VENV)/.installed-dev
 # What the registries hold, known without importing them: run after adding, renaming or describing an entry.
 catalogue: $(VENV)/.installed
 	$(BIN)/python -m ddaudit.catalogue
+
+# The documentation site, in site/. Its generator has an environment of its own: see docs/decisions/008-mkdocs.md.
+docs: $(VENV)/.installed $(VENV)-docs/.installed
+	$(BIN)/python docs/site/reference.py
+	$(VENV)-docs/bin/mkdocs build --strict --quiet
 
 # What .ci/run installs with this version of Python; run in an environment in which everything passes.
 lock: $(VENV)/.installed-dev
@@ -57,5 +62,11 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q -e ".[test,dev]"
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
+$(VENV)-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install -q --upgrade pip
+	$(VENV)-docs/bin/python -m pip install -q --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-run
+	rm -rf $(VENV) $(VENV)-docs site docs/reference build dist *.egg-info demo-run
