@@ -22,7 +22,13 @@ HABA = register(
         source=f"{SOURCE}; values of the authors' code, CIFAR-10 with 10 bases per class",
         synthesis=Hallucinated(),
         loop=replace(MTT.loop, iterations=15_000, momentum=0.95, batch=100),
-        small={**MTT.small, "loop.momentum": 0.5, "synthesis.extractor": "ConvNetW32"},
+        small={
+            **MTT.small,
+            "loop.iterations": 100,
+            "loop.lr": 5.0,
+            "loop.momentum": 0.5,
+            "synthesis.extractor": "ConvNetW32",
+        },
         deviations=(*MTT.deviations, *DEVIATIONS),
     )
 )
