@@ -348,7 +348,7 @@ MATTERS = {
 }
 """Settings that are halved to see how much of the time follows them; of other auditors, none."""
 
-NEEDS = {"backdoor-scan": {"recipe": "random"}}
+SETTINGS = {"backdoor-scan": {"recipe": "random"}}
 """Settings without which an auditor has nothing to do on a recipe."""
 
 
@@ -370,7 +370,7 @@ def auditor_rows(name: str) -> tuple[Row, Row]:
         with tempfile.TemporaryDirectory() as folder:
             config = AuditConfig(
                 subjects=[subject], auditors=[name], data=data, baselines=[], out=folder, victims=victims,
-                settings={name: {**NEEDS.get(name, {}), **(settings or {})}},
+                settings={name: {**SETTINGS.get(name, {}), **(settings or {})}},
             )  # fmt: skip
             plan = make_plan(config, RunStore(folder))
             context = plan.context

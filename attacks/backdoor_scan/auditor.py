@@ -15,6 +15,7 @@ from ddaudit.attacks.backdoor_scan import known_answers
 from ddaudit.attacks.backdoor_scan.detector import Detector, Exhibit
 from ddaudit.attacks.backdoor_scan.fine_pruning import fine_prune
 from ddaudit.attacks.backdoor_scan.references import Reference, exhibit_of, reference_for
+from ddaudit.attacks.backdoor_scan.results import caveats, curves, pictures, scan_metrics
 from ddaudit.attacks.backdoor_scan.scanning import ByDetector, Scanned, all_detectors, read, usable
 from ddaudit.auditing import (
     Auditor,
@@ -28,10 +29,10 @@ from ddaudit.auditing import (
 )
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
+from ddaudit.findings import Check, Finding, Metric, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
-from ddaudit.stats import clopper_pearson, paired_difference
+from ddaudit.stats import paired_difference
 
 DETECTORS = all_detectors()
 LEVEL = 0.05
@@ -177,7 +178,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         reference = reference_for(subject, ctx, recipe=settings.recipe)
         networks = ctx.victims(subject, seed)[: settings.victims]
         made = None if subject.network is not None else ctx.distilled(subject, seed)
-        seen = _exhibit(made, ctx, settings)
+        seen = exhibit(made, ctx, settings)
         asked, reasons = usable(settings.chosen(), networks[0], seen)
         if not asked:
             raise Unsupported("; ".join(f"{k}: {v}" for k, v in reasons.items()))
@@ -188,10 +189,13 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
             lambda: _clean(reference, asked, settings, len(networks)),
         )
         scanned = Scanned.of(read(asked, networks, seen), clean)
-        finding = Finding(subject=subject.id, auditor=self.name, metrics=_metrics(scanned, asked))
+        finding = Finding(
+            subject=subject.id, auditor=self.name, metrics=scan_metrics(scanned, asked)
+        )
         finding.metrics += _purified(networks, ctx, settings, seed)
-        finding.curves += _curves(scanned, asked, ctx.data.train.class_names)
-        finding.caveats += _caveats(scanned, reference, reasons)
+        finding.curves += curves(scanned, asked, ctx.data.train.class_names)
+        finding.images += pictures(scanned, asked, ctx.data.train.class_names)
+        finding.caveats += caveats(scanned, reference, reasons)
         return finding
 
     def work(self, subject: Subject, ctx: Context, settings: BackdoorScanSettings) -> Work:
@@ -231,7 +235,8 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         return known_answers.checks(ctx, settings.chosen(), epochs=settings.epochs)
 
 
-def _exhibit(made: DistilledSet | None, ctx: Context, settings: BackdoorScanSettings) -> Exhibit:
+def exhibit(made: DistilledSet | None, ctx: Context, settings: BackdoorScanSettings) -> Exhibit:
+    """A set (None: a network came without one) beside held-out records, the same ones for every set."""
     trusted = stratified(join(ctx.data.validation, ctx.data.test), settings.images)
     seed = ctx.seed_for("backdoor-scan")
     # In an order of its own: detectors take the first so many.
@@ -248,52 +253,8 @@ def _clean(
     """What the detectors read of the clean sets."""
     readings: list[ByDetector] = []
     for made, networks in reference.made(settings.references, victims):
-        readings.append(read(asked, networks, _exhibit(made, reference.ctx, settings)))
+        readings.append(read(asked, networks, exhibit(made, reference.ctx, settings)))
     return readings
-
-
-def _metrics(scanned: Scanned, asked: Sequence[Detector]) -> list[Metric]:
-    result, n = scanned.calibrated, scanned.calibrated.clean_sets
-    metrics = [
-        Metric(
-            name="backdoor_scan.p_value", value=result.p_value, n=n, unit="probability", direction="higher",
-            headline=True,
-        ),
-        Metric(name="backdoor_scan.smallest_p", value=result.smallest, n=n, unit="probability", merge="mean"),
-    ]  # fmt: skip
-    for detector in asked:
-        verdict, own = result.verdicts[detector.name], scanned.own[detector.name]
-        name = f"backdoor_scan.{detector.name}_"
-        metrics += [
-            Metric(
-                name=f"{name}excess", value=float(verdict.excess.max()), n=n, unit="standard deviations",
-                direction="lower", floor=verdict.usual,
-            ),
-            Metric(
-                name=f"{name}p_value", value=verdict.p_value, n=n, unit="probability", direction="higher",
-                merge="p-value",
-            ),
-            Metric(
-                name=f"{name}adjusted_p_value", value=verdict.adjusted, n=n, unit="probability", direction="higher",
-                merge="p-value",
-            ),
-        ]  # fmt: skip
-        if own.flagged is not None:
-            metrics.append(Metric(name=f"{name}flagged", value=own.flagged, direction="lower"))
-            metrics.append(_false_alarms(f"{name}false_alarms", scanned.clean, detector))
-        if detector.name == "neural_cleanse":
-            metrics.append(
-                Metric(name=f"{name}not_reached", value=float(own.missed), unit="classes")
-            )
-    return metrics
-
-
-def _false_alarms(name: str, clean: Sequence[ByDetector], detector: Detector) -> Metric:
-    """How much of clean sets the published threshold flags: sets have an exact interval, shares of images none."""
-    flagged = [r[detector.name].flagged or 0.0 for r in clean]
-    if detector.flags == "sets" and all(f in (0.0, 1.0) for f in flagged):
-        return Metric.of(name, clopper_pearson(round(sum(flagged)), len(flagged)))
-    return Metric(name=name, value=sum(flagged) / len(flagged), n=len(flagged))
 
 
 def _purified(
@@ -321,38 +282,3 @@ def _purified(
 
 def _correct(ctx: Context, network: Network, test: ImageData) -> Tensor:
     return ctx.predict(network, test.images).argmax(1) == test.labels
-
-
-def _curves(scanned: Scanned, asked: Sequence[Detector], class_names: Sequence[str]) -> list[Curve]:
-    """Each class's excess, by detector."""
-    places = [float(k) for k in range(len(class_names))]
-    return [
-        Curve(
-            plot="suspicion by class",
-            label=d.title,
-            x=places,
-            y=scanned.calibrated.verdicts[d.name].excess.tolist(),
-            kind="points",
-            x_label="class (number)",
-            y_label="standard deviations above clean sets",
-        )
-        for d in asked
-    ]
-
-
-def _caveats(scanned: Scanned, reference: Reference, reasons: Mapping[str, str]) -> list[str]:
-    result = scanned.calibrated
-    notes = [
-        f"Compared with {result.clean_sets} {reference.words}, so no p-value is below {result.smallest:.3g}. The "
-        "scan's counts all detectors at once: of ten clean sets about one reads 0.1 or less.",
-        "Neural Cleanse and the patch look for small marks: a trigger over the whole image escapes them.",
-    ]
-    if reference.doubt:
-        notes.append(reference.doubt)
-    if reasons:
-        by_reason: dict[str, list[str]] = {}
-        for title, reason in reasons.items():
-            by_reason.setdefault(reason, []).append(title)
-        text = "; ".join(f"{', '.join(t)} ({r})" for r, t in by_reason.items())
-        notes.append(f"Not measured: {text}.")
-    return notes

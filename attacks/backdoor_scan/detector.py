@@ -65,11 +65,13 @@ class DetectorReading:
         flagged: what the published rule does with it: the share of images it flags, or 1 where it flags a class and
             0 where it flags none; None: there is no published rule.
         missed: classes for which an optimisation did not reach its goal, so that their score is a bound.
+        triggers: (K, C, H, W) a mark that leads to each class, where the detector looks for one.
     """
 
     scores: Tensor
     flagged: float | None = None
     missed: int = 0
+    triggers: Tensor | None = None
 
 
 class Detector(Protocol):
@@ -99,12 +101,13 @@ def needs_rows(seen: Exhibit, least: int) -> str:
 
 
 def average(readings: list[DetectorReading]) -> DetectorReading:
-    """The mean over the networks of a set."""
+    """The mean over the networks of a set; the first one's marks."""
     flagged = [r.flagged for r in readings if r.flagged is not None]
     return DetectorReading(
         torch.stack([r.scores for r in readings]).mean(0),
         sum(flagged) / len(flagged) if flagged else None,
         round(sum(r.missed for r in readings) / len(readings)),
+        readings[0].triggers,
     )
 
 

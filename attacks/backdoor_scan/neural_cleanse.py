@@ -50,19 +50,31 @@ class NeuralCleanse:
     def read(self, network: nn.Module, seen: Exhibit) -> DetectorReading:
         """Per class the logarithm of the median norm over its own; a class that was not reached counts as the whole
         image, the largest norm there is."""
-        norms = smallest_masks(
+        masks = smallest_masks(
             network, seen.clean[: self.images], classes=seen.num_classes, steps=self.steps
         )
-        reached = norms.isfinite()
+        norms, reached = masks.norms, masks.norms.isfinite()
         whole = float(seen.clean.shape[2] * seen.clean.shape[3])
         scores = above_median(-norms.where(reached, torch.tensor(whole)).clamp_min(1e-6).log())
-        return DetectorReading(
-            scores, float(bool(flagged_classes(norms).any())), int((~reached).sum())
-        )
+        flagged = bool(flagged_classes(norms).any())
+        return DetectorReading(scores, float(flagged), int((~reached).sum()), masks.triggers)
 
 
-def smallest_masks(network: nn.Module, clean: Tensor, *, classes: int, steps: int) -> Tensor:
-    """(K,) float64 L1 norms of the smallest mask found that leads 98 % of images to each class; inf: not reached.
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The smallest masks found.
+
+    Attributes:
+        norms: (K,) float64 L1 norms; inf: no mask led 98 % of images to the class.
+        triggers: (K, C, H, W) what they put on a black image: mask times pattern; black where not reached.
+    """
+
+    norms: Tensor
+    triggers: Tensor
+
+
+def smallest_masks(network: nn.Module, clean: Tensor, *, classes: int, steps: int) -> Masks:
+    """The smallest mask and pattern found that lead 98 % of images to each class.
 
     Args:
         network: pixels (N, C, H, W) in [0, 1] -> logits (N, K).
@@ -80,6 +92,7 @@ def smallest_masks(network: nn.Module, clean: Tensor, *, classes: int, steps: in
     cost = torch.full((classes,), FIRST_COST, device=device)
     above, below = torch.zeros_like(cost), torch.zeros_like(cost)
     best = torch.full((classes,), torch.inf, dtype=torch.float64)
+    triggers = torch.zeros_like(pattern_at)
     patience = max(1, steps // CHANGES)
     for _ in range(steps):
         mask, pattern = mask_at.tanh() / 2 + 0.5, pattern_at.tanh() / 2 + 0.5
@@ -92,12 +105,14 @@ def smallest_masks(network: nn.Module, clean: Tensor, *, classes: int, steps: in
         optimiser.step()
         reached = (logits.argmax(1) == target).view(classes, b).float().mean(1) >= SUCCESS
         found = norm.detach().double().cpu()
-        best = torch.where(reached.cpu() & (found < best), found, best)
+        better = reached.cpu() & (found < best)
+        best[better] = found[better]
+        triggers[better] = (mask * pattern).detach()[better]
         above, below = (above + 1) * reached, (below + 1) * ~reached
         raised, lowered = above >= patience, below >= patience
         cost = torch.where(raised, cost * RAISE, torch.where(lowered, cost / LOWER, cost))
         above, below = above * ~raised, below * ~lowered
-    return best
+    return Masks(best, triggers.cpu())
 
 
 def flagged_classes(norms: Tensor) -> Tensor:

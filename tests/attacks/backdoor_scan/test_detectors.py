@@ -54,18 +54,20 @@ def one_pixel_network(weights: list[float], bias: float) -> Linear:
 def test_smallest_mask_of_a_linear_network_is_the_known_one():
     """Black images: class k wins once its pixel, worth w_k m p, passes the bias b; so m = b / w_k is the least mask."""
     weights, bias = [20.0, 40.0, 40.0], 10.0
-    norms = smallest_masks(
+    found = smallest_masks(
         one_pixel_network(weights, bias), torch.zeros(2, 1, 4, 4), classes=4, steps=400
     )
+    norms = found.norms
     assert float(norms[0]) < 0.2  # nothing has to change
     for k, w in enumerate(weights, start=1):
         # cross-entropy wants a margin beyond the boundary, and tanh never quite reaches 0 elsewhere
         assert bias / w <= float(norms[k]) < bias / w + 0.4
+        assert int(found.triggers[k].flatten().argmax()) == k  # the pixel that decides
 
 
 def test_a_class_that_no_mask_reaches_is_recorded_and_not_flagged():
     network = one_pixel_network([5.0, 40.0, 40.0], 10.0)  # class 1 stays at 5 < 10
-    norms = smallest_masks(network, torch.zeros(2, 1, 4, 4), classes=4, steps=100)
+    norms = smallest_masks(network, torch.zeros(2, 1, 4, 4), classes=4, steps=100).norms
     assert norms.isfinite().tolist() == [True, False, True, True]
     assert not bool(flagged_classes(norms)[1])
 
