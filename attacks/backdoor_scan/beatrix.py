@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ddaudit.attacks.backdoor_scan.detector import (
     FEWEST_ROWS,
     DetectorReading,
     Exhibit,
+    Flags,
     anomaly_index,
     needs_rows,
 )
@@ -40,7 +41,7 @@ class Beatrix:
     name: ClassVar[str] = "beatrix"
     title: ClassVar[str] = "Beatrix"
     source: ClassVar[str] = "Ma et al., Beatrix, NDSS 2023"
-    flags: ClassVar[Literal["sets"]] = "sets"
+    flags: ClassVar[Flags] = "sets"
 
     def missing(self, network: Network, seen: Exhibit) -> str:
         if network.arch.family == "own":

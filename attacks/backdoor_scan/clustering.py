@@ -7,7 +7,7 @@ Source: Chen et al., "Detecting Backdoor Attacks on Deep Neural Networks by Acti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ddaudit.attacks.backdoor_scan.detector import (
     FEWEST_ROWS,
     DetectorReading,
     Exhibit,
+    Flags,
     needs_rows,
 )
 from ddaudit.models import Network
@@ -33,7 +34,7 @@ class ActivationClustering:
     name: ClassVar[str] = "activation_clustering"
     title: ClassVar[str] = "Activation Clustering"
     source: ClassVar[str] = "Chen et al., Activation Clustering, 2018, arXiv 1811.03728"
-    flags: ClassVar[Literal["sets"]] = "sets"
+    flags: ClassVar[Flags] = "sets"
 
     def missing(self, network: Network, seen: Exhibit) -> str:
         return needs_rows(seen, FEWEST_ROWS)

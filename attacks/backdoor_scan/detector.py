@@ -12,6 +12,8 @@ from torch import Tensor
 from ddaudit.attacks._common.features import embed
 from ddaudit.models import Network
 
+Flags = Literal["sets", "images", ""]
+
 CONSISTENT = 1.4826
 """A median absolute deviation times this estimates the standard deviation of normal numbers."""
 FEWEST_ROWS = 20
@@ -81,7 +83,7 @@ class Detector(Protocol):
     """As it stands in names of metrics."""
     title: ClassVar[str]
     source: ClassVar[str]
-    flags: ClassVar[Literal["sets", "images", ""]]
+    flags: ClassVar[Flags]
     """What the published rule flags; "": there is none."""
 
     def missing(self, network: Network, seen: Exhibit) -> str:

@@ -8,7 +8,7 @@ the number of steps is fixed: the weight of the norm changes as often (16 times 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ddaudit.attacks.backdoor_scan.detector import (
     DetectorReading,
     Exhibit,
+    Flags,
     above_median,
     anomaly_index,
 )
@@ -42,7 +43,7 @@ class NeuralCleanse:
     name: ClassVar[str] = "neural_cleanse"
     title: ClassVar[str] = "Neural Cleanse"
     source: ClassVar[str] = "Wang et al., Neural Cleanse, IEEE S&P 2019"
-    flags: ClassVar[Literal["sets"]] = "sets"
+    flags: ClassVar[Flags] = "sets"
 
     def missing(self, network: nn.Module, seen: Exhibit) -> str:
         return "" if seen.num_classes >= 3 else "two classes have no typical mask"

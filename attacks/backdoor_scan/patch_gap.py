@@ -7,12 +7,12 @@ is the one where a white or black patch does most, on a grid without overlap; fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ddaudit.attacks.backdoor_scan.detector import DetectorReading, Exhibit, above_median
+from ddaudit.attacks.backdoor_scan.detector import DetectorReading, Exhibit, Flags, above_median
 
 _BATCH = 1024
 
@@ -33,7 +33,7 @@ class PatchGap:
     source: ClassVar[str] = (
         "Brown et al., Adversarial Patch, 2017, arXiv 1712.09665 (the patch); the gap is our own"
     )
-    flags: ClassVar[Literal[""]] = ""
+    flags: ClassVar[Flags] = ""
 
     def missing(self, network: nn.Module, seen: Exhibit) -> str:
         return "" if seen.num_classes >= 3 else "two classes have no typical patch"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ddaudit.attacks.backdoor_scan.detector import (
     FEWEST_ROWS,
     DetectorReading,
     Exhibit,
+    Flags,
     above_median,
     anomaly_index,
     by_class,
@@ -42,7 +43,7 @@ class Scan:
     name: ClassVar[str] = "scan"
     title: ClassVar[str] = "SCAn"
     source: ClassVar[str] = "Tang et al., Demon in the Variant (SCAn), USENIX Security 2021"
-    flags: ClassVar[Literal["sets"]] = "sets"
+    flags: ClassVar[Flags] = "sets"
 
     def missing(self, network: Network, seen: Exhibit) -> str:
         return needs_rows(seen, FEWEST_ROWS)

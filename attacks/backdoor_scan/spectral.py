@@ -8,7 +8,7 @@ that there all classes, each centred on its own mean, share one singular vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ddaudit.attacks.backdoor_scan.detector import (
     FEWEST_ROWS,
     DetectorReading,
     Exhibit,
+    Flags,
     above_median,
     by_class,
     needs_rows,
@@ -34,7 +35,7 @@ class SpectralSignatures:
     name: ClassVar[str] = "spectral"
     title: ClassVar[str] = "Spectral Signatures"
     source: ClassVar[str] = "Tran, Li and Madry, Spectral Signatures, NeurIPS 2018"
-    flags: ClassVar[Literal["images"]] = "images"
+    flags: ClassVar[Flags] = "images"
 
     def missing(self, network: Network, seen: Exhibit) -> str:
         return needs_rows(seen, 2)

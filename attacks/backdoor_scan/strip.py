@@ -7,12 +7,18 @@ images and quantile of SCLBD/BackdoorBench (detection_infer/strip.py). Blends ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ddaudit.attacks.backdoor_scan.detector import DetectorReading, Exhibit, by_class, needs_rows
+from ddaudit.attacks.backdoor_scan.detector import (
+    DetectorReading,
+    Exhibit,
+    Flags,
+    by_class,
+    needs_rows,
+)
 
 OVERLAY = 0.5
 QUANTILE = 0.05
@@ -33,7 +39,7 @@ class Strip:
     name: ClassVar[str] = "strip"
     title: ClassVar[str] = "STRIP"
     source: ClassVar[str] = "Gao et al., STRIP, ACSAC 2019"
-    flags: ClassVar[Literal["images"]] = "images"
+    flags: ClassVar[Flags] = "images"
 
     def missing(self, network: nn.Module, seen: Exhibit) -> str:
         return needs_rows(seen, 1)
