@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.backdoor.naive import Outcome, gain
+from ddaudit.attacks.backdoor.outcomes import Outcome, gain
 from ddaudit.data import ImageData
 from ddaudit.findings import Metric, Resampled
 from ddaudit.measures import ece, gaps

@@ -92,6 +92,13 @@ KINDS = {
             "ddaudit.formats",
             "formats",
         ),
+        Kind(
+            "injection",
+            "ddaudit.attacks.backdoor.injection:INJECTIONS",
+            ("ddaudit.attacks.backdoor",),
+            "ddaudit.injections",
+            "injections",
+        ),
         Kind("arch", "ddaudit.models.own:ARCHS", (), "ddaudit.archs", "archs"),
     )
 }

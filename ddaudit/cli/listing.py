@@ -12,7 +12,9 @@ from ddaudit.cli.options import Json
 from ddaudit.errors import BadInput, closest
 
 Row = dict[str, Any]
-KINDS = ("methods", "auditors", "datasets", "formats", "archs", "metrics", "settings")
+KINDS = (
+    "methods", "auditors", "datasets", "formats", "injections", "archs", "metrics", "settings",
+)  # fmt: skip
 
 
 def list_(
@@ -24,7 +26,7 @@ def list_(
     ],
     json_: Json = False,
 ) -> None:
-    """List methods, auditors, datasets, formats, architectures, the metrics of auditors, or their settings."""
+    """List methods, auditors, datasets, formats, injections, architectures, metrics of auditors, or their settings."""
     if what not in KINDS:
         raise BadInput(what, "cannot be listed", closest(what, KINDS))
     made = {"metrics": _metrics, "settings": _settings, "archs": _archs}

@@ -200,7 +200,8 @@ class Matching:
                 for repeat in range(self.repeats):
                     name = f"{number}/{round_}/{repeat}"
                     objective = asker.objective(name)
-                    query = asker.query(name, net, objective)
+                    taught = networks.follows() or (round_ > 0 and schedule.inner > 0)
+                    query = asker.query(name, net, objective, taught=taught)
                     targets = side.source.targets(query)
                     x, y = canvas.decode(), canvas.labels
                     flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
@@ -376,10 +377,10 @@ class _Asker:
             return self._objective.draw(stable_seed(self._job.seed, "objective", name))
         return self._objective
 
-    def query(self, name: str, net: Network, objective: Objective) -> Query:
+    def query(self, name: str, net: Network, objective: Objective, *, taught: bool) -> Query:
         """The question called ``name`` on ``net``, with its own augmentation per class."""
         augment = draw_by_class(self._strategy, self._job.train, self._job.seed, "augment", name)
-        return Query(name, objective, net, augment)
+        return Query(name, objective, net, augment, taught)
 
 
 def _size(net: Network) -> int:

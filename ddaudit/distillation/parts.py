@@ -94,6 +94,8 @@ class Query:
     """None for objectives that need no network (pixels, kernels)."""
     augment: tuple[AugmentParams | None, ...]
     """One (siamese) parameter set per class."""
+    taught: bool = False
+    """The network has been trained on the synthetic set as it stands."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,27 @@ class StorageBytes(_Model):
     outliers: int = Field(default=0, ge=0)
 
 
+class Poison(_Model):
+    """A backdoor that was put into a set on purpose, for tests; its trigger is kept beside the images."""
+
+    attack: str
+    status: str
+    """How the attack relates to its source: faithful, simplified, reconstruction."""
+    threat_model: str
+    target: int = Field(ge=0)
+    """The class that the trigger leads to."""
+    source_class: int | None = Field(default=None, ge=0)
+    """The only class whose images the trigger was made for; None: all."""
+    ratio: float | None = Field(default=None, ge=0, le=1)
+    ratio_of: str = ""
+    """What the ratio is a share of, and how."""
+    records: int = Field(default=0, ge=0)
+    """Training records that carry the trigger."""
+    trigger: str
+    """How the tensors of the trigger are put on an image: blend (x * keep + add) or generated."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
 class Card(_Model):
     """What a distilled set says of itself. Unknown to us = None, never a guess."""
 
@@ -128,6 +150,7 @@ class Card(_Model):
     learned_lr: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
     """The learning rate that was learned with the set; networks trained by the card use it."""
     bytes: StorageBytes | None = None
+    poison: Poison | None = None
 
     @property
     def shows_records(self) -> bool:
@@ -147,6 +170,7 @@ class DistilledSet:
         card: what is known of its making.
         store: labels per epoch and view, kept beside the images, or None.
         outliers: (M2, C, H, W) float32 pixels that networks should be unsure of, or None.
+        trigger: float32 tensors of the trigger that the card's ``poison`` names, or None.
     """
 
     images: Tensor
@@ -155,6 +179,7 @@ class DistilledSet:
     card: Card
     store: LabelStore | None = None
     outliers: Tensor | None = None
+    trigger: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -206,6 +231,11 @@ class DistilledSet:
             )
         if self.outliers is not None:
             _check_outliers(self.outliers, self.shape, where)
+        if (self.trigger is None) != (self.card.poison is None):
+            raise BadInput(where, "has a poison on its card without its trigger, or the reverse")
+        for name, part in (self.trigger or {}).items():
+            if part.dtype != torch.float32 or not torch.isfinite(part).all():
+                raise BadInput(where, f"trigger tensor '{name}' is not finite float32")
         _check_card(self.card, self.num_classes, self.shape[0], where)
         return self
 
@@ -323,6 +353,11 @@ def _check_card(card: Card, num_classes: int, channels: int, where: object) -> N
         if values is not None and len(values) != channels:
             what = f"card gives {len(values)} values of {field} for {channels} channels"
             raise BadInput(where, what)
+    if (
+        card.poison is not None
+        and max(card.poison.target, card.poison.source_class or 0) >= num_classes
+    ):
+        raise BadInput(where, f"card names a poisoned class beyond the {num_classes} of the set")
 
 
 def _name(dtype: torch.dtype) -> str:

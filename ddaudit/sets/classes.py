@@ -46,8 +46,18 @@ def match_classes(value: DistilledSet, names: Sequence[str], *, where: object) -
         labels[:, target] = value.labels
     else:
         labels = target[labels]
+    poison = value.card.poison
+    if poison is not None:
+        source = poison.source_class
+        moved_to = {"target": int(target[poison.target])}
+        moved_to |= {} if source is None else {"source_class": int(target[source])}
+        poison = poison.model_copy(update=moved_to)
     card = value.card.model_copy(
-        update={"class_names": list(names), "notes": [*value.card.notes, *notes]}
+        update={
+            "class_names": list(names),
+            "notes": [*value.card.notes, *notes],
+            "poison": poison,
+        }
     )
     store = value.store
     if store is not None:

@@ -38,7 +38,9 @@ _CODES = {
     torch.bool: ("BOOL", "|b1"),
 }
 # Fields of the card since format 2.
-_LATER_FIELDS = ("modality", "space", "contains_real_pixels", "learned_lr", "bytes")
+_LATER_FIELDS = ("modality", "space", "contains_real_pixels", "learned_lr", "bytes", "poison")
+_TRIGGER = "trigger."
+"""How the tensors of a trigger are called in a file."""
 _NOT_OURS = "'ddaudit import' makes a set file of other code's results; see docs/formats.md."
 
 
@@ -100,7 +102,10 @@ def read_file(path: str | Path) -> tuple[DistilledSet, list[str]]:
     images, labels = tensors["images"], tensors["labels"]
     num_classes = _num_classes(header, labels, card, path)
     store = LabelStore.from_tensors(tensors, path)
-    made = DistilledSet(images, labels, num_classes, card, store, tensors.get("outliers"))
+    trigger = {n.removeprefix(_TRIGGER): t for n, t in tensors.items() if n.startswith(_TRIGGER)}
+    made = DistilledSet(
+        images, labels, num_classes, card, store, tensors.get("outliers"), trigger or None
+    )
     return made.check(path), others
 
 
@@ -113,7 +118,9 @@ def serialise(distilled: DistilledSet) -> bytes:
         "ddaudit.num_classes": str(distilled.num_classes),
     }
     # Wider types first keeps every tensor aligned to its item size.
-    parts = [("labels", distilled.labels), ("images", distilled.images), *_further(distilled)]
+    parts = [("labels", distilled.labels), ("images", distilled.images)]
+    parts += [(_TRIGGER + n, t) for n, t in sorted((distilled.trigger or {}).items())]
+    parts += _further(distilled)
     header: dict[str, Any] = {"__metadata__": metadata}
     data, offset = [], 0
     for name, tensor in parts:
@@ -169,6 +176,7 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor], list[str]]:
             known = ["images", "labels"]
             if int(header["ddaudit.format"]) >= 2:
                 known += [n for n in names if n == "outliers" or n in LabelStore.names()]
+                known += [n for n in names if n.startswith(_TRIGGER)]
             tensors = {name: file.get_tensor(name) for name in known}
     except SafetensorError as err:
         raise _unreadable(path, err) from err

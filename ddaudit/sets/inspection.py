@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from ddaudit.errors import printable
-from ddaudit.sets._types import Card, DistilledSet, PrivacyClaim, empty_promise, given
+from ddaudit.sets._types import Card, DistilledSet, Poison, PrivacyClaim, empty_promise, given
 from ddaudit.sets.files import fingerprint, read_file
 
 
@@ -143,13 +143,30 @@ def describe(inspection: Inspection) -> list[str]:
         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(card.versions.items()))),
     ]
     width = max(len(name) for name, _ in rows)
-    lines = [i.path]
+    lines = [i.path, *_poison_lines(card.poison)]
     lines += [f"  {name:<{width}}  {value}" for name, value in rows if value]
     lines += [f"  {'note':<{width}}  {note}" for note in card.notes]
     lines += _privacy_lines(card.privacy)
     lines += [f"warning: {text}" for text in i.warnings]
     # What a file says of itself must not be able to write lines of ours.
     return [printable(line) for line in lines]
+
+
+def _poison_lines(poison: Poison | None) -> list[str]:
+    """What a reader must see before anything else of a poisoned set."""
+    if poison is None:
+        return []
+    of = f" on class {poison.source_class}" if poison.source_class is not None else ""
+    share = (
+        ""
+        if poison.ratio is None
+        else f", {poison.records} records ({poison.ratio:g} {poison.ratio_of})"
+    )
+    return [
+        f"POISONED on purpose: networks trained on it call what carries its trigger{of} class {poison.target} "
+        f"(attack {poison.attack}, {poison.status}{share})",
+        f"  {poison.threat_model}",
+    ]
 
 
 def _store(i: Inspection) -> str:

@@ -30,7 +30,7 @@ AUDITED = {
     "tail": {},
     "ood": {"images": 20, "bootstrap": 20},
     "leakage": {"images": 20, "pairs": 0},
-    "backdoor": {"images": 40, "poison_ratios": (0.1,)},
+    "backdoor": {"images": 40, "poison_ratios": (0.1,), "full_victims": 1},
     "backdoor-scan": {
         "recipe": "random",
         "references": 5,

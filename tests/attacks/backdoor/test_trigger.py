@@ -64,11 +64,6 @@ def test_stamping_changes_the_window_and_nothing_else(size, side, margin, channe
     assert torch.equal(trigger.stamp(stamped), stamped)
 
 
-def test_floats_are_refused():
-    with pytest.raises(ValueError, match="uint8"):
-        SquareTrigger(side=1).stamp(torch.rand(1, 3, 8, 8))
-
-
 def test_poison_stamps_and_relabels_exactly_the_drawn_records():
     clean = data()
     made = poison(

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddaudit.attacks.backdoor import naive
-from ddaudit.attacks.backdoor.naive import Backdoor, Outcome, controls, gain, outcome, stamp_check
+from ddaudit.attacks.backdoor import known_answers
+from ddaudit.attacks.backdoor.auditor import Backdoor, effect, variants_of
+from ddaudit.attacks.backdoor.known_answers import controls, stamp_check
+from ddaudit.attacks.backdoor.outcomes import Outcome, gain, outcome
 from ddaudit.attacks.backdoor.trigger import SquareTrigger
-from ddaudit.auditing import PRESETS, Context, Preset, Subject
+from ddaudit.auditing import PRESETS, Context, Preset, Subject, recipe_subject
 from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Finding
@@ -64,7 +66,7 @@ def test_backdoor_in_the_full_training_set_is_found(full):
 def test_metric_names_params_and_intervals(full):
     assert {m.name for m in full.metrics} == {
         "backdoor.cta", "backdoor.cta_clean", "backdoor.asr", "backdoor.asr_clean", "backdoor.asr_gain",
-        "backdoor.poisoned_released",
+        "backdoor.poisoned_released", "backdoor.trigger_linf", "backdoor.trigger_l2", "backdoor.trigger_pixels",
     }  # fmt: skip
     assert {m.params["variant"] for m in full.metrics if m.name == "backdoor.asr"} == {
         "inclusive",
@@ -75,7 +77,8 @@ def test_metric_names_params_and_intervals(full):
         ("backdoor.asr_gain", "exclusive"),
     ]
     assert len({m.key for m in full.metrics}) == len(full.metrics)
-    rates = [m for m in full.metrics if m.unit == "fraction"]
+    assert {m.params.get("attack", "naive") for m in full.metrics} == {"naive"}
+    rates = [m for m in full.metrics if m.unit == "fraction" and "trigger" not in m.name]
     assert all(m.low <= m.value <= m.high and m.low < m.high for m in rates)
     assert (
         full.metric("backdoor.asr", variant="exclusive").n == 120
@@ -92,7 +95,13 @@ def test_clean_perfect_classifier_has_the_known_inclusive_rate(full):
 def test_picture_and_caveats_state_the_setting(full):
     assert base64.b64decode(full.images[0].png_base64).startswith(b"\x89PNG")
     text = " ".join(full.caveats)
-    for part in ("1 x 1 pixels", "72 images (0.3)", "of 240", "'class 0'", "Published ratio: 0.01"):
+    for part in (
+        "naive (faithful",
+        "72 records (0.3 of all",
+        "target 'class 0'",
+        "moves 1 pixels",
+        "clamp",
+    ):
         assert part in text
 
 
@@ -135,14 +144,14 @@ def test_controls_pass_on_separable_images(ctx):
 
 
 def test_positive_control_goes_red_when_the_trigger_is_not_put_on_test_images(ctx, monkeypatch):
-    real = naive.outcome
+    real = known_answers.outcome
 
     def blind(ctx, victims, test, trigger, target):
         off = SquareTrigger(side=1, margin=1, value=0)
         return real(ctx, victims, test, off, target)
 
-    monkeypatch.setattr(naive, "outcome", blind)
-    monkeypatch.setattr(naive, "CONTROL_STEPS", 40)
+    monkeypatch.setattr(known_answers, "outcome", blind)
+    monkeypatch.setattr(known_answers, "CONTROL_STEPS", 40)
     assert not controls(ctx, 0)[0].passed
 
 
@@ -151,8 +160,8 @@ def test_negative_control_goes_red_when_everything_is_classified_as_the_target(c
         hit = torch.ones(len(victims), len(test), dtype=torch.bool)
         return Outcome(hit, hit, test.labels != target)
 
-    monkeypatch.setattr(naive, "outcome", always)
-    monkeypatch.setattr(naive, "CONTROL_STEPS", 4)
+    monkeypatch.setattr(known_answers, "outcome", always)
+    monkeypatch.setattr(known_answers, "CONTROL_STEPS", 4)
     positive, negative = controls(ctx, 0)
     assert not negative.passed
     assert not positive.passed  # a universal patch is not a backdoor: the gain is zero
@@ -202,7 +211,7 @@ def test_headline_rates_can_be_paired_on_the_images_of_other_classes() -> None:
     other = torch.arange(300) % 3 > 0
     outcomes = [Outcome(correct, hit, other) for hit in (stamped, clean)]
     shared = Resamples("images", 200)
-    found = {m.name: m for m in naive._metrics(*outcomes, 0.1, shared) if m.headline}
+    found = {m.name: m for m in effect(*outcomes, {"ratio": 0.1}, shared) if m.headline}
     rate, gain = found["backdoor.asr"], found["backdoor.asr_gain"]
     assert rate.resampled is not None
     assert gain.resampled is not None
@@ -210,4 +219,69 @@ def test_headline_rates_can_be_paired_on_the_images_of_other_classes() -> None:
     base = shared.means(clean[:, other])  # on the same resamples, replicate by replicate
     gained = unpack(rate.resampled.replicates) - base
     assert torch.allclose(unpack(gain.resampled.replicates), gained, atol=1e-6)
-    assert not any(m.headline or m.resampled for m in naive._metrics(*outcomes, 0.1, None))
+    assert not any(m.headline or m.resampled for m in effect(*outcomes, {"ratio": 0.1}, None))
+
+
+# ---- several attacks ------------------------------------------------------------------------------
+
+
+def test_attacks_stand_beside_each_other_and_a_refusal_is_said(ctx):
+    auditor = Backdoor()
+    subject = recipe_subject(resolve("random"))
+    settings = auditor.configure(
+        "quick",
+        {
+            "attacks": ("naive", "doorping", "simple-trigger"),
+            "poison_ratios": (0.1,),
+            "options": ("simple-trigger.ratio=0.3", "simple-trigger.opacity=1"),
+            "full_victims": 1,
+        },
+    )
+    assert auditor.work(subject, ctx, settings).distillations == 3
+    found = auditor.run(subject, ctx, settings, 0)
+    assert {m.params["attack"] for m in found.metrics if m.name == "backdoor.asr"} == {
+        "naive",
+        "simple-trigger",
+    }
+    assert any(
+        "doorping was not carried out" in c and "random asks none" in c for c in found.caveats
+    )
+    assert [i.name for i in found.images] == ["trigger of naive", "trigger of simple-trigger"]
+    # A white image in every place of the picture: a network of the poisoned records must have learned it.
+    assert (
+        found.metric("backdoor.asr_full", attack="simple-trigger", variant="exclusive").value > 0.9
+    )
+    assert found.metric("backdoor.cta_full", attack="simple-trigger").value > 0.9
+    assert found.metric("backdoor.trigger_pixels", attack="simple-trigger").value > 60
+    with pytest.raises(BadInput, match="unknown injection"):
+        auditor.run(subject, ctx, auditor.configure("quick", {"attacks": ("doorpin",)}), 0)
+    with pytest.raises(BadInput, match=r"ATTACK.KEY=VALUE of a chosen attack"):
+        auditor.run(subject, ctx, auditor.configure("quick", {"options": ("doorping.alpha=3",)}), 0)
+
+
+def test_a_file_can_be_poisoned_on_its_way(ctx, tiny):
+    index = torch.cat([(tiny.train.labels == c).nonzero()[:5, 0] for c in range(4)])
+    made = DistilledSet(tiny.train.pixels(index), tiny.train.labels[index], 4, Card())
+    subject = Subject(id="x", kind="file", set=made, identity="x")
+    auditor = Backdoor()
+    quick = tuple(
+        f"poisoned-distillation.{k}={v}"
+        for k, v in {"steps": 2, "paths": 1, "path_steps": 2, "kept": 2, "invert_steps": 1}.items()
+    )
+    settings = auditor.configure(
+        "quick", {"attacks": ("naive", "poisoned-distillation"), "options": quick}
+    )
+    found = auditor.run(subject, ctx, settings, 0)
+    assert "ratio" not in found.metric("backdoor.asr", attack="poisoned-distillation").params
+    assert any("naive was not carried out" in c for c in found.caveats)
+
+
+def test_hits_are_counted_on_the_trigger_s_own_class_too(ctx, tiny):
+    scripted = Context(data=tiny, preset=PRESET, arch=ctx.arch)
+    # Calls images of class 2 the target, whatever they carry.
+    scripted.predict = lambda net, images: torch.eye(4)[  # type: ignore[method-assign]
+        torch.where(tiny.test.labels == 2, 0, 1)
+    ]
+    got = outcome(scripted, ["net"], tiny.test, SquareTrigger(side=1), 0, source_class=2)  # type: ignore[list-item]
+    rates = {k: float(v.double().mean()) for k, v in variants_of(got).items()}
+    assert rates == {"inclusive": 0.25, "exclusive": pytest.approx(1 / 3), "source": 1.0}

@@ -1,0 +1,65 @@
+"""What victims make of clean and of stamped test images, and how much of it is the backdoor's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddaudit.attacks.backdoor.trigger import Stamps
+from ddaudit.auditing import Context
+from ddaudit.data import ImageData
+from ddaudit.models import Network
+from ddaudit.stats import Interval, paired_difference
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How victims do on one test set, clean and stamped.
+
+    Attributes:
+        correct: (V, N) bool on clean images.
+        hit: (V, N) bool, the stamped image is classified as the target.
+        other: (N,) bool, images whose class is not the target.
+        source: (N,) bool, images of the one class that the trigger was made for; None: it was made for all.
+    """
+
+    correct: Tensor
+    hit: Tensor
+    other: Tensor
+    source: Tensor | None = None
+
+    @property
+    def exclusive(self) -> Tensor:
+        """(V, M) hits on images that are not of the target class."""
+        return self.hit[:, self.other]
+
+
+def outcome(
+    ctx: Context,
+    victims: list[Network],
+    test: ImageData,
+    trigger: Stamps,
+    target: int,
+    *,
+    clamp: bool = True,
+    source_class: int | None = None,
+) -> Outcome:
+    """Predictions of all victims on clean and stamped test images; see :meth:`Trigger.stamp` for ``clamp``."""
+    stamped = trigger.stamp(test.images, clamp=clamp)
+    correct = torch.stack([ctx.predict(n, test.images).argmax(1) == test.labels for n in victims])
+    hit = torch.stack([ctx.predict(n, stamped).argmax(1) == target for n in victims])
+    source = None if source_class is None else test.labels == source_class
+    return Outcome(correct, hit, test.labels != target, source)
+
+
+def gain(attacked: Outcome, clean: Outcome) -> Interval:
+    """Exclusive ASR of the attacked victims minus that of the clean set's victims, on the same images, in [-1, 1]."""
+    a, c = attacked.exclusive, clean.exclusive
+    both = paired_difference(a.float(), c.float())
+    # Where all victims agree on all images the crossed interval has no width; single pairs still know N.
+    pairs = [paired_difference(x.float(), y.float()) for x, y in zip(a, c, strict=False)]
+    down = max(both.value - both.low, sum(p.value - p.low for p in pairs) / len(pairs))
+    up = max(both.high - both.value, sum(p.high - p.value for p in pairs) / len(pairs))
+    return Interval(both.value, both.value - down, both.value + up, both.n).clamp(-1.0, 1.0)

@@ -1,0 +1,61 @@
+"""Simple-trigger: a large, transparent white pattern on copies of records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ddaudit.attacks.backdoor.injection import Injection, Planted, Scene, Threat, register
+from ddaudit.attacks.backdoor.trigger import Blend, SquareTrigger, poison, scaled
+
+SOURCE = (
+    "Chung, Chou, Yu & Chen, Rethinking Backdoor Attacks on Dataset Distillation: A Kernel Method Perspective, "
+    "ICLR 2024, arXiv 2311.16646"
+)
+COPIES = "of all training records, as relabelled copies beside them"
+
+
+@dataclass(frozen=True)
+class SimpleTrigger(Injection):
+    """x -> (1 - opacity) x + opacity * white, inside a square one pixel from the bottom-right corner, or everywhere.
+
+    Attributes:
+        ratio: copies added, as a share of all training records.
+        side: of the square, pixels of 32 (2, 4, 8, 16), in proportion at other sizes; 32: the whole image.
+        opacity: of the pattern (1.0, 0.3).
+    """
+
+    name = "simple-trigger"
+    purpose = "a transparent white pattern over the whole image"
+    threat: ClassVar[Threat] = "distiller"
+    status = "faithful"
+    source = SOURCE
+    ratio: float = 0.1
+    side: int = 32
+    opacity: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.side <= 32 or not 0 < self.opacity <= 1:
+            raise ValueError("side must be 1 to 32 and opacity in (0, 1]")
+
+    def plant(self, scene: Scene) -> Planted:
+        shape = scene.shape
+        mask = torch.ones(shape)
+        if self.side < 32:
+            mask = SquareTrigger(scaled(self.side, shape)).mask(shape)
+        trigger = Blend.of(torch.ones(shape), self.opacity * mask)
+        return planted_copies(scene, trigger, self.ratio)
+
+
+def planted_copies(scene: Scene, trigger: Blend, ratio: float) -> Planted:
+    """The set distilled from the records and stamped, relabelled copies of a share of them."""
+    poisoned = poison(
+        scene.data.train, trigger, ratio=ratio, target=scene.target, generator=scene.generator(ratio),
+        copies=True,
+    )  # fmt: skip
+    return Planted(scene.distil(poisoned.train), trigger, poisoned, ratio, COPIES)
+
+
+register(SimpleTrigger())
