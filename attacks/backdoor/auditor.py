@@ -184,7 +184,7 @@ class Backdoor(Auditor[BackdoorSettings]):
             finding.metrics += trial.released()
             if settings.full_victims and planted.poisoned is not None:
                 full = trial.on(
-                    _networks_of(ctx, planted.poisoned.train, settings.full_victims, seed)
+                    networks_of(ctx, planted.poisoned.train, settings.full_victims, seed)
                 )
                 finding.metrics.append(accuracy("backdoor.cta_full", full, **trial.params))
                 finding.metrics += success("backdoor.asr_full", full, trial.params)
@@ -394,7 +394,7 @@ def _victims(ctx: Context, made: DistilledSet, seed: int) -> list[Network]:
     return ctx.train([made] * len(seeds), seeds=seeds)
 
 
-def _networks_of(ctx: Context, train: ImageData, count: int, seed: int) -> list[Network]:
+def networks_of(ctx: Context, train: ImageData, count: int, seed: int) -> list[Network]:
     """Networks trained on whole records, once per context."""
 
     def make() -> list[Network]:

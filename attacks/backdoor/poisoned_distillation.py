@@ -20,17 +20,17 @@ from ddaudit.models import Network, build
 
 @dataclass(frozen=True)
 class PoisonedDistillation(Injection):
-    """Train networks on the set and keep their paths; draw what they take for typical images; move the set's images
-    until training on them from a point of a path goes where the set leads, and learns the trigger on the way.
+    """Train networks on the set and keep points of their paths; draw what they take for typical images; move the set's
+    images until training on them from any point still knows the typical images, and calls stamped ones the target.
 
     Attributes:
         side: of the white square, pixels of 32, in proportion at other sizes.
         eps: largest change of a pixel.
         steps, lr: of Adam on the images, in normalised space.
         beta: weight of the loss on stamped typical images, beside that on clean ones.
-        keep: weight of the distance from where the clean set leads, in units of how far it leads.
         paths, path_steps, kept: networks trained on the set, steps of each, and points of each path that are kept.
-        rate, momentum: of that training (batches of the whole set); ``inner`` plain steps of it are unrolled.
+        rate, momentum: of that training (batches of the whole set).
+        inner, inner_rate: plain steps from a point that are unrolled, and their rate.
         typical: images of each class; ``invert_steps`` of Adam at ``invert_lr`` draw them, total variation weighing
             ``smooth``.
         jitter: noise on them at every step, in standard deviations.
@@ -43,18 +43,18 @@ class PoisonedDistillation(Injection):
     source = "Yang et al., Dark Distillation / Poisoned Distillation, AAAI 2026, arXiv 2502.04229 (abstract)"
     deviations = ("losses and values are ours: no code is public, and we read the abstract alone",)
     small: ClassVar = {"steps": 200, "paths": 5}
-    side: int = 2
+    side: int = 4
     eps: float = 0.3
     steps: int = 500
-    lr: float = 0.05
-    beta: float = 0.3
-    keep: float = 0.1
+    lr: float = 0.1
+    beta: float = 0.5
     paths: int = 10
     path_steps: int = 60
     kept: int = 10
     rate: float = 0.05
     momentum: float = 0.9
-    inner: int = 5
+    inner: int = 3
+    inner_rate: float = 0.3
     typical: int = 10
     invert_steps: int = 20
     invert_lr: float = 0.05
@@ -97,10 +97,9 @@ class PoisonedDistillation(Injection):
             which = int(torch.randint(len(points), (), generator=draws))
             body, at = nets[which // self.kept].body, points[which]
             reached = self._trained(body, at, x, labels)
-            led = self._trained(body, at, start, labels, graph=False)
             noise = self.jitter * torch.randn(shown.shape, generator=draws).to(shown)
             logits = functional_call(body, reached, (shown + noise,))
-            loss = F.cross_entropy(logits, own) + self.keep * apart(reached, led, at)
+            loss = F.cross_entropy(logits, own)
             logits = functional_call(body, reached, ((stamped + noise)[others],))
             loss = loss + self.beta * F.cross_entropy(logits, goal)
             x.grad = torch.autograd.grad(loss, x)[0]
@@ -134,16 +133,14 @@ class PoisonedDistillation(Injection):
         return nets, points
 
     def _trained(
-        self, body: torch.nn.Module, at: Parameters, x: Tensor, y: Tensor, *, graph: bool = True
+        self, body: torch.nn.Module, at: Parameters, x: Tensor, y: Tensor
     ) -> dict[str, Tensor]:
-        """Parameters after ``inner`` plain steps on images x, differentiable in x with ``graph``."""
-        reached = unroll(
-            at,
-            lambda p: F.cross_entropy(functional_call(body, dict(p), (x,)), y),
-            rate=self.rate,
-            steps=self.inner,
-        )
-        return reached if graph else {n: p.detach() for n, p in reached.items()}
+        """Parameters after ``inner`` plain steps on images x, differentiable in x."""
+
+        def loss(p: Parameters) -> Tensor:
+            return F.cross_entropy(functional_call(body, dict(p), (x,)), y)
+
+        return unroll(at, loss, rate=self.inner_rate, steps=self.inner)
 
     def _typical(
         self, net: Network, start: Tensor, classes: Tensor, draws: torch.Generator
@@ -164,14 +161,6 @@ class PoisonedDistillation(Injection):
             x.grad = torch.autograd.grad(loss, x)[0]
             optimiser.step()
         return x.detach(), classes[index]
-
-
-def apart(reached: Parameters, led: Parameters, at: Parameters) -> Tensor:
-    """Squared distance between two ends of a path that began ``at`` one point, in units of the second's length."""
-    distance = torch.stack([(reached[n] - led[n]).square().sum() for n in at]).sum()
-    length = torch.stack([(led[n] - at[n]).square().sum() for n in at]).sum()
-    ratio: Tensor = distance / length.clamp_min(1e-12)
-    return ratio
 
 
 register(PoisonedDistillation())

@@ -180,13 +180,13 @@ def moved(attack: Doorping, mask: Tensor, start: Tensor, bias: float = 0.0) -> t
     """The unit's value after optimisation, and the image."""
     net = two_layers(WEIGHTS, bias)
     image = _Patch(attack, mask).moved(net, start, ZERO, ONE)
-    return float(heaviest_unit(net).reading(net, image)), image
+    return float(heaviest_unit(net).reading(net, image).detach()), image
 
 
 def test_doorping_reaches_its_goal_up_to_the_error_it_stops_at() -> None:
     start = torch.tensor([[[0.0, 0.0], [0.2, 0.2]]])
     mask = torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
-    free = Doorping(clamp=False, alpha=10)
+    free = Doorping(clamp=False, alpha=10, steps=300)
     value, image = moved(free, mask, start)
     assert (value - 10 * 0.3) ** 2 < 0.5  # the unit reads 0.2 + 0.1 at first
     assert torch.equal(image[:, 0], start[:, 0])
@@ -195,7 +195,7 @@ def test_doorping_reaches_its_goal_up_to_the_error_it_stops_at() -> None:
 
 def test_doorping_within_pixels_stops_at_the_best_corner_of_the_cube() -> None:
     start = torch.tensor([[[0.5, 0.2], [0.4, 0.4]]])
-    value, image = moved(Doorping(alpha=100), torch.ones(1, 2, 2), start)
+    value, image = moved(Doorping(alpha=100, steps=300), torch.ones(1, 2, 2), start)
     # Weights 0.5, -2, 1, 0.5: the largest value over [0, 1]^4 is 2, at (1, 0, 1, 1); 100 times 0.45 is out of reach.
     assert value == pytest.approx(2.0, abs=1e-5)
     assert torch.allclose(image, torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]), atol=1e-5)
@@ -204,7 +204,9 @@ def test_doorping_within_pixels_stops_at_the_best_corner_of_the_cube() -> None:
 @pytest.mark.parametrize(("signed", "corner"), [(True, -2.0 - 0.5), (False, 2.0 - 0.5)])
 def test_a_unit_below_zero_is_driven_down_by_the_released_rule_alone(signed, corner) -> None:
     start = torch.full((1, 2, 2), 0.1)  # reads 0 - 0.5
-    value, _ = moved(Doorping(alpha=100, signed=signed), torch.ones(1, 2, 2), start, bias=-0.5)
+    value, _ = moved(
+        Doorping(alpha=100, signed=signed, steps=300), torch.ones(1, 2, 2), start, bias=-0.5
+    )
     assert value == pytest.approx(corner, abs=1e-5)
 
 
@@ -373,12 +375,11 @@ def test_victims_of_a_poisoned_file_obey_the_trigger_and_those_of_the_clean_file
 ) -> None:
     numbers = {
         "steps": 60,
-        "lr": 0.1,
+        "lr": 0.2,
         "paths": 3,
         "path_steps": 30,
         "kept": 5,
-        "side": 8,
-        "beta": 1.0,
+        "side": 16,
         "eps": 0.4,
     }
     attack = INJECTIONS.get("poisoned-distillation").options(numbers)
@@ -400,7 +401,7 @@ def test_victims_of_a_poisoned_file_obey_the_trigger_and_those_of_the_clean_file
     stamped, other = trigger_of(made).stamp(test.images), test.labels != 0
     asr = [float((predict(n, stamped)[other].argmax(1) == 0).float().mean()) for n in nets]
     cta = [float((predict(n, test.images).argmax(1) == test.labels).float().mean()) for n in nets]
-    assert asr[0] < 0.1 < 0.7 < asr[1]
+    assert asr[0] < 0.1 < 0.9 < asr[1]
     assert min(cta) > 0.85
 
 
