@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
-from ddaudit.distillation.parts import Canvas, NetworkSource, Source, View
+from ddaudit.distillation.parts import Canvas, NetworkSource, Source, Term, View
 from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
@@ -95,6 +95,22 @@ class Outcome:
     decoder_bytes: int = 0
     notes: tuple[str, ...] = ()
     teachers: tuple[Network, ...] = ()
+
+
+@runtime_checkable
+class Screen(Protocol):
+    """Which of the records a method sees, and under which labels; a frozen dataclass."""
+
+    def screen(self, job: Job) -> Job:
+        """The one run of a job with fewer ``members``, or other labels; records keep their positions."""
+
+
+@runtime_checkable
+class ReadsRecords(Protocol):
+    """A term that is shown real records before the first step; private recipes refuse it."""
+
+    def read(self, job: Job, constants: Constants) -> Term:
+        """This term for the one run of a job, under the (C, 1, 1) mean and standard deviation of ``constants``."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from ddaudit.distillation.loops import (
     Job,
     LearnsRecords,
     Outcome,
+    ReadsRecords,
     finish,
     network_for,
     teacher_for,
@@ -132,6 +133,7 @@ class Matching:
             and bool(recipe.synthesis and recipe.synthesis.parallel)
             and not (recipe.networks and recipe.networks.couples_records())
             and not isinstance(recipe.networks, LearnsRecords)
+            and not any(isinstance(t, ReadsRecords) for t in recipe.terms)
             and not (recipe.target and recipe.target.couples_records())
             and not couples_records(recipe.reader)
         )
@@ -145,6 +147,7 @@ class Matching:
             DDAuditError: the optimisation diverged (NaN), or K > 1 for a recipe that cannot share.
         """
         objective, networks = recipe.matching_parts()
+        terms = recipe.terms_for(job)
         if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
             raise DDAuditError(
                 f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
@@ -214,7 +217,7 @@ class Matching:
                     losses = side.source.layout.reduction.reduce(
                         distance * targets.weights, targets.weights > 0
                     )
-                    canvas.pull(losses.sum(), extra=added(recipe.terms, view))
+                    canvas.pull(losses.sum(), extra=added(terms, view))
                     optimiser.step()
                     if self.ema is not None:
                         blend(average, canvas.parameters, self.ema)

@@ -13,7 +13,15 @@ from ddaudit.data import Dataset
 from ddaudit.data.splits import empty_like
 from ddaudit.distillation.canvas import Start
 from ddaudit.distillation.learned import LearnedLabels
-from ddaudit.distillation.loops import AsksSource, Job, LabelWriter, LearnsRecords, Outcome
+from ddaudit.distillation.loops import (
+    AsksSource,
+    Job,
+    LabelWriter,
+    LearnsRecords,
+    Outcome,
+    ReadsRecords,
+    Screen,
+)
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.options import describe, option, replace_option
 from ddaudit.distillation.parts import (
@@ -80,6 +88,7 @@ class Recipe:
         loop: drives the parts.
         objective, target, synthesis, networks, reader: the parts of matching methods; None in selections.
         terms: losses on the synthetic set, added to the match; in loops that take terms.
+        records: which of the records everything else sees, and under which labels; None: all as they are.
         labels: writes the labels after the images are made, or has the loop learn them; None keeps the hard ones.
         augment: "data" (the data set's DSA string), "" (none), or a DSA strategy.
         normalise: "data" (the data set's constants) or "public" (0.5, 0.5; constants that depend on no record).
@@ -100,6 +109,7 @@ class Recipe:
     networks: NetworkSource | None = None
     reader: Reader | None = None
     terms: tuple[Term, ...] = ()
+    records: Screen | None = None
     labels: LabelModel | LabelWriter | LearnedLabels | None = None
     augment: str = "data"
     normalise: Literal["data", "public"] = "data"
@@ -187,6 +197,13 @@ class Recipe:
             )
         return source
 
+    def terms_for(self, job: Job) -> tuple[Term, ...]:
+        """The terms, with the records of a job's one run where they read them."""
+        constants = self.constants(job.data)
+        return tuple(
+            t.read(job, constants) if isinstance(t, ReadsRecords) else t for t in self.terms
+        )
+
     def start(self, job: Job, generator: torch.Generator) -> Canvas:
         """The synthesis' fresh parameters for a job, with those of learned labels.
 
@@ -245,6 +262,12 @@ class Recipe:
                 self.name,
                 "clips per record, and batch normalisation makes a record's signal depend on the others",
                 "Use a network with instance, group, layer or no normalisation.",
+            )
+        if self.records is not None or any(isinstance(t, ReadsRecords) for t in self.terms):
+            raise BadInput(
+                self.name,
+                "screens records, or reads them in a term, outside the ledger",
+                "Leave 'cleaned' and 'rdc' out under privacy.",
             )
         for part in (self.target, self.objective):
             if part is not None:
@@ -326,7 +349,16 @@ class Recipe:
 
     def parts(self) -> dict[str, Any]:
         """What each part is, by the name of its type; terms and reductions included, missing parts left out."""
-        names = ("objective", "target", "reader", "synthesis", "networks", "labels", "loop")
+        names = (
+            "records",
+            "objective",
+            "target",
+            "reader",
+            "synthesis",
+            "networks",
+            "labels",
+            "loop",
+        )
         made: dict[str, Any] = {
             name: type(part).__name__ for name in names if (part := getattr(self, name))
         }
@@ -337,6 +369,8 @@ class Recipe:
     def describe(self) -> dict[str, Any]:
         """The recipe as plain data for a card."""
         skip = {"small", "deviations", "purpose"}
+        if self.records is None:
+            skip.add("records")  # newer than the cards of earlier sets, whose recipes are the same
         return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
 
 

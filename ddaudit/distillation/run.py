@@ -137,7 +137,7 @@ def distill_many(
             f"members must be bool (K, {len(train)}), got {members.dtype} {tuple(members.shape)}"
         )
     job = Job(train, members, data, ipc, seed, torch.device(device), store=store)
-    if recipe.loop.shareable(recipe, ipc):
+    if recipe.records is None and recipe.loop.shareable(recipe, ipc):
         return _run(recipe, job)
     return [
         made
@@ -152,6 +152,9 @@ def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
     recipe.check_unit(job.data)
     started = time.perf_counter()
     train = job.train
+    if recipe.records is not None:
+        recipe.check_private()
+        job = recipe.records.screen(job)
     with reuse_memory():
         outcomes = [
             _relabelled(recipe, made, job, row)

@@ -40,6 +40,12 @@ def dp(recipe: Recipe) -> Recipe:
             f"'{recipe.name}' is private already",
             f"Use {recipe.name} with --epsilon and --delta.",
         )
+    if recipe.records is not None:
+        raise BadInput(
+            f"{recipe.name}+dp",
+            "trains networks on private records outside the ledger to tell right labels from wrong ones",
+            "Leave 'cleaned' and 'rdc' out, or the privacy.",
+        )
     if isinstance(recipe.networks, ExpertPaths):
         return on_private_paths(recipe)
     if recipe.target is None and isinstance(recipe.networks, LearnsRecords):

@@ -1,0 +1,1 @@
+"""Distillation of records some of whose labels are wrong."""
