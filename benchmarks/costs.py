@@ -351,15 +351,17 @@ MATTERS = {
 SETTINGS = {"backdoor-scan": {"recipe": "random"}}
 """Settings without which an auditor has nothing to do on a recipe."""
 
+ONCE = ("noise",)
+"""Auditors whose first cell does what all share; ``Auditor.work`` counts it with one subject."""
 
-NEEDS = {"bias": "digits-colored", "tail": "digits-lt", "noise": "digits-noisy"}
+DATA = {"bias": "digits-colored", "tail": "digits-lt", "noise": "digits-noisy"}
 """Data on which an auditor's question can be asked, where that is not digits."""
 
 
 def auditor_rows(name: str) -> tuple[Row, Row]:
     """An auditor's cell on ``random`` at the quick preset, and its instrument checks."""
     subject = "random+soft" if name == "soft-labels" else "random"
-    data = NEEDS.get(name, "digits")
+    data = DATA.get(name, "digits")
 
     def cell(
         settings: Mapping[str, Any] | None = None,
@@ -378,6 +380,8 @@ def auditor_rows(name: str) -> tuple[Row, Row]:
             made = plan.subjects[subject]
             if not checks:
                 context.victims(made, 0)
+            if not checks and name in ONCE:
+                auditor.run(made, context, knobs, 0)
             watch = Watch()
             with watch:
                 finding: Any = (

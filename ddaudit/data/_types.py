@@ -125,9 +125,10 @@ class Dataset:
 
     ``mean`` and ``std`` are the normalisation constants of the field for this set (per channel, pixels in
     [0, 1]; 0 and 1 where values are standardised already). ``augment`` is the DSA strategy string that published
-    evaluations use on it. ``extra`` holds further test splits (``test_paired`` of the coloured sets: every image
-    in every colour). ``notes`` are sentences that a report must repeat (a documented defect of a published
-    construction, say). ``root`` is the folder its files came from: where methods look for public auxiliary data.
+    evaluations use on it. ``extra`` holds further splits (``test_paired`` of the coloured sets: every image
+    in every colour; ``train_true`` of noisy ones: train with its true labels). ``notes`` are sentences that a
+    report must repeat (a documented defect of a published construction, say). ``root`` is the folder its files
+    came from: where methods look for public auxiliary data.
     ``origin`` names the data set that its images were first part of: what was made from a data set (coloured,
     long-tailed, noisy) keeps it.
     ``whole_set`` says in which ways one record's role or content depends on the other records (a published

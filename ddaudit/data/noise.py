@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,11 @@ from ddaudit.data.coins import coins
 from ddaudit.data.names import CIFAR10_CLASSES, DIGIT_CLASSES, FASHION_CLASSES
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option, show
+from ddaudit.data.splits import LazySplits
 from ddaudit.errors import BadInput
+
+TRUE_TRAIN, TRUE_VALIDATION = "train_true", "validation_true"
+"""Names in ``Dataset.extra`` of the splits with their labels before the noise."""
 
 KINDS = ("symmetric", "asymmetric", "pair")
 
@@ -109,10 +114,13 @@ def noisy_dataset(base: Dataset, *, rate: float, kind: str, seed: int, where: st
         f"Label noise ({kind}, rate {show(rate)}, seed {seed}) in train and validation: {wrong} of "
         f"{len(train)} training labels are wrong; test labels are clean."
     )
+    true = {TRUE_TRAIN: lambda: base.train, TRUE_VALIDATION: lambda: base.validation}
+    kept = {name: partial(base.extra.__getitem__, name) for name in base.extra}
     return replace(
         base,
         train=train,
         validation=validation,
+        extra=LazySplits({**kept, **true}),
         notes=(*base.notes, note),
     )
 

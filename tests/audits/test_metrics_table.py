@@ -28,6 +28,7 @@ AUDITED = {
     },
     "corruption": {"images": 8, "types": ("contrast", "jpeg_compression")},
     "tail": {},
+    "noise": {"rates": (0.0, 0.9)},
     "ood": {"images": 20, "bootstrap": 20},
     "leakage": {"images": 20, "pairs": 0},
     "backdoor": {"images": 40, "poison_ratios": (0.1,), "full_victims": 1},
@@ -60,13 +61,17 @@ def emitted(tiny) -> set[tuple[str, str, str]]:
     noisy = replace(noisy, augment="flip")
     ctx = Context(data=noisy, preset=preset, arch=Arch.parse("ConvNetD1W8"), ipc=2)
     taught = {"labels.epochs": 1, "labels.width": 8}
+    # Some training labels are wrong, and known to be.
+    true = noisy.train
+    given = torch.where(torch.arange(len(true)) % 5 == 0, (true.labels + 1) % 4, true.labels)
+    mistaken = replace(noisy, train=replace(true, labels=given), extra={"train_true": true})
     found = set()
     for name, settings in AUDITED.items():
         auditor = AUDITORS.get(name)
         recipe = resolve("random+soft", options=taught) if name == "utility" else resolve("random")
         subject = Subject(id=recipe.name, kind="recipe", recipe=recipe, identity=recipe.name)
         large = replace(ctx, ipc=20)  # some detectors look at classes of twenty images or more
-        asked = large if name == "backdoor-scan" else ctx
+        asked = {"backdoor-scan": large, "noise": replace(ctx, data=mistaken)}.get(name, ctx)
         finding = auditor.run(subject, asked, auditor.configure("quick", settings), 0)
         found |= {(m.name, m.unit, m.direction) for m in finding.metrics}
     return found
