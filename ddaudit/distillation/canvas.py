@@ -51,6 +51,19 @@ class FreeRate:
 
 
 @dataclass(frozen=True, eq=False)
+class Outlying:
+    """Images beside the set, for networks to be unsure of, while they are optimised.
+
+    Attributes:
+        values: (K, M2, C, H, W) normalised, one of the canvas's parameters.
+        weight: of their cross-entropy to the uniform distribution where networks are trained on the set.
+    """
+
+    values: Tensor
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
 class Canvas:
     """The synthetic images of K runs while they are optimised.
 
@@ -61,6 +74,7 @@ class Canvas:
         decode: () -> (K, M, C, H, W) normalised images, differentiable in ``parameters``.
         soft: learned labels; None keeps the hard ones.
         free_rate: a learning rate that is learned for networks trained on the set; None: it has none.
+        outlying: outliers that are optimised beside the images; None: there are none.
         copies: the decoded images are this many blocks of M / copies; those after the first follow from it (mirror
             images), are matched like the others, and are not released.
         penalty: () -> a scalar loss of the parameters alone; every :meth:`pull` adds its gradient.
@@ -76,6 +90,7 @@ class Canvas:
     decode: Callable[[], Tensor]
     soft: SoftLabels | None = None
     free_rate: FreeRate | None = None
+    outlying: Outlying | None = None
     copies: int = 1
     penalty: Callable[[], Tensor] | None = None
     records: Tensor | None = None

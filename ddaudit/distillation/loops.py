@@ -204,6 +204,7 @@ def view_of(
         step,
         None if soft is None else soft.detach(),
         teacher=teacher,
+        outliers=None if canvas.outlying is None else canvas.outlying.values,
     )
 
 
@@ -222,12 +223,15 @@ def finish(
                 p.copy_(kept)
         made = [canvas.released(k) for k in range(len(claims))]
         rates = canvas.rates()
-    records = canvas.records
+    records, beside = canvas.records, canvas.outlying
     return [
         Outcome(
             (images.cpu() * std + mean).contiguous(),
             labels.cpu().contiguous(),
             claim,
+            outliers=None
+            if beside is None
+            else (beside.values[k].detach().cpu() * std + mean).contiguous(),
             learned_lr=None if rates is None else float(rates[k].detach()),
             member_indices=None if records is None else records[k].tolist(),
             real_pixels=None if records is None else True,

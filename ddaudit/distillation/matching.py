@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddaudit.distillation.canvas import Outlying
 from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.loops import (
     Job,
@@ -23,6 +24,7 @@ from ddaudit.distillation.loops import (
     teacher_for,
     view_of,
 )
+from ddaudit.distillation.outliers import unsure
 from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, Source
 from ddaudit.distillation.reading import augment_by_class, couples_records, draw_by_class
 from ddaudit.distillation.recipe import Recipe
@@ -235,6 +237,7 @@ class Matching:
                         net,
                         canvas.decode().detach()[0],
                         canvas.labels,
+                        outlying=canvas.outlying,
                         epochs=schedule.inner,
                         strategy=strategy,
                         generator=generator,
@@ -277,6 +280,7 @@ class Matching:
         x: Tensor,
         y: Tensor,
         *,
+        outlying: Outlying | None,
         epochs: int,
         strategy: str,
         generator: torch.Generator,
@@ -298,6 +302,8 @@ class Matching:
                         batch, draw(strategy, generator, n=len(batch), shape=tuple(x.shape[1:]))
                     )
                 loss = F.cross_entropy(net.body(batch), y[index])
+                if outlying is not None:
+                    loss = loss + unsure(net, outlying, len(batch), strategy, generator)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()

@@ -312,6 +312,7 @@ class View:
         soft: (K, M, num_classes) learned labels as they are, constants; None where labels are hard.
         index: (M,) positions of the images in the set that is made; None: they are all of it.
         teacher: the trained network that ``net`` was made from; None where there is none.
+        outliers: (K, M2, C, H, W) normalised outliers that are optimised beside the images, differentiable.
     """
 
     images: Tensor
@@ -324,6 +325,7 @@ class View:
     soft: Tensor | None = None
     index: Tensor | None = None
     teacher: Network | None = None
+    outliers: Tensor | None = None
 
     @cached_property
     def trace(self) -> Trace:

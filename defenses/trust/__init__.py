@@ -1,0 +1,1 @@
+"""Sets whose networks reject what they do not know."""
