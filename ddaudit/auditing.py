@@ -33,14 +33,16 @@ from ddaudit.stats import Resamples
 from ddaudit.stats.resampling import COUNT
 from ddaudit.training import (
     PROTOCOLS,
+    Attack,
     EvaluationProtocol,
     Extras,
+    Robust,
     predict,
     require_finite,
     train_many,
 )
 
-TrainsBy = Literal["audit", "card"]
+TrainsBy = Literal["audit", "card", "adversarial"]
 Kind = Literal["recipe", "file", "checkpoint"]
 
 
@@ -156,14 +158,18 @@ class Context:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     artifacts: Artifacts | None = None
     trains_by: TrainsBy = "audit"
-    """Whose protocol victims are trained under: the audit's, or the card's where a set states one."""
+    """Whose protocol victims are trained under: the audit's, the card's where a set states one, or the audit's on
+    attacked batches (PGD-AT), which robust sets have to beat."""
     _sets: dict[str, DistilledSet] = field(default_factory=dict, repr=False)
     _victims: dict[str, list[Network]] = field(default_factory=dict, repr=False)
 
     @property
     def protocol(self) -> EvaluationProtocol:
         """The audit's own evaluation protocol."""
-        return PROTOCOLS[self.preset.protocol].for_data(self.data.augment)
+        own = PROTOCOLS[self.preset.protocol].for_data(self.data.augment)
+        if self.trains_by != "adversarial":
+            return own
+        return replace(own, robust=Robust(Attack()))
 
     def protocol_for(self, distilled: DistilledSet) -> EvaluationProtocol:
         """The protocol that networks are trained under on a set; the audit's own unless ``trains_by`` is "card".

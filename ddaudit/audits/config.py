@@ -40,7 +40,8 @@ class AuditConfig(BaseModel):
     """Victim architecture; None: ConvNet, at width 32 in the small profile."""
     victims: int | None = Field(default=None, ge=1)
     protocol: TrainsBy = "audit"
-    """Whose protocol victims are trained under: the audit's, or each card's where it states one."""
+    """Whose protocol victims are trained under: the audit's, each card's where it states one, or the audit's on
+    attacked batches (adversarial)."""
     baselines: list[str] = Field(default_factory=lambda: list(BASELINES))
     device: str = "auto"
     jobs: int | None = Field(default=None, ge=1, le=1024)

@@ -156,6 +156,8 @@ def trained(
     features = step_features(arch, data, protocol, images=images)
     per_step = sum(table().training[name] * value for name, value in features.items())
     steps = protocol.schedule(images).steps
+    if protocol.robust is not None and protocol.robust.attack is not None:
+        steps *= 1 + protocol.robust.attack.steps  # a pass there and back each
     return Cost(per_step * steps, features["parameters"] * 4).times(count)
 
 

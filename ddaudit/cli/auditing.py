@@ -107,8 +107,8 @@ def audit(
         str | None,
         typer.Option(
             "--protocol",
-            metavar="audit|card",
-            help="Train victims as the audit does (default), or as each set's card says.",
+            metavar="audit|card|adversarial",
+            help="Train victims as the audit does (default), as each set's card says, or on attacked batches (PGD-AT).",
         ),
     ] = None,
     jobs: Annotated[

@@ -177,7 +177,7 @@ class Utility(Auditor[UtilitySettings]):
             return
         if stated.key == own.key:
             return
-        if ctx.trains_by == "audit":
+        if ctx.trains_by != "card":
             finding.caveats.append(
                 f"The card states another protocol, '{stated.name}'; --protocol card trains by it, "
                 "and shows the accuracy under both."

@@ -39,7 +39,7 @@ ROBUST_LEARNING = register(
         protocol=None,
         small={
             **{k: v for k, v in adversarial(DD).small.items() if not k.startswith("protocol.")},
-            "loop.lr": 0.03,
+            "loop.lr": 0.005,
             "loop.rate.start_at": 0.1,
         },
         deviations=(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ddaudit.audits import make_config
+from ddaudit.audits.costs import trained
 from ddaudit.audits.plan import make_plan
 from ddaudit.data import load_data
 from ddaudit.errors import BadInput
@@ -76,6 +77,19 @@ def test_cards_that_cannot_be_followed_are_refused_before_any_work(
     _plan(path, "audit")  # the audit's own protocol needs none of it
 
 
-def test_whose_protocol_is_one_of_two() -> None:
+def test_adversarial_training_is_the_audits_protocol_on_attacked_batches(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    audit, hard = (_plan(path, p) for p in ("audit", "adversarial"))
+    assert not {c.key for c in audit.cells} & {c.key for c in hard.cells}
+    ours = hard.context.protocol
+    assert ours.robust is not None
+    assert replace(ours, robust=None) == audit.context.protocol
+    assert trained(hard.context.arch, hard.context.data, ours, images=10).seconds == pytest.approx(
+        11
+        * trained(hard.context.arch, hard.context.data, audit.context.protocol, images=10).seconds
+    )
+
+
+def test_whose_protocol_is_one_of_three() -> None:
     with pytest.raises(BadInput, match="--protocol"):
         make_config({"subjects": ["dm"], "protocol": "mine"})

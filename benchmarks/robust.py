@@ -1,0 +1,308 @@
+"""Robust distillation against what it must beat, under AutoAttack: writes docs/results/robust.md from a JSON.
+
+    python -m benchmarks.robust --out runs/robust [--data digits] [--seeds 3] [--images 100] [--rows NAME,..]
+                                [--seconds N] [--page-only]
+
+Every method at its ``small`` profile beside its plain base, the same base with adversarially trained victims, and the
+base with victims that stop as soon as they are as accurate on validation records as the robust variant's. AutoAttack
+standard at 8, 2 and 1 / 255 on the first test images; an image that stands at a larger radius stands at a smaller one.
+Sets and victims are kept in ``--out``, verdicts image by image in ``--state``: a run that was stopped goes on, all rows
+of one seed before the next seed, and a later one with more ``--images`` extends it. ``--page-only`` computes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddaudit.attacks.adversarial.execution import classify
+from ddaudit.attacks.adversarial.suite import autoattack
+from ddaudit.audits.store import RunStore
+from ddaudit.data import Dataset, load_data
+from ddaudit.distillation import distill, resolve
+from ddaudit.distillation.networks import fit
+from ddaudit.models import Arch, Network, build
+from ddaudit.sets import DistilledSet
+from ddaudit.stats import paired_difference
+from ddaudit.training import PROTOCOLS, Attack, EvaluationProtocol, Extras, Robust, train_many
+
+TITLES = {"digits": "Digits (scikit-learn's, 8x8)", "fashion-mnist": "Fashion-MNIST"}
+GREYS = {"digits": (8, 2, 1), "fashion-mnist": (2, 1)}
+AGAINST = Attack(epsilon=8 / 255, steps=5, size=4 / 255)
+IPC, PIECE = 10, 50
+
+
+@dataclass(frozen=True)
+class Row:
+    """Victims of one method's sets.
+
+    Attributes:
+        method: whose sets.
+        base: method whose plainly trained victims it is compared with; "" for plain bases.
+        how: "plain", "adversarial", "card" (the card's protocol), or "stopped" where the victims of ``like`` are as
+            accurate.
+        like: a method.
+    """
+
+    method: str
+    base: str = ""
+    how: str = "plain"
+    like: str = ""
+
+    @property
+    def key(self) -> str:
+        return "/".join(filter(None, (self.method, self.how, self.like)))
+
+    @property
+    def title(self) -> str:
+        says = {
+            "adversarial": ", victims trained under attack",
+            "stopped": f", victims stopped at the accuracy of `{self.like}`",
+        }
+        return f"`{self.method}`" + says.get(self.how, "")
+
+
+PAIRS = {  # plain base -> robust variants
+    "dm": ("dm+guard", "dm+adversarial"),
+    "mtt": ("mtt+adversarial",),
+    "idm": ("rome", "c2r"),
+    "kip": ("adv-kip",),
+    "dc": ("dc+guard", "dc+adversarial"),
+    "dd": ("robust-learning",),
+    "sre2l": ("sre2l+guard",),
+}
+
+
+def all_rows() -> list[Row]:
+    """In the order in which they are computed."""
+    out = [Row("random"), Row("random", "random", "adversarial")]
+    for base, variants in PAIRS.items():
+        how = "card" if base == "sre2l" else "plain"
+        out.append(Row(base, how=how))
+        if how == "plain":
+            out.append(Row(base, base, "adversarial"))
+        for variant in variants:
+            out.append(Row(variant, base, how))
+            if how == "plain":
+                out.append(Row(base, base, "stopped", variant))
+    return [*out, Row("full"), Row("full", "full", "adversarial")]
+
+
+class Bench:
+    """Sets, victims and verdicts of one data set."""
+
+    def __init__(self, data: Dataset, store: RunStore, state: Path) -> None:
+        self.data, self._store, self._path = data, store, state
+        self.arch = fit(Arch.parse("ConvNetW32"), data.shape)
+        known = json.loads(state.read_text()) if state.exists() else {}
+        self._all: dict[str, Any] = known
+        self.cells: dict[str, dict[str, Any]] = known.setdefault(data.name, {})
+
+    def extend(self, row: Row, seed: int, images: int) -> None:
+        """Judge the first ``images`` test images, those that are judged already left out."""
+        net = self.victim(row, seed)
+        name = f"{row.key}/{seed}"
+        cell = self.cells.setdefault(name, {"bits": {}})
+        if "clean" not in cell:
+            cell["clean"] = self._accuracy(net, self.data.test.images, self.data.test.labels)
+        greys = GREYS[self.data.name]
+        done = len(cell["bits"].get(str(greys[0]), ""))
+        x, y = self.data.test.images[done:images], self.data.test.labels[done:images]
+        stands = torch.zeros(len(x), dtype=torch.bool)
+        for grey in greys:
+            todo = (~stands).nonzero().squeeze(1)
+            if len(todo):
+                got = autoattack(net, x[todo], y[todo], eps=grey / 255, seed=seed)
+                stands[todo] = got.survived
+            bits = "".join(map(str, stands.int().tolist()))
+            cell["bits"][str(grey)] = cell["bits"].get(str(grey), "") + bits
+        beside = self._path.with_suffix(".tmp")
+        beside.write_text(json.dumps(self._all, indent=1, sort_keys=True) + "\n")
+        beside.replace(self._path)
+
+    def needed(self, row: Row, seed: int) -> bool:
+        """False for a control that is no other than the base: it is no more accurate than the variant."""
+        if row.how != "stopped":
+            return True
+        like = self.victim(Row(row.like, row.base), seed)
+        return self._validated(self.victim(Row(row.method), seed)) > self._validated(like)
+
+    def victim(self, row: Row, seed: int) -> Network:
+        """The network of a row and seed, trained or found."""
+        key = f"{self.data.name}-{row.key.replace('/', '-')}-{seed}"
+        known = self._store.load_networks(key, self.arch, self.data)
+        if known:
+            return known[0]
+        made = self._set(row.method, seed)
+        protocol = PROTOCOLS["quick"].for_data(self.data.augment)
+        if row.how == "card":
+            protocol = EvaluationProtocol.from_card(made.card.protocol or {})
+            protocol = protocol.for_data(self.data.augment)
+        if row.how == "adversarial":
+            protocol = replace(protocol, robust=Robust(AGAINST))
+        net = self._train(made, protocol, seed, row)
+        self._store.save_networks(key, [net])
+        return net
+
+    def _train(
+        self, made: DistilledSet, protocol: EvaluationProtocol, seed: int, row: Row
+    ) -> Network:
+        goal = self._validated(self.victim(Row(row.like), seed)) if row.how == "stopped" else 2.0
+        kept: list[Mapping[str, Tensor]] = []
+        options = {"shape": self.data.shape, "num_classes": self.data.num_classes, "seed": seed}
+        constants = {"mean": self.data.mean, "std": self.data.std}
+
+        def watch(_: int, passes: int, parameters: Mapping[str, Tensor]) -> None:
+            if goal > 1 or kept or passes % 5:
+                return
+            net = build(self.arch, **options, **constants)
+            now = {n: p.detach().clone() for n, p in parameters.items()}
+            net.body.load_state_dict(now, strict=False)
+            if self._validated(net) >= goal:
+                kept.append(now)
+
+        (net,) = train_many(
+            [(made.images, made.labels)], arch=self.arch, num_classes=self.data.num_classes, **constants,
+            protocol=protocol, seeds=[seed], extras=[Extras(made.store)], after_pass=watch, strategy="loop",
+        )  # fmt: skip
+        if kept:
+            net.body.load_state_dict(kept[0], strict=False)
+        return net
+
+    def _set(self, method: str, seed: int) -> DistilledSet:
+        key = f"{self.data.name}-{method}-{seed}"
+        known = self._store.load_set(key)
+        if known is None:
+            known = distill(
+                resolve(method, profile="small"), self.data.train, data=self.data, ipc=IPC, seed=seed, store=self._store
+            )  # fmt: skip
+            self._store.save_set(key, known)
+        return known
+
+    def _validated(self, net: Network) -> float:
+        return self._accuracy(net, self.data.validation.images, self.data.validation.labels)
+
+    @staticmethod
+    def _accuracy(net: Network, images: Tensor, labels: Tensor) -> float:
+        x = images.float() / 255 if images.dtype == torch.uint8 else images
+        return float((classify(net, x) == labels).float().mean())
+
+
+def todo(
+    bench: Bench, rows: Sequence[Row], seeds: int, images: int
+) -> Iterator[tuple[Row, int, int]]:
+    """(row, seed, images to reach): the first images of all rows and seeds before more of any."""
+    first = str(GREYS[bench.data.name][0])
+    for stop in range(PIECE, images + PIECE, PIECE):
+        for seed in range(seeds):
+            for row in rows:
+                got = len(bench.cells.get(f"{row.key}/{seed}", {}).get("bits", {}).get(first, ""))
+                if got < min(stop, images):
+                    yield row, seed, min(stop, images)
+
+
+def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
+    """The results page, of whatever is there."""
+    lines = [
+        "# Robust distillation under AutoAttack", "",
+        "    python -m benchmarks.robust --out DIR", "",
+        f"Sets of {IPC} images per class, `small` profiles, ConvNet of width 32 under the quick protocol (decoupled "
+        "methods: their card's). Accuracy in percent, means over seeds of one victim each, with the range over seeds "
+        "for clean accuracy (all test records). AutoAttack standard (APGD-CE, APGD-T, FAB-T with 100 steps, Square of "
+        "5000 queries), L-infinity, on the first test images. Differences are to the base's plain victims at the "
+        "largest radius, on the same images, with 95 % intervals over images (and, from two seeds, victims). Victims "
+        f"trained under attack: PGD-AT at 8/255, {AGAINST.steps} steps of 4/255. A stopped victim is the base's as "
+        "soon as it is as accurate on validation records as the variant's; where the base is no more accurate, the row "
+        "is missing and the base itself is the control.",
+    ]  # fmt: skip
+    for name, cells in state.items():
+        if not cells:
+            continue
+        greys = GREYS[name]
+        head = [f"AA {g}/255" for g in reversed(greys)]
+        lines += [
+            "", f"## {TITLES[name]}", "",
+            "| victims of | base | clean | " + " | ".join(head)
+            + f" | gain at {greys[0]}/255 | says | seeds x images |",
+            "|" + "---|" * (6 + len(greys)),
+        ]  # fmt: skip
+        for row in rows:
+            got = {s: c for s in range(99) if (c := cells.get(f"{row.key}/{s}")) and c["bits"]}
+            if got:
+                lines.append(_line(row, got, cells, greys))
+    missing = [
+        f"{row.title} on {TITLES[name]}"
+        for name in state
+        for row in rows
+        if row.how != "stopped" and f"{row.key}/0" not in state[name]
+    ]
+    if missing:
+        lines += ["", "Not measured yet: " + ", ".join(missing) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row, got: Mapping[int, Any], cells: Mapping[str, Any], greys: Sequence[int]) -> str:
+    clean = [100 * c["clean"] for c in got.values()]
+    shown = [f"{sum(clean) / len(clean):.1f} [{min(clean):.1f}, {max(clean):.1f}]"]
+    count = min(len(c["bits"][str(greys[0])]) for c in got.values())
+    for grey in reversed(greys):
+        bits = torch.stack([_bits(c, grey, count) for c in got.values()])
+        shown.append(f"{100 * float(bits.mean()):.1f}")
+    gain, says = "", ""
+    plain = Row(row.base, how="card" if row.how == "card" else "plain")
+    pairs = [(c, cells[f"{plain.key}/{s}"]) for s, c in got.items() if f"{plain.key}/{s}" in cells]
+    if row.base and pairs:
+        least = min(len(c["bits"][str(greys[0])]) for pair in pairs for c in pair)
+        a, b = (torch.stack([_bits(p[k], greys[0], least) for p in pairs]) for k in (0, 1))
+        apart = paired_difference(a, b)
+        gain = f"{100 * apart.value:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
+        says = "helps" if apart.low > 0 else "hurts" if apart.high < 0 else "no difference shown"
+    base = f"`{row.base}`" if row.base else ""
+    cellsum = f"{len(got)} x {count}"
+    return f"| {row.title} | {base} | " + " | ".join([*shown, gain, says, cellsum]) + " |"
+
+
+def _bits(cell: Mapping[str, Any], grey: int, count: int) -> Tensor:
+    return torch.tensor([float(b) for b in cell["bits"][str(grey)][:count]])
+
+
+def main() -> None:
+    """Compute what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="folder of sets and victims")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--rows", help="methods to compute now; default: all")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long")
+    parser.add_argument("--page", type=Path, default=Path("docs/results/robust.md"))
+    parser.add_argument("--state", type=Path, default=Path("docs/results/robust.json"))
+    parser.add_argument("--page-only", action="store_true")
+    args = parser.parse_args()
+    rows, start = all_rows(), time.monotonic()
+    if not args.page_only:
+        data = load_data(args.data, root=args.data_root)
+        bench = Bench(data, RunStore(str(args.out)), args.state)
+        wanted = [r for r in rows if not args.rows or r.method in args.rows.split(",")]
+        for row, seed, stop in todo(bench, wanted, args.seeds, args.images):
+            if time.monotonic() - start > args.seconds:
+                break
+            began = time.monotonic()
+            if bench.needed(row, seed):
+                bench.extend(row, seed, stop)
+                print(f"{row.key} {seed} {stop}: {time.monotonic() - began:.0f} s", flush=True)
+    args.page.write_text(page(json.loads(args.state.read_text()), rows))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
