@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks.adversarial.execution import classify
-from ddaudit.attacks.adversarial.suite import autoattack
+from ddaudit.attacks.adversarial.suite import autoattack, pgd
 from ddaudit.audits.store import RunStore
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import distill, resolve
@@ -37,7 +37,7 @@ from ddaudit.training import PROTOCOLS, Attack, EvaluationProtocol, Extras, Robu
 TITLES = {"digits": "Digits (scikit-learn's, 8x8)", "fashion-mnist": "Fashion-MNIST"}
 GREYS = {"digits": (8, 2, 1), "fashion-mnist": (2, 1)}
 AGAINST = Attack(epsilon=8 / 255, steps=5, size=4 / 255)
-IPC, PIECE = 10, 50
+IPC, PIECE, PGD = 10, 50, 1000
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,18 @@ class Bench:
         self.cells: dict[str, dict[str, Any]] = known.setdefault(data.name, {})
 
     def extend(self, row: Row, seed: int, images: int) -> None:
-        """Judge the first ``images`` test images, those that are judged already left out."""
+        """Judge the first ``images`` test images by AutoAttack, those that are judged already left out; before any of
+        them, a part of the test records by PGD."""
         net = self.victim(row, seed)
-        name = f"{row.key}/{seed}"
-        cell = self.cells.setdefault(name, {"bits": {}})
+        cell, greys = (
+            self.cells.setdefault(f"{row.key}/{seed}", {"bits": {}}),
+            GREYS[self.data.name],
+        )
         if "clean" not in cell:
+            x, y = self.data.test.images[:PGD], self.data.test.labels[:PGD]
             cell["clean"] = self._accuracy(net, self.data.test.images, self.data.test.labels)
-        greys = GREYS[self.data.name]
+            got = pgd(net, x, y, eps=greys[0] / 255, steps=20, seed=seed)
+            cell["pgd"] = "".join(map(str, got.survived.int().tolist()))
         done = len(cell["bits"].get(str(greys[0]), ""))
         x, y = self.data.test.images[done:images], self.data.test.labels[done:images]
         stands = torch.zeros(len(x), dtype=torch.bool)
@@ -124,6 +129,9 @@ class Bench:
                 stands[todo] = got.survived
             bits = "".join(map(str, stands.int().tolist()))
             cell["bits"][str(grey)] = cell["bits"].get(str(grey), "") + bits
+        self._save()
+
+    def _save(self) -> None:
         beside = self._path.with_suffix(".tmp")
         beside.write_text(json.dumps(self._all, indent=1, sort_keys=True) + "\n")
         beside.replace(self._path)
@@ -199,12 +207,14 @@ class Bench:
 def todo(
     bench: Bench, rows: Sequence[Row], seeds: int, images: int
 ) -> Iterator[tuple[Row, int, int]]:
-    """(row, seed, images to reach): the first images of all rows and seeds before more of any."""
+    """(row, seed, images to reach): PGD alone (0) for all rows and seeds first, then AutoAttack on the first images,
+    before more of any."""
     first = str(GREYS[bench.data.name][0])
-    for stop in range(PIECE, images + PIECE, PIECE):
+    for stop in range(0, images + PIECE, PIECE):
         for seed in range(seeds):
             for row in rows:
-                got = len(bench.cells.get(f"{row.key}/{seed}", {}).get("bits", {}).get(first, ""))
+                cell = bench.cells.get(f"{row.key}/{seed}")
+                got = -1 if cell is None else len(cell["bits"].get(first, ""))
                 if got < min(stop, images):
                     yield row, seed, min(stop, images)
 
@@ -217,8 +227,9 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
         f"Sets of {IPC} images per class, `small` profiles, ConvNet of width 32 under the quick protocol (decoupled "
         "methods: their card's). Accuracy in percent, means over seeds of one victim each, with the range over seeds "
         "for clean accuracy (all test records). AutoAttack standard (APGD-CE, APGD-T, FAB-T with 100 steps, Square of "
-        "5000 queries), L-infinity, on the first test images. Differences are to the base's plain victims at the "
-        "largest radius, on the same images, with 95 % intervals over images (and, from two seeds, victims). Victims "
+        "5000 queries), L-infinity, on the first test images; PGD with 20 steps from a random start on up to "
+        f"{PGD}. Gains are to the base's plain victims at the largest radius, by AutoAttack where both have it, else "
+        "by PGD, on the same images, with 95 % intervals over images (and, from two seeds, victims). Victims "
         f"trained under attack: PGD-AT at 8/255, {AGAINST.steps} steps of 4/255. A stopped victim is the base's as "
         "soon as it is as accurate on validation records as the variant's; where the base is no more accurate, the row "
         "is missing and the base itself is the control.",
@@ -227,15 +238,15 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
         if not cells:
             continue
         greys = GREYS[name]
-        head = [f"AA {g}/255" for g in reversed(greys)]
+        head = [f"AA {g}/255" for g in reversed(greys)] + [f"PGD {greys[0]}/255"]
         lines += [
             "", f"## {TITLES[name]}", "",
             "| victims of | base | clean | " + " | ".join(head)
             + f" | gain at {greys[0]}/255 | says | seeds x images |",
-            "|" + "---|" * (6 + len(greys)),
+            "|" + "---|" * (7 + len(greys)),
         ]  # fmt: skip
         for row in rows:
-            got = {s: c for s in range(99) if (c := cells.get(f"{row.key}/{s}")) and c["bits"]}
+            got = {s: c for s in range(99) if (c := cells.get(f"{row.key}/{s}"))}
             if got:
                 lines.append(_line(row, got, cells, greys))
     missing = [
@@ -252,26 +263,30 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
 def _line(row: Row, got: Mapping[int, Any], cells: Mapping[str, Any], greys: Sequence[int]) -> str:
     clean = [100 * c["clean"] for c in got.values()]
     shown = [f"{sum(clean) / len(clean):.1f} [{min(clean):.1f}, {max(clean):.1f}]"]
-    count = min(len(c["bits"][str(greys[0])]) for c in got.values())
-    for grey in reversed(greys):
-        bits = torch.stack([_bits(c, grey, count) for c in got.values()])
-        shown.append(f"{100 * float(bits.mean()):.1f}")
+    for by in [*map(str, reversed(greys)), "pgd"]:
+        judged = torch.cat([_bits(c, by) for c in got.values()])
+        shown.append(f"{100 * float(judged.mean()):.1f}" if len(judged) else "")
+    count = max(len(_bits(c, str(greys[0]))) for c in got.values())
     gain, says = "", ""
     plain = Row(row.base, how="card" if row.how == "card" else "plain")
     pairs = [(c, cells[f"{plain.key}/{s}"]) for s, c in got.items() if f"{plain.key}/{s}" in cells]
     if row.base and pairs:
-        least = min(len(c["bits"][str(greys[0])]) for pair in pairs for c in pair)
-        a, b = (torch.stack([_bits(p[k], greys[0], least) for p in pairs]) for k in (0, 1))
+        least = min(len(_bits(c, str(greys[0]))) for pair in pairs for c in pair)
+        by, least = (str(greys[0]), least) if least else ("pgd", PGD)
+        a, b = (torch.stack([_bits(p[k], by)[:least] for p in pairs]) for k in (0, 1))
         apart = paired_difference(a, b)
         gain = f"{100 * apart.value:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
+        gain += " (PGD)" if by == "pgd" else ""
         says = "helps" if apart.low > 0 else "hurts" if apart.high < 0 else "no difference shown"
     base = f"`{row.base}`" if row.base else ""
     cellsum = f"{len(got)} x {count}"
     return f"| {row.title} | {base} | " + " | ".join([*shown, gain, says, cellsum]) + " |"
 
 
-def _bits(cell: Mapping[str, Any], grey: int, count: int) -> Tensor:
-    return torch.tensor([float(b) for b in cell["bits"][str(grey)][:count]])
+def _bits(cell: Mapping[str, Any], by: str) -> Tensor:
+    """(n,) 1.0 where the image stands, under AutoAttack at a radius in grey levels or under "pgd"."""
+    verdicts = cell["pgd"] if by == "pgd" else cell["bits"].get(by, "")
+    return torch.tensor([float(b) for b in verdicts])
 
 
 def main() -> None:
@@ -300,7 +315,8 @@ def main() -> None:
             if bench.needed(row, seed):
                 bench.extend(row, seed, stop)
                 print(f"{row.key} {seed} {stop}: {time.monotonic() - began:.0f} s", flush=True)
-    args.page.write_text(page(json.loads(args.state.read_text()), rows))
+    known = json.loads(args.state.read_text()) if args.state.exists() else {"digits": {}}
+    args.page.write_text(page(known, rows))
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def _train_body(
         if after is not None:
             after(passes, [_named(dict(body.named_parameters()), values)])
 
-    leaves = [p for p in body.parameters() if p.requires_grad]
+    leaves: list[Tensor] = [p for p in body.parameters() if p.requires_grad]
     _descend(leaves, loss_at, batches, protocol, schedule, after=tell)
     body.zero_grad(set_to_none=True)
 

@@ -129,6 +129,10 @@ class Attack:
             start: (B, C, H, W) where the ascent starts instead.
         """
         x = x.detach()
+        radius: Radius
+        size: Radius
+        low: Radius
+        high: Radius
         if self.space == "normalised":
             radius, size, low, high = self.epsilon, self.size, 0.0, 1.0
         else:

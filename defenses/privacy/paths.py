@@ -95,8 +95,15 @@ def on_private_paths(recipe: Recipe) -> Recipe:
     """
     experts, loop = recipe.networks, recipe.loop
     assert isinstance(experts, ExpertPaths), "asked for trajectory methods"
-    taught = experts.sam or experts.curriculum or experts.lesson or experts.head
-    taught = taught or experts.robust or experts.ema
+    own = (
+        experts.sam,
+        experts.curriculum,
+        experts.lesson,
+        experts.head,
+        experts.robust,
+        experts.ema,
+    )
+    taught = any(own)
     if not isinstance(loop, Trajectory) or loop.informed or loop.agnostic != "no" or taught:
         raise BadInput(
             f"{recipe.name}+dp",

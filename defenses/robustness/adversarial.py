@@ -11,6 +11,7 @@ from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.kip import KernelInducing
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import GradientMatch
+from ddaudit.distillation.recipe import Status
 from ddaudit.distillation.unrolled import Unrolled
 from ddaudit.errors import BadInput
 from ddaudit.training import Attack
@@ -56,7 +57,8 @@ def adversarial(recipe: Recipe) -> Recipe:
             "has no networks that learn the records, and asks for no loss of theirs",
             "Use it on mtt, dm, idm, sre2l, dc, dd or kip.",
         )
-    source, status = PGD, "ours"
+    source = PGD
+    status: Status = "ours"
     if isinstance(made.networks, ExpertPaths):
         made = replace(made, networks=replace(made.networks, ema=0.99))
         source, status = MAT, "reconstruction"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.parts import Layout, Opening, Query, Signal, Source, Targets
+from ddaudit.distillation.parts import Opening, Query, Signal, Source, Targets
 from ddaudit.distillation.reading import Around
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
@@ -91,15 +91,8 @@ class Attacked(Around):
 class _Source:
     def __init__(self, inner: Source, how: Attacked, opening: Opening) -> None:
         self._inner, self._how, self._opening = inner, how, opening
+        self.layout, self.clip = inner.layout, inner.clip
         self._asked = 0
-
-    @property
-    def layout(self) -> Layout:
-        return self._inner.layout
-
-    @property
-    def clip(self) -> float | None:
-        return self._inner.clip
 
     def targets(self, query: Query) -> Targets:
         done, opening = self._asked / max(1, self._opening.queries - 1), self._opening

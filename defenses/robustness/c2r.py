@@ -11,6 +11,7 @@ from torch import Tensor
 from ddaudit.defenses.robustness.attacked import Attacked, HardestFirst
 from ddaudit.defenses.robustness.rome import ROME
 from ddaudit.distillation import register
+from ddaudit.distillation.learners import Queue, RecordSGD
 from ddaudit.distillation.objectives import MeanEmbedding
 from ddaudit.distillation.parts import View
 from ddaudit.distillation.reading import Minibatch
@@ -88,10 +89,7 @@ C2R = register(
         source="Li et al., Mind Your Margin and Boundary: Are Your Distilled Datasets Truly Robust? ICML 2026, "
         "arXiv 2605.20606; eta at 10 images per class (0.6 at 50)",
         objective=MeanEmbedding(),
-        networks=replace(
-            ROME.networks,
-            training=replace(ROME.networks.training, robust=Robust(attack=SEARCHED)),
-        ),
+        networks=Queue(training=RecordSGD(batch=256, augment="", robust=Robust(attack=SEARCHED))),
         reader=Attacked(Minibatch(per_class=256), SEARCHED, HardestFirst()),
         # The loss is (1 - eta) times the match and eta times the contrast, here divided by 1 - eta.
         terms=(*IDM.terms, AttackedContrast(weight=ETA / (1 - ETA))),
@@ -100,6 +98,7 @@ C2R = register(
             "loop.lr": IDM.small["loop.lr"],
             "terms.0.weight": IDM.small["terms.0.weight"],
             "terms.1.weight": 0.05,
+            "loop.iterations": 100,
         },
         deviations=(
             *IDM.deviations,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ddaudit.defenses.robustness.taught import teach_robustly
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.objectives import GradientMatch
+from ddaudit.distillation.recipe import Status
 from ddaudit.distillation.recover import Recover
 from ddaudit.errors import BadInput
 from ddaudit.training import Curvature
@@ -27,11 +28,12 @@ def guard(recipe: Recipe) -> Recipe:
     """
     where = f"{recipe.name}+guard"
     curvature = Curvature()
+    status: Status = "ours"
     if isinstance(recipe.objective, GradientMatch):
         if recipe.objective.curvature is not None:
             raise BadInput(where, "has the curvature already ('guard' and 'curvature' are one)")
         made = replace(recipe, objective=replace(recipe.objective, curvature=curvature))
-        path, notes, status = "objective.curvature", (HOST,), "reconstruction"
+        path, note, status = "objective.curvature", HOST, "reconstruction"
     else:
         taught = teach_robustly(recipe, curvature=curvature)
         if taught is None:
@@ -40,17 +42,18 @@ def guard(recipe: Recipe) -> Recipe:
                 "adds to what is learned of real records by gradients, and nothing is here",
                 "Use it on sre2l, dc, dm or mtt.",
             )
-        made, path, notes = taught.recipe, f"{taught.path}.curvature", (taught.note,)
+        made, path, note = taught.recipe, f"{taught.path}.curvature", taught.note
         if taught.recipe == recipe:
             raise BadInput(where, "has the curvature already ('guard' and 'curvature' are one)")
-        status = "simplified" if isinstance(recipe.loop, Recover) else "ours"
+        if isinstance(recipe.loop, Recover):
+            status = "simplified"
     return replace(
         made,
         status=status,
         source=f"{SOURCE}, on: {recipe.source}",
         # Images of 8 x 8 pixels are a seventh as long as the source's.
         small={**made.small, f"{path}.radius": 0.5},
-        deviations=(*made.deviations, *filter(None, notes)),
+        deviations=(*made.deviations, *([note] if note else [])),
     )
 
 

@@ -60,7 +60,7 @@ ROME = register(
         small={
             **{k: v for k, v in IDM.small.items() if k != "reader.per_class"},
             # Half an L1 norm is longer than the L2 norm of IDM, and so is its square.
-            "loop.lr": 1.0,
+            "loop.lr": 4.0,
             "terms.0.weight": 0.004,
             "reader.reader.per_class": 32,
             "reader.attack.steps": 3,
