@@ -249,14 +249,12 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
             got = {s: c for s in range(99) if (c := cells.get(f"{row.key}/{s}"))}
             if got:
                 lines.append(_line(row, got, cells, greys))
-    missing = [
-        f"{row.title} on {TITLES[name]}"
-        for name in state
-        for row in rows
-        if row.how != "stopped" and f"{row.key}/0" not in state[name]
-    ]
-    if missing:
-        lines += ["", "Not measured yet: " + ", ".join(missing) + "."]
+    for name in TITLES:
+        cells = state.get(name, {})
+        missing = [r.title for r in rows if r.how != "stopped" and f"{r.key}/0" not in cells]
+        if missing:
+            named = "; ".join(missing) if cells else "all rows"
+            lines += ["", f"Not measured yet on {TITLES[name]}: {named}."]
     return "\n".join(lines) + "\n"
 
 
