@@ -1,8 +1,9 @@
 """Findings become reports (html, md, json, csv, tex) and are held against a policy."""
 
 from ddaudit.reports.build import RawRun, build_report
-from ddaudit.reports.gate import Policy, Rule, RuleResult, Tally, apply, load_policy, tally
+from ddaudit.reports.gate import RuleResult, Tally, apply, tally
 from ddaudit.reports.pictures import gallery
+from ddaudit.reports.policy import Policy, Rule, load_policy
 from ddaudit.reports.schema import AuditorInfo, Report, RunInfo, SubjectInfo, json_schema
 from ddaudit.reports.write import FORMATS, read_report, write_report
 

@@ -1,4 +1,4 @@
-"""A policy for continuous integration: rules a report must satisfy, one line for each."""
+"""A gate for continuous integration: a report held against a policy, a line for each rule and subject."""
 
 from __future__ import annotations
 
@@ -7,101 +7,38 @@ import fnmatch
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ddaudit.auditing import AUDITORS
 from ddaudit.errors import BadInput, closest
-from ddaudit.files import read_yaml
 from ddaudit.findings import CLAIMED, Finding, Metric
 from ddaudit.reports import labels
 from ddaudit.reports.compare import Difference, between_draws, difference, inverted, mirrored
+from ddaudit.reports.policy import Policy, Rule
 from ddaudit.reports.schema import Claim, Report
 
-Use = Literal["value", "low", "high", "conservative"]
-Kind = Literal["number", "claim", "untested claim", "requirement", "file", "missing", "ignored"]
-
+Kind = Literal[
+    "number", "claim", "untested claim", "requirement", "file", "missing", "ignored", "regression"
+]
+Outcome = Literal["holds", "warns", "inconclusive", "violated"]
+_WORDS = {
+    "holds": "holds", "warns": "WARNING", "inconclusive": "INCONCLUSIVE", "violated": "VIOLATED",
+}  # fmt: skip
 
 AUDITED = "what was audited is what is there"
 """The rule about files and private sets that needs no line in a policy."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Rule(_Model):
-    """One bound on one metric; or, with ``claim: tested``, that an audit tested the privacy claims.
-
-    ``use`` picks the side of the 95% interval that is held against the bound; ``conservative`` is
-    the side that makes the rule harder to pass (``high`` for ``max``, ``low`` for ``min``). With
-    ``relative_to`` the bound applies to the metric minus that baseline's. A subject whose accuracy is
-    not clearly above chance breaks every rule on what was measured of it besides: nothing follows from
-    such a number. ``at_chance: ignore`` judges it all the same, and the line says so.
-    """
-
-    metric: str = ""
-    claim: Literal["tested"] | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
-    subject: str | None = None
-    max: float | None = None
-    min: float | None = None
-    use: Use = "conservative"
-    relative_to: str | None = None
-    require_checks: bool = True
-    missing: Literal["violated", "ignore"] = "violated"
-    at_chance: Literal["violated", "ignore"] = "violated"
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Rule:
-        if self.claim is not None:
-            more = self.model_fields_set - {"claim", "subject", "missing"}
-            if more:
-                raise ValueError(f"claim goes with subject and missing, not with {min(more)}")
-            return self
-        if not self.metric:
-            raise ValueError("needs metric, or claim: tested")
-        if self.relative_to is not None and self.relative_to == self.subject:
-            raise ValueError(f"relative_to is the subject itself ({self.subject})")
-        if self.max is None and self.min is None:
-            raise ValueError("needs max or min")
-        if self.max is not None and self.min is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
-        return self
-
-    def __str__(self) -> str:
-        if self.claim is not None:
-            return f"claim {self.claim}"
-        params = labels.params_text(self.params)
-        name = f"{self.metric}{f' ({params})' if params else ''}"
-        name += f" minus {self.relative_to}" if self.relative_to else ""
-        bounds = [] if self.min is None else [f">= {self.min:g}"]
-        bounds += [] if self.max is None else [f"<= {self.max:g}"]
-        return f"{name} {' and '.join(bounds)}"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The rules of a policy file, and where they came from (for messages)."""
-
-    rules: tuple[Rule, ...]
-    source: str = "policy"
-
-
-class _File(_Model):
-    rules: tuple[Rule, ...]
-
-
 @dataclass(frozen=True)
 class RuleResult:
-    """Whether one rule holds for one subject, and the line that says so."""
+    """What became of one rule for one subject, and the line that says so."""
 
     rule: str
     subject: str
+    outcome: Outcome
     holds: bool
+    """Whether the gate may pass: also of what only warns."""
     line: str
     kind: Kind = "number"
 
@@ -134,30 +71,9 @@ class Tally:
         return f"{text}, {self.untested} not tested, {self.ignored} ignored"
 
 
-def load_policy(path: str | Path) -> Policy:
-    """Read a YAML policy: ``rules:`` with a list of rules (see :class:`Rule`).
-
-    Raises:
-        BadInput: unreadable, not YAML, an unknown key or a bad value; the line names the key and
-        what is allowed.
-    """
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
-        raise BadInput(path, "is not a policy", "It needs a key 'rules' with a list of rules.")
-    try:
-        rules = _File.model_validate(content).rules
-    except ValidationError as error:
-        raise _bad_policy(path, error) from None
-    if not rules:
-        raise BadInput(
-            f"{path}: rules", "is empty", "Give a rule; 'claim: tested' asks for claims alone."
-        )
-    return Policy(rules, source=str(path))
-
-
 def apply(policy: Policy, report: Report) -> list[RuleResult]:
     """Hold a report against a policy: every rule for every subject it names, then every privacy
-    claim.
+    claim. Outcomes: ``holds``, ``violated``, ``inconclusive`` (the bound lies inside of the interval), ``warns``.
 
     A rule without ``subject`` is for all subjects that are not baselines; a pattern with
     wildcards (``dm*``) never takes a baseline, a plain name may. One rule gives one result per
@@ -176,12 +92,24 @@ def apply(policy: Policy, report: Report) -> list[RuleResult]:
     for index, rule in enumerate(policy.rules):
         where = f"{policy.source}: rules[{index}]"
         _check_names(rule, report, where)
-        judge = _require_tested(rule, report) if rule.claim else _apply(rule, report, where)
-        results += list(judge)
+        if rule.run is not None:
+            judged = _require_run(rule, report)
+        else:
+            judged = _require_tested(rule, report) if rule.claim else _apply(rule, report, where)
+        results += [_weighed(r, rule, policy) for r in judged]
     results += [_privacy(claim) for claim in report.claims]
     return results + [
-        _result(AUDITED, s.id, False, s.problem, "file") for s in report.subjects if s.problem
+        result(AUDITED, s.id, False, s.problem, "file") for s in report.subjects if s.problem
     ]
+
+
+def result(
+    rule: str, subject: str, holds: bool | Outcome, text: str, kind: Kind = "number"
+) -> RuleResult:
+    """One line of a gate, on one line."""
+    outcome: Outcome = ("holds" if holds else "violated") if isinstance(holds, bool) else holds
+    line = f"{_WORDS[outcome]} {labels.visible(subject)}: {labels.visible(text)}"
+    return RuleResult(rule, subject, outcome, outcome == "holds", " ".join(line.split()), kind)
 
 
 def tally(policy: Policy, results: Sequence[RuleResult]) -> Tally:
@@ -189,7 +117,7 @@ def tally(policy: Policy, results: Sequence[RuleResult]) -> Tally:
     count = Counter(r.kind for r in results)
     return Tally(
         rules=len(policy.rules),
-        numbers=count["number"],
+        numbers=count["number"] + count["regression"],
         claims=count["claim"],
         untested=count["untested claim"],
         ignored=count["ignored"],
@@ -276,7 +204,46 @@ def _require_tested(rule: Rule, report: Report) -> Iterator[RuleResult]:
             if tested
             else f"its privacy claim was {claim.state}: {claim.reason}"
         )
-        yield _result(str(rule), subject, tested, text, "requirement")
+        yield result(str(rule), subject, tested, text, "requirement")
+
+
+def _require_run(rule: Rule, report: Report) -> Iterator[RuleResult]:
+    """A demand on the run as a whole."""
+    run = report.run
+    if rule.run == "complete":
+        lost = [f for f in report.findings if f.status in ("failed", "partial") or f.not_run]
+        text = ", ".join(f"{f.subject} × {f.auditor} {f.reason or f.status}" for f in lost)
+        wanted, said = (
+            not lost and bool(report.findings),
+            text or "every planned cell has an answer",
+        )
+    elif rule.run == "checked":
+        failed = {(f.auditor, c.name) for f in report.findings for c in f.checks if not c.passed}
+        bare = {f.auditor for f in report.findings if f.status == "ok" and not f.checks}
+        said = "; ".join(
+            [*(f"{a}: the instrument check '{n}' failed" for a, n in sorted(failed)),
+             *(f"{a} has no instrument checks" for a in sorted(bare))]
+        )  # fmt: skip
+        wanted, said = not said, said or "all instrument checks passed"
+    elif rule.run == "not quick":
+        wanted, said = run.preset != "quick", f"preset {run.preset or 'unknown'}"
+    else:
+        wanted, said = len(run.seeds) >= (rule.min or 0), f"{len(run.seeds)} seeds"
+    yield result(str(rule), run.data, wanted, f"{rule}: {said}", "requirement")
+
+
+def _weighed(found: RuleResult, rule: Rule, policy: Policy) -> RuleResult:
+    """A result as its rule and policy want it taken."""
+    if found.holds:
+        return found
+    if rule.level == "warn":
+        word, _, rest = found.line.partition(" ")
+        said = f"{_WORDS['warns']} {rest}" + (
+            f" ({word.lower()})" if word == "INCONCLUSIVE" else ""
+        )
+        return replace(found, outcome="warns", holds=True, line=said)
+    passes = found.outcome == "inconclusive" and policy.inconclusive == "warn"
+    return replace(found, holds=True) if passes else found
 
 
 def _subjects(rule: Rule, report: Report) -> list[str]:
@@ -334,12 +301,12 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
     if failing and rule.require_checks:
         checks = ", ".join(dict.fromkeys(failing))
         text = f"{text}, but the instrument check '{checks}' failed"
-        return _result(str(rule), finding.subject, False, text)
+        return result(str(rule), finding.subject, False, text)
     if doubt and rule.at_chance == "violated":
         text = f"{text}; at chance, so that nothing follows from it: {doubt}"
-        return _result(str(rule), finding.subject, False, text)
+        return result(str(rule), finding.subject, False, text)
     judged = f"{text}; {must}{f' (at chance, ignored: {doubt})' if doubt else ''}"
-    return _result(str(rule), finding.subject, holds, judged)
+    return result(str(rule), finding.subject, holds, judged)
 
 
 def _check_scale(rule: Rule, metric: Metric, where: str) -> None:
@@ -350,12 +317,12 @@ def _check_scale(rule: Rule, metric: Metric, where: str) -> None:
             raise BadInput(f"{where}.{name}", what, "Write 60% as 0.6.")
 
 
-def _holds(rule: Rule, number: Metric | Difference) -> tuple[bool, str]:
+def _holds(rule: Rule, number: Metric | Difference) -> tuple[Outcome, str]:
     """Whether the judged sides keep to the bounds, and in words what was asked of which side."""
     assert number.value is not None
     readings = {"value": number.value, "low": number.low, "high": number.high}
-    harder = {"min": "low", "max": "high"}
-    holds, asked = True, []
+    harder, easier = {"min": "low", "max": "high"}, {"min": "high", "max": "low"}
+    holds, broken, asked = True, False, []
     for name, bound in (("min", rule.min), ("max", rule.max)):
         if bound is None:
             continue
@@ -364,9 +331,13 @@ def _holds(rule: Rule, number: Metric | Difference) -> tuple[bool, str]:
         words = {"low": "its lower end", "high": "its upper end", "value": "its value"}[side]
         if reading is None:
             reading, words = number.value, "its value (no interval)"
-        holds = holds and (reading <= bound if name == "max" else reading >= bound)
+        kept = reading <= bound if name == "max" else reading >= bound
+        other = readings[easier[name]] if rule.use == "conservative" else reading
+        other = number.value if other is None else other
+        holds = holds and kept
+        broken = broken or (other > bound if name == "max" else other < bound)
         asked.append(f"{words} must be {'<=' if name == 'max' else '>='} {bound:g}")
-    return holds, " and ".join(asked)
+    return "holds" if holds else "violated" if broken else "inconclusive", " and ".join(asked)
 
 
 def _privacy(claim: Claim) -> RuleResult:
@@ -380,7 +351,7 @@ def _privacy(claim: Claim) -> RuleResult:
         text += f"; {claim.state}"
         text += f": {claim.reason}" if claim.reason else ""
     kind: Kind = "claim" if claim.tested else "untested claim"
-    return _result(rule, claim.subject, not claim.broken, text, kind)
+    return result(rule, claim.subject, not claim.broken, text, kind)
 
 
 def _why_missing(rule: Rule, report: Report, findings: Sequence[Finding]) -> str:
@@ -401,26 +372,4 @@ def _why_missing(rule: Rule, report: Report, findings: Sequence[Finding]) -> str
 def _missing(rule: Rule, subject: str, why: str, *, excused: bool = True) -> RuleResult:
     ignored = rule.missing == "ignore" and excused
     text = f"{rule}: {why}{', ignored' if ignored else ''}"
-    return _result(str(rule), subject, ignored, text, "ignored" if ignored else "missing")
-
-
-def _result(rule: str, subject: str, holds: bool, text: str, kind: Kind = "number") -> RuleResult:
-    line = f"{'holds' if holds else 'VIOLATED'} {labels.visible(subject)}: {labels.visible(text)}"
-    return RuleResult(
-        rule=rule, subject=subject, holds=holds, line=" ".join(line.split()), kind=kind
-    )
-
-
-def _bad_policy(path: str | Path, error: ValidationError) -> BadInput:
-    first = error.errors(include_url=False)[0]
-    at = ".".join(f"[{p}]" if isinstance(p, int) else str(p) for p in first["loc"]).replace(
-        ".[", "["
-    )
-    if first["type"] == "extra_forbidden":
-        allowed = Rule.model_fields if len(first["loc"]) > 1 else ["rules"]
-        return BadInput(f"{path}: {at}", "unknown key", f"Allowed: {', '.join(allowed)}.")
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if first["type"] != "missing" and not isinstance(first.get("input"), dict):
-        message += f", not {first['input']!r}"
-    return BadInput(f"{path}: {at}" if at else path, message)
+    return result(str(rule), subject, ignored, text, "ignored" if ignored else "missing")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddaudit.cli import options, places
 from ddaudit.errors import BadInput
 
+if TYPE_CHECKING:
+    from ddaudit.reports import Report
+
 
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Run folders of 'ddaudit audit'.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Run folders of 'ddaudit audit', or one report.json.")
+    ],
     formats: Annotated[
         str, typer.Option("--format", metavar="html,md,json,csv,tex")
     ] = "html,md,json,csv",
@@ -37,32 +42,57 @@ def report(
 def gate(
     run: Annotated[str, typer.Argument(help="A run folder, or a report.json.")],
     policy: Annotated[
-        Path, typer.Option("--policy", help="YAML file with rules; see docs/report.md.")
-    ],
+        Path | None,
+        typer.Option(
+            "--policy",
+            metavar="FILE.yaml|NAME",
+            help="Rules (docs/report.md), or private-release, paper-table, ci-smoke.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="An earlier run or report.json: nothing may be worse."),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", metavar="text|junit|sarif|github")] = "text",
 ) -> None:
-    """Hold a run against a policy: exit 0 when every rule holds, 1 when one is violated, 2 when nothing was checked."""
-    from ddaudit.reports import apply, load_policy, read_report, tally
-    from ddaudit.reports.runs import report_of
+    """Hold a run against a policy or an earlier run: exit 0 when it holds, 1 when not, 2 when nothing was checked."""
+    from ddaudit.reports import Policy, apply, load_policy, tally
+    from ddaudit.reports._gate import FORMATS
+    from ddaudit.reports.regression import regressions
 
-    rules = load_policy(policy)
-    made = read_report(run) if run.endswith(".json") else report_of([run])
-    results = apply(rules, made)
-    for result in results:
-        typer.echo(result.line)
+    if form not in FORMATS:
+        raise BadInput(f"--format {form}", "unknown format", f"Known: {', '.join(FORMATS)}.")
+    if policy is None and against is None:
+        raise BadInput(
+            "ddaudit gate", "nothing to hold the run against", "Give --policy or --against."
+        )
+    rules = load_policy(policy) if policy else Policy((), source=str(against))
+    made = _read(run)
+    results = apply(rules, made) + (regressions(made, _read(against)) if against else [])
+    typer.echo(FORMATS[form](results, run))
     waiting = made.run.cells_not_run
+    seen = tally(rules, results)
+    # Other tools read standard output: there the counts go beside it.
     if waiting:
         planned = waiting + made.run.cells_done + made.run.cells_skipped + made.run.cells_failed
-        typer.echo(f"partly run: {waiting} of {planned} cells are not run yet")
-    seen = tally(rules, results)
-    typer.echo(seen.line)
+        typer.echo(f"partly run: {waiting} of {planned} cells are not run yet", err=form != "text")
+    typer.echo(seen.line, err=form != "text")
     if not all(r.holds for r in results):
         raise typer.Exit(1)
     if seen.nothing:
         raise BadInput(
-            policy,
+            policy or against,
             "checked nothing: no number and no tested claim",
             "Name what the run measured; 'missing: ignore' may leave nothing over.",
         )
+
+
+def _read(run: str) -> Report:
+    """The report of a run folder, or out of a ``report.json``."""
+    from ddaudit.reports import read_report
+    from ddaudit.reports.runs import report_of
+
+    return read_report(run) if run.endswith(".json") else report_of([run])
 
 
 def write(
@@ -81,6 +111,11 @@ def write(
     from ddaudit.reports import write_report
     from ddaudit.reports.runs import report_of
 
+    alone = len(runs) == 1 and runs[0].endswith(".json")
+    if alone and publishable:
+        raise BadInput(runs[0], "is a report, and --publishable needs the run", "Give its folder.")
+    first = Path(runs[0]).parent if alone else Path(runs[0])
     # Beside the whole report, never over it: one of them is not to be shown.
-    folder = out or (Path(runs[0], "publishable") if publishable else Path(runs[0]))
-    return write_report(report_of(runs, publishable=publishable), folder, formats).values()
+    folder = out or (first / "publishable" if publishable else first)
+    made = _read(runs[0]) if alone else report_of(runs, publishable=publishable)
+    return write_report(made, folder, formats).values()

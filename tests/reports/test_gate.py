@@ -365,7 +365,8 @@ def test_lines_are_single_lines_that_start_with_the_outcome(report: Report) -> N
     )
     results = apply(policy, report)
     assert all(
-        r.line.startswith("holds " if r.holds else "VIOLATED ") and "\n" not in r.line
+        r.line.startswith("holds " if r.holds else ("VIOLATED ", "INCONCLUSIVE "))
+        and "\n" not in r.line
         for r in results
     )
     assert {r.holds for r in results} == {True, False}
@@ -375,8 +376,62 @@ def test_the_line_names_number_interval_and_demand() -> None:
     ((_, _, line),) = _apply({**LIRA, "max": 0.6})
     assert (
         line
-        == "VIOLATED dm: membership.auc (lira) = 0.580 [0.550, 0.620]; its upper end must be <= 0.6"
+        == "INCONCLUSIVE dm: membership.auc (lira) = 0.580 [0.550, 0.620]; its upper end must be <= 0.6"
     )
+    ((_, _, line),) = _apply({**LIRA, "max": 0.5})
+    assert line.startswith("VIOLATED dm: membership.auc (lira) = 0.580 ")
+
+
+@pytest.mark.parametrize(
+    ("rule", "outcome"),
+    [
+        ({"max": 0.62}, "holds"),
+        ({"max": 0.60}, "inconclusive"),  # inside of [0.55, 0.62]
+        ({"max": 0.54}, "violated"),  # the whole interval is above
+        ({"max": 0.60, "use": "high"}, "violated"),  # a chosen side leaves nothing open
+        ({"min": 0.57}, "inconclusive"),
+        ({"min": 0.63}, "violated"),
+        ({"min": 0.56, "max": 0.54}, None),
+        ({"min": 0.50, "max": 0.54}, "violated"),
+        ({"min": 0.50, "max": 0.60}, "inconclusive"),
+        ({"max": 0.54, "level": "warn"}, "warns"),
+        ({"max": 0.60, "level": "warn"}, "warns"),
+    ],
+)
+def test_outcomes_follow_from_where_the_bound_lies(
+    rule: dict[str, Any], outcome: str | None
+) -> None:
+    if outcome is None:
+        with pytest.raises(ValueError, match="is above max"):
+            Rule.model_validate({**LIRA, **rule})
+        return
+    report = build_report(_Run(bound=0.7))
+    judged = Rule.model_validate({**LIRA, **rule})
+    result = apply(Policy((judged,)), report)[0]
+    assert (result.outcome, result.holds) == (outcome, outcome in ("holds", "warns"))
+    lenient = apply(Policy((judged,), inconclusive="warn"), report)[0]
+    assert lenient.holds is (outcome != "violated")
+    assert lenient.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("rule", "holds", "words"),
+    [
+        ({"run": "complete"}, False, "dm × bias no groups, dm × a failed"),
+        ({"run": "checked"}, False, "instrument check 'planted member' failed"),
+        ({"run": "not quick"}, False, "preset quick"),
+        ({"run": "seeds", "min": 3}, False, "2 seeds"),
+        ({"run": "seeds", "min": 2}, True, "2 seeds"),
+    ],
+)
+def test_a_rule_can_be_about_the_run(rule: dict[str, Any], holds: bool, words: str) -> None:
+    run = _Run(check=False)
+    run.info = {"data": "digits", "preset": "quick", "seeds": [0, 1], "cells": []}  # type: ignore[dict-item]
+    run.cells[3] = Finding(subject="dm", auditor="bias", status="failed", reason="no groups")
+    run.cells.append(Finding(subject="dm", auditor="a", status="failed"))
+    found = apply(Policy((Rule.model_validate(rule),)), build_report(run))[0]
+    assert found.holds is holds
+    assert words.split(",")[0] in found.line
 
 
 def test_a_bound_in_percents_is_refused() -> None:
@@ -409,13 +464,16 @@ def test_a_policy_file_is_read(tmp_path: Path) -> None:
         ("a: &x [*x", "YAML alias"),
         ("- metric: x", "is not a policy"),
         ("rules: {metric: x}", "is not a policy"),
-        ("rules: [{metric: a.b, maxx: 1}]", r"rules\[0\].maxx: unknown key. Allowed: metric, claim, params, subject,"),
-        ("rules: []\nextra: 1", "extra: unknown key. Allowed: rules"),
+        ("rules: [{metric: a.b, maxx: 1}]", r"rules\[0\].maxx: unknown key. Allowed: metric, claim, run, level,"),
+        ("rules: []\nextra: 1", "extra: unknown key. Allowed: rules, inconclusive"),
         ("rules: [{max: 1}]", r"rules\[0\]: needs metric, or claim: tested"),
         ("rules: []", "rules: is empty"),
         ("rules: [{metric: a.b, min: 0, subject: dm, relative_to: dm}]", "relative_to is the subject itself"),
         ("rules: [{claim: tested, max: 1}]", "claim goes with subject and missing, not with max"),
         ("rules: [{claim: kept}]", r"rules\[0\].claim: "),
+        ("rules: [{run: seeds}]", "run: seeds needs min"),
+        ("rules: [{run: complete, max: 1}]", "run goes with min, not with max"),
+        ("rules: [{run: complete}]\ninconclusive: maybe", "inconclusive: "),
         ("rules: [{metric: a.b}]", r"rules\[0\]: needs max or min"),
         ("rules: [{metric: a.b, min: 0.9, max: 0.1}]", "min 0.9 is above max 0.1"),
         ("rules: [{metric: a.b, max: high}]", r"rules\[0\].max: .*not 'high'"),
