@@ -70,9 +70,8 @@ def to_svg(figure: Any, alt: str) -> str:
         if alt
         else 'aria-hidden="true"'
     )
-    text = re.sub(
-        r"^<svg[^>]*>", f'<svg viewBox="{box.group(1) if box else "0 0 100 100"}" {role}>', text
-    )
+    head = f'<svg viewBox="{box.group(1) if box else "0 0 100 100"}" {role}>'
+    text = re.sub(r"^<svg[^>]*>", lambda _: head, text)  # a backslash in it is a backslash
     text = text.replace("xlink:href=", "href=")
     used = set(re.findall(r'(?:href="#|url\(#)([\w.-]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda m: m.group(0) if m.group(1) in used else "", text)
