@@ -110,4 +110,4 @@ def test_no_auditor_fails_on_a_table(run, table, tmp_path):
         for (subject, auditor), f in found.items()
         if f["status"] == "skipped" and not (subject == "dm+dp" and "not finite" in f["reason"])
     }
-    assert skipped == {"backdoor", "corruption", "soft-labels"}
+    assert skipped == {"backdoor", "corruption", "noise", "shift", "soft-labels", "tail"}

@@ -39,13 +39,13 @@ def outliers(test: ImageData, data: Dataset, generator: torch.Generator) -> dict
     """
     made = {NOISE: noise(test, generator)}
     if data.space == "pixels":
-        pixels = _bytes(test.images)
+        pixels = as_bytes(test.images)
         made[SHUFFLED] = shuffled(pixels, generator)
         made[CORRUPTED] = damaged(test, level=5)
         made[PHOTOGRAPHS] = photographs(len(test), data.shape, generator)
         if data.train.class_names != DIGIT_CLASSES:
             digits = load_data("digits").test.images[: len(test)]
-            made[DIGITS] = _fitted(digits.float() / 255, data.shape)
+            made[DIGITS] = fitted(digits.float() / 255, data.shape)
     return {name: _outside(images, test) for name, images in made.items()}
 
 
@@ -54,7 +54,7 @@ def noise(test: ImageData, generator: torch.Generator) -> Tensor:
     x = test.pixels()
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
     drawn = mean + std * torch.randn(x.shape, generator=generator)
-    return drawn if test.space == "standard" else _bytes(drawn.clamp(0, 1))
+    return drawn if test.space == "standard" else as_bytes(drawn.clamp(0, 1))
 
 
 def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,7 +71,7 @@ def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def damaged(test: ImageData, *, level: int) -> Tensor:
     """(N, C, H, W) uint8: each image under one type of C-lite, the types in turn."""
-    out, turn = _bytes(test.images).clone(), torch.arange(len(test)) % len(CORRUPTIONS)
+    out, turn = as_bytes(test.images).clone(), torch.arange(len(test)) % len(CORRUPTIONS)
     for k, kind in enumerate(CORRUPTIONS):
         chosen = turn == k
         if bool(chosen.any()):
@@ -94,19 +94,20 @@ def photographs(count: int, shape: tuple[int, int, int], generator: torch.Genera
         )
         crop = picture[None, :, top : top + side, left : left + side]
         crops.append(functional.interpolate(crop.float() / 255, shape[1:], mode="area"))
-    return _fitted(torch.cat(crops), shape)
+    return fitted(torch.cat(crops), shape)
 
 
-def _fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def fitted(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """(N, C, H, W) float pixels as uint8 of another shape; colour becomes grey, grey is repeated."""
     sized = functional.interpolate(images, shape[1:], mode="bilinear", antialias=True)
-    made = _bytes(sized.clamp(0, 1))
+    made = as_bytes(sized.clamp(0, 1))
     if made.shape[1] == 3 and shape[0] != 3:
         made = to_grey(made)[:, :1]
     return made if made.shape[1] == shape[0] else made[:, :1].repeat(1, shape[0], 1, 1)
 
 
-def _bytes(images: Tensor) -> Tensor:
+def as_bytes(images: Tensor) -> Tensor:
+    """Float pixels in [0, 1] as uint8; uint8 as it is."""
     return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
 
 

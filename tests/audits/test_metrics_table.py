@@ -28,6 +28,7 @@ AUDITED = {
     },
     "corruption": {"images": 8, "types": ("contrast", "jpeg_compression")},
     "tail": {},
+    "shift": {"images": 8},
     "noise": {"rates": (0.0, 0.9)},
     "ood": {"images": 20, "bootstrap": 20},
     "leakage": {"images": 20, "pairs": 0},
