@@ -6,10 +6,9 @@ A simulated report has three subjects and the reference, all of ONE method, and 
 data), so every "better" or "worse" in it is false. Each draw of each subject has an effect of its own, each victim
 too, and all answer the same test records. The numbers, their intervals and what pairs them come from the functions
 that auditors call, merging, differences and Holm's correction from those that reports call. Power: how often one more
-subject that differs by 5 or 10 points in one metric is told from the reference, among all those verdicts. Two older
-rules are kept to be compared with: *unpaired* is the same rule with the test records taken as independent and a
-borrowed spread for the subject without draws; the *old rule* calls a difference real where the square-and-add
-interval of two single draws excludes 0.
+subject that differs by 5 or 10 points in one metric is told from the reference, among all those verdicts. Two other
+rules are there to be compared with: *unpaired* is the same rule with the test records taken as independent and a
+borrowed spread for the subject without draws; *uncorrected* leaves out Holm's correction.
 """
 
 from __future__ import annotations
@@ -73,31 +72,43 @@ def simulate(
     found = Readings(
         [[read(w, images, 1.0) for _ in range(max(SEEDS))] for _ in range(SUBJECTS)],
         [read(w, images, 1.0) for _ in range(DRAWS[metric])],
-        read(w, images, 0.0),
+        read(w, images, 0.0, shift_for(metric, n, 0, 0.0) if metric in PAIRED else 0.0),
         {},
         {},
     )
     for size in points if metric in PAIRED else ():
-        shift = shift_for(metric, size)
-        found.real[size] = [read(w, images, 1.0, shift) for _ in range(max(SEEDS))]
-        found.real_still[size] = read(w, images, 0.0, shift)
+        found.real[size] = [
+            read(w, images, 1.0, shift_for(metric, n, size, 1.0)) for _ in range(max(SEEDS))
+        ]
+        found.real_still[size] = read(w, images, 0.0, shift_for(metric, n, size, 0.0))
     return found
 
 
 @lru_cache
-def shift_for(metric: str, points: int) -> float:
-    """The shift that makes the metric differ by so many points, by bisection on 20 000 records and ten draws."""
+def shift_for(metric: str, n: int, points: int, draw: float) -> float:
+    """The shift at which the metric lies so many points above that of the reference, by bisection.
 
-    def mean(shift: float) -> float:
-        n = 20_000
-        w = World(n, 2, torch.Generator().manual_seed(5), Resamples("shift", n, BOOT))
-        images = MEAN + SPREAD[metric].image * w.normal(w.n)
-        return _mean([METRICS[metric](w, images, 1.0, shift).value or 0.0 for _ in range(10)])
+    Args:
+        draw: 0 for a subject without draws, whose number is another one where draws bend it.
+    """
 
-    start, low, high = mean(0.0), 0.0, 3.0
+    def mean(draw: float, shift: float, draws: int) -> float:
+        values = []
+        for world in range(30):
+            generator = torch.Generator().manual_seed(world)
+            w = World(n, 2, generator, Resamples("shift", n, 2))
+            images = MEAN + SPREAD[metric].image * w.normal(n)
+            values += [METRICS[metric](w, images, draw, shift).value or 0.0 for _ in range(draws)]
+        return _mean(values)
+
+    if draw and not points:
+        return 0.0
+    # A shift moves the same draws; to tell where draws lie on average takes many.
+    start, low, high = mean(1.0, 0.0, 2 if draw else 10), -1.0, 3.0
     for _ in range(9):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean(middle) - start < points / 100 else (low, middle)
+        below = mean(draw, middle, 2) - start < points / 100
+        low, high = (middle, high) if below else (low, middle)
     return (low + high) / 2
 
 
@@ -156,6 +167,8 @@ def verdicts(report: dict[str, Readings], seeds: int) -> Verdicts:
         }
         null = [_p(d) for found in diffs.values() for d in found]
         out.false[rule] = min(holm(null)) <= LEVEL
+        if paired:
+            out.false["uncorrected"] = min(null) <= LEVEL
         for m, found in diffs.items():
             drawn = found[:SUBJECTS]  # the one without draws has another mean, by a hair
             out.covered[rule, m] = [(d.low or 0.0) <= 0.0 <= (d.high or 0.0) for d in drawn]
@@ -168,22 +181,11 @@ def verdicts(report: dict[str, Readings], seeds: int) -> Verdicts:
                 for kind, number in kinds.items():
                     p = _p(number.less(references[m], paired=paired))
                     out.seen[rule, m, kind, points] = holm([*null, p])[-1] <= LEVEL
-    out.false["old"] = any(
-        old_rule(Number.of(draws[:seeds]).metric, Number.of(r.reference[:seeds]).metric)
-        for r in report.values()
-        for draws in r.subjects
-    )
     return out
 
 
 def _p(diff: Difference) -> float:
     return 1.0 if diff.p_value is None else diff.p_value
-
-
-def old_rule(a: Metric, b: Metric) -> bool:
-    """The rule before these: square-and-add of the two printed intervals, each taken by itself."""
-    (x, low, high), (y, under, over) = _ends(a), _ends(b)
-    return x - y > math.hypot(x - low, over - y) or y - x > math.hypot(high - x, y - under)
 
 
 def _ends(m: Metric) -> tuple[float, float, float]:
@@ -193,22 +195,33 @@ def _ends(m: Metric) -> tuple[float, float, float]:
     return m.value, m.low, m.high
 
 
-def coverage(metric: str, bank: Sequence[Readings], *, victims: int) -> dict[int, float]:
+@dataclass(frozen=True)
+class Held:
+    """How often the intervals of a number hold the truth, and how wide half of them is at the median."""
+
+    share: float
+    width: float
+
+    @classmethod
+    def of(cls, metrics: Sequence[Metric], truth: float) -> Held:
+        ends = [_ends(m)[1:] for m in metrics]
+        widths = sorted((high - low) / 2 for low, high in ends)
+        return cls(
+            _mean([float(low <= truth <= high) for low, high in ends]), widths[len(widths) // 2]
+        )
+
+
+def coverage(metric: str, bank: Sequence[Readings], *, victims: int) -> dict[int, Held]:
     """By seeds. With one: of the set's own value (draws all alike). With three: of the method's."""
     closed = metric in ("AUC", "TPR")
-    still = [_ends(r.still) for r in bank]
-    truth = membership_truth(metric, victims, 0) if closed else _mean([v for v, _, _ in still])
-    held = _mean([float(low <= truth <= high) for _, low, high in still])
+    still = [r.still for r in bank]
+    truth = membership_truth(metric, victims, 0) if closed else _mean([_ends(m)[0] for m in still])
+    held = Held.of(still, truth)
     truth = (
         membership_truth(metric, victims, 1) if closed
         else _mean([_ends(d)[0] for r in bank for draws in [*r.subjects, r.reference] for d in draws])
     )  # fmt: skip
-    inside = []
-    for r in bank:
-        for draws in r.subjects:
-            _, low, high = _ends(merge_metric(draws))
-            inside.append(float(low <= truth <= high))
-    return {1: held, 3: _mean(inside)}
+    return {1: held, 3: Held.of([merge_metric(draws) for r in bank for draws in r.subjects], truth)}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -245,7 +258,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="page whose tables are replaced")
     args = parser.parse_args()
-    covered: dict[tuple[str, Setting], float] = {}
+    covered: dict[tuple[str, Setting], Held] = {}
     said: dict[Setting, list[Verdicts]] = {}
     counts = dict(zip(RECORDS, (args.reports, args.large), strict=True))
     tasks = [
@@ -266,7 +279,7 @@ def main() -> None:
         args.out.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
 
 
-_Part = tuple[dict[tuple[str, Setting], float], dict[Setting, list[Verdicts]]]
+_Part = tuple[dict[tuple[str, Setting], Held], dict[Setting, list[Verdicts]]]
 
 
 def _setting(task: tuple[int, int, int, tuple[str, ...]]) -> _Part:
@@ -297,15 +310,19 @@ def _setting(task: tuple[int, int, int, tuple[str, ...]]) -> _Part:
 BEGIN, END = "<!-- begin: benchmarks.coverage -->", "<!-- end: benchmarks.coverage -->"
 
 
-def tables(covered: dict[tuple[str, Setting], float], said: dict[Setting, list[Verdicts]]) -> str:
-    """Markdown: coverage of numbers and of differences, false verdicts, power."""
+def tables(numbers: dict[tuple[str, Setting], Held], said: dict[Setting, list[Verdicts]]) -> str:
+    """Markdown: coverage and width of numbers, coverage of differences, false verdicts, power."""
     settings = list(said)
-    metrics = list(dict.fromkeys(m for m, _ in covered))
+    metrics = list(dict.fromkeys(m for m, _ in numbers))
     titles = [s.title for s in settings]
     parts = [
         _table(
             ["Coverage of the 95 % interval", *titles],
-            [[m, *(f"{covered[m, s]:.1%}" for s in settings)] for m in metrics],
+            [[m, *(f"{numbers[m, s].share:.1%}" for s in settings)] for m in metrics],
+        ),
+        _table(
+            ["Half-width of the 95 % interval, median", *titles],
+            [[m, *(f"{numbers[m, s].width:.3f}" for s in settings)] for m in metrics],
         ),
         _table(
             ["Coverage of the 95 % interval of a difference, paired (unpaired)", *titles],
@@ -316,10 +333,10 @@ def tables(covered: dict[tuple[str, Setting], float], said: dict[Setting, list[V
             ],
         ),
         _table(
-            ["Seeds", "Victims", "Records", "Reports simulated", "With a false verdict", "Unpaired", "Old rule"],
+            ["Seeds", "Victims", "Records", "Reports simulated", "With a false verdict", "Unpaired", "Uncorrected"],
             [
                 [f"{s.seeds}", f"{s.victims}", f"{s.n:,}", f"{len(found)}"]
-                + [f"{_mean([float(v.false[r]) for v in found]):.1%}" for r in (*RULES, "old")]
+                + [f"{_mean([float(v.false[r]) for v in found]):.1%}" for r in (*RULES, "uncorrected")]
                 for s, found in said.items()
             ],
         ),

@@ -26,10 +26,11 @@ CLASSES, GROUPS, BINS = 10, 2, 15
 class Spreads:
     """Standard deviations of the simulated effects, in logits (AUC and TPR: of the separation, in sigmas).
 
-    Measured on seven draws of ``random`` (digits-colored, 10 images a class, quick preset, two victims each),
-    standard deviations between draws and between victims: accuracy 0.026 and 0.011, ECE 0.019 and 0.017, ASR gain
-    0.15 together. Of AUC, TPR and DEO_M there is no such measurement (DEO_M is 1 in each of those draws): their
-    values are let spread about as accuracy does, those of DEO_M twice as far.
+    Measured by ``python -m benchmarks.spreads`` on eight draws of ``random`` with six networks each (digits in
+    colours that half of a class shares, 10 images a class), without what finitely many records add: accuracy 0.67
+    with 0.048 between draws and 0.014 between networks, over-confidence 0.15 with 0.036 and 0.013, rates of cells
+    (class and colour) beyond what moves all of them, separation of members. ASR gain is 0.15 for both together, from
+    seven audits of the quick preset.
     """
 
     draw: float
@@ -97,7 +98,7 @@ def calibration(w: World, images: Tensor, draw: float, shift: float = 0.0) -> Me
 
 
 def fairness(w: World, images: Tensor, draw: float, shift: float = 0.0) -> Metric:
-    """``bias.deo_m``: ten classes, two groups, gaps of 0.1 to 0.2; draws move each cell."""
+    """``bias.deo_m``: ten classes, two groups; draws move each cell."""
     s = SPREAD["DEO_M"]
     labels = torch.arange(w.n) % CLASSES
     groups = torch.arange(w.n) // CLASSES % GROUPS
@@ -111,7 +112,9 @@ def fairness(w: World, images: Tensor, draw: float, shift: float = 0.0) -> Metri
         torch.zeros(w.n, 1, 1, 1, dtype=torch.uint8), labels, names, groups, ("a", "b")
     )
     answers = gaps.Answers.of(predictions, data)
-    drawn = gaps.resampled_gaps(answers, n_boot=BOOT, generator=w.generator, resamples=w.resamples)
+    drawn = gaps.resampled_gaps(
+        answers, n_boot=w.resamples.count, generator=w.generator, resamples=w.resamples
+    )
     return _metric(drawn.intervals["deo_m"], drawn.kept["deo_m"])
 
 
@@ -181,11 +184,11 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "ASR gain": backdoor,
 }
 SPREAD = {
-    "accuracy": Spreads(draw=0.17, victim=0.075),
-    "AUC": Spreads(draw=0.08, victim=0.05),
-    "TPR": Spreads(draw=0.08, victim=0.05),
-    "ECE": Spreads(draw=0.15, victim=0.10),
-    "DEO_M": Spreads(draw=0.25, victim=0.20),
+    "accuracy": Spreads(draw=0.33, victim=0.10),
+    "AUC": Spreads(draw=0.02, victim=0.03),
+    "TPR": Spreads(draw=0.02, victim=0.03),
+    "ECE": Spreads(draw=0.33, victim=0.12),
+    "DEO_M": Spreads(draw=1.9, victim=0.8),
     "ASR gain": Spreads(draw=0.90, victim=0.30),
 }
 BOOT, MEAN = 100, 1.0

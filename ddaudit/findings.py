@@ -52,6 +52,8 @@ class Estimate(Protocol):
     def high(self) -> float: ...
     @property
     def n(self) -> int: ...
+    @property
+    def within(self) -> tuple[float, float] | None: ...
 
 
 class Resampled(_Model):
@@ -97,8 +99,8 @@ class Metric(_Model):
     covers_draws: bool = False
     """The interval covers the draw of the set: many distillations lie behind each seed's value."""
     within: tuple[float, float] | None = None
-    """Of several seeds: the half-widths below and above the value that come from test records and victims within
-    a seed, without the spread between seeds."""
+    """The half-widths below and above the value that test records alone explain, where the interval covers victims
+    or seeds too."""
     merge: Merge = "mean"
     """How seeds become one number: their mean; the best of their one-sided bounds (see ``best_of``); or the
     smallest p-value times their number. A metric that is called ``*.p_value`` is a p-value unless it says otherwise.
@@ -149,7 +151,7 @@ class Metric(_Model):
         """The metric of this name with the interval's numbers."""
         return cls(
             name=name, value=interval.value, low=interval.low, high=interval.high, n=interval.n,
-            direction=direction, unit=unit, floor=floor, two_sided=two_sided, headline=headline,
+            within=interval.within, direction=direction, unit=unit, floor=floor, two_sided=two_sided, headline=headline,
             basis=basis, chance=chance, params=dict(params or {}), resampled=resampled,
         )  # fmt: skip
 

@@ -114,8 +114,9 @@ def _paired(
     if a.value is None or b.value is None:
         return None
     mine, theirs = (
-        Reading(m.value or 0.0, m.draws, _spread(m, spread, answers), 0.0, 0.0)
+        Reading(m.value or 0.0, draws, own, 0.0, 0.0)
         for m, answers in ((a, one), (b, other))
+        for own, draws in [_spread(m, spread, answers)]
     )
     n = min(m.n or 0 for m in (a, b))
     records = Records.of(one.draws, other.draws, n=n, step=max(one.step, other.step))
@@ -130,15 +131,22 @@ def _paired(
     return Difference(value, *ends, p, paired=True)
 
 
-def _spread(metric: Metric, borrowed: Spread | None, answers: Answers) -> Spread | None:
-    """Of a paired number: between its own draws; of a single draw what it borrows, and its own victims at least."""
-    if (own := spread_of(metric, answers)) is not None:
-        return own
+def _spread(metric: Metric, borrowed: Spread | None, answers: Answers) -> tuple[Spread | None, int]:
+    """Of a paired number: between its own draws, and their number; of a single draw what it borrows, and its own
+    victims at least; where there is nothing to draw, of the mean of all its victims."""
     victims = answers.victims(None if borrowed is None else borrowed.networks)
+    own = spread_of(metric, answers)
     if metric.covers_draws:
-        return victims or Spread(0.0, 1.0)
+        return victims or _of_mean(own, metric.draws), 1
+    if own is not None:
+        return own, metric.draws
     known = [s for s in (borrowed, victims) if s is not None]
-    return max(known, key=lambda s: s.variance, default=None)
+    return max(known, key=lambda s: s.variance, default=None), metric.draws
+
+
+def _of_mean(spread: Spread | None, count: int) -> Spread:
+    """Of the mean of so many values, as one value that nobody else shares; none where nothing is known."""
+    return Spread(0.0, 1.0) if spread is None else Spread(spread.variance / count, spread.freedom)
 
 
 def spread_of(metric: Metric, answers: Answers | None = None) -> Spread | None:
@@ -171,10 +179,12 @@ def _reading(metric: Metric, spread: Spread | None) -> Reading | None:
     if metric.value is None or metric.low is None or metric.high is None:
         return None
     down, up = metric.value - metric.low, metric.high - metric.value
-    own = spread_of(metric) or (Spread(0.0, 1.0) if metric.covers_draws else spread)
+    own = spread_of(metric)
     if metric.within is not None and metric.draws > 1:
         down, up = metric.within
-    return Reading(metric.value, metric.draws, own, down, up)
+    if metric.covers_draws:
+        return Reading(metric.value, 1, _of_mean(own, metric.draws), down, up)
+    return Reading(metric.value, metric.draws, own or spread, down, up)
 
 
 def outcome(diff: Difference, direction: Direction, adjusted: float | None) -> Outcome:

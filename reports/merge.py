@@ -1,9 +1,9 @@
 """Seeds become one finding: how the numbers of several cells are put together.
 
 The value is the mean over seeds. Its interval covers both sources of doubt: the spread between
-seeds (a Student t interval of the mean) and the sampling of test records within a seed. The
-within-seed part is *not* divided by the number of seeds, because every seed is measured on the
-same test records.
+seeds (a Student t interval of the mean), which holds that between victims, and the sampling of test
+records within a seed. The latter is *not* divided by the number of seeds, because every seed is
+measured on the same test records.
 
 That is the rule for measurements. Proofs and tests have their own, because the best of several
 seeds is a choice: a one-sided bound becomes the best one that each seed proves with its part of
@@ -64,6 +64,8 @@ def merge_metric(metrics: Sequence[Metric]) -> Metric:
 
         sqrt((t * s / sqrt(S)) ** 2 + mean over seeds of (that side's half-width) ** 2)
 
+    The half-width within a seed is that of test records alone where the seed says it (``Metric.within``). Each source
+    with its own quantile, added as squares, covers at least 95 % (Banerjee 1960; proof in docs/statistics.md).
     Sides are kept apart because exact binomial intervals are lopsided. Fractions whose intervals
     all lie in [0, 1] stay in [0, 1]. Seeds without a finite value are left out and show up as
     ``None`` in ``per_seed``. One seed passes through unchanged.
@@ -90,7 +92,7 @@ def merge_metric(metrics: Sequence[Metric]) -> Metric:
             "headline": any(m.headline for m in metrics),
             "per_seed": per_seed if len(metrics) > 1 else None,
             "draws": max(1, len(values)),
-            "within": _within(values, kept),
+            "within": _within(values, kept) if len(values) > 1 else first.within,
             "best_of": first.best_of if len(metrics) == 1 else {},
         }
     )
@@ -215,18 +217,18 @@ def _interval(
 
 
 def _sides(values: Sequence[float], metrics: Sequence[Metric]) -> tuple[list[float], list[float]]:
-    """Half-widths of each seed, below and above."""
+    """Half-widths of each seed, below and above: of test records alone where they are told from victims."""
     both = list(zip(metrics, values, strict=True))
     return (
-        [v - b for m, v in both if (b := finite(m.low)) is not None],
-        [b - v for m, v in both if (b := finite(m.high)) is not None],
+        [m.within[0] if m.within else v - b for m, v in both if (b := finite(m.low)) is not None],
+        [m.within[1] if m.within else b - v for m, v in both if (b := finite(m.high)) is not None],
     )
 
 
 def _within(values: Sequence[float], metrics: Sequence[Metric]) -> tuple[float, float] | None:
     """``Metric.within`` of several seeds."""
     lows, highs = _sides(values, metrics)
-    if len(values) < 2 or not lows or not highs:
+    if not lows or not highs:
         return None
     return math.sqrt(_mean_square(lows)), math.sqrt(_mean_square(highs))
 

@@ -24,9 +24,7 @@ def rate(hits: Tensor) -> Interval:
         crossed_mean(table).clamp(),
         wilson(float(table.mean()) * table.shape[1], table.shape[1]),
     )
-    return Interval(
-        both.value, min(both.low, images.low), max(both.high, images.high), table.shape[1]
-    )
+    return both.at_least(images)
 
 
 def rate_metric(

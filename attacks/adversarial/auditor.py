@@ -71,7 +71,7 @@ class Adversarial(Auditor[AdversarialSettings]):
             "accuracy in the BEARD benchmark's evaluation, as coded (not robustness) and as meant",
         ),
     )  # fmt: skip
-    version = 5
+    version = 6
     settings = AdversarialSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 100, "pgd_steps": 10, "autoattack_images": 48, "check_images": 100},

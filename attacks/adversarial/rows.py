@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,10 +91,7 @@ def drop_rate(clean: Tensor, survived: Tensor) -> Interval:
     replicates = (1 - s / c.clamp_min(1)).mean(0)
     both = crossed(broken, replicates, n=clean.shape[1], shift=False).clamp()
     typical = float(right[some].mean())
-    images = wilson(both.value * typical, typical)
-    return Interval(
-        both.value, min(both.low, images.low), max(both.high, images.high), round(typical)
-    )
+    return replace(both.at_least(wilson(both.value * typical, typical)), n=round(typical))
 
 
 def curve(subject: str, tables: Mapping[float, Attacked], radii: Radii) -> list[Curve]:

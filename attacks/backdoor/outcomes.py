@@ -60,6 +60,10 @@ def gain(attacked: Outcome, clean: Outcome) -> Interval:
     both = paired_difference(a.float(), c.float())
     # Where all victims agree on all images the crossed interval has no width; single pairs still know N.
     pairs = [paired_difference(x.float(), y.float()) for x, y in zip(a, c, strict=False)]
-    down = max(both.value - both.low, sum(p.value - p.low for p in pairs) / len(pairs))
-    up = max(both.high - both.value, sum(p.high - p.value for p in pairs) / len(pairs))
-    return Interval(both.value, both.value - down, both.value + up, both.n).clamp(-1.0, 1.0)
+    down, up = (sum(ends) / len(pairs) for ends in zip(*(_sides(p) for p in pairs), strict=True))
+    images = Interval(both.value, both.value - down, both.value + up, both.n)
+    return both.at_least(images).clamp(-1.0, 1.0)
+
+
+def _sides(i: Interval) -> tuple[float, float]:
+    return i.value - i.low, i.high - i.value

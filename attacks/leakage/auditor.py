@@ -88,7 +88,7 @@ class Leakage(Auditor[LeakageSettings]):
             "chance of so many near copies if none was copied", unit="probability",
         ),
     )  # fmt: skip
-    version = 2
+    version = 3
     settings = LeakageSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 500, "nonmembers": 500},

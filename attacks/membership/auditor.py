@@ -105,7 +105,7 @@ class Membership(Auditor[MembershipSettings]):
         "membership.control_tpr_at_fpr": "control TPR",
     }
     redistils = True
-    version = 4
+    version = 5
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 

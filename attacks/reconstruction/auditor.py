@@ -71,7 +71,7 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         "reconstruction.distance_ratio": "distance of the rebuilt record",
     }
     redistils = True
-    version = 1
+    version = 2
     settings = ReconstructionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"networks": 24, "releases": 64, "steps": 100, "starts": 1},

@@ -122,7 +122,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "soft_labels.leakage": "leak through soft labels",
     }
-    version = 2
+    version = 3
     settings = SoftLabelsSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {

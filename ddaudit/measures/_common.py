@@ -50,8 +50,7 @@ def few_images(n: int, victims: int) -> list[str]:
         out.append(Caveat(text, "sample", 2))
     elif victims == 2:
         text = (
-            "Two networks per set say little about a third: where they differ, intervals are wide "
-            "and cover somewhat less than 95 %."
+            "Two networks per set say little about a third: where they differ, intervals are wide."
         )
         out.append(Caveat(text, "sample", 3))
     return out

@@ -266,7 +266,8 @@ def _resampling(
     for name, values in per_network.items():
         i = crossed(values, drawn[name], n=n)
         slack = step if name in ("deo_m", ODDS, WORST_CELL) else 0.0
-        out[name] = Interval(i.value, i.low - slack, i.high + slack, n).clamp()
+        within = None if i.within is None else (i.within[0] + slack, i.within[1] + slack)
+        out[name] = Interval(i.value, i.low - slack, i.high + slack, n, within).clamp()
         if resamples is not None:
             kept[name] = resamples.kept(values, drawn[name], step=slack)
     return Resampling(out, kept)

@@ -114,7 +114,7 @@ class Noise(Auditor[NoiseSettings]):
         MetricInfo("noise.crossing", "none", "share of wrong labels from which the set beats full training"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"noise.gain": "gain on early stopping"}
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     from_records: ClassVar[tuple[str, ...] | None] = None
     settings: ClassVar[type[Settings]] = NoiseSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -54,11 +54,19 @@ def pooled(own: Spread | None, other: Spread | None) -> Spread | None:
     if own is None or other is None:
         return own or other
     limit = float(special.fdtri(own.freedom, other.freedom, 0.95))
-    if own.variance > limit * other.variance:
-        return own
-    freedom = own.freedom + other.freedom
-    total = own.variance * own.freedom + other.variance * other.freedom
-    return Spread(total / freedom, freedom)
+    return own if own.variance > limit * other.variance else together(own, other)
+
+
+def together(one: Spread, other: Spread) -> Spread:
+    """One spread from two samples of it."""
+    freedom = one.freedom + other.freedom
+
+    def mean(x: float, y: float) -> float:
+        return (x * one.freedom + y * other.freedom) / freedom
+
+    return Spread(
+        mean(one.variance, other.variance), freedom, records=mean(one.records, other.records)
+    )
 
 
 @dataclass(frozen=True)
@@ -118,19 +126,19 @@ def half_widths(
 ) -> tuple[float, float]:
     """How far ``a - b`` may lie below and above its value.
 
-    Draws enter by Student's t with Satterthwaite's degrees of freedom (a spread that both readings share counts
-    once). Without ``records`` the two readings are taken as independent: test records and victims enter as the root
-    of the sum of squares of the two half-widths, wider than necessary, never narrower. With ``records``, paired
-    ones: their variance less what the spread of draws holds of it, as in a two-way layout, and never below what
-    either source says alone; victims are then in the spread. A reading without a spread adds none.
+    Draws enter by Student's t with Satterthwaite's degrees of freedom (spreads of :func:`_spreads`; one that both
+    share counts once). Without ``records`` the two readings are taken as independent: test records and victims enter
+    as the root of the sum of squares of the two half-widths, wider than necessary, never narrower. With ``records``,
+    paired ones: their variance less what the spread of draws holds of it, as in a two-way layout, and never below
+    what either source says alone; victims are then in the spread. A reading without a spread adds none.
 
     Source: Welch, Biometrika 34 (1947); Newcombe, Statistics in Medicine 17 (1998), method 10 (square-and-add);
         two-way random-effects layout, as ``ddaudit.stats.crossed_mean``.
     """
     weights: dict[Spread, float] = {}
-    for r in (a, b):
-        if r.spread is not None:
-            weights[r.spread] = weights.get(r.spread, 0.0) + 1 / r.draws
+    for spread, draws in zip(_spreads(a, b), (a.draws, b.draws), strict=True):
+        if spread is not None:
+            weights[spread] = weights.get(spread, 0.0) + 1 / draws
     parts = [(w * s.variance, s.freedom) for s, w in weights.items() if s.variance > 0]
     total = math.fsum(v for v, _ in parts)
     between = 0.0
@@ -146,6 +154,23 @@ def half_widths(
     scale = normal(confidence) / normal(0.95)
     low = math.hypot(between, scale * math.hypot(a.down, b.up))
     return low, math.hypot(between, scale * math.hypot(a.up, b.down))
+
+
+def _spreads(a: Reading, b: Reading) -> tuple[Spread | None, Spread | None]:
+    """Each reading's own spread; pooled where the one with fewer draws has the smaller.
+
+    Three draws lie close together by chance. Welch's t then takes the smaller spread for known, and at the levels
+    that Holm's correction asks for it errs three times too often (3 against 10 draws at 0.2 %). Pooled, the half-width
+    is at least that of Student's two-sample t in every case, whose error is exact where both are draws of one method;
+    where they are not, and the few lie further apart, their own spread counts. See docs/statistics.md.
+    """
+    few, many = (a, b) if a.draws < b.draws else (b, a)
+    if few.spread is None or many.spread is None or not 1 < few.draws < many.draws:
+        return a.spread, b.spread
+    if few.spread.variance > many.spread.variance:
+        return a.spread, b.spread
+    both = together(few.spread, many.spread)
+    return both, both
 
 
 def p_value(a: Reading, b: Reading, *, records: Records | None = None) -> float:

@@ -27,13 +27,12 @@ def _simulated(seeds: int, points: tuple[int, ...] = ()) -> list[Verdicts]:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_equal_subjects_are_not_called_different(seeds: int) -> None:
-    """60 reports at a true rate of 5 % show more than 8 false ones once in 500. The oldest rule, on the
-    same readings with one seed, does so in nearly all reports."""
+    """60 reports at a true rate of 5 % show more than 8 false ones once in 500. Without the correction for 11
+    verdicts it would be a third of them."""
     found = _simulated(seeds)
     assert sum(v.false["paired"] for v in found) <= 8
     assert sum(v.false["unpaired"] for v in found) <= 8
-    if seeds == 1:
-        assert sum(v.false["old"] for v in found) > 30
+    assert sum(v.false["uncorrected"] for v in found) > 12
     for metric in ("accuracy", "ASR gain"):
         inside = [x for v in found for x in v.covered["paired", metric]]
         # Three subjects share a reference, so 180 intervals count as 60 at least: four standard errors.

@@ -44,6 +44,20 @@ def test_three_seeds_add_spread_and_sampling_in_quadrature() -> None:
     assert merged.per_seed == [0.70, 0.72, 0.74]
 
 
+def test_victims_are_not_counted_again_within_a_seed() -> None:
+    """The spread between seeds holds them; of a seed's interval what test records alone explain is added."""
+    seeds = [
+        _metric(v, v - wide, v + wide, within=(0.01, 0.02))
+        for v, wide in ((0.70, 0.05), (0.72, 0.30), (0.74, 0.04))
+    ]
+    merged = merge_metric(seeds)
+    between = T_2 * 0.02 / math.sqrt(3)
+    assert merged.low == pytest.approx(0.72 - math.hypot(between, 0.01))
+    assert merged.high == pytest.approx(0.72 + math.hypot(between, 0.02))
+    assert merged.within == pytest.approx((0.01, 0.02))
+    assert merge_metric(seeds[:1]) == seeds[0]
+
+
 def test_one_seed_passes_through_unchanged() -> None:
     one = _metric(
         0.3, 0.2, 0.9, n=7, floor=0.1, headline=True, direction="lower", params={"fpr": 0.01}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from ddaudit.stats import (
     crossed,
     crossed_mean,
     crossed_rate,
+    crossing,
     wilson,
 )
 
@@ -33,12 +35,50 @@ def _coverage(v: int, n: int, *, victim_sd: float, image_sd: float, noise_sd: fl
 @pytest.mark.parametrize("v", [2, 3, 5])
 @pytest.mark.parametrize("victim_sd", [0.0, 0.05, 0.15, 1.0])
 def test_crossed_intervals_cover_images_and_victims(v, victim_sd) -> None:
-    # 400 trials. Satterthwaite's approximation covers 0.88 or more with two victims and 0.91 or
-    # more with three (stated in the docstring); these bounds are 3 binomial errors below.
-    # Resampling two victims covers about 0.5 at victim_sd = 1 (next test), so this can fail.
-    bound = 0.83 if v == 2 else 0.87
+    # 400 trials; three binomial errors below the 0.943 that is promised. Resampling two victims
+    # covers about 0.5 at victim_sd = 1 (below), so this can fail.
     share = _coverage(v, 100, victim_sd=victim_sd, image_sd=1.0, noise_sd=0.5, trials=400)
-    assert share >= bound
+    assert share >= 0.943 - 3 * 0.0116
+
+
+def _integrated(v: int, ratio: float) -> float:
+    """Coverage of ``crossed`` where victims' standard error is ``ratio`` times that of the images, which is known."""
+    images = torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
+    levels = (np.arange(200) + 0.5) / 200
+    covered = []
+    for square in scipy_stats.chi2.ppf(levels, v - 1) / (v - 1):
+        apart = ratio * np.sqrt(v * square)  # standard deviation of the victims
+        victims = torch.linspace(-1.0, 1.0, v, dtype=torch.float64)
+        half = crossed(victims * apart / victims.std(), images, n=1000).half_width
+        covered.append(2 * scipy_stats.norm.cdf(half / np.hypot(1, ratio)) - 1)
+    return float(np.mean(covered))
+
+
+@pytest.mark.parametrize("v", [2, 3, 5])
+@pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0, 2.5, 6.0, 20.0])
+def test_coverage_at_every_share_of_the_victims(v, ratio) -> None:
+    assert 0.94 <= _integrated(v, ratio) <= 0.975
+
+
+def test_degrees_of_freedom_of_the_estimate_itself_cover_too_little(monkeypatch) -> None:
+    monkeypatch.setattr(crossing, "share_bound", lambda freedom: 1.0)
+    assert _integrated(2, 4.0) < 0.88
+
+
+def test_the_share_bound_is_the_upper_quartile_bound_of_a_variance() -> None:
+    sample = np.random.default_rng(0).normal(size=(3, 20_000)).var(0, ddof=1)
+    assert np.mean(crossing.share_bound(2) * sample >= 1) == pytest.approx(0.75, abs=0.01)  # 3 se
+
+
+def test_records_alone_are_told_from_victims() -> None:
+    x = (torch.rand(3, 400, generator=torch.Generator().manual_seed(0)) < 0.7).double()
+    for got in (crossed_mean(x), crossed(x.mean(1), torch.randn(500), n=400)):
+        assert got.within is not None
+        assert got.within[0] <= got.value - got.low
+        assert got.within[1] <= got.high - got.value
+    assert crossed_mean(x[0]).within is None
+    shared = crossed_mean(x[:1].expand(3, -1) + torch.tensor([[-0.1], [0.0], [0.1]])).within
+    assert shared == pytest.approx((crossed_mean(x[0]).half_width,) * 2)
 
 
 def test_resampling_two_victims_would_not_cover() -> None:

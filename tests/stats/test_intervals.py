@@ -16,7 +16,7 @@ from ddaudit.stats import (
     mean_t,
     wilson,
 )
-from ddaudit.stats.intervals import stratified_replicates, weight_chunks
+from ddaudit.stats.intervals import quantiles, stratified_replicates, weight_chunks
 
 RATES = [(0, 10), (1, 10), (5, 10), (10, 10), (10, 1000), (437, 500)]
 
@@ -113,3 +113,10 @@ def test_a_pseudo_record_gives_agreeing_records_a_width() -> None:
     assert float(1 - smooth[:, 0].mean()) == pytest.approx(1 / 21, rel=0.05)
     assert float(smooth[:, 0].std()) == pytest.approx((20 / 21 / 21 / 20) ** 0.5, rel=0.05)
     assert float(smooth[:, 1].std()) == 0
+
+
+def test_quantiles_leave_the_promised_tail_beyond_them() -> None:
+    """Of 99 replicates each gap holds 1 %: 2.5 % lie beyond the middle of the third gap, and of 39 beyond the first."""
+    assert quantiles(torch.arange(1.0, 100.0), 0.95) == pytest.approx((2.5, 97.5))
+    assert quantiles(torch.arange(1.0, 40.0), 0.95) == pytest.approx((1.0, 39.0))
+    assert quantiles(torch.arange(1.0, 4.0), 0.95) == (1.0, 3.0)
