@@ -148,7 +148,7 @@ def by_own_protocol(folder: Path) -> dict[str, str]:
     if not (folder / "run.json").exists():
         return {}
     return {
-        finding.subject: f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+        finding.subject: f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}], seeds: {len(m.per_seed or [0])}"
         for finding in ddaudit.report_of([str(folder)]).findings
         for m in finding.metrics
         if m.name == "utility.accuracy" and "protocol" in m.params and m.value is not None
