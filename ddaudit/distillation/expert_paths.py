@@ -279,9 +279,12 @@ class ExpertPaths(Fresh):
 class Walked(Protocol):
     """A network source whose networks have paths: ``count`` of them, each of ``epochs`` points after its start."""
 
-    count: int
-    epochs: int
-    straight: bool
+    @property
+    def count(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def straight(self) -> bool: ...
 
 
 class Paths:

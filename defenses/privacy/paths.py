@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from ddaudit.defenses.privacy.dpsgd import train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import Recipe
@@ -68,10 +70,10 @@ class PrivatePaths(Fresh):
                 seed=stable_seed("path", k),
                 device=job.device,
             )
-            moving = dict(net.body.named_parameters())
+            moving: dict[str, Tensor] = dict(net.body.named_parameters())
             keeper(k, 0, moving)
 
-            def keep(done: int, _: int, k: int = k, moving: dict = moving) -> None:
+            def keep(done: int, _: int, k: int = k, moving: dict[str, Tensor] = moving) -> None:
                 if done % self.steps == 0:
                     keeper(k, done // self.steps, moving)
 
