@@ -207,11 +207,11 @@ class Bench:
 def todo(
     bench: Bench, rows: Sequence[Row], seeds: int, images: int
 ) -> Iterator[tuple[Row, int, int]]:
-    """(row, seed, images to reach): PGD alone (0) for all rows and seeds first, then AutoAttack on the first images,
-    before more of any."""
+    """(row, seed, images to reach): of each seed all rows by PGD alone (0) first, then by AutoAttack on the first
+    images, before more of any."""
     first = str(GREYS[bench.data.name][0])
-    for stop in range(0, images + PIECE, PIECE):
-        for seed in range(seeds):
+    for seed in range(seeds):
+        for stop in range(0, images + PIECE, PIECE):
             for row in rows:
                 cell = bench.cells.get(f"{row.key}/{seed}")
                 got = -1 if cell is None else len(cell["bits"].get(first, ""))

@@ -400,7 +400,8 @@ METHODS: Registry[Recipe] = Registry(
         "private": bool(m.reader and m.reader.private),
         "parts": m.parts(),
         "deviations": list(m.deviations),
-        "description": m.source,
+        "description": m.source
+        + (" (reconstruction: no public code)" if m.status == "reconstruction" else ""),
     },
 )
 DEFENSES: Registry[Defense] = Registry(

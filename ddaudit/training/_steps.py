@@ -188,11 +188,10 @@ def _train_body(
             views = _draw_views(protocol, look, len(x), x.shape)
             x, y = apply_views(x, views), mix_labels(y, views, shape=x.shape)
             x = apply(x, draw(strategy, augment, len(x), shape=x.shape))
-        # What is called a class of an image is what the ascent moves it away from.
-        named = y.argmax(1) if protocol.loss == "mse" and y.ndim == 2 else y
-        seen = x
+        seen, aim = x, y
         if robust is not None:
-            seen = robust.see(body, x, named, mean=pool.mean, std=pool.std, generator=attacks)
+            aim = y.argmax(1) if protocol.loss == "mse" and y.ndim == 2 else y
+            seen = robust.see(body, x, aim, mean=pool.mean, std=pool.std, generator=attacks)
 
         def said(images: Tensor) -> Tensor:
             return forward(images) if beside.shift is None else forward(images) + beside.shift
@@ -205,7 +204,7 @@ def _train_body(
                 weight = 1 + (beside.tilt - 1) * (step / schedule.steps) ** 2
             sum_ = loss(logits, y, protocol, weight=weight)
             if robust is not None:
-                sum_ = sum_ + robust.added(body, x, named, logits, attacked)
+                sum_ = sum_ + robust.added(body, x, aim, logits, attacked)
             if protocol.hard_weight > 0:
                 own = pool.batch(index)[1][0]
                 own = own.argmax(1) if own.ndim == 2 else own

@@ -120,7 +120,11 @@ def test_what_cannot_be_combined_says_why_in_a_line(name, why, tiny):
     assert "\n" not in str(caught.value)
 
 
-def test_reconstructions_say_so():
+def test_reconstructions_say_so(run):
+    _, listed, _ = run("list", "methods")
+    for line in listed.splitlines():
+        if line.split()[0] in ("adv-kip", "robust-learning", "c2r"):
+            assert line.endswith("(reconstruction: no public code)")
     for name in ("adv-kip", "robust-learning", "c2r"):
         assert METHODS.get(name).status == "reconstruction"
         assert any("no code is public" in d for d in METHODS.get(name).deviations)
