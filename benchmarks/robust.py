@@ -32,11 +32,11 @@ from ddaudit.distillation.networks import fit
 from ddaudit.models import Arch, Network, build
 from ddaudit.sets import DistilledSet
 from ddaudit.stats import paired_difference
-from ddaudit.training import PROTOCOLS, Attack, EvaluationProtocol, Extras, Robust, train_many
+from ddaudit.training import PROTOCOLS, Ascent, EvaluationProtocol, Extras, Robust, train_many
 
 TITLES = {"digits": "Digits (scikit-learn's, 8x8)", "fashion-mnist": "Fashion-MNIST"}
 GREYS = {"digits": (8, 2, 1), "fashion-mnist": (2, 1)}
-AGAINST = Attack(epsilon=8 / 255, steps=5, size=4 / 255)
+AGAINST = Ascent(epsilon=8 / 255, steps=5, size=4 / 255)
 IPC, PIECE, PGD = 10, 50, 1000
 
 

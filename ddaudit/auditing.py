@@ -33,7 +33,7 @@ from ddaudit.stats import Resamples
 from ddaudit.stats.resampling import COUNT
 from ddaudit.training import (
     PROTOCOLS,
-    Attack,
+    Ascent,
     EvaluationProtocol,
     Extras,
     Robust,
@@ -169,7 +169,7 @@ class Context:
         own = PROTOCOLS[self.preset.protocol].for_data(self.data.augment)
         if self.trains_by != "adversarial":
             return own
-        return replace(own, robust=Robust(Attack()))
+        return replace(own, robust=Robust(Ascent()))
 
     def protocol_for(self, distilled: DistilledSet) -> EvaluationProtocol:
         """The protocol that networks are trained under on a set; the audit's own unless ``trains_by`` is "card".

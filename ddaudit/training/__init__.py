@@ -8,11 +8,11 @@ from ddaudit.training._plan import measure
 from ddaudit.training._steps import blend
 from ddaudit.training.engine import Extras, predict, require_finite, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
-from ddaudit.training.robust import Attack, Curvature, Robust
+from ddaudit.training.robust import Ascent, Curvature, Robust
 
 __all__ = [
     "PROTOCOLS",
-    "Attack",
+    "Ascent",
     "Curvature",
     "EvaluationProtocol",
     "Extras",

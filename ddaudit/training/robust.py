@@ -66,7 +66,7 @@ def climb(
 
 
 @dataclass(frozen=True)
-class Attack:
+class Ascent:
     """Projected gradient ascent on the loss of single records, as it is used in training.
 
     Attributes:
@@ -227,7 +227,7 @@ class Robust:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
-    attack: Attack | None = None
+    attack: Ascent | None = None
     trades: float = 0.0
     curvature: Curvature | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ddaudit.defenses.robustness.attacked import Attacked
+from ddaudit.defenses.robustness.attacked import AttackedRecords
 from ddaudit.defenses.robustness.taught import teach_robustly
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.expert_paths import ExpertPaths
@@ -14,7 +14,7 @@ from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.recipe import Status
 from ddaudit.distillation.unrolled import Unrolled
 from ddaudit.errors import BadInput
-from ddaudit.training import Attack
+from ddaudit.training import Ascent
 
 MAT = (
     "MAT: Lai et al., Robust Dataset Distillation by Matching Adversarial Trajectories, arXiv 2503.12069 "
@@ -30,7 +30,7 @@ def adversarial(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: neither is there, or the reader is private.
     """
-    attack = Attack()
+    attack = Ascent()
     if recipe.reader is not None and recipe.reader.private:
         raise BadInput(
             f"{recipe.name}+adversarial",
@@ -46,7 +46,7 @@ def adversarial(recipe: Recipe) -> Recipe:
         made, path, notes = taught.recipe, f"{taught.path}.attack", [taught.note]
         small = {f"{path}.steps": 3, f"{path}.size": 4 / 255}
     elif loss and recipe.reader is not None:
-        made, notes = replace(recipe, reader=Attacked(recipe.reader, attack)), []
+        made, notes = replace(recipe, reader=AttackedRecords(recipe.reader, attack)), []
         small = {"reader.attack.steps": 3, "reader.attack.size": 4 / 255}
         # The reader of the method stands inside another.
         own = {k: f"reader.{k}" if k.startswith("reader.") else k for k in recipe.small}

@@ -15,7 +15,7 @@ from ddaudit.errors import BadInput
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
 from ddaudit.sets import PrivacyClaim
-from ddaudit.training import Attack
+from ddaudit.training import Ascent
 from ddaudit.training.robust import asked
 
 
@@ -52,7 +52,7 @@ class HardestFirst:
 
 
 @dataclass(frozen=True)
-class Attacked(Around):
+class AttackedRecords(Around):
     """A reader around another whose records are attacked on the network of the question, or on its own predictor.
 
     Attributes:
@@ -61,7 +61,7 @@ class Attacked(Around):
         curriculum: which of the attacked records count; None: all.
     """
 
-    attack: Attack = field(default_factory=Attack)
+    attack: Ascent = field(default_factory=Ascent)
     curriculum: HardestFirst | None = None
 
     def couples_records(self) -> bool:
@@ -89,7 +89,7 @@ class Attacked(Around):
 
 
 class _Source:
-    def __init__(self, inner: Source, how: Attacked, opening: Opening) -> None:
+    def __init__(self, inner: Source, how: AttackedRecords, opening: Opening) -> None:
         self._inner, self._how, self._opening = inner, how, opening
         self.layout, self.clip = inner.layout, inner.clip
         self._asked = 0
@@ -113,7 +113,7 @@ class _OfAttacked:
     def __init__(
         self,
         signal: Signal,
-        how: Attacked,
+        how: AttackedRecords,
         opening: Opening,
         generator: torch.Generator,
         done: float,

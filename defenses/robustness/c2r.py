@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.defenses.robustness.attacked import Attacked, HardestFirst
+from ddaudit.defenses.robustness.attacked import AttackedRecords, HardestFirst
 from ddaudit.defenses.robustness.rome import ROME
 from ddaudit.distillation import register
 from ddaudit.distillation.learners import Queue, RecordSGD
@@ -18,7 +18,7 @@ from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipes.idm import IDM
 from ddaudit.distillation.terms import perturbed
 from ddaudit.errors import BadInput
-from ddaudit.training import Attack, Robust
+from ddaudit.training import Ascent, Robust
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def contrast(similar: Tensor, labels: Tensor, *, hardest: int) -> Tensor:
     return F.softplus(others - similar)[:, pairs].mean(1)
 
 
-SEARCHED = Attack(epsilon=2 / 255, steps=10, size=1 / 255, sizes=3)
+SEARCHED = Ascent(epsilon=2 / 255, steps=10, size=1 / 255, sizes=3)
 ETA = 0.4
 
 C2R = register(
@@ -90,7 +90,7 @@ C2R = register(
         "arXiv 2605.20606; eta at 10 images per class (0.6 at 50)",
         objective=MeanEmbedding(),
         networks=Queue(training=RecordSGD(batch=256, augment="", robust=Robust(attack=SEARCHED))),
-        reader=Attacked(Minibatch(per_class=256), SEARCHED, HardestFirst()),
+        reader=AttackedRecords(Minibatch(per_class=256), SEARCHED, HardestFirst()),
         # The loss is (1 - eta) times the match and eta times the contrast, here divided by 1 - eta.
         terms=(*IDM.terms, AttackedContrast(weight=ETA / (1 - ETA))),
         small={

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ddaudit.defenses.robustness.attacked import Attacked
+from ddaudit.defenses.robustness.attacked import AttackedRecords
 from ddaudit.distillation import register
 from ddaudit.distillation.learners import Queue, RecordSGD
 from ddaudit.distillation.objectives import MeanEmbedding
@@ -16,7 +16,7 @@ from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipes.idm import IDM
 from ddaudit.distillation.terms import CrossEntropy
 from ddaudit.models import Network
-from ddaudit.training import Attack, Robust
+from ddaudit.training import Ascent, Robust
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Bottleneck(MeanEmbedding):
 
 
 # The step of 2/225 is the authors'.
-TARGETED = Attack(epsilon=8 / 255, steps=10, size=2 / 225, towards=1)
+TARGETED = Ascent(epsilon=8 / 255, steps=10, size=2 / 225, towards=1)
 WHOLE = (
     "records are attacked in pixels (source's code: in normalised values, clamped to [0, 1]: "
     "reader.attack.space=normalised, networks.training.robust.attack.space=normalised)"
@@ -55,7 +55,7 @@ ROME = register(
         "ICML 2025; values of the authors' code for CIFAR-10 at 10 images per class",
         objective=Bottleneck(),
         networks=Queue(training=RecordSGD(batch=256, augment="", robust=Robust(attack=TARGETED))),
-        reader=Attacked(Minibatch(per_class=256), TARGETED),
+        reader=AttackedRecords(Minibatch(per_class=256), TARGETED),
         terms=(CrossEntropy(weight=0.8 * 0.5, per_class=True, by_accuracy=True),),
         small={
             **{k: v for k, v in IDM.small.items() if k != "reader.per_class"},

@@ -16,7 +16,7 @@ from ddaudit.attacks.adversarial.gradient import PGD
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, Network, build
 from ddaudit.models.network import Body
-from ddaudit.training import PROTOCOLS, Attack, Curvature, EvaluationProtocol, Robust, train_many
+from ddaudit.training import PROTOCOLS, Ascent, Curvature, EvaluationProtocol, Robust, train_many
 from ddaudit.training.robust import climb, divergence
 
 MEAN, STD = torch.full((3, 1, 1), 0.4), torch.full((3, 1, 1), 0.25)
@@ -46,10 +46,10 @@ def test_the_attack_of_a_linear_model_is_the_sign_of_its_weights():
     x, y, body = (pixels - MEAN) / STD, torch.tensor([0, 1, 0, 1, 1, 0]), linear(w)
     away = ((w[1] - w[0]) * (1 - 2 * y)[:, None]).sign().view_as(x)
     for how, reach in (
-        (Attack(steps=1, random_start=False), 2 / 255),
-        (Attack(steps=30), 8 / 255),
-        (Attack(steps=30, sizes=3, random_start=False), 8 / 255),
-        (Attack(steps=1, random_start=False, towards=1), 2 / 255),
+        (Ascent(steps=1, random_start=False), 2 / 255),
+        (Ascent(steps=30), 8 / 255),
+        (Ascent(steps=30, sizes=3, random_start=False), 8 / 255),
+        (Ascent(steps=1, random_start=False, towards=1), 2 / 255),
     ):
         got = how.on(x, lambda z, h=how: h.aim(body(z), y), mean=MEAN, std=STD, generator=seeded())
         expected = (pixels + reach * away).clamp(0, 1)
@@ -63,7 +63,7 @@ def test_training_and_evaluation_take_the_same_steps():
     evaluated = run(
         net, pixels, y, [PGD(10, 2 / 255, False, leave=False)], eps=8 / 255, only_correct=False
     )
-    body, how = net.body.eval(), Attack(random_start=False)
+    body, how = net.body.eval(), Ascent(random_start=False)
     x = (pixels - MEAN) / STD
     trained = how.on(x, lambda z: how.aim(body(z), y), mean=MEAN, std=STD, generator=seeded())
     apart = (trained * STD + MEAN - evaluated.adversarial).abs()
@@ -73,7 +73,7 @@ def test_training_and_evaluation_take_the_same_steps():
 
 def test_images_outside_the_box_go_no_further_and_tables_have_none():
     x = torch.full((2, 1, 2, 2), 1.5)
-    up = Attack(epsilon=0.3, size=0.3, steps=1, random_start=False)
+    up = Ascent(epsilon=0.3, size=0.3, steps=1, random_start=False)
     ones, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
     rise = {"losses": lambda z: z.flatten(1).sum(1), "mean": zero, "std": ones}
     assert torch.equal(up.on(x, **rise, generator=seeded()), x)
@@ -115,7 +115,7 @@ def test_trades_weighs_torchs_divergence_of_attacked_from_plain_answers():
     p, q = numbers(5, 4, seed=3), numbers(5, 4, seed=4)
     expected = F.kl_div(q.log_softmax(1), p.softmax(1), reduction="batchmean")
     assert divergence(p.log_softmax(1), q).mean().item() == pytest.approx(expected.item(), rel=1e-5)
-    robust = Robust(Attack(), trades=6.0)
+    robust = Robust(Ascent(), trades=6.0)
     added = robust.added(nn.Identity(), p, torch.zeros(5, dtype=torch.int64), p, q)
     assert added.item() == pytest.approx(6 * expected.item(), rel=1e-5)
     with pytest.raises(ValueError, match="give an attack"):
@@ -152,7 +152,7 @@ def test_the_kept_weights_are_the_moving_average_of_every_step(tiny):
 
 @pytest.mark.parametrize(
     "robust",
-    [Robust(Attack(steps=1)), Robust(Attack(steps=1), trades=6.0), Robust(curvature=Curvature())],
+    [Robust(Ascent(steps=1)), Robust(Ascent(steps=1), trades=6.0), Robust(curvature=Curvature())],
     ids=["pgd", "trades", "curvature"],
 )
 def test_networks_trained_robustly_learn_and_depend_on_their_seed_alone(robust, tiny):
@@ -179,18 +179,18 @@ def test_the_attack_sees_running_statistics_and_moves_none():
     x, y = numbers(4, 1, 4, 4), torch.tensor([0, 1, 0, 1])
     before = net.body.features[0].running_mean.clone()
     ones, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
-    Robust(Attack()).see(net.body, x, y, mean=zero, std=ones, generator=seeded())
+    Robust(Ascent()).see(net.body, x, y, mean=zero, std=ones, generator=seeded())
     assert torch.equal(net.body.features[0].running_mean, before)
     assert net.body.training
 
 
 def test_a_card_carries_robust_training_and_states_no_nonsense():
-    hard = replace(PROTOCOLS["quick"], robust=Robust(Attack(), 6.0, Curvature()), ema=0.9)
+    hard = replace(PROTOCOLS["quick"], robust=Robust(Ascent(), 6.0, Curvature()), ema=0.9)
     stored = json.loads(json.dumps(hard.to_card()))
     assert EvaluationProtocol.from_card(stored) == hard
     plain = replace(hard, robust=None, ema=0.0)
     assert plain.key == PROTOCOLS["quick"].key
-    assert len({hard.key, plain.key, replace(hard, robust=Robust(Attack())).key}) == 3
+    assert len({hard.key, plain.key, replace(hard, robust=Robust(Ascent())).key}) == 3
     for part, change in (
         ("attack", {"steps": 0}),
         ("attack", {"power": 1}),

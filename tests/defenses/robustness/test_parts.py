@@ -9,7 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddaudit.defenses.robustness.attacked import Attacked, HardestFirst, hardest, robust_hinge
+from ddaudit.defenses.robustness.attacked import (
+    AttackedRecords,
+    HardestFirst,
+    hardest,
+    robust_hinge,
+)
 from ddaudit.defenses.robustness.c2r import contrast
 from ddaudit.defenses.robustness.cvar import ClusterRisk
 from ddaudit.defenses.robustness.rome import ROME, Bottleneck
@@ -21,7 +26,7 @@ from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Arch, build
-from ddaudit.training import Attack, Curvature
+from ddaudit.training import Ascent, Curvature
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -198,7 +203,7 @@ def test_a_source_answers_for_attacked_records(tiny):
     query = Query("0", Loss(), net, (None,) * 4)
     reader = Minibatch(per_class=20)
     plain = reader.open(data, everyone, opening).targets(query).values
-    attacked = Attacked(reader, Attack(steps=3, random_start=False))
+    attacked = AttackedRecords(reader, Ascent(steps=3, random_start=False))
     source = attacked.open(data, everyone, opening)
     assert bool((source.targets(query).values > plain).all())
     assert source.clip is None
