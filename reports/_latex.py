@@ -69,7 +69,7 @@ def _head(table: Verdict) -> list[str]:
     titles, names, rules, at = [""] * lead, ["Subject"], [], lead + 1
     names += ["Claimed $\\varepsilon$"] if table.claims else []
     for group in table.groups:
-        title = escape(group.auditor.title or group.auditor.name)
+        title = escape(group.auditor.heading)
         titles.append(f"\\multicolumn{{{group.span}}}{{c}}{{{title}}}")
         rules.append(f"\\cmidrule(lr){{{at}-{at + group.span - 1}}}")
         at += group.span

@@ -112,7 +112,7 @@ def _template() -> Template:
 def _render(report: Report, *, details: bool) -> str:
     auditors = report.auditors if details else []
     (table,) = verdict(report)
-    titles = [table.groups[i].auditor.title or table.groups[i].auditor.name for i in table.quiet]
+    titles = [table.groups[i].auditor.heading for i in table.quiet]
     text = _template().render(
         report=report,
         run=report.run,

@@ -76,8 +76,11 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
         clauses.append("nothing shown tells it apart")
     if row.claim and not row.claim.broken:
         clauses.append(f"claims ε {number(row.claim.epsilon, 'epsilon')}")
-    titles = [_lower(g.auditor.title or g.auditor.name) for g in table.groups]
-    return _line(name, tone, clauses, [titles[i] for i in worse], [titles[i] for i in better])
+    titles = [_lower(g.auditor.heading) for g in table.groups]
+    # Better than records as they are is not yet good: what lies above its floor was still found.
+    found = any(cell.beyond for i in better for cell in row.groups[i])
+    good = [titles[i] for i in better]
+    return _line(name, tone, clauses, [titles[i] for i in worse], good, ", above floor" * found)
 
 
 def _line(
@@ -86,12 +89,13 @@ def _line(
     clauses: Sequence[str],
     worse: Sequence[str] = (),
     better: Sequence[str] = (),
+    tail: str = "",
 ) -> Answer:
     """As much as fits, what is worse before what is better; what does not is counted, and at last left out."""
     for ends in (
-        [_listed("worse in", worse), _listed("better in", better)],
-        [_listed("worse in", worse), _counted("better in", better)],
-        [_counted("worse in", worse), _counted("better in", better)],
+        [_listed("worse in", worse), _listed("better in", better, tail)],
+        [_listed("worse in", worse), _counted("better in", better, tail)],
+        [_counted("worse in", worse), _counted("better in", better, tail)],
         [_counted("worse in", worse)],
         [],
     ):
@@ -104,12 +108,12 @@ def _line(
     )
 
 
-def _listed(lead: str, titles: Sequence[str]) -> str:
-    return f"{lead} {join(titles)}" if titles else ""
+def _listed(lead: str, titles: Sequence[str], tail: str = "") -> str:
+    return f"{lead} {join(titles)}{tail}" if titles else ""
 
 
-def _counted(lead: str, titles: Sequence[str]) -> str:
-    return f"{lead} {count(len(titles), 'audit')}" if titles else ""
+def _counted(lead: str, titles: Sequence[str], tail: str = "") -> str:
+    return f"{lead} {count(len(titles), 'audit')}{tail}" if titles else ""
 
 
 def _trust(report: Report) -> Iterator[Sentence]:

@@ -60,6 +60,8 @@ class Cell:
     strip: Strip | None = None
     at: float | None = None
     """The number itself, to sort by."""
+    beyond: str = ""
+    """Its noise floor, where the whole interval lies on the bad side of that: something was found."""
 
     @property
     def mark(self) -> Tag | None:
@@ -168,6 +170,7 @@ def headline_cell(report: Report, finding: Finding, column: Column, base: str | 
         greyed=greyed,
         strip=_strip(column, metric),
         at=metric.value,
+        beyond=_beyond(metric),
     )
 
 
@@ -250,6 +253,13 @@ def _floor_tags(metric: Metric) -> list[Tag]:
     if at_floor(metric):
         return [Tag("▁", "at floor", "neutral", "cannot be told from the noise floor")]
     return []
+
+
+def _beyond(metric: Metric) -> str:
+    low = metric.value if metric.low is None else metric.low
+    if metric.direction != "lower" or metric.floor is None or low is None or low <= metric.floor:
+        return ""
+    return labels.number(metric.floor, metric.unit)
 
 
 def _half_width(metric: Metric) -> str:

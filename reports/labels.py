@@ -11,8 +11,8 @@ from ddaudit.findings import Metric
 from ddaudit.reports.schema import Report, SubjectInfo
 
 _ACRONYMS = {
-    "asr", "auc", "auroc", "aurc", "cta", "cw", "deo", "ece", "fgsm", "fid", "fpr", "ks", "mce", "mmd",
-    "nll", "ood", "pgd", "psnr", "ssim", "tpr",
+    "ASR", "AUC", "AUROC", "AURC", "CTA", "CW", "DEO", "ECE", "FGSM", "FID", "FPR", "KS", "MCE", "MMD",
+    "NLL", "OOD", "PGD", "PSNR", "SSIM", "TPR",
 }  # fmt: skip
 _DIRECTIONS = {
     "higher": "higher is better",
@@ -50,7 +50,7 @@ def metric_name(metric: Metric) -> str:
     if metric.label:
         return metric.label
     words = metric.name.split(".", 1)[-1].replace(".", " ").split("_")
-    return " ".join(w.upper() if w.lower() in _ACRONYMS else w for w in words)
+    return " ".join(w.upper() if w.upper() in _ACRONYMS else w for w in words)
 
 
 def params_text(params: dict[str, Any]) -> str:

@@ -116,6 +116,11 @@ class AuditorInfo(_Open):
     from_records: list[str] | None = None
     """As ``Auditor.from_records``: what of it is computed from training records; None: all it says."""
 
+    @property
+    def heading(self) -> str:
+        """Its title, or its name."""
+        return self.title or self.name
+
 
 class Comparison(_Model):
     """A headline metric of a subject minus that of a baseline, or of the recipe that the subject is built on."""

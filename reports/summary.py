@@ -23,7 +23,7 @@ def summarise(report: Report) -> list[Sentence]:
     worse and better than the reference, what the best set keeps, and what auditors say beyond their tables."""
     found = [
         *_checks(report),
-        *_missing(report),
+        *_missing(report, "failed", NOT_RUN, "incomplete"),
         *_runs(report),
         *_inverted(report),
         *_at_chance(report),
@@ -32,6 +32,7 @@ def summarise(report: Report) -> list[Sentence]:
         *_utility_kept(report),
         *_against_reference(report, "better"),
         *_one_draw(report),
+        *_missing(report, "skipped"),
         *_unpaired(report),
         *_claims(report),
         *_sentences(report),
@@ -57,8 +58,8 @@ def _checks(report: Report) -> Iterator[Sentence]:
         yield _say("warning", text)
 
 
-def _missing(report: Report) -> Iterator[Sentence]:
-    for word in ("failed", NOT_RUN, "skipped", "incomplete"):
+def _missing(report: Report, *words: str) -> Iterator[Sentence]:
+    for word in words:
         cells = [f"{f.subject} × {f.auditor}" for f in report.findings if _stopped(f) == word]
         if cells:
             tone: Tone = "neutral" if word == "skipped" else "warning"
@@ -106,8 +107,9 @@ def _against_reference(report: Report, word: str) -> Iterator[Sentence]:
         )
         who, verb = _some([r.subject.id for r in hit]), "is" if len(hit) == 1 else "are"
         whose = f"{hit[0].subject.id}, " if len(hit) > 1 else ""
-        values = f"{whose}{column.name} {cell.text} against {other.text}"
-        title = group.auditor.title or group.auditor.name
+        floor = f", floor {cell.beyond}" if word == "better" and cell.beyond else ""
+        values = f"{whose}{column.name} {cell.text} against {other.text}{floor}"
+        title = group.auditor.heading
         text = f"{title}: {who} {verb} {word} than {report.reference} ({values})."
         yield _say("bad" if word == "worse" else "good", text)
 

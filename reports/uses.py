@@ -34,7 +34,7 @@ def _uses(report: Report, table: Verdict, row: Row) -> Uses:
     recipe = row.subject.card.get("recipe")
     cite = row.subject.source or (recipe.get("source", "") if isinstance(recipe, dict) else "")
     unmeasured = [
-        g.auditor.title or g.auditor.name
+        g.auditor.heading
         for g, cells in zip(table.groups, row.groups, strict=True)
         if cells[0].state != "value"
     ]
@@ -49,13 +49,6 @@ def _uses(report: Report, table: Verdict, row: Row) -> Uses:
     )  # fmt: skip
 
 
-def _titles(table: Verdict, row: Row, word: str) -> list[str]:
-    return [
-        table.groups[i].auditor.title or table.groups[i].auditor.name
-        for i in standing(table, row, word)
-    ]
-
-
 def _suitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
     basis, run = report.basis(row.subject.id), report.run
     if basis is not None:
@@ -64,8 +57,11 @@ def _suitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
         )
         value = f"{labels.metric_name(basis)} {labels.number(basis.value, basis.unit, digits=2)}"
         yield f"training classifiers of {run.data}: {value}{f' ({how})' if how else ''}"
-    if better := _titles(table, row, "better"):
-        yield f"uses that turn on {join(better)}: better than {report.reference} there"
+    if better := standing(table, row, "better"):
+        titles = [table.groups[i].auditor.heading for i in better]
+        above = any(cell.beyond for i in better for cell in row.groups[i])
+        more = ", though above the noise floor" if above else ""
+        yield f"uses that turn on {join(titles)}: better than {report.reference} there{more}"
 
 
 def _unsuitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
@@ -79,8 +75,9 @@ def _unsuitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
         yield "release of records that need a privacy guarantee: it claims none"
     elif row.claim.broken:
         yield f"release of records that need a privacy guarantee: its claim is {row.claim.state}"
-    if worse := _titles(table, row, "worse"):
-        yield f"uses that turn on {join(worse)}: worse than {report.reference} there"
+    if worse := standing(table, row, "worse"):
+        titles = [table.groups[i].auditor.heading for i in worse]
+        yield f"uses that turn on {join(titles)}: worse than {report.reference} there"
     if report.run.preset == "quick":
         yield "tables of a paper: this is a quick audit"
 
