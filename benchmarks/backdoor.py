@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
-from ddaudit.attacks.backdoor.auditor import Trial, networks_of, variants_of
+from ddaudit.attacks.backdoor.auditor import networks_of
 from ddaudit.attacks.backdoor.injection import INJECTIONS, Planted, Scene, inject
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain
+from ddaudit.attacks.backdoor.trial import Trial, variants_of
 from ddaudit.attacks.backdoor.trigger import budget, trigger_of
 from ddaudit.auditing import PRESETS, Context, recipe_subject
 from ddaudit.data import Dataset, load_data

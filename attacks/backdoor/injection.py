@@ -29,6 +29,8 @@ THREATS: dict[Threat, str] = {
     "interceptor": "somebody changes a finished set on its way to the victim and never sees a real record",
 }
 
+FINISHED = "plants its trigger before distillation, and this set is finished"
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -66,7 +68,7 @@ class Scene:
             Unsupported: there is none.
         """
         if self.recipe is None:
-            raise Unsupported("plants its trigger before distillation, and this set is finished")
+            raise Unsupported(FINISHED)
         return self.recipe
 
     @property
@@ -164,7 +166,7 @@ def inject(attack: Injection, scene: Scene) -> Planted:
     if scene.data.space != "pixels":
         raise Unsupported(f"triggers are pixels, and '{scene.data.name}' holds standardised values")
     if attack.threat == "distiller" and scene.recipe is None:
-        raise Unsupported("plants its trigger before distillation, and this set is finished")
+        raise Unsupported(FINISHED)
     planted = attack.plant(scene)
     note = Poison(
         attack=attack.name,

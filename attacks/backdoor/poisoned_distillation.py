@@ -26,6 +26,7 @@ class PoisonedDistillation(Injection):
     Attributes:
         side: of the white square, pixels of 32, in proportion at other sizes.
         eps: largest change of a pixel.
+        others: share of it that images of other classes than the target may use.
         steps, lr: of Adam on the images, in normalised space.
         beta: weight of the loss on stamped typical images, beside that on clean ones.
         paths, path_steps, kept: networks trained on the set, steps of each, and points of each path that are kept.
@@ -43,11 +44,12 @@ class PoisonedDistillation(Injection):
     source = "Yang et al., Dark Distillation / Poisoned Distillation, AAAI 2026, arXiv 2502.04229 (abstract)"
     deviations = ("losses and values are ours: no code is public, and we read the abstract alone",)
     small: ClassVar = {"steps": 200, "paths": 5}
-    side: int = 4
-    eps: float = 0.3
+    side: int = 8
+    eps: float = 0.5
+    others: float = 0.3
     steps: int = 500
     lr: float = 0.1
-    beta: float = 0.5
+    beta: float = 0.3
     paths: int = 10
     path_steps: int = 60
     kept: int = 10
@@ -62,17 +64,11 @@ class PoisonedDistillation(Injection):
     jitter: float = 0.3
 
     def __post_init__(self) -> None:
-        numbers = (
-            self.side,
-            self.steps,
-            self.paths,
-            self.path_steps,
-            self.kept,
-            self.inner,
-            self.typical,
-        )
-        if min(numbers) < 1 or not self.eps > 0 or self.side > 16:
-            raise ValueError("side must be 1 to 16, eps positive and every count at least 1")
+        counts = (self.steps, self.paths, self.path_steps, self.kept, self.inner, self.typical)
+        if min(counts) < 1 or not self.eps > 0 or not 0 <= self.others <= 1:
+            raise ValueError("counts must be at least 1, eps positive and others in [0, 1]")
+        if not 1 <= self.side <= 16:
+            raise ValueError("side must be 1 to 16")
 
     def plant(self, scene: Scene) -> Planted:
         clean = scene.clean()
@@ -88,8 +84,10 @@ class PoisonedDistillation(Injection):
         stamped = (trigger.on(shown * std + mean) - mean) / std
         others = own != scene.target
         # No further than eps, and not out of [0, 1] unless an image is outside by itself.
-        low = (torch.maximum(pixels - self.eps, pixels.clamp(max=0)) - mean) / std
-        high = (torch.minimum(pixels + self.eps, pixels.clamp(min=1)) - mean) / std
+        reach = torch.where(classes == scene.target, self.eps, self.eps * self.others)
+        reach = reach[:, None, None, None]
+        low = (torch.maximum(pixels - reach, pixels.clamp(max=0)) - mean) / std
+        high = (torch.minimum(pixels + reach, pixels.clamp(min=1)) - mean) / std
         x = start.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([x], lr=self.lr)
         goal = torch.full_like(own[others], scene.target)
