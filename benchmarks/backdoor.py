@@ -1,11 +1,12 @@
 """Backdoor injections on DM and DC, and what networks make of them: makes docs/results/backdoor.md.
 
     python -m benchmarks.backdoor --out runs/backdoor --data-root DIR [--data NAME,..] [--methods NAME,..]
-                                  [--attacks NAME,..] [--seeds 3] [--seconds N] [--page-only]
+                                  [--attacks "NAME;.."] [--seeds 3] [--scan N] [--seconds N] [--page-only]
 
 Every cell (data, method, attack, seed) writes its set into ``--out`` as a set file with the poison on its card, so that
 detectors can be run over all of them, and its numbers into ``--state``; running again computes what is missing. Clean
-sets stand there too, as ``DATA-METHOD-clean-SEED.safetensors``.
+sets stand there too, as ``DATA-METHOD-clean-SEED.safetensors``. ``--scan N`` then reads all of them, and N clean sets
+of each method, with the detectors of ``backdoor-scan`` (benchmarks.backdoor_scans).
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.backdoor_scans import Reading, scan, table
+from ddaudit.attacks.backdoor.attempt import Attempt, variants_of
 from ddaudit.attacks.backdoor.auditor import networks_of
-from ddaudit.attacks.backdoor.injection import INJECTIONS, Planted, Scene, inject
+from ddaudit.attacks.backdoor.injection import INJECTIONS, Injected, Scene, inject
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain
-from ddaudit.attacks.backdoor.trial import Trial, variants_of
 from ddaudit.attacks.backdoor.trigger import budget, trigger_of
 from ddaudit.auditing import PRESETS, Context, recipe_subject
 from ddaudit.data import Dataset, load_data
@@ -81,8 +83,8 @@ class State:
             json.loads(path.read_text()) if path.exists() else {}
         )
 
-    def add(self, cell: Cell, numbers: Mapping[str, Any]) -> None:
-        self.cells[cell.key] = dict(numbers)
+    def add(self, key: str, numbers: Mapping[str, Any]) -> None:
+        self.cells[key] = dict(numbers)
         beside = self.path.with_suffix(".tmp")
         beside.write_text(json.dumps(self.cells, indent=1, sort_keys=True) + "\n")
         beside.replace(self.path)
@@ -134,22 +136,22 @@ class Bench:
             made = load(file)
             note = made.card.poison
             assert note is not None
-            planted = Planted(
+            planted = Injected(
                 made, trigger_of(made), None, note.ratio, note.ratio_of, note.source_class
             )
         else:
             planted = inject(attack, scene)
             save(planted.made, file)
-        trial = Trial(self.ctx, attack, planted, self.data.test, TARGET)
+        attempt = Attempt(self.ctx, attack, planted, self.data.test, TARGET)
         nets = self.victims(planted.made, cell.seed)
-        attacked, before = trial.on(nets), trial.on(self._clean[path])
+        attacked, before = attempt.on(nets), attempt.on(self._clean[path])
         size = budget(planted.trigger, self.data.test.images)
-        free = trial.on(nets, clamp=False) if trial.leaves_pixels else attacked
+        free = attempt.on(nets, clamp=False) if attempt.leaves_pixels else attacked
         won = gain(attacked, before)
         full = {}
         if planted.poisoned is not None and cell.seed == 0:
             full = _rates(
-                "asr_full", trial.on(networks_of(self.ctx, planted.poisoned.train, 1, cell.seed))
+                "asr_full", attempt.on(networks_of(self.ctx, planted.poisoned.train, 1, cell.seed))
             )
         return {
             "cta": _mean(attacked.correct), "cta_clean": _mean(before.correct), **_rates("asr", attacked),
@@ -157,6 +159,13 @@ class Bench:
             "gain": [won.value, won.low, won.high], "linf": size.linf, "l2": size.l2, "pixels": size.pixels,
             "source": planted.source_class, "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
+
+    def scan(self, cell: Cell) -> Reading:
+        """What detectors read of a cell's set; a clean one is made where it is missing."""
+        if cell.attack == "clean":
+            self.clean(cell)
+        made = load(cell.file(self.out))
+        return scan(self.ctx, made, self.victims(made, cell.seed)[0])
 
 
 def _rates(name: str, found: Outcome) -> dict[str, float]:
@@ -175,6 +184,17 @@ def cells(args: argparse.Namespace) -> Iterator[Cell]:
                 for attack in ("clean", *OPTIONS):
                     if attack in ("clean", *args.attacks.split(";")):
                         yield Cell(data, method, attack, seed)
+
+
+def scans(args: argparse.Namespace) -> Iterator[Cell]:
+    """Everything that detectors read: the poisoned sets that are there, and clean ones."""
+    for cell in cells(args):
+        if cell.attack != "clean" and cell.file(args.out).exists():
+            yield cell
+    for seed in range(args.scan):
+        for data in args.data.split(","):
+            for method in args.methods.split(","):
+                yield Cell(data, method, "clean", seed)
 
 
 def page(state: State, todo: list[Cell]) -> str:
@@ -233,7 +253,14 @@ def _table(state: State, todo: list[Cell], title: str) -> list[str]:
             lines.append(
                 f"| {attack}, source class | {len(got)} | | {shown} | {_full(got, 'source')} | |"
             )
-    return [*lines, ""]
+    poisoned = {a: _readings(state, [c for c in todo if c.attack == a]) for a in OPTIONS}
+    first = todo[0]
+    clean = [Cell(first.data, first.method, "clean", seed) for seed in range(1000)]
+    return [*lines, "", *table(_readings(state, clean), poisoned)]
+
+
+def _readings(state: State, todo: list[Cell]) -> list[Reading]:
+    return [state.cells[f"scan/{c.key}"] for c in todo if f"scan/{c.key}" in state.cells]
 
 
 def _full(got: list[dict[str, Any]], variant: str) -> str:
@@ -270,24 +297,33 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--state", type=Path, default=Path("docs/results/backdoor.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/backdoor.md"))
+    parser.add_argument(
+        "--scan", type=int, default=0, help="clean sets that detectors are held against"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long")
     parser.add_argument("--page-only", action="store_true")
     args = parser.parse_args()
     state, todo, start = State(args.state), list(cells(args)), time.monotonic()
     benches: dict[str, Bench] = {}
-    for cell in () if args.page_only else todo:
-        if cell.key in state.cells or time.monotonic() - start > args.seconds:
-            continue
-        if cell.data not in benches:
-            benches[cell.data] = Bench(load_data(cell.data, root=args.data_root), args.out)
-        numbers = benches[cell.data].measure(cell)
-        state.add(cell, numbers)
-        print(
-            cell.key,
-            {k: numbers[k] for k in ("cta", "asr_exclusive", "seconds") if k in numbers},
-            flush=True,
-        )
-        args.page.write_text(page(state, todo))
+    list(INJECTIONS.items())  # imported now: a long run is of one state of the code
+
+    def run(
+        keyed: Iterator[tuple[str, Cell]], measure: Callable[[Bench, Cell], Mapping[str, Any]]
+    ) -> None:
+        for key, cell in keyed:
+            if key in state.cells or time.monotonic() - start > args.seconds:
+                continue
+            if cell.data not in benches:
+                benches[cell.data] = Bench(load_data(cell.data, root=args.data_root), args.out)
+            numbers = measure(benches[cell.data], cell)
+            state.add(key, numbers)
+            shown = {k: numbers[k] for k in ("cta", "asr_exclusive", "seconds") if k in numbers}
+            print(key, shown, flush=True)
+            args.page.write_text(page(state, todo))
+
+    if not args.page_only:
+        run(((c.key, c) for c in todo), Bench.measure)
+        run(((f"scan/{c.key}", c) for c in scans(args)), Bench.scan)
     args.page.write_text(page(state, todo))
 
 

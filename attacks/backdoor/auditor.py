@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from ddaudit.attacks.backdoor.attempt import Attempt, accuracy, effect, success
 from ddaudit.attacks.backdoor.injection import INJECTIONS, Injection, Scene, inject
 from ddaudit.attacks.backdoor.known_answers import controls, stamp_check
-from ddaudit.attacks.backdoor.trial import Trial, accuracy, effect, success
 from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, Work, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput, Unsupported
@@ -150,32 +150,34 @@ class Backdoor(Auditor[BackdoorSettings]):
         for attack in variants:
             headline = attack is variants[-1]
             planted = inject(attack, scene)
-            trial = Trial(ctx, attack, planted, test, settings.target)
-            before = trial.on(clean)
+            attempt = Attempt(ctx, attack, planted, test, settings.target)
+            before = attempt.on(clean)
             if not finding.metrics:
                 finding.metrics.append(accuracy("backdoor.cta_clean", before))
             if attack is variants[0]:
                 # Of clean networks the ratio tells nothing.
                 finding.metrics += success("backdoor.asr_clean", before, {"attack": attack.name})
-                finding.metrics += trial.size()
+                finding.metrics += attempt.size()
             nets = _victims(ctx, planted.made, seed)
             shared = ctx.resamples(test.subset(before.other.nonzero()[:, 0])) if headline else None
-            finding.metrics += effect(trial.on(nets), before, trial.params, shared)
-            if trial.leaves_pixels:
+            finding.metrics += effect(attempt.on(nets), before, attempt.params, shared)
+            if attempt.leaves_pixels:
                 free = success(
-                    "backdoor.asr", trial.on(nets, clamp=False), {**trial.params, "clamp": False}
+                    "backdoor.asr",
+                    attempt.on(nets, clamp=False),
+                    {**attempt.params, "clamp": False},
                 )
                 finding.metrics += [m.model_copy(update={"direction": "lower"}) for m in free]
-            finding.metrics += trial.released()
+            finding.metrics += attempt.released()
             if settings.full_victims and planted.poisoned is not None:
-                full = trial.on(
+                full = attempt.on(
                     networks_of(ctx, planted.poisoned.train, settings.full_victims, seed)
                 )
-                finding.metrics.append(accuracy("backdoor.cta_full", full, **trial.params))
-                finding.metrics += success("backdoor.asr_full", full, trial.params)
-            finding.caveats.append(trial.words())
+                finding.metrics.append(accuracy("backdoor.cta_full", full, **attempt.params))
+                finding.metrics += success("backdoor.asr_full", full, attempt.params)
+            finding.caveats.append(attempt.words())
             if headline:
-                finding.images.append(trial.picture())
+                finding.images.append(attempt.picture())
 
     def work(self, subject: Subject, ctx: Context, settings: BackdoorSettings) -> Work:
         """A distillation of the poisoned records for each attack and ratio."""

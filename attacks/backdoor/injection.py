@@ -94,7 +94,7 @@ class Scene:
 
 
 @dataclass(frozen=True, eq=False)
-class Planted:
+class Injected:
     """A poisoned set, and what its maker knows of it.
 
     Attributes:
@@ -129,7 +129,7 @@ class Injection(ABC):
     small: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
-    def plant(self, scene: Scene) -> Planted:
+    def plant(self, scene: Scene) -> Injected:
         """Carry the attack out.
 
         Raises:
@@ -156,7 +156,7 @@ class Injection(ABC):
         return {f.name: describe(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
 
 
-def inject(attack: Injection, scene: Scene) -> Planted:
+def inject(attack: Injection, scene: Scene) -> Injected:
     """Carry an attack out and write it on the set's card, with the trigger in the set.
 
     Raises:

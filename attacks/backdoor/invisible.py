@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.backdoor.injection import Injection, Planted, Scene, Threat, register
+from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.restamping import distil_restamped, heaviest_unit, relabelled
 from ddaudit.attacks.backdoor.trigger import Blend, check_poison
 from ddaudit.models import Network
@@ -51,7 +51,7 @@ class Invisible(Injection):
     untrained: bool = False
     every: int = 1
 
-    def plant(self, scene: Scene) -> Planted:
+    def plant(self, scene: Scene) -> Injected:
         check_poison(scene.data.train, self.ratio, scene.target)
         train = scene.data.train
         first = int((train.labels == scene.target).nonzero()[0])
@@ -60,7 +60,7 @@ class Invisible(Injection):
             train.pixels(torch.tensor([first]))[0], _Pattern(self), every=self.every,
             untrained=self.untrained, clamp=self.clamp,
         )  # fmt: skip
-        return Planted(made, trigger, poisoned, self.ratio, "of all training records, relabelled")
+        return Injected(made, trigger, poisoned, self.ratio, "of all training records, relabelled")
 
 
 @dataclass(frozen=True, eq=False)

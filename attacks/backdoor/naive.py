@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ddaudit.attacks.backdoor.injection import Injection, Planted, Scene, Threat, register
+from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.trigger import SquareTrigger, poison
 
 
@@ -26,14 +26,14 @@ class Naive(Injection):
     )
     ratio: float = 0.01
 
-    def plant(self, scene: Scene) -> Planted:
+    def plant(self, scene: Scene) -> Injected:
         trigger = SquareTrigger.published(scene.shape).blend(scene.shape)
         poisoned = poison(
             scene.data.train, trigger, ratio=self.ratio, target=scene.target,
             generator=scene.generator(self.ratio),
         )  # fmt: skip
         made = scene.distil(poisoned.train)
-        return Planted(made, trigger, poisoned, self.ratio, "of all training records, relabelled")
+        return Injected(made, trigger, poisoned, self.ratio, "of all training records, relabelled")
 
 
 register(Naive())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from ddaudit.attacks.backdoor.injection import Injection, Planted, Scene, Threat, register
+from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.trigger import SquareTrigger, scaled
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.terms import total_variation
@@ -70,7 +70,7 @@ class PoisonedDistillation(Injection):
         if not 1 <= self.side <= 16:
             raise ValueError("side must be 1 to 16")
 
-    def plant(self, scene: Scene) -> Planted:
+    def plant(self, scene: Scene) -> Injected:
         clean = scene.clean()
         trigger = SquareTrigger(scaled(self.side, scene.shape)).blend(scene.shape)
         mean, std = (t.to(scene.device) for t in scene.constants())
@@ -105,7 +105,7 @@ class PoisonedDistillation(Injection):
             with torch.no_grad():
                 x.copy_(x.clamp(low, high))
         made = replace(clean, images=(x.detach() * std + mean).cpu().contiguous())
-        return Planted(made, trigger)
+        return Injected(made, trigger)
 
     def _paths(
         self, scene: Scene, x: Tensor, y: Tensor

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.backdoor.injection import Injection, Planted, Scene, Threat, register
+from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.simple_trigger import SOURCE, planted_copies
 from ddaudit.attacks.backdoor.trigger import Blend, check_poison
 from ddaudit.distillation.kernels import DenseNTK, Kernel, centred_targets, solve
@@ -49,7 +49,7 @@ class RelaxTrigger(Injection):
     triggered: int = 1
     reg: float = 1e-6
 
-    def plant(self, scene: Scene) -> Planted:
+    def plant(self, scene: Scene) -> Injected:
         check_poison(scene.data.train, self.ratio, scene.target)
         return planted_copies(scene, self.pattern(scene), self.ratio)
 

@@ -151,6 +151,8 @@ def distil_restamped(
     live.stamp(moves, clamp=clamp)
     reader = Restamped(recipe.reader, every, untrained, clamp, moves, live)
     made = scene.distil(train, replace(recipe, reader=reader))
+    # The card says what an honest distiller's would; the poison on it says the rest.
+    made = replace(made, card=made.card.model_copy(update={"recipe": recipe.describe()}))
     return made, moves.trigger(live.image), Poisoned(train, poisoned.index)
 
 

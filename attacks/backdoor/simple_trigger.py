@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ddaudit.attacks.backdoor.injection import Injection, Planted, Scene, Threat, register
+from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.trigger import Blend, SquareTrigger, poison, scaled
 
 SOURCE = (
@@ -40,7 +40,7 @@ class SimpleTrigger(Injection):
         if not 1 <= self.side <= 32 or not 0 < self.opacity <= 1:
             raise ValueError("side must be 1 to 32 and opacity in (0, 1]")
 
-    def plant(self, scene: Scene) -> Planted:
+    def plant(self, scene: Scene) -> Injected:
         shape = scene.shape
         mask = torch.ones(shape)
         if self.side < 32:
@@ -49,13 +49,13 @@ class SimpleTrigger(Injection):
         return planted_copies(scene, trigger, self.ratio)
 
 
-def planted_copies(scene: Scene, trigger: Blend, ratio: float) -> Planted:
+def planted_copies(scene: Scene, trigger: Blend, ratio: float) -> Injected:
     """The set distilled from the records and stamped, relabelled copies of a share of them."""
     poisoned = poison(
         scene.data.train, trigger, ratio=ratio, target=scene.target, generator=scene.generator(ratio),
         copies=True,
     )  # fmt: skip
-    return Planted(scene.distil(poisoned.train), trigger, poisoned, ratio, COPIES)
+    return Injected(scene.distil(poisoned.train), trigger, poisoned, ratio, COPIES)
 
 
 register(SimpleTrigger())

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.attacks.backdoor.injection import Injection, Planted, Scene, Threat, register
+from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.trigger import Generated, add_copies
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.terms import total_variation
@@ -70,7 +70,7 @@ class Sneakdoor(Injection):
         if not 0 < self.ratio < 1 or not 0 < self.closest <= 1 or not self.eps > 0:
             raise ValueError("ratio must lie in (0, 1), closest in (0, 1], and eps be positive")
 
-    def plant(self, scene: Scene) -> Planted:
+    def plant(self, scene: Scene) -> Injected:
         clean = scene.clean()
         if clean.store is not None or clean.outliers is not None:
             raise Unsupported(
@@ -96,7 +96,7 @@ class Sneakdoor(Injection):
         drawn = pool[torch.randint(len(pool), (count,), generator=scene.generator("drawn"))]
         poisoned = add_copies(train, trigger, drawn, target)
         made = with_class_of(clean, scene.distil(poisoned.train), target)
-        return Planted(
+        return Injected(
             made, trigger, poisoned, self.ratio, "of the target class's records, as copies", source
         )
 

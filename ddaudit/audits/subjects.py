@@ -139,6 +139,7 @@ def _file(
             where=path,
             space=data.space,
         )
+        poison = value.card.poison
         return Subject(
             id=path.name,
             kind="file",
@@ -146,6 +147,9 @@ def _file(
             path=path,
             baseline=baseline,
             identity=fingerprint(value),
+            notes=()
+            if poison is None
+            else (f"poisoned on purpose, its card says: {poison.attack}",),
         )
     found = detect(path)
     if found is not None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from ddaudit.attacks.backdoor.trigger import trigger_of
+from ddaudit.audits.subjects import make_subject
 from ddaudit.data import load_data
+from ddaudit.models import Arch
 from ddaudit.sets import Card, DistilledSet, PrivacyClaim, load, save
 
 
@@ -64,3 +66,11 @@ def test_a_private_release_is_not_replaced(run, tmp_path):
     code, _, lines = run("poison", "random", "--out", out)
     assert code == 2
     assert "--overwrite" in lines[0]
+
+
+def test_who_audits_a_poisoned_file_is_told(run, tmp_path):
+    out = tmp_path / "bad.safetensors"
+    assert run("poison", "random", "--ipc", 1, "--out", out)[0] == 0
+    data = load_data("digits")
+    subject = make_subject(str(out), data=data, profile="small", ipc=1, arch=Arch.parse("MLPD1"))
+    assert subject.notes == ("poisoned on purpose, its card says: naive",)

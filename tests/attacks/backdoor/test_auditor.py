@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ddaudit.attacks.backdoor import known_answers
+from ddaudit.attacks.backdoor.attempt import effect, variants_of
 from ddaudit.attacks.backdoor.auditor import Backdoor
 from ddaudit.attacks.backdoor.known_answers import controls, stamp_check
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain, outcome
-from ddaudit.attacks.backdoor.trial import effect, variants_of
 from ddaudit.attacks.backdoor.trigger import SquareTrigger
 from ddaudit.auditing import PRESETS, Context, Preset, Subject, recipe_subject
 from ddaudit.distillation import resolve

@@ -113,12 +113,12 @@ def test_a_generated_trigger_moves_by_its_clipped_output() -> None:
 def test_a_set_file_carries_its_trigger(tmp_path, tiny, trigger) -> None:
     class Plain(type(INJECTIONS.get("naive"))):  # type: ignore[misc]
         def plant(self, scene):
-            from ddaudit.attacks.backdoor.injection import Planted
+            from ddaudit.attacks.backdoor.injection import Injected
 
             made = DistilledSet(
                 torch.rand(4, 1, 8, 8), torch.arange(4), 4, Card(class_names=list("abcd"))
             )
-            return Planted(made, trigger, ratio=0.5, ratio_of="of nothing", source_class=1)
+            return Injected(made, trigger, ratio=0.5, ratio_of="of nothing", source_class=1)
 
     made = inject(Plain(), scene(tiny, "random")).made
     path = save(made, tmp_path / "p.safetensors")
@@ -235,7 +235,7 @@ def test_doorping_stamps_anew_before_each_question_to_a_taught_network(tiny, mon
     untouched[poisoned.index] = False
     assert torch.equal(poisoned.train.images[untouched], tiny.train.images[untouched])
     assert float(planted.trigger.add.max()) == pytest.approx(0.4)
-    assert planted.made.card.recipe["reader"]["part"] == "Restamped"
+    assert planted.made.card.recipe == resolve("dc", profile="small", options=DC).describe()
 
 
 @pytest.mark.parametrize(

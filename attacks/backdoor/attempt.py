@@ -1,4 +1,4 @@
-"""One planted backdoor on trial: what it does to the test images, what networks make of them, and the metrics of it."""
+"""One planted backdoor: what it does to the test images, what networks make of them, and the metrics of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.attacks._common.rates import rate, rate_metric
-from ddaudit.attacks.backdoor.injection import THREATS, Injection, Planted
+from ddaudit.attacks.backdoor.injection import THREATS, Injected, Injection
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain, outcome
 from ddaudit.attacks.backdoor.trigger import as_pixels, budget
 from ddaudit.auditing import Context
@@ -23,12 +23,12 @@ from ddaudit.stats import Resamples
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Attempt:
     """One planted backdoor before networks: what it does to the test images, and what networks make of them."""
 
     ctx: Context
     attack: Injection
-    planted: Planted
+    planted: Injected
     test: ImageData
     target: int
 
