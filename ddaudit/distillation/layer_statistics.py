@@ -52,7 +52,7 @@ Known = Mapping[tuple[nn.Module, Cells], Moments]
 class LayerStatistics:
     """What enters a teacher's layers has the mean and the variance that the real records had there.
 
-    The loss sums, over layers, the Euclidean norms of the differences in mean and in variance.
+    The loss sums over layers how far means and variances are apart.
 
     Attributes:
         weight: in the loss.
@@ -63,10 +63,12 @@ class LayerStatistics:
         convolutions: also what enters convolutions: by channel, and by patch of 4 x 4 pixels at one place.
         momentum: share of former batches in a moving average that stands for the batch; the gradient is the batch's.
         drop: probability that a convolution is left out of a step.
+        measure: "norms" of the differences, or "kl", the divergence of the real records' normal distribution of every
+            channel from that of the batch, summed over channels (D3S, with diagonal covariances).
 
     Source: Yin, Xing & Shen, SRe2L, NeurIPS 2023, arXiv 2306.13092, section 3; Shao et al., G-VBSM, CVPR 2024, arXiv
     2311.17950, section 3 (convolutions, momentum, drop); EDC, NeurIPS 2024, arXiv 2404.13733 ("half"); Liu et al.,
-    WMDD, ICCV 2025, arXiv 2311.18531 ("each"); their public code.
+    WMDD, ICCV 2025, arXiv 2311.18531 ("each"); Loo et al. (D3S), ICML 2024 ("kl"); their public code, but for D3S.
     """
 
     weight: float = 0.01
@@ -75,6 +77,7 @@ class LayerStatistics:
     convolutions: bool = False
     momentum: float = 0.0
     drop: float = 0.0
+    measure: Literal["norms", "kl"] = "norms"
     known: Known = field(default_factory=dict, repr=False, compare=False)
     """Moments of the real records; filled by :meth:`learn`."""
     averages: dict[tuple[nn.Module, Cells], tuple[Tensor, Tensor]] = field(
@@ -90,6 +93,8 @@ class LayerStatistics:
             raise ValueError(f"{name}.classes is 'pooled', 'half' or 'each', not '{self.classes}'")
         if not (0 <= self.momentum < 1 and 0 <= self.drop < 1):
             raise ValueError(f"{name}.momentum and {name}.drop must lie in [0, 1)")
+        if self.measure not in ("norms", "kl"):
+            raise ValueError(f"{name}.measure is 'norms' or 'kl', not '{self.measure}'")
         if self.classes == "each" and self.momentum > 0:
             raise ValueError(f"{name}.momentum has no meaning where classes are compared apart")
 
@@ -132,7 +137,8 @@ class LayerStatistics:
             assert real is not None, "learned before the first step"
             present = labels.unique()
             parts = [
-                gap(moments_of(values[labels == c]), (real.mean[c], real.total[c])) for c in present
+                self.gap(moments_of(values[labels == c]), (real.mean[c], real.total[c]))
+                for c in present
             ]
             return torch.stack(parts).mean()
         ours = self._averaged((layer.module, kind), moments_of(values))
@@ -144,10 +150,14 @@ class LayerStatistics:
             assert real is not None, "learned before the first step"
             everyone = real.pooled()
         if self.classes == "pooled":
-            return gap(ours, everyone)
+            return self.gap(ours, everyone)
         assert real is not None, "learned before the first step"
         own = real.mean[labels].mean(0), real.within[labels].mean(0)
-        return 0.5 * gap(ours, everyone) + 0.5 * gap(ours, own)
+        return 0.5 * self.gap(ours, everyone) + 0.5 * self.gap(ours, own)
+
+    def gap(self, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
+        """How far our (D,) means and variances are from theirs, a scalar."""
+        return (gap if self.measure == "norms" else divergence)(ours, theirs)
 
     def _averaged(
         self, key: tuple[nn.Module, Cells], now: tuple[Tensor, Tensor]
@@ -230,6 +240,16 @@ def gap(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
     mean: Tensor = torch.linalg.vector_norm(ours[0] - theirs[0])
     var: Tensor = torch.linalg.vector_norm(ours[1] - theirs[1])
     return mean + var
+
+
+def divergence(
+    ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], *, floor: float = 1e-3
+) -> Tensor:
+    """KL(theirs || ours) of normal distributions with independent coordinates, ``floor`` added to both variances."""
+    (m, v), (mean, var) = ours, theirs
+    v, var = v + floor, var + floor
+    total: Tensor = 0.5 * (var / v + (mean - m).square() / v - 1 + (v / var).log()).sum()
+    return total
 
 
 def moments_of(values: Tensor) -> tuple[Tensor, Tensor]:

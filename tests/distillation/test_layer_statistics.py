@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from ddaudit.data import Dataset
 from ddaudit.distillation.densify import Densify
-from ddaudit.distillation.layer_statistics import LayerStatistics, Moments, cells, moments
+from ddaudit.distillation.layer_statistics import (
+    LayerStatistics,
+    Moments,
+    cells,
+    divergence,
+    moments,
+)
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.parts import View
 from ddaudit.distillation.tracing import Layer, trace
@@ -215,3 +221,15 @@ def test_dropped_convolutions_cost_nothing(tiny: Dataset) -> None:
 def test_values_that_mean_nothing_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="LayerStatistics"):
         LayerStatistics(**bad)  # type: ignore[arg-type]
+
+
+def test_the_divergence_is_that_of_normal_distributions():
+    """Against torch's, coordinate by coordinate; 0 for equal ones, and not symmetric."""
+    g = torch.Generator().manual_seed(0)
+    ours, theirs = (
+        (torch.randn(5, generator=g), torch.rand(5, generator=g) + 0.1) for _ in range(2)
+    )
+    normal = [torch.distributions.Normal(m, (v + 1e-3).sqrt()) for m, v in (theirs, ours)]
+    wanted = torch.distributions.kl_divergence(*normal).sum()
+    torch.testing.assert_close(divergence(ours, theirs), wanted, rtol=1e-4, atol=1e-5)
+    assert float(divergence(ours, ours)) == pytest.approx(0, abs=1e-6)

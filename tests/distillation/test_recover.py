@@ -20,7 +20,7 @@ from ddaudit.distillation.store import FolderStore
 from ddaudit.errors import BadInput
 from ddaudit.sets import DistilledSet
 
-FAMILY = ("sre2l", "cda", "rded", "wmdd", "g-vbsm", "edc")
+FAMILY = ("sre2l", "cda", "rded", "wmdd", "g-vbsm", "edc", "d3s")
 
 
 def quick(name: str, **options: object) -> Recipe:

@@ -1,4 +1,5 @@
-"""G-VBSM and EDC: several teachers take turns, and convolutions are matched beside batch normalisations."""
+"""G-VBSM and EDC: several teachers take turns, and convolutions are matched beside batch normalisations; D3S: layer
+distributions by their divergence."""
 
 from dataclasses import replace
 
@@ -105,3 +106,26 @@ EDC = register(
         ),
     )
 )  # fmt: skip
+
+D3S = register(
+    replace(
+        SRE2L,
+        name="d3s",
+        purpose="layer distributions of several teachers matched by their divergence",
+        status="simplified",
+        source="Loo et al., Large Scale Dataset Distillation with Domain Shift, ICML 2024; steps and rates of sre2l",
+        networks=squeezed("ConvNetBN,ResNet18BN"),
+        terms=(
+            CrossEntropy(weight=1.0),
+            LayerStatistics(weight=0.01, first=1.0, momentum=0.9, measure="kl"),
+        ),
+        protocol=by_views("d3s", epochs=400, batch_size=128),
+        small={**SRE2L.small, "networks.arch": "ConvNetW32BN,ConvNetD1W32BN"},
+        deviations=(
+            TEACHER_HERE,
+            FLOATS,
+            "covariances are diagonal, of all values before batch normalisation (source: full, of spatial means after)",
+            "the moving average of batches has weight 0.9, divergences 0.01: ours (the code could not be read here)",
+        ),
+    )
+)
