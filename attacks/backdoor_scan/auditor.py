@@ -216,17 +216,19 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         return f"it may hide a backdoor: it stands out among clean sets (p = {p:.3g})."
 
     def sentence(self, finding: Finding) -> str:
-        """Who saw most."""
-        seen = {
+        """Which detector saw most, and in which class."""
+        excess = {
             d.title: m.value
             for d in DETECTORS
             for m in finding.metrics
             if m.name == f"backdoor_scan.{d.name}_excess" and m.value is not None
         }
-        if not seen:
+        if not excess:
             return ""
-        worst = max(seen, key=lambda title: seen[title])
-        return f"{worst} stands out most: {seen[worst]:.1f} standard deviations above clean sets."
+        worst = max(excess, key=lambda title: excess[title])
+        by_class = [c.y for c in finding.curves if c.label == worst]
+        where = f", in class {by_class[0].index(max(by_class[0]))}" if by_class else ""
+        return f"{worst} stands out most: {excess[worst]:.1f} standard deviations above clean sets{where}."
 
     def checks(self, ctx: Context, settings: BackdoorScanSettings) -> list[Check]:
         """A trigger planted in real records is found by each detector; clean records are not accused."""
