@@ -1,10 +1,10 @@
 """How well the detectors of ``backdoor-scan`` tell poisoned sets from clean ones: AUC, detections, false alarms.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.detection --clean DIR --poisoned DIR --data digits --readings DIR
+    python -m benchmarks.detection --clean FILE... --poisoned FILE... --data digits --readings DIR
 
-Both folders hold set files of one method and size. Each is read once (a network trained on it, every detector asked)
-and its readings are kept, so that a stopped run goes on where it was. A poisoned set is held against all clean sets, a
-clean one against all others, as an audit would do it.
+All are set files of one method and size; ``benchmarks.backdoor`` and ``ddaudit poison`` make poisoned ones. Each is
+read once (a network trained on it, every detector asked) and its readings are kept, so that a stopped run goes on where
+it was. A poisoned set is held against all clean sets, a clean one against all others, as an audit would do it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from pathlib import Path
 
 import torch
 
-from ddaudit.attacks.backdoor_scan.auditor import DETECTORS, BackdoorScan, exhibit
+from ddaudit.attacks.backdoor_scan.auditor import (
+    DETECTORS,
+    BackdoorScan,
+    BackdoorScanSettings,
+    exhibit,
+)
 from ddaudit.attacks.backdoor_scan.calibration import Calibrated, calibrate
 from ddaudit.attacks.backdoor_scan.detector import DetectorReading
 from ddaudit.attacks.backdoor_scan.scanning import ByDetector, read, usable
@@ -25,7 +30,7 @@ from ddaudit.auditing import PRESETS, Context
 from ddaudit.data import load_data
 from ddaudit.distillation.networks import fit
 from ddaudit.models import Arch
-from ddaudit.sets import load
+from ddaudit.sets import DistilledSet, load
 from ddaudit.stats import Interval, auc, clopper_pearson
 
 LEVEL = 0.05
@@ -52,7 +57,7 @@ class Row:
     false_alarms: float | None
 
 
-def readings_of(path: Path, ctx: Context, settings: object, kept: Path) -> ByDetector:
+def readings_of(path: Path, ctx: Context, settings: BackdoorScanSettings, kept: Path) -> ByDetector:
     """What every detector that can be asked reads of one set file; kept as JSON."""
     file = kept / f"{path.parent.name}-{path.stem}.json"
     if file.exists():
@@ -151,40 +156,42 @@ def _text(value: Interval) -> str:
     return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
 
 
+def group_of(made: DistilledSet, path: Path) -> tuple[str, int]:
+    """What poisoned a set, and the class its trigger leads to; by its file's name and 0 where the card is silent."""
+    note = made.card.poison
+    if note is None:
+        return path.stem.rpartition("-")[0], 0
+    share = "" if note.ratio is None else f", {100 * note.ratio:g} %"
+    return f"{note.attack}{share}", note.target
+
+
 def main() -> None:
-    """Read both folders and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clean", type=Path, required=True)
-    parser.add_argument(
-        "--poisoned", type=Path, required=True, help="names are ATTACK-SEED.safetensors"
-    )
+    """Read all sets, print the table, and write it as a page where one is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clean", type=Path, nargs="+", required=True)
+    parser.add_argument("--poisoned", type=Path, nargs="+", required=True)
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--data-root")
+    parser.add_argument("--data-root", type=Path)
     parser.add_argument("--readings", type=Path, required=True)
-    parser.add_argument("--target", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     data = load_data(options.data, root=options.data_root)
-    arch = fit(Arch("convnet", width=32), data.shape)
-    ctx = Context(data=data, preset=PRESETS["quick"], arch=arch)
+    ctx = Context(
+        data=data, preset=PRESETS["quick"], arch=fit(Arch("convnet", width=32), data.shape)
+    )
     settings = BackdoorScan().configure("quick")
-    files = {
-        k: sorted(f.glob("*.safetensors"))
-        for k, f in (("clean", options.clean), ("bad", options.poisoned))
+    clean = [readings_of(f, ctx, settings, options.readings) for f in sorted(options.clean)]
+    groups: dict[str, list[tuple[ByDetector, int]]] = {}
+    for file in sorted(options.poisoned):
+        group, target = group_of(load(file), file)
+        found = readings_of(file, ctx, settings, options.readings)
+        groups.setdefault(group, []).append((found, target))
+    rows = {
+        f"{group} ({len(own)})": evaluate([r for r, _ in own], [t for _, t in own], clean)
+        for group, own in groups.items()
     }
-    found = {
-        f: readings_of(f, ctx, settings, options.readings)
-        for paths in files.values()
-        for f in paths
-    }
-    clean = [found[f] for f in files["clean"]]
-    attacks = dict.fromkeys(f.stem.rpartition("-")[0] for f in files["bad"])
-    groups = {}
-    for attack in attacks:
-        own = [found[f] for f in files["bad"] if f.stem.rpartition("-")[0] == attack]
-        groups[f"{attack} ({len(own)})"] = evaluate(own, [options.target] * len(own), clean)
-    print(markdown(groups, len(clean)))
+    print(markdown(rows, len(clean)))
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()
