@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from benchmarks.backdoor_scans import Reading, scan, table
+from ddaudit.attacks._common.trigger import budget, trigger_of
 from ddaudit.attacks.backdoor.attempt import Attempt, variants_of
 from ddaudit.attacks.backdoor.auditor import networks_of
 from ddaudit.attacks.backdoor.injection import INJECTIONS, Injected, Scene, inject
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain
-from ddaudit.attacks.backdoor.trigger import budget, trigger_of
 from ddaudit.auditing import PRESETS, Context, recipe_subject
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import distill, resolve

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.attacks._common.rates import rate, rate_metric
+from ddaudit.attacks._common.trigger import as_pixels, budget
 from ddaudit.attacks.backdoor.injection import THREATS, Injected, Injection
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain, outcome
-from ddaudit.attacks.backdoor.trigger import as_pixels, budget
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.findings import Metric, Picture

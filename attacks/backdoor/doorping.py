@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ddaudit.attacks._common.trigger import Blend, SquareTrigger, check_poison
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.restamping import distil_restamped, heaviest_unit, relabelled
-from ddaudit.attacks.backdoor.trigger import Blend, SquareTrigger, check_poison
 from ddaudit.models import Network
 
 

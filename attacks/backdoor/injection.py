@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.backdoor.trigger import Poisoned, Trigger
+from ddaudit.attacks._common.trigger import Poisoned, Trigger
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation import Recipe, distill
 from ddaudit.distillation.loops import Progress

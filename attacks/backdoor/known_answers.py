@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from ddaudit.attacks._common.rates import rate
+from ddaudit.attacks._common.trigger import SquareTrigger, poison
 from ddaudit.attacks.backdoor.outcomes import gain, outcome
-from ddaudit.attacks.backdoor.trigger import SquareTrigger, poison
 from ddaudit.auditing import Context, stratified
 from ddaudit.findings import Check
 from ddaudit.models import Arch

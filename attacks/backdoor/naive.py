@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ddaudit.attacks._common.trigger import SquareTrigger, poison
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
-from ddaudit.attacks.backdoor.trigger import SquareTrigger, poison
 
 
 @dataclass(frozen=True)

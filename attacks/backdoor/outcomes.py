@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.backdoor.trigger import Stamps
+from ddaudit.attacks._common.trigger import Stamps
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.models import Network

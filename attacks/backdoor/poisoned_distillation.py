@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from ddaudit.attacks._common.trigger import SquareTrigger, scaled
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
-from ddaudit.attacks.backdoor.trigger import SquareTrigger, scaled
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.terms import total_variation
 from ddaudit.distillation.unrolled import Parameters, unroll

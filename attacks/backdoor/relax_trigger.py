@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ddaudit.attacks._common.trigger import Blend, check_poison
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.simple_trigger import SOURCE, planted_copies
-from ddaudit.attacks.backdoor.trigger import Blend, check_poison
 from ddaudit.distillation.kernels import DenseNTK, Kernel, centred_targets, solve
 from ddaudit.distillation.kernels.ridge import regularised
 from ddaudit.distillation.kip import KernelInducing

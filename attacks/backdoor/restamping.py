@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddaudit.attacks._common.trigger import Blend, Poisoned
 from ddaudit.attacks.backdoor.injection import Scene
-from ddaudit.attacks.backdoor.trigger import Blend, Poisoned
 from ddaudit.data import ImageData
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.parts import Layout, Opening, Query, Source, Targets

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
+from ddaudit.attacks._common.trigger import Blend, SquareTrigger, poison, scaled
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
-from ddaudit.attacks.backdoor.trigger import Blend, SquareTrigger, poison, scaled
 
 SOURCE = (
     "Chung, Chou, Yu & Chen, Rethinking Backdoor Attacks on Dataset Distillation: A Kernel Method Perspective, "

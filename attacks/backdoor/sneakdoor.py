@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddaudit.attacks._common.trigger import Generated, add_copies
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
-from ddaudit.attacks.backdoor.trigger import Generated, add_copies
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.terms import total_variation
 from ddaudit.errors import Unsupported

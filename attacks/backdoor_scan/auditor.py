@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from ddaudit.attacks._common.rates import rate, rate_metric
 from ddaudit.attacks._common.records import join
+from ddaudit.attacks._common.trigger import trigger_of
 from ddaudit.attacks.backdoor_scan import known_answers
 from ddaudit.attacks.backdoor_scan.detector import Detector, Exhibit
 from ddaudit.attacks.backdoor_scan.fine_pruning import fine_prune
@@ -27,7 +27,6 @@ from ddaudit.auditing import (
     auditor,
     stratified,
 )
-from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Finding, Metric, MetricInfo
 from ddaudit.models import Network
@@ -142,6 +141,8 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         ),
         MetricInfo("backdoor_scan.pruned_accuracy", "higher", "clean test accuracy after fine-pruning"),
         MetricInfo("backdoor_scan.accuracy_lost", "lower", "clean test accuracy that fine-pruning costs"),
+        MetricInfo("backdoor_scan.trigger_asr", "lower", "attack success of the trigger that the set's card names"),
+        MetricInfo("backdoor_scan.pruned_trigger_asr", "lower", "attack success of that trigger after fine-pruning"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {
         "backdoor_scan.p_value": "p-value of the scan",
@@ -192,7 +193,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         finding = Finding(
             subject=subject.id, auditor=self.name, metrics=scan_metrics(scanned, asked)
         )
-        finding.metrics += _purified(networks, ctx, settings, seed)
+        finding.metrics += _purified(made, networks, ctx, settings, seed)
         finding.curves += curves(scanned, asked, ctx.data.train.class_names)
         finding.images += pictures(scanned, asked, ctx.data.train.class_names)
         finding.caveats += caveats(scanned, reference, reasons)
@@ -260,27 +261,40 @@ def _clean(
 
 
 def _purified(
-    networks: Sequence[Network], ctx: Context, settings: BackdoorScanSettings, seed: int
+    made: DistilledSet | None,
+    networks: Sequence[Network],
+    ctx: Context,
+    settings: BackdoorScanSettings,
+    seed: int,
 ) -> list[Metric]:
-    """Clean accuracy that is left after fine-pruning."""
+    """Clean accuracy that is left after fine-pruning, and what became of the trigger where the card has one."""
     if networks[0].arch.family == "own":
         return []
     count = max(_FEWEST, round(_SHARE * len(ctx.data.train)))
     trusted, test = stratified(ctx.data.train, count), ctx.test()
-    before, after = [], []
-    for i, network in enumerate(networks):
-        pruned = fine_prune(
+    pruned = [
+        fine_prune(
             network, trusted.pixels(), trusted.labels, epochs=settings.epochs,
             generator=ctx.generator("backdoor-scan", "fine-pruning", seed, i),
-        )  # fmt: skip
-        before.append(_correct(ctx, network, test))
-        after.append(_correct(ctx, pruned.network, test))
-    lost = paired_difference(torch.stack(before).float(), torch.stack(after).float())
-    return [
-        rate_metric("backdoor_scan.pruned_accuracy", rate(torch.stack(after)), direction="higher"),
+        ).network
+        for i, network in enumerate(networks)
+    ]  # fmt: skip
+    before, after = (
+        torch.stack([ctx.predict(n, test.images).argmax(1) == test.labels for n in nets])
+        for nets in (networks, pruned)
+    )
+    lost = paired_difference(before.float(), after.float())
+    metrics = [
+        rate_metric("backdoor_scan.pruned_accuracy", rate(after), direction="higher"),
         Metric.of("backdoor_scan.accuracy_lost", lost, direction="lower"),
     ]
-
-
-def _correct(ctx: Context, network: Network, test: ImageData) -> Tensor:
-    return ctx.predict(network, test.images).argmax(1) == test.labels
+    note = None if made is None else made.card.poison
+    if made is None or note is None:
+        return metrics
+    source = note.source_class
+    reached = test.labels != note.target if source is None else test.labels == source
+    stamped = trigger_of(made).stamp(test.images[reached])
+    for name, nets in (("trigger_asr", networks), ("pruned_trigger_asr", pruned)):
+        hits = torch.stack([ctx.predict(n, stamped).argmax(1) == note.target for n in nets])
+        metrics.append(rate_metric(f"backdoor_scan.{name}", rate(hits), direction="lower"))
+    return metrics

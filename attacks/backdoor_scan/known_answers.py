@@ -1,6 +1,6 @@
 """Known answers of the scan: a trigger planted in real records must be found, clean records must not be accused.
 
-All sets are random real records of equal size and one small network each. A white square on a tenth of the records of
+All sets are random real records of equal size with one small network each. A white square on a tenth of the records of
 one set, relabelled to one class, is the known answer; the other sets are clean.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from ddaudit.attacks._common.trigger import SquareTrigger, poison
 from ddaudit.attacks.backdoor_scan.detector import FEWEST_ROWS, Detector, Exhibit
 from ddaudit.attacks.backdoor_scan.fine_pruning import fine_prune
 from ddaudit.attacks.backdoor_scan.scanning import ByDetector, Scanned, read, usable
@@ -88,6 +88,7 @@ class _Trial:
     seen: list[Exhibit]
     trusted: ImageData
     test: ImageData
+    trigger: SquareTrigger
     detail: str
 
 
@@ -101,7 +102,11 @@ def _trial(ctx: Context) -> _Trial:
         own = data.train.labels[order]
         index = torch.cat([order[own == k][:size] for k in range(data.num_classes)])
         sets.append(data.train.subset(index))
-    sets[0], count = _plant(sets[0], ctx.generator("scan check", "planted"))
+    trigger = SquareTrigger.published(data.shape)
+    planted = poison(
+        sets[0], trigger, ratio=RATIO, target=TARGET, generator=ctx.generator("scan check", "planted")
+    )  # fmt: skip
+    sets[0] = planted.train
     protocol = replace(
         PROTOCOLS["quick"], name="scan check", batch_size=BATCH, augment="", deviations=(),
         epochs_plain=max(1, round(STEPS / math.ceil(len(sets[0]) / BATCH))),
@@ -116,29 +121,8 @@ def _trial(ctx: Context) -> _Trial:
     clean, labels = trusted.pixels(order), trusted.labels[order]
     seed = ctx.seed_for("scan check")
     seen = [Exhibit(clean, labels, data.num_classes, s.pixels(), s.labels, seed) for s in sets]
-    detail = (
-        f"{count} of {len(sets[0])} real records stamped and relabelled; {CLEAN_SETS} clean sets"
-    )
-    return _Trial(networks, seen, sets[-1], ctx.test(1000), detail)
-
-
-def _plant(records: ImageData, generator: torch.Generator) -> tuple[ImageData, int]:
-    """A white square on a tenth of the records of other classes, relabelled to the target; and on how many."""
-    others = (records.labels != TARGET).nonzero()[:, 0]
-    count = max(1, round(RATIO * len(records)))
-    index = others[torch.randperm(len(others), generator=generator)[:count]]
-    images, labels = records.images.clone(), records.labels.clone()
-    images[index] = _stamp(images[index])
-    labels[index] = TARGET
-    return replace(records, images=images, labels=labels), len(index)
-
-
-def _stamp(images: Tensor) -> Tensor:
-    """A white square of 3 / 32 of the side in the bottom right corner of (N, C, H, W) uint8 images."""
-    side = max(1, round(3 * min(images.shape[2:]) / 32))
-    stamped = images.clone()
-    stamped[:, :, -side:, -side:] = 255
-    return stamped
+    detail = f"{len(planted.index)} of {len(sets[0])} real records stamped and relabelled; {CLEAN_SETS} clean sets"
+    return _Trial(networks, seen, sets[-1], ctx.test(1000), trigger, detail)
 
 
 def _pruning(ctx: Context, trial: _Trial, *, epochs: int) -> Check:
@@ -152,7 +136,7 @@ def _pruning(ctx: Context, trial: _Trial, *, epochs: int) -> Check:
     before, after = (
         (
             float((ctx.predict(net, test.images).argmax(1) == test.labels).double().mean()),
-            float((ctx.predict(net, _stamp(test.images[other])).argmax(1) == TARGET).double().mean()),
+            float((ctx.predict(net, trial.trigger.stamp(test.images[other])).argmax(1) == TARGET).double().mean()),
         )
         for net in (network, pruned.network)
     )  # fmt: skip

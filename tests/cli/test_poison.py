@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ddaudit.attacks.backdoor.trigger import trigger_of
+from ddaudit.attacks._common.trigger import trigger_of
 from ddaudit.audits.subjects import make_subject
 from ddaudit.data import load_data
 from ddaudit.models import Arch

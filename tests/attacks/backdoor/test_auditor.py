@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ddaudit.attacks._common.trigger import SquareTrigger
 from ddaudit.attacks.backdoor import known_answers
 from ddaudit.attacks.backdoor.attempt import effect, variants_of
 from ddaudit.attacks.backdoor.auditor import Backdoor
 from ddaudit.attacks.backdoor.known_answers import controls, stamp_check
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain, outcome
-from ddaudit.attacks.backdoor.trigger import SquareTrigger
 from ddaudit.auditing import PRESETS, Context, Preset, Subject, recipe_subject
 from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput, Unsupported

@@ -10,12 +10,12 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
+from ddaudit.attacks._common.trigger import Blend, Generated, SquareTrigger, budget, trigger_of
 from ddaudit.attacks.backdoor.doorping import Doorping, _Patch
 from ddaudit.attacks.backdoor.injection import INJECTIONS, THREATS, Scene, inject
 from ddaudit.attacks.backdoor.relax_trigger import RelaxTrigger, trigger_risk
 from ddaudit.attacks.backdoor.restamping import heaviest_unit
 from ddaudit.attacks.backdoor.sneakdoor import earth_mover, most_confused, with_class_of
-from ddaudit.attacks.backdoor.trigger import Blend, Generated, SquareTrigger, budget, trigger_of
 from ddaudit.data.splits import empty_like
 from ddaudit.distillation import resolve
 from ddaudit.distillation.kernels import DenseNTK

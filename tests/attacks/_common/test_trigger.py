@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddaudit.attacks.backdoor.trigger import SquareTrigger, poison
+from ddaudit.attacks._common.trigger import SquareTrigger, poison
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput
 
