@@ -16,6 +16,8 @@ Flags = Literal["sets", "images", ""]
 
 CONSISTENT = 1.4826
 """A median absolute deviation times this estimates the standard deviation of normal numbers."""
+AT_ONCE = 2000
+"""Trusted images times classes in one step of an optimisation, about."""
 FEWEST_ROWS = 20
 """Images that every class must have before one class alone can be looked at."""
 
@@ -43,6 +45,11 @@ class Exhibit:
     def least(self) -> int:
         """Images in the smallest class of the set."""
         return int(torch.bincount(self.row_labels, minlength=self.num_classes).min())
+
+    def sample(self, most: int) -> tuple[Tensor, Tensor]:
+        """The first ``most`` trusted images and labels, fewer where many classes are optimised at once."""
+        count = min(most, max(FEWEST_ROWS, AT_ONCE // self.num_classes))
+        return self.clean[:count], self.labels[:count]
 
     def generator(self) -> torch.Generator:
         """A CPU generator seeded by ``seed``."""

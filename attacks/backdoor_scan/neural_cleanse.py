@@ -51,9 +51,8 @@ class NeuralCleanse:
     def read(self, network: nn.Module, seen: Exhibit) -> DetectorReading:
         """Per class the logarithm of the median norm over its own; a class that was not reached counts as the whole
         image, the largest norm there is."""
-        masks = smallest_masks(
-            network, seen.clean[: self.images], classes=seen.num_classes, steps=self.steps
-        )
+        clean, _ = seen.sample(self.images)
+        masks = smallest_masks(network, clean, classes=seen.num_classes, steps=self.steps)
         norms, reached = masks.norms, masks.norms.isfinite()
         whole = float(seen.clean.shape[2] * seen.clean.shape[3])
         scores = above_median(-norms.where(reached, torch.tensor(whole)).clamp_min(1e-6).log())

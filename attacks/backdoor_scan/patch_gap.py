@@ -40,10 +40,8 @@ class PatchGap:
 
     def read(self, network: nn.Module, seen: Exhibit) -> DetectorReading:
         """Per class the mean log-probability of its best patch on images of other classes, less the median class's."""
-        few = slice(0, self.images)
-        scores = best_patches(
-            network, seen.clean[few], seen.labels[few], classes=seen.num_classes, steps=self.steps
-        )
+        clean, labels = seen.sample(self.images)
+        scores = best_patches(network, clean, labels, classes=seen.num_classes, steps=self.steps)
         return DetectorReading(above_median(scores))
 
 
