@@ -126,12 +126,14 @@ class Work:
         records: training records that each of them sees; None: all.
         archs: other architectures that the preset's number of networks is trained of.
         recipe: what is distilled, where it is not the subject's own.
+        ends: the cell ends at once, with the reason why the question does not apply.
     """
 
     distillations: int = 0
     records: int | None = None
     archs: tuple[Arch, ...] = ()
     recipe: Recipe | None = None
+    ends: bool = False
 
 
 class Artifacts(Store, Protocol):

@@ -192,7 +192,9 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
 
     def work(self, subject: Subject, ctx: Context, settings: SoftLabelsSettings) -> Work:
         """One distillation with the canaries, of a recipe that makes soft labels."""
-        return Work(1 if subject.recipe and subject.recipe.labels else 0)
+        if subject.recipe is not None:
+            return Work(1) if subject.recipe.labels else Work(ends=True)
+        return Work(ends=subject.set is None or not subject.set.soft)
 
     def checks(self, ctx: Context, settings: SoftLabelsSettings) -> list[Check]:
         """Canaries that are published with their labels, and canaries nobody saw."""

@@ -212,6 +212,8 @@ def _planned(plan: Plan, cell: Cell, missing: bool) -> PlannedCells:
         return replace(row, cost=own)
     subject = plan.subjects[cell.subject]
     work: Work = auditor.work(subject, ctx, settings)
+    if work.ends:
+        return row
     again = Cost()
     recipe = work.recipe or subject.recipe
     if recipe is not None and work.distillations:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import deo, gaps, subgroups
@@ -191,6 +191,10 @@ class Bias(Auditor[BiasSettings]):
         """The paired test set, where the data have one."""
         paired = ctx.data.extra.get(PAIRED)
         return {} if paired is None else {PAIRED: paired.fingerprint}
+
+    def work(self, subject: Subject, ctx: Context, settings: BiasSettings) -> Work:
+        """Nothing anew; on data without groups nothing at all."""
+        return Work(ends=ctx.data.test.groups is None)
 
     def checks(self, ctx: Context, settings: BiasSettings) -> list[Check]:
         """Perfect, group-reading and fair simulated networks; the mapping to fairlearn."""

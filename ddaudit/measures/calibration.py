@@ -275,8 +275,8 @@ class Calibration(Auditor[CalibrationSettings]):
             )
 
     def work(self, subject: Subject, ctx: Context, settings: CalibrationSettings) -> Work:
-        """The networks of the references; the first subject of a seed trains them for all."""
-        return Work(archs=(ctx.arch,) * len(settings.matched) if subject.baseline else ())
+        """The networks of the references, once a seed for all subjects: counted with ``random``."""
+        return Work(archs=(ctx.arch,) * len(settings.matched) if subject.id == "random" else ())
 
     def checks(self, ctx: Context, settings: CalibrationSettings) -> list[Check]:
         """A calibrated simulator, a constant over-confident predictor, a planted temperature."""

@@ -257,7 +257,7 @@ class Noise(Auditor[NoiseSettings]):
     def work(self, subject: Subject, ctx: Context, settings: NoiseSettings) -> Work:
         """A distillation and networks per rate; full training, once for all subjects, is counted with ``full``."""
         if TRUE_TRAIN not in ctx.data.extra:
-            return Work()
+            return Work(ends=True)
         again = len(settings.rates) if subject.recipe is not None else 0
         full = (again + 1) * (subject.id == "full")
         return Work(distillations=again, archs=(ctx.arch,) * (again + full))

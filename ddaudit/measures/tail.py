@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
+from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
@@ -125,6 +125,12 @@ class Tail(Auditor[TailSettings]):
             "thresholds of 100 and 20 records, as on ImageNet-LT, say nothing of ten classes.",
         ]
         return finding
+
+    def work(self, subject: Subject, ctx: Context, settings: TailSettings) -> Work:
+        """Nothing anew; on balanced data nothing at all."""
+        return Work(
+            ends=Parts.of(ctx.data.train.class_counts()).imbalance < settings.least_imbalance
+        )
 
     def checks(self, ctx: Context, settings: TailSettings) -> list[Check]:
         """A network of known recalls, one that answers the largest class, and the same classes in another order."""

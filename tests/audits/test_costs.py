@@ -99,6 +99,17 @@ def test_a_preview_counts_the_distillations_that_auditors_ask_for(tmp_path) -> N
     assert not (tmp_path / "run").exists()
 
 
+def test_cells_whose_question_does_not_apply_cost_nothing(tmp_path) -> None:
+    """Digits have no groups, no tail and no known noise; random records have hard labels."""
+    idle = ["bias", "tail", "noise", "soft-labels"]
+    config = AuditConfig(
+        subjects=["random"], baselines=[], auditors=[*idle, "utility"], out=str(tmp_path / "run")
+    )
+    cost = {r.auditor: r.cost.seconds for r in preview(config).rows if r.subject == "random"}
+    assert [cost[name] for name in idle] == [0, 0, 0, 0]
+    assert cost["utility"] > 0
+
+
 def test_more_seeds_cost_in_proportion(tmp_path) -> None:
     def seconds(seeds: int) -> float:
         config = AuditConfig(

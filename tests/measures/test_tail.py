@@ -13,6 +13,7 @@ from ddaudit.data.longtail import long_tail_counts
 from ddaudit.errors import Unsupported
 from ddaudit.measures import tail
 from ddaudit.measures.tail import Parts, Tail, TailSettings
+from ddaudit.models import Arch
 
 
 def _answers(predicted: torch.Tensor, k: int) -> torch.Tensor:
@@ -95,6 +96,8 @@ def test_end_to_end(audit, random_subset) -> None:
     ctx = replace(
         audit,
         data=replace(audit.data, train=audit.data.train.subset(keep)),
+        preset=audit.preset.model_copy(update={"victims": 1}),
+        arch=Arch.parse("ConvNetD1W8"),
         _sets={},
         _victims={},
     )
