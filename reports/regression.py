@@ -46,15 +46,23 @@ class _Pair:
 
 
 def _comparable(report: Report, earlier: Report) -> None:
-    for name, of in (
-        ("data", lambda r: r.run.data),
-        ("test records", lambda r: r.run.data_facts.get("test_fingerprint")),
-        ("architecture", lambda r: r.run.arch),
-        ("protocol", lambda r: r.run.protocol),
-    ):
-        if of(report) != of(earlier):
-            what = f"is not comparable: its {name} ({of(earlier)}) is not that of this run ({of(report)})"
+    for name in ("data", "test records", "architecture", "protocol"):
+        now, before = _basics(report)[name], _basics(earlier)[name]
+        if now != before:
+            what = f"is not comparable: its {name} ({before}) is not that of this run ({now})"
             raise BadInput("--against", what, "Compare reports of the same audit.")
+
+
+def _basics(report: Report) -> dict[str, object]:
+    """What numbers must share to be compared."""
+    run = report.run
+    records = run.data_facts.get("test_fingerprint")
+    return {
+        "data": run.data,
+        "test records": records,
+        "architecture": run.arch,
+        "protocol": run.protocol,
+    }
 
 
 def _lost(report: Report, earlier: Report) -> Iterator[RuleResult]:
