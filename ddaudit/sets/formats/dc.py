@@ -15,7 +15,7 @@ from ddaudit.sets.formats import _labels, _names
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, integer
 from ddaudit.sets.formats._pixels import images_4d
 from ddaudit.sets.formats._safe import load_torch
-from ddaudit.sets.formats._zca import ZCA_OPTIONS, uncorrelated, undo_preprocessing
+from ddaudit.sets.formats._zca import ZCA_OPTIONS, undo_preprocessing
 
 
 def read(
@@ -55,7 +55,8 @@ def read(
         mean=mean,
         std=std,
         options=options,
-        whitened=_whitened(images, path),
+        # Its own code never whitens; others write the same layout and do.
+        whitened=True if "zca" in re.split(r"[^a-z0-9]+", path.stem.lower()) else None,
         where=path,
     )
     notes += pixels.notes
@@ -80,16 +81,6 @@ def _experiment(data: Any, options: Mapping[str, str], path: Path) -> tuple[Any,
         raise BadInput(path, f"experiment {index} is not a pair [images, labels]")
     number = index % len(data)
     return chosen, f"experiment {number} (of 0 to {len(data) - 1}) of the file"
-
-
-def _whitened(images: Tensor, path: Path) -> bool | None:
-    """What the file shows: its name may say it, and images with large shapes were not. None: it may be.
-
-    The code of DC, DSA and DM has no whitening, but others write the same layout.
-    """
-    if "zca" in re.split(r"[^a-z0-9]+", path.stem.lower()):
-        return True
-    return None if uncorrelated(images) else False
 
 
 def _is_pair(value: Any) -> bool:

@@ -68,7 +68,7 @@ def test_only_what_is_normalised_is_read_without_being_told(
 ) -> None:
     path = FORMATS[name](tmp_path, STORED[kind](smooth()))
     asked: dict[str, Any] = {"format": name, "data": tiny}
-    zca = {} if name == "dc" else {"zca": "false"}
+    zca = {"zca": "false"}
     if kind == "normalised":
         made = import_set(path, options=zca, **asked)
     else:
@@ -132,10 +132,13 @@ def test_a_whitened_set_is_refused_by_both_readers_for_the_same_reason(
         BadInput, match=r"does not say whether its images are ZCA-whitened.*zca=false"
     ):
         import_set(path, options=options)
-    if write is _dc:  # its own code knows no whitening: pictures need no word
-        made = import_set(_dc(tmp_path, (pictures[:10] - 0.5) / 0.2), options=options)
-        torch.testing.assert_close(made.images, pictures[:10], atol=1e-5, rtol=0)
-        assert "taken as not ZCA-whitened" in made.card.notes
+    plain = write(tmp_path, (pictures[:10] - 0.5) / 0.2)
+    with pytest.raises(BadInput, match="does not say whether"):
+        import_set(plain, options=options)
+    records = (pictures[:10] * 255).round() / 255  # on the 8-bit grid: never whitened
+    made = import_set(write(tmp_path, (records - 0.5) / 0.2), options=options)
+    torch.testing.assert_close(made.images, records, atol=1e-5, rtol=0)
+    assert "taken as not ZCA-whitened" in made.card.notes
 
 
 def test_a_name_that_says_zca_is_believed(tmp_path: Path) -> None:
