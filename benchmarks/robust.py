@@ -232,7 +232,8 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
         "by PGD, on the same images, with 95 % intervals over images (and, from two seeds, victims). Victims "
         f"trained under attack: PGD-AT at 8/255, {AGAINST.steps} steps of 4/255. A stopped victim is the base's as "
         "soon as it is as accurate on validation records as the variant's; where the base is no more accurate, the row "
-        "is missing and the base itself is the control.",
+        "is missing and the base itself is the control. 'No help shown' is said where the base, or the base at equal "
+        "accuracy, may be as robust: of one seed's victims, an interval speaks of these networks alone.",
     ]  # fmt: skip
     for name, cells in state.items():
         if not cells:
@@ -242,13 +243,14 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
         lines += [
             "", f"## {TITLES[name]}", "",
             "| victims of | base | clean | " + " | ".join(head)
-            + f" | gain at {greys[0]}/255 | says | seeds x images |",
-            "|" + "---|" * (7 + len(greys)),
+            + f" | gain at {greys[0]}/255 | seeds x images of AA |",
+            "|" + "---|" * (6 + len(greys)),
         ]  # fmt: skip
         for row in rows:
             got = {s: c for s in range(99) if (c := cells.get(f"{row.key}/{s}"))}
             if got:
                 lines.append(_line(row, got, cells, greys))
+        lines += _duels(rows, cells, greys)
     for name in TITLES:
         cells = state.get(name, {})
         missing = [r.title for r in rows if r.how != "stopped" and f"{r.key}/0" not in cells]
@@ -265,20 +267,70 @@ def _line(row: Row, got: Mapping[int, Any], cells: Mapping[str, Any], greys: Seq
         judged = torch.cat([_bits(c, by) for c in got.values()])
         shown.append(f"{100 * float(judged.mean()):.1f}" if len(judged) else "")
     count = max(len(_bits(c, str(greys[0]))) for c in got.values())
-    gain, says = "", ""
     plain = Row(row.base, how="card" if row.how == "card" else "plain")
-    pairs = [(c, cells[f"{plain.key}/{s}"]) for s, c in got.items() if f"{plain.key}/{s}" in cells]
-    if row.base and pairs:
-        least = min(len(_bits(c, str(greys[0]))) for pair in pairs for c in pair)
-        by, least = (str(greys[0]), least) if least else ("pgd", PGD)
-        a, b = (torch.stack([_bits(p[k], by)[:least] for p in pairs]) for k in (0, 1))
-        apart = paired_difference(a, b)
-        gain = f"{100 * apart.value:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
-        gain += " (PGD)" if by == "pgd" else ""
-        says = "helps" if apart.low > 0 else "hurts" if apart.high < 0 else "no difference shown"
+    gain = _gain(row, plain, cells, greys) if row.base else ""
     base = f"`{row.base}`" if row.base else ""
     cellsum = f"{len(got)} x {count}"
-    return f"| {row.title} | {base} | " + " | ".join([*shown, gain, says, cellsum]) + " |"
+    return f"| {row.title} | {base} | " + " | ".join([*shown, gain, cellsum]) + " |"
+
+
+def _duels(rows: Sequence[Row], cells: Mapping[str, Any], greys: Sequence[int]) -> list[str]:
+    """Each robust variant against its plain base, that base at equal accuracy, and that base trained under attack."""
+    lines = [
+        "", f"Gains of each variant at {greys[0]}/255, in points, over what it must beat:", "",
+        "| variant | plain base | base at equal accuracy | base trained under attack | says |", "|" + "---|" * 5,
+    ]  # fmt: skip
+    for row in rows:
+        if not row.base or row.how not in ("plain", "card") or f"{row.key}/0" not in cells:
+            continue
+        plain = Row(row.base, how=row.how)
+        stopped = Row(row.base, row.base, "stopped", row.method)
+        equal = stopped if any(k.startswith(f"{stopped.key}/") for k in cells) else plain
+        hard = Row(row.base, row.base, "adversarial")
+        gains = [_gain(row, other, cells, greys) for other in (plain, equal, hard)]
+        same = " (the base itself)" if equal is plain else ""
+        lines.append(
+            f"| {row.title} | {gains[0]} | {gains[1]}{same} | {gains[2]} | {_says(gains)} |"
+        )
+    return lines
+
+
+def _says(gains: Sequence[str]) -> str:
+    """What gains over the base, over it at equal accuracy and over it trained under attack come to."""
+    base, equal, hard = map(_sign, gains)
+    if base < 0:
+        return "hurts"
+    if (base, equal) != (1, 1):
+        return "no help shown"
+    if not gains[2]:
+        return "helps; nothing trained under attack beside it"
+    return (
+        "helps, more than training under attack"
+        if hard > 0
+        else "helps, no more than training under attack"
+    )
+
+
+def _gain(row: Row, other: Row, cells: Mapping[str, Any], greys: Sequence[int]) -> str:
+    """Points by which a row is more robust than another on the same images, with 95 % interval; "" where unknown."""
+    keys = [(f"{row.key}/{s}", f"{other.key}/{s}") for s in range(99)]
+    pairs = [(cells[a], cells[b]) for a, b in keys if a in cells and b in cells]
+    if not pairs:
+        return ""
+    least = min(len(_bits(c, str(greys[0]))) for pair in pairs for c in pair)
+    by, least = (str(greys[0]), least) if least else ("pgd", PGD)
+    a, b = (torch.stack([_bits(p[k], by)[:least] for p in pairs]) for k in (0, 1))
+    apart = paired_difference(a, b)
+    shown = f"{100 * apart.value:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
+    return shown + (" (PGD)" if by == "pgd" else "")
+
+
+def _sign(gain: str) -> int:
+    """1 or -1 where an interval lies above or below 0, else 0."""
+    if not gain:
+        return 0
+    low, high = (float(v) for v in gain[gain.index("[") + 1 : gain.index("]")].split(","))
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def _bits(cell: Mapping[str, Any], by: str) -> Tensor:
