@@ -1,4 +1,4 @@
-"""A report beside an earlier one: what was lost, and which headline numbers got worse."""
+"""A report beside another one of the same audit: what differs, what was lost, what got worse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ddaudit.errors import BadInput
-from ddaudit.findings import Finding, Metric
+from ddaudit.findings import Metric
 from ddaudit.reports import labels
 from ddaudit.reports.compare import Difference, between_draws, difference, outcome
 from ddaudit.reports.gate import Outcome, RuleResult, result
@@ -14,6 +14,49 @@ from ddaudit.reports.schema import Report
 from ddaudit.stats.verdicts import holm
 
 RULE = "no worse than the earlier report"
+_SHOWN = {"not distinguishable": "no difference shown", "withheld": "spread between draws unknown"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A headline number of a subject in two reports."""
+
+    subject: str
+    now: Metric
+    before: Metric
+    diff: Difference
+    word: str
+    """As ``Comparison.outcome``, corrected (Holm) for all changes between the two reports."""
+
+    @property
+    def line(self) -> str:
+        """``accuracy = 0.600, before 0.800: −0.200 [−0.25, −0.15]; worse``."""
+        unit = self.now.unit
+        values = f"{labels.number(self.now.value, unit)}, before {labels.number(self.before.value, unit)}"
+        span = labels.interval(self.diff.low, self.diff.high, unit)
+        text = f"{labels.full_name(self.now)} = {values}: {labels.signed(self.diff.value, unit)} {span}"
+        return f"{text.rstrip()}; {_SHOWN.get(self.word, self.word)}"
+
+
+def changes(report: Report, earlier: Report) -> list[Change]:
+    """Every headline number that both reports have, as independent measurements; bounds are not compared.
+
+    Raises:
+        BadInput: the reports are not on the same test records, architecture and protocol.
+    """
+    for name in ("data", "test records", "architecture", "protocol"):
+        now, before = _basics(report)[name], _basics(earlier)[name]
+        if now != before:
+            what = f"are not comparable: {name} {before} in one and {now} in the other"
+            raise BadInput("the two reports", what, "Compare reports of the same audit.")
+    pairs = list(_pairs(report, earlier))
+    corrected = iter(holm([d.p_value for *_, d in pairs if d.p_value is not None]))
+    out = []
+    for subject, now, before, diff in pairs:
+        adjusted = None if diff.p_value is None else next(corrected)
+        word = outcome(diff, now.direction, adjusted)
+        out.append(Change(subject, now, before, diff, word))
+    return out
 
 
 def regressions(report: Report, earlier: Report) -> list[RuleResult]:
@@ -26,31 +69,12 @@ def regressions(report: Report, earlier: Report) -> list[RuleResult]:
     Raises:
         BadInput: the reports are not on the same test records, architecture and protocol.
     """
-    _comparable(report, earlier)
-    out = list(_lost(report, earlier)) + list(_broken(report, earlier))
-    pairs = list(_pairs(report, earlier))
-    known = [p.diff.p_value for p in pairs if p.diff.p_value is not None]
-    corrected = iter(holm(known))
-    for pair in pairs:
-        adjusted = None if pair.diff.p_value is None else next(corrected)
-        out.append(_judged(pair, adjusted))
-    return out
-
-
-@dataclass(frozen=True)
-class _Pair:
-    finding: Finding
-    now: Metric
-    before: Metric
-    diff: Difference
-
-
-def _comparable(report: Report, earlier: Report) -> None:
-    for name in ("data", "test records", "architecture", "protocol"):
-        now, before = _basics(report)[name], _basics(earlier)[name]
-        if now != before:
-            what = f"is not comparable: its {name} ({before}) is not that of this run ({now})"
-            raise BadInput("--against", what, "Compare reports of the same audit.")
+    judged = [
+        _judged(c)
+        for c in changes(report, earlier)
+        if not earlier.subject(c.subject).baseline and c.now.direction != "none"
+    ]
+    return [*_lost(report, earlier), *_broken(report, earlier), *judged]
 
 
 def _basics(report: Report) -> dict[str, object]:
@@ -92,39 +116,25 @@ def _broken(report: Report, earlier: Report) -> Iterator[RuleResult]:
                 yield result(RULE, finding.subject, False, text, "requirement")
 
 
-def _pairs(report: Report, earlier: Report) -> Iterator[_Pair]:
+def _pairs(report: Report, earlier: Report) -> Iterator[tuple[str, Metric, Metric, Difference]]:
     for before in earlier.findings:
         now = report.finding(before.subject, before.auditor)
-        if earlier.subject(before.subject).baseline or now is None:
-            continue
-        metrics = {m.key: m for m in now.metrics}
+        metrics = {m.key: m for m in now.metrics} if now else {}
         for old in before.metrics:
             new = metrics.get(old.key)
-            if new is None or not old.headline or old.direction == "none":
+            if new is None or not old.headline or old.merge == "bound":
                 continue
             spread = between_draws(report, before.auditor, new)
             diff = difference(new, old, spread or between_draws(earlier, before.auditor, old))
             if diff is not None:
-                yield _Pair(now, new, old, diff)
+                yield before.subject, new, old, diff
 
 
-def _judged(pair: _Pair, adjusted: float | None) -> RuleResult:
-    new, diff = pair.now, pair.diff
-    harm = diff.value if new.direction == "lower" else -diff.value
-    word = outcome(diff, new.direction, adjusted)
+def _judged(change: Change) -> RuleResult:
+    diff = change.diff
+    harm = diff.value if change.now.direction == "lower" else -diff.value
     whole = diff.low is None or diff.high is None or diff.low > 0 or diff.high < 0
-    holds: Outcome = "violated" if word == "worse" else "holds"
-    if word in ("withheld", "no interval") and harm > 0 and whole:
+    holds: Outcome = "violated" if change.word == "worse" else "holds"
+    if change.word in ("withheld", "no interval") and harm > 0 and whole:
         holds = "inconclusive"
-    said = {
-        "not distinguishable": "no difference shown",
-        "withheld": "spread between draws unknown",
-    }
-    span = labels.interval(diff.low, diff.high, new.unit)
-    text = (
-        f"{labels.full_name(new)} = {labels.number(new.value, new.unit)}, before "
-        f"{labels.number(pair.before.value, new.unit)}: {labels.signed(diff.value, new.unit)} {span}".rstrip()
-    )
-    return result(
-        RULE, pair.finding.subject, holds, f"{text}; {said.get(word, word)}", "regression"
-    )
+    return result(RULE, change.subject, holds, change.line, "regression")

@@ -181,7 +181,11 @@ def _told(table: Verdict, row: Row, i: int, reference: str | None) -> str:
         elif names:
             told.append(f"{word} than {reference} in {names[0]}")
     words += [t.word for _, t in others]
-    return " and ".join(told) or next((w for w in _ORDER if w in words), "not compared")
+    bound = row.claim is not None and row.groups[i][0].text.startswith(
+        "≥"
+    )  # nobody is ranked by it
+    rest = f"claim {row.claim.state}" if row.claim and bound else "not compared"
+    return " and ".join(told) or next((w for w in _ORDER if w in words), rest)
 
 
 def metric_tables(report: Report, auditor: AuditorInfo) -> list[MetricTable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,6 +85,41 @@ def gate(
             policy or against,
             "checked nothing: no number and no tested claim",
             "Name what the run measured; 'missing: ignore' may leave nothing over.",
+        )
+
+
+def compare(
+    before: Annotated[str, typer.Argument(help="A run folder, or a report.json.")],
+    after: Annotated[str, typer.Argument(help="Another one of the same audit.")],
+    json: options.Json = False,
+) -> None:
+    """What differs between two runs of one audit: every headline number that both have, and what only one has."""
+    from ddaudit.reports import labels
+    from ddaudit.reports.regression import changes
+
+    old, new = _read(before), _read(after)
+    rows = changes(new, old)
+    if json:
+        keys = ("value", "low", "high", "p_value")
+        rows_out = [
+            {"subject": c.subject, "metric": c.now.name, "params": c.now.params, "before": c.before.value,
+             "after": c.now.value, **{f"difference_{k}": getattr(c.diff, k) for k in keys}, "outcome": c.word}
+            for c in rows
+        ]  # fmt: skip
+        typer.echo(dumps(rows_out, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        typer.echo(f"{labels.visible(row.subject)}: {labels.visible(row.line)}")
+    for name, here, there in ((before, old, new), (after, new, old)):
+        ids = {s.id for s in there.subjects}
+        alone = [s.id for s in here.subjects if s.id not in ids]
+        asked = {a.name for a in there.auditors}
+        alone += [f"auditor {a.name}" for a in here.auditors if a.name not in asked]
+        if alone:
+            typer.echo(f"only in {name}: {labels.visible(', '.join(alone))}")
+    if not rows:
+        raise BadInput(
+            f"{before}, {after}", "have no headline number in common", "Audit the same subjects."
         )
 
 

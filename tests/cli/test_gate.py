@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +63,70 @@ def test_exit_codes(
     assert said in (err[-1] if code == 2 else out)
     if code < 2:
         assert "partly run: 1 of 2 cells are not run yet\n1 rule, " in out
+
+
+def _second(folder: Path, value: float) -> Path:
+    """The same run with another accuracy, and a subject of its own."""
+    store = RunStore(str(folder.parent / "other"))
+    for name in ("dm", "dc"):
+        metric = Metric(name="utility.accuracy", value=value, low=value - 0.1, high=value + 0.1,
+                        headline=True, direction="higher")  # fmt: skip
+        store.save_cell(name, Finding(subject=name, auditor="utility", metrics=[metric], seed=0))
+    entries = [
+        {"id": n, "kind": "recipe", "identity": n, "set_keys": [], "path": None}
+        for n in ("dm", "dc")
+    ]
+    cells = [{"subject": n, "auditor": "utility", "seed": 0, "key": n} for n in ("dm", "dc")]
+    store.write_info(
+        {"data": {"name": "digits", "fingerprint": "t"}, "seeds": [0], "subjects": entries,
+         "auditors": [{"name": "utility"}], "cells": cells}
+    )  # fmt: skip
+    return folder.parent / "other"
+
+
+@pytest.fixture
+def headline(folder: Path) -> Path:
+    """The run, its accuracy a headline number."""
+    store = RunStore(str(folder))
+    metric = Metric(
+        name="utility.accuracy", value=0.5, low=0.4, high=0.6, headline=True, direction="higher"
+    )
+    store.save_cell("a", Finding(subject="dm", auditor="utility", metrics=[metric], seed=0))
+    return folder
+
+
+def test_compare_shows_both_numbers_and_what_only_one_has(
+    run: Callable[..., tuple[int, str, list[str]]], headline: Path
+) -> None:
+    other = _second(headline, 0.2)
+    code, out, _ = run("compare", headline, other)
+    assert code == 0
+    assert "dm: accuracy = 0.200, before 0.500: −0.300 " in out
+    assert f"only in {other}: dc" in out
+    assert f"only in {headline}: auditor calibration" in out
+    code, out, _ = run("compare", headline, other, "--json")
+    (row,) = json.loads(out)
+    assert (row["subject"], row["before"], row["after"]) == ("dm", 0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("form", "starts"), [("junit", "<?xml"), ("sarif", "{"), ("github", "::error")]
+)
+def test_other_formats_have_standard_output_to_themselves(
+    run: Callable[..., tuple[int, str, list[str]]], headline: Path, form: str, starts: str
+) -> None:
+    code, out, err = run("gate", headline, "--against", _second(headline, 0.2), "--format", form)
+    assert code == 1  # dc is gone
+    assert out.startswith(starts)
+    assert "numbers checked" not in out
+    assert any("1 number checked" in line for line in err)
+
+
+def test_a_gate_needs_something_to_hold_the_run_against(
+    run: Callable[..., tuple[int, str, list[str]]], headline: Path
+) -> None:
+    assert run("gate", headline)[0] == 2
+    assert (
+        "Known: text, junit"
+        in run("gate", headline, "--policy", "ci-smoke", "--format", "xml")[2][-1]
+    )

@@ -198,5 +198,5 @@ def test_what_is_lost_or_fails_since_is_a_regression() -> None:
 
 @pytest.mark.parametrize("other", [{"data": "mnist"}, {"arch": "x"}, {"protocol": "y"}])
 def test_reports_of_other_audits_are_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(BadInput, match="not comparable"):
+    with pytest.raises(BadInput, match="are not comparable"):
         regressions(_report(0.8), _report(0.8, **other))
