@@ -258,6 +258,21 @@ def _cells(report: Report, subject: SubjectInfo, group: Group, base: str | None)
     return [headline_cell(report, finding, column, base) for column in group.columns]
 
 
+_ACCURACIES = ("accuracy", "clean_accuracy", "robust_accuracy", "cta")
+
+
+def _unlike_basis(
+    report: Report, found: Sequence[tuple[Finding, Metric | None]], sizes: Sequence[int]
+) -> str:
+    """A reader who meets two accuracies of one subject learns that they are of other images."""
+    finding, metric = next((f, m) for f, m in found if m is not None)
+    basis = report.basis(finding.subject)
+    alike = basis is None or metric.basis or basis.n is None or basis.n in sizes
+    if basis is None or alike or metric.name.rpartition(".")[2] not in _ACCURACIES:
+        return ""
+    return f", other images than the {labels.count(basis.n or 0)} of {labels.metric_name(basis)}"
+
+
 def _metric_row(report: Report, found: Sequence[tuple[Finding, Metric | None]]) -> MetricRow:
     metrics = [m for _, m in found if m is not None]
     first = metrics[0]
@@ -267,7 +282,8 @@ def _metric_row(report: Report, found: Sequence[tuple[Finding, Metric | None]]) 
     if first.unit != "fraction":
         detail.append(f"unit: {first.unit}")
     if sizes:
-        detail.append(f"n = {' to '.join(dict.fromkeys(map(labels.count, (sizes[0], sizes[-1]))))}")
+        size = " to ".join(dict.fromkeys(map(labels.count, (sizes[0], sizes[-1]))))
+        detail.append(f"n = {size}{_unlike_basis(report, found, sizes)}")
     if first.chance is not None:
         detail.append(f"chance {labels.number(first.chance, first.unit)}")
     if floor := common_floor(metrics):

@@ -78,3 +78,21 @@ def test_wide_metrics_get_a_table_of_their_own(report: Report) -> None:
     assert [r.headline for r in main.rows] == [True]
     assert (wide.title, len(wide.rows)) == ("robust accuracy, all 9 variants", 9)
     assert all(len(r.cells) == len(wide.subjects) == 7 for r in wide.rows)
+
+
+def test_accuracies_of_other_images_say_so_at_the_number(report: Report) -> None:
+    """Two accuracies of one subject that differ because one of them asked 48 images only."""
+
+    def details(size: int) -> dict[str, str]:
+        few = report.model_copy(deep=True)
+        for finding in few.findings:
+            for metric in finding.metrics:
+                if metric.name == "adversarial.robust_accuracy":
+                    metric.n = size
+        tables = [t for a in few.auditors for t in metric_tables(few, a)]
+        return {row.name: row.detail for t in tables for row in t.rows}
+
+    unlike = {name: d for name, d in details(48).items() if "other images" in d}
+    assert list(unlike) == ["robust accuracy"]
+    assert "n = 48, other images than the 10,000 of accuracy" in unlike["robust accuracy"]
+    assert not any("other images" in d for d in details(10_000).values())

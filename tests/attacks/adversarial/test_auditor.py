@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from ddaudit.attacks.adversarial.auditor import Adversarial, AdversarialSettings
-from ddaudit.attacks.adversarial.rows import drop_rate, not_to_be_quoted
+from ddaudit.attacks.adversarial.rows import Attacked, drop_rate, headline, not_to_be_quoted
 from ddaudit.auditing import PRESETS, Context, Subject
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, Network, build
+from ddaudit.stats import Resamples
 
 FAST = {
     "images": 40, "check_images": 40, "eps": (0.0, 8 / 255, 0.3), "l2_eps": (0.5,), "pgd_steps": 10,
@@ -190,6 +191,22 @@ def test_instrument_checks_are_green(ctx):
     found = Adversarial().checks(ctx, AdversarialSettings(l2_eps=()))
     assert len(found) == 4
     assert all(c.passed for c in found)
+
+
+def test_robust_accuracy_stands_beside_clean_accuracy_of_the_same_images():
+    """Right on 3 of the 4 attacked images and on one of them still: whatever the other images of the test set say."""
+    clean = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]]).bool()
+    survived = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0]]).bool()
+    found = headline(Attacked(clean, survived, None), "Linf", 0.1, Resamples("r", 4))
+    robust, before, dropped = found
+    assert [m.name.removeprefix("adversarial.") for m in found] == [
+        "robust_accuracy",
+        "clean_accuracy",
+        "drop_rate",
+    ]
+    assert (robust.value, before.value, dropped.value) == (0.25, 0.75, pytest.approx(2 / 3))
+    assert robust.n == before.n == 4
+    assert before.params == {"attack": "autoattack"}
 
 
 def test_drop_rate_counts_only_images_that_were_right():
