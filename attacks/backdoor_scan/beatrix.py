@@ -52,7 +52,7 @@ class Beatrix:
         return needs_rows(seen, FEWEST_ROWS)
 
     def read(self, network: Network, seen: Exhibit) -> DetectorReading:
-        """Per class the square root of the kernel distance between accepted and rejected images."""
+        """Per class the kernel distance between accepted and rejected images."""
         assert seen.rows is not None
         clean, rows = last_maps(network, seen.clean), last_maps(network, seen.rows)
         gaps = torch.zeros(seen.num_classes, dtype=torch.float64)
@@ -63,7 +63,7 @@ class Beatrix:
             a, b = (own[m].mean((2, 3))[:MOST] for m in (~rejected, rejected))
             gaps[k] = mean_discrepancy(a, b)
         flagged = (anomaly_index(gaps) > ANOMALOUS).any()
-        return DetectorReading(gaps.clamp_min(0).sqrt(), float(flagged))
+        return DetectorReading(gaps, float(flagged))
 
 
 def last_maps(network: Network, images: Tensor) -> Tensor:
