@@ -40,8 +40,10 @@ class Snapshots(ExpertPaths):
         learnt = super().learn(job, mean, std)
         assert isinstance(learnt, Snapshots)
         train = job.train
-        kind = {"shape": train.shape, "num_classes": train.num_classes, "device": job.device}
-        return replace(learnt, blank=partial(super().make, **kind))
+        blank = partial(
+            super().make, shape=train.shape, num_classes=train.num_classes, device=job.device
+        )
+        return replace(learnt, blank=blank)
 
     def make(
         self, *, shape: tuple[int, int, int], num_classes: int, seed: int, device: torch.device

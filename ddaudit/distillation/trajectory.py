@@ -200,8 +200,16 @@ class Trajectory:
                     loss=F.cross_entropy if way.fixed else biased,
                     fixed=way.fixed,
                 )
-                ends = {"start": way.start, "goal": way.goal, "counted": way.counted}
-                losses.append(weight * follow(lessons, x[0], labels, rates[0], **ends))
+                left = follow(
+                    lessons,
+                    x[0],
+                    labels,
+                    rates[0],
+                    start=way.start,
+                    goal=way.goal,
+                    counted=way.counted,
+                )
+                losses.append(weight * left)
             loss = torch.stack(losses).sum()
             view = view_of(job, canvas, x, student, std=std, step=step, soft=soft)
             if self.threshold is None or float(loss.detach()) <= self.threshold:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -49,7 +50,7 @@ class PerGroup:
     def rows(self, data: ImageData, index: Tensor) -> Tensor:
         """(num_classes * groups, B) class indicators over the root of the number of groups."""
         groups = group_count(data)
-        return ByClass().rows(data, index).repeat_interleave(groups, 0) / groups**0.5
+        return ByClass().rows(data, index).repeat_interleave(groups, 0) / math.sqrt(groups)
 
     def bounded(self) -> ByClass:
         """One row per class."""
