@@ -6,7 +6,7 @@
 Every cell (data, method, attack, seed) writes its set into ``--out`` as a set file with the poison on its card, so that
 detectors can be run over all of them, and its numbers into ``--state``; running again computes what is missing. Clean
 sets stand there too, as ``DATA-METHOD-clean-SEED.safetensors``. ``--scan N`` then reads all of them, and N clean sets
-of each method, with the detectors of ``backdoor-scan`` (benchmarks.backdoor_scans).
+of each method, with the detectors of ``backdoor-scan`` (benchmarks.detection).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.backdoor_scans import Reading, scan, table
+from benchmarks.detection import Reading, evaluate, scan, table
 from ddaudit.attacks._common.trigger import budget, trigger_of
 from ddaudit.attacks.backdoor.attempt import Attempt, variants_of
 from ddaudit.attacks.backdoor.auditor import networks_of
@@ -36,6 +36,7 @@ from ddaudit.sets import DistilledSet, load, save
 
 ARCH = Arch.parse("ConvNetW32")
 TARGET, IPC = 0, 10
+FEWEST_CLEAN = 5
 OPTIONS: dict[str, dict[str, Any]] = {
     "naive": {},
     "naive, 10 %": {"ratio": 0.1},
@@ -256,7 +257,17 @@ def _table(state: State, todo: list[Cell], title: str) -> list[str]:
     poisoned = {a: _readings(state, [c for c in todo if c.attack == a]) for a in OPTIONS}
     first = todo[0]
     clean = [Cell(first.data, first.method, "clean", seed) for seed in range(1000)]
-    return [*lines, "", *table(_readings(state, clean), poisoned)]
+    return [*lines, "", *_detection(_readings(state, clean), poisoned)]
+
+
+def _detection(clean: list[Reading], poisoned: Mapping[str, list[Reading]]) -> list[str]:
+    """What detectors make of the poisoned sets, once a few clean ones are read."""
+    rows = {
+        f"{attack} ({len(found)})": evaluate(found, [TARGET] * len(found), clean)
+        for attack, found in poisoned.items()
+        if found and len(clean) >= FEWEST_CLEAN
+    }
+    return [*table(rows, len(clean)), ""] if rows else []
 
 
 def _readings(state: State, todo: list[Cell]) -> list[Reading]:
