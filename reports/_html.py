@@ -16,7 +16,15 @@ from ddaudit.reports import labels, tradeoff
 from ddaudit.reports.plots import Figure, Plot, curve_plots, headline_plots, styles, swatch
 from ddaudit.reports.schema import AuditorInfo, Comparison, Limit, MetricKey, Report, SubjectInfo
 from ddaudit.reports.uses import uses
-from ddaudit.reports.view import MetricTable, anchor, answer, changes, metric_tables, verdict
+from ddaudit.reports.view import (
+    MetricTable,
+    Verdict,
+    anchor,
+    answer,
+    changes,
+    metric_tables,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -111,7 +119,7 @@ def to_html(report: Report) -> str:
         pairs=tradeoff.pairs(report, axes),
         against=next((i for i in range(1, len(table.groups)) if i not in table.quiet), 1),
         sizes=labels.sizes(report),
-        sections=[_section(report, a) for a in report.auditors],
+        sections=[_section(report, a, table) for a in report.auditors],
         beside=_beside(report),
         differences=_differences(report),
         swatches={name: swatch(style) for name, style in looks.items()},
@@ -148,12 +156,12 @@ def _terms() -> Callable[[str], Markup]:
     return lambda text: Markup(pattern.sub(explain, str(escape(labels.visible(text)))))
 
 
-def _section(report: Report, auditor: AuditorInfo) -> _Section:
+def _section(report: Report, auditor: AuditorInfo, table: Verdict) -> _Section:
     findings = [f for f in report.findings if f.auditor == auditor.name]
     return _Section(
         auditor=auditor,
         anchor=anchor(auditor),
-        answer=answer(report, auditor),
+        answer=answer(table, report.auditors.index(auditor), report.reference),
         dots=headline_plots(report, auditor),
         plots=curve_plots(report, auditor),
         tables=metric_tables(report, auditor),

@@ -121,7 +121,10 @@ def _render(report: Report, *, details: bool) -> str:
         changes=changes(report),
         uses=uses(report),
         sizes=labels.sizes(report),
-        auditors=[(a, answer(report, a), metric_tables(report, a)) for a in auditors],
+        auditors=[
+            (a, answer(table, i, report.reference), metric_tables(report, a))
+            for i, a in enumerate(auditors)
+        ],
         details=details,
         failed=_failed(report),
     )

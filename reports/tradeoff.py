@@ -15,6 +15,8 @@ from ddaudit.reports.view import Verdict
 
 MOST = 9
 """Numbers to choose from; each pair of them is a figure."""
+_CROWD = 40
+"""Of more subjects only the first number is drawn against each other one."""
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 440, 320, 46, 38, 10, 76
 
 
@@ -72,6 +74,7 @@ def pairs(report: Report, chosen: Sequence[Axis]) -> list[Pair]:
         Pair(i, j, _figure(y, chosen[j], looks, baselines))
         for i, y in enumerate(chosen)
         for j in range(i + 1, len(chosen))
+        if i == 0 or len(looks) <= _CROWD
         if y.metrics.keys() & chosen[j].metrics.keys()
     ]
 

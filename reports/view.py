@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ddaudit.findings import CLAIMED, NOT_RUN, Finding, Metric
 from ddaudit.reports import labels
@@ -75,7 +76,7 @@ class Verdict:
     claims: bool
     """Whether this table carries the column of claimed epsilons."""
 
-    @property
+    @cached_property
     def quiet(self) -> list[int]:
         """Groups whose numbers separate no candidate from the reference, which a footnote can name.
 
@@ -150,14 +151,12 @@ def changes(report: Report) -> Verdict:
     return Verdict(tuple(groups), rows, claims=False)
 
 
-def answer(report: Report, auditor: AuditorInfo) -> str:
-    """What an auditor found of the candidates, in a sentence: who is better and worse than the reference."""
-    (table,) = verdict(report)
-    i = next(k for k, g in enumerate(table.groups) if g.auditor.name == auditor.name)
+def answer(table: Verdict, i: int, reference: str | None) -> str:
+    """What an auditor (the group's) found of the candidates, in a sentence: who is better and who is worse."""
     said: dict[str, list[str]] = {}
     for row in table.rows:
         if not row.subject.baseline:
-            said.setdefault(_told(table, row, i, report.reference), []).append(row.subject.id)
+            said.setdefault(_told(table, row, i, reference), []).append(row.subject.id)
     if not said:
         return ""
     text = "; ".join(
