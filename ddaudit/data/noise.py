@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from operator import getitem
 
 import numpy as np
 import torch
@@ -114,13 +115,17 @@ def noisy_dataset(base: Dataset, *, rate: float, kind: str, seed: int, where: st
         f"Label noise ({kind}, rate {show(rate)}, seed {seed}) in train and validation: {wrong} of "
         f"{len(train)} training labels are wrong; test labels are clean."
     )
-    true = {TRUE_TRAIN: lambda: base.train, TRUE_VALIDATION: lambda: base.validation}
-    kept = {name: partial(base.extra.__getitem__, name) for name in base.extra}
+    true = {TRUE_TRAIN: base.train, TRUE_VALIDATION: base.validation}
+    # No closures: data sets are sent to worker processes.
+    kept = {
+        **{name: partial(getitem, base.extra, name) for name in base.extra},
+        **{name: partial(getitem, true, name) for name in true},
+    }
     return replace(
         base,
         train=train,
         validation=validation,
-        extra=LazySplits({**kept, **true}),
+        extra=LazySplits(kept),
         notes=(*base.notes, note),
     )
 
