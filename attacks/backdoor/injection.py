@@ -16,7 +16,7 @@ from ddaudit.distillation import Recipe, distill
 from ddaudit.distillation.loops import Progress
 from ddaudit.distillation.options import describe, replace_option
 from ddaudit.distillation.store import Store
-from ddaudit.errors import Unsupported
+from ddaudit.errors import BadInput, Unsupported
 from ddaudit.models import Arch
 from ddaudit.registry import Registry
 from ddaudit.seeds import stable_seed
@@ -167,6 +167,10 @@ def inject(attack: Injection, scene: Scene) -> Injected:
         raise Unsupported(f"triggers are pixels, and '{scene.data.name}' holds standardised values")
     if attack.threat == "distiller" and scene.recipe is None:
         raise Unsupported(FINISHED)
+    if scene.target >= scene.data.num_classes:
+        raise BadInput(
+            f"target class {scene.target}", f"does not exist among {scene.data.num_classes} classes"
+        )
     planted = attack.plant(scene)
     note = Poison(
         attack=attack.name,

@@ -11,7 +11,7 @@ from ddaudit.attacks._common.trigger import Blend, SquareTrigger, poison, scaled
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 
 SOURCE = (
-    "Chung, Chou, Yu & Chen, Rethinking Backdoor Attacks on Dataset Distillation: A Kernel Method Perspective, "
+    "Chung et al., Rethinking Backdoor Attacks on Dataset Distillation: A Kernel Method Perspective, "
     "ICLR 2024, arXiv 2311.16646"
 )
 COPIES = "of all training records, as relabelled copies beside them"

@@ -413,3 +413,9 @@ def test_no_image_leaves_its_place_without_a_gradient(tiny) -> None:
     )  # fmt: skip
     at = scene(tiny, None)
     assert torch.allclose(inject(still, at).made.images, at.clean().images, atol=1e-5)
+
+
+def test_a_target_that_does_not_exist_is_refused_by_every_attack(tiny) -> None:
+    for _, attack in INJECTIONS.items():
+        with pytest.raises(BadInput, match="target class 4: does not exist among 4 classes"):
+            inject(attack, replace(scene(tiny, "random"), target=4))
