@@ -281,6 +281,8 @@ def _full(got: list[dict[str, Any]], variant: str) -> str:
 
 def _span(values: list[float]) -> str:
     mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{100 * mean:.1f}"
     return f"{100 * mean:.1f} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
 
 
@@ -291,7 +293,8 @@ def _notes(state: State, todo: list[Cell]) -> list[str]:
         "networks, every tenth question, because dm trains none; on dc they follow the networks that have learned the "
         "set. `sneakdoor` trains its surrogate for 3 epochs on Fashion-MNIST. Poison ratios: naive, doorping and "
         "invisible 1 % of all records (naive also 10 %), simple- and relax-trigger 10 % as copies, sneakdoor 5 % of "
-        "the target class, poisoned-distillation none (it sees the finished set).",
+        "the target class, poisoned-distillation none (it sees the finished set). Where *full* is high and ASR is low, "
+        "the attack works on the records and distillation lost its trigger.",
     ]  # fmt: skip
 
 
