@@ -87,6 +87,13 @@ _OF_DETECTOR = (
     ("false_alarms", "none", "what that threshold flags in clean sets: the false-alarm rate of {}", "fraction"),
 )  # fmt: skip
 
+_WORDS = {
+    "excess": "excess over clean sets",
+    "p_value": "p-value",
+    "adjusted_p_value": "p-value of all at once",
+    "flagged": "its threshold flags",
+    "false_alarms": "its false alarms",
+}
 _OF_THRESHOLD = ("flagged", "false_alarms")
 """Of detectors that were published with a threshold."""
 
@@ -148,9 +155,10 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         "backdoor_scan.p_value": "p-value of the scan",
         "backdoor_scan.smallest_p": "smallest possible p-value",
         **{
-            f"backdoor_scan.{d.name}_{name}": f"{d.title}: {name.replace('_', ' ')}"
+            f"backdoor_scan.{d.name}_{name}": f"{d.title}: {_WORDS[name]}"
             for d in DETECTORS for name, *_ in _OF_DETECTOR if d.flags or name not in _OF_THRESHOLD
         },
+        "backdoor_scan.neural_cleanse_not_reached": "Neural Cleanse: classes not reached",
     }  # fmt: skip
     version = 1
     settings = BackdoorScanSettings
@@ -208,34 +216,45 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
 
     def warning(self, finding: Finding) -> str:
         """A set that looks worse than clean ones do."""
-        try:
-            p = finding.metric("backdoor_scan.p_value").value
-        except KeyError:
-            return ""
-        if p is None or p > LEVEL:
-            return ""
-        return f"it may hide a backdoor: it stands out among clean sets (p = {p:.3g})."
+        p, smallest = _value(finding, "p_value"), _value(finding, "smallest_p")
+        if p is not None and p <= LEVEL:
+            return f"it may hide a backdoor: it stands out among clean sets (p = {p:.3g})."
+        if p is not None and p == smallest:
+            return (
+                f"it stands out from all clean sets, which are too few to prove more (p = {p:.3g}); "
+                "scan it with more (--setting backdoor-scan.references=N)."
+            )
+        return ""
 
     def sentence(self, finding: Finding) -> str:
-        """Which detector saw most, and in which class."""
-        excess = {
-            d.title: m.value
-            for d in DETECTORS
-            for m in finding.metrics
-            if m.name == f"backdoor_scan.{d.name}_excess" and m.value is not None
-        }
-        if not excess:
+        """Which detector saw most, and in which class; or that none saw more than in clean sets."""
+        p, smallest = _value(finding, "p_value"), _value(finding, "smallest_p")
+        if p is None:
             return ""
+        if p > LEVEL and p != smallest:
+            return f"In {finding.subject} no detector sees more than in clean sets (p = {p:.2g})."
+        excess = {d.title: _value(finding, f"{d.name}_excess") or 0.0 for d in DETECTORS}
         worst = max(excess, key=lambda title: excess[title])
         by_class = [c.y for c in finding.curves if c.label == worst]
-        where = f", in class {by_class[0].index(max(by_class[0]))}" if by_class else ""
-        return f"{worst} stands out most: {excess[worst]:.1f} standard deviations above clean sets{where}."
+        where = f" class {by_class[0].index(max(by_class[0]))} of" if by_class else ""
+        return (
+            f"In{where} {finding.subject}, {worst} reads {excess[worst]:.1f} standard deviations more than in clean "
+            "sets."
+        )
 
     def checks(self, ctx: Context, settings: BackdoorScanSettings) -> list[Check]:
         """A trigger planted in real records is found by each detector; clean records are not accused."""
         if ctx.data.space != "pixels":
             return []
         return known_answers.checks(ctx, settings.chosen(), epochs=settings.epochs)
+
+
+def _value(finding: Finding, name: str) -> float | None:
+    """Of one of this auditor's metrics; None where it is not there."""
+    try:
+        return finding.metric(f"backdoor_scan.{name}").value
+    except KeyError:
+        return None
 
 
 def exhibit(made: DistilledSet | None, ctx: Context, settings: BackdoorScanSettings) -> Exhibit:

@@ -85,7 +85,8 @@ def test_a_poisoned_set_stands_out_in_the_right_class(found, scanner):
     by_detector = {c.label: c.y for c in found.curves}
     for title in ("Neural Cleanse", "SCAn", "Spectral Signatures"):
         assert max(range(4), key=by_detector[title].__getitem__) == 2
-    assert scanner.sentence(found).endswith("in class 2.")
+    assert scanner.sentence(found).startswith("In class 2 of a file, ")
+    assert "too few to prove more" in scanner.warning(found)  # 5 of them
     assert found.metric("backdoor_scan.trigger_asr").value > 0.8
     assert len(found.images) == 1
 
@@ -95,6 +96,7 @@ def test_a_clean_set_does_not(scanner, clean_set, ctx):
     finding = scan(scanner, file_subject(clean_set), ctx)
     assert finding.metric("backdoor_scan.p_value").value > 1 / 6
     assert scanner.warning(finding) == ""
+    assert "no detector sees more" in scanner.sentence(finding)
 
 
 def test_every_metric_is_announced_and_detectors_have_their_own(found, scanner):
