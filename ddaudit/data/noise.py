@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from operator import getitem
 
 import numpy as np
 import torch
@@ -116,11 +115,8 @@ def noisy_dataset(base: Dataset, *, rate: float, kind: str, seed: int, where: st
         f"{len(train)} training labels are wrong; test labels are clean."
     )
     true = {TRUE_TRAIN: base.train, TRUE_VALIDATION: base.validation}
-    # No closures: data sets are sent to worker processes.
-    kept = {
-        **{name: partial(getitem, base.extra, name) for name in base.extra},
-        **{name: partial(getitem, true, name) for name in true},
-    }
+    kept = {name: partial(_split, base.extra, name) for name in base.extra}
+    kept |= {name: partial(_split, true, name) for name in true}
     return replace(
         base,
         train=train,
@@ -128,6 +124,11 @@ def noisy_dataset(base: Dataset, *, rate: float, kind: str, seed: int, where: st
         extra=LazySplits(kept),
         notes=(*base.notes, note),
     )
+
+
+def _split(extra: Mapping[str, ImageData], name: str) -> ImageData:
+    """No closure, because data sets are sent to worker processes."""
+    return extra[name]
 
 
 @dataset(

@@ -90,8 +90,8 @@ def stage_metrics(
         )
         if main:
             ece = intervals[name]
-            lower = (x - floor for x in (ece.value, ece.low, ece.high))
-            above = Interval(*lower, n, ece.within).clamp()
+            low, high = ece.low - floor, ece.high - floor
+            above = Interval(ece.value - floor, low, high, n, ece.within).clamp()
             both = {"binning": name, "stage": stage}
             out.append(Metric.of("calibration.ece_debiased", above, direction="lower", params=both))
     for name in ("ks_error", "aurc", "excess_aurc"):
