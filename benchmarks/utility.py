@@ -192,8 +192,9 @@ def write_page(
             if row is None:
                 missing.append(name)
                 continue
-            told = own.get(name, "-")
-            lines.append(_line(row, known[name], case, told, published, reasons))
+            told, failed = own.get(name, "-"), problems.get((name, case))
+            line = _line(row, known[name], case, told, published, reasons)
+            lines.append(f"{line[:-1]}; a seed failed: {failed} |" if failed else line)
         lines.append("")
         if missing:
             names = [f"{n} ({problems[n, case]})" if (n, case) in problems else n for n in missing]

@@ -26,6 +26,7 @@ HABA = register(
             **MTT.small,
             "loop.iterations": 100,
             "loop.lr": 5.0,
+            "loop.rate.lr": 1e-4,
             "loop.momentum": 0.5,
             "synthesis.extractor": "ConvNetW32",
         },
