@@ -4,9 +4,9 @@ from benchmarks.robust import Row, all_rows, page
 
 
 def cell(standing: int, *, attacked: int = 0) -> dict:
-    """100 images of which the first ``standing`` stand under PGD, ``attacked`` of 50 under AutoAttack."""
+    """100 images of which the first ``standing`` stand under PGD, ``attacked`` of 200 under AutoAttack."""
     bits = (
-        dict.fromkeys(("1", "2", "8"), "1" * attacked + "0" * (50 - attacked)) if attacked else {}
+        dict.fromkeys(("1", "2", "8"), "1" * attacked + "0" * (200 - attacked)) if attacked else {}
     )
     return {"clean": 0.9, "pgd": "1" * standing + "0" * (100 - standing), "bits": bits}
 
@@ -36,7 +36,10 @@ def test_a_variant_helps_where_it_beats_its_base_and_the_base_at_equal_accuracy(
 
 
 def test_autoattack_decides_where_both_have_it_and_what_is_missing_is_named():
-    cells = {"mtt/plain/0": cell(50, attacked=40), "mtt+adversarial/plain/0": cell(90, attacked=20)}
+    cells = {
+        "mtt/plain/0": cell(50, attacked=160),
+        "mtt+adversarial/plain/0": cell(90, attacked=80),
+    }
     made = page({"digits": cells}, all_rows())
     (row,) = [r for r in made.splitlines() if r.startswith("| `mtt+adversarial` | -40.0")]
     assert row.endswith("| hurts |")
