@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ddaudit.errors import BadInput
 from ddaudit.files import afford_json, read_bytes
+from ddaudit.reports.build import tell
 from ddaudit.reports.schema import SCHEMA_VERSION, Report
 
 
@@ -39,4 +40,6 @@ def read_report(path: str | Path) -> Report:
     lost = next((name for name in spoken if name not in known), None)
     if lost is not None:
         raise BadInput(path, f"speaks of '{lost}', which is none of its subjects", "Was it edited?")
+    if not report.trust:  # written before reports had answers
+        tell(report)
     return report

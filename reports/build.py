@@ -92,14 +92,19 @@ def build_report(run: RawRun) -> Report:
     report.comparisons = _comparisons(report, pairing(run.cells))
     report.claims = [claim for s in subjects if (claim := _claim(report, s)) is not None]
     report.alerts = alerts(report)
-    report.answers, report.trust = answers(report), trust(report)
-    report.summary = summarise(report)
-    report.limits = limits(report)
+    tell(report)
     for finding in findings:  # their kind and rank are in the limits
         finding.caveats = [str(text) for text in finding.caveats]
     asked = {a.name for a in auditors}
     report.not_asked = [n for n in AUDITORS.names() if n not in asked] if auditors else []
     return report
+
+
+def tell(report: Report) -> None:
+    """Put into words what a report holds in numbers: answers, what they rest on, findings, limits."""
+    report.answers, report.trust = answers(report), trust(report)
+    report.summary = summarise(report)
+    report.limits = limits(report)
 
 
 def _subjects(run: RawRun) -> list[SubjectInfo]:

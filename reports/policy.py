@@ -14,6 +14,7 @@ from ddaudit.files import read_yaml
 from ddaudit.reports import labels
 
 Use = Literal["value", "low", "high", "conservative"]
+_SHIPPED = resources.files("ddaudit.reports.policies")
 RunDemand = Literal["complete", "checked", "not quick", "seeds"]
 
 
@@ -110,7 +111,7 @@ def load_policy(path: str | Path) -> Policy:
         BadInput: unreadable, not YAML, an unknown key or a bad value; the line names the key and
         what is allowed.
     """
-    shipped = resources.files(__package__) / "policies" / f"{path}.yaml"
+    shipped = _SHIPPED / f"{path}.yaml"
     if str(path) in ready() and not Path(path).exists():
         with resources.as_file(shipped) as found:
             content = read_yaml(found)
@@ -131,8 +132,7 @@ def load_policy(path: str | Path) -> Policy:
 
 def ready() -> list[str]:
     """Names of the policies that are shipped."""
-    folder = resources.files(__package__) / "policies"
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(p.name[:-5] for p in _SHIPPED.iterdir() if p.name.endswith(".yaml"))
 
 
 def _bad_policy(path: str | Path, error: ValidationError) -> BadInput:

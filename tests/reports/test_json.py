@@ -71,6 +71,23 @@ def test_a_report_survives_the_file(report: Report, tmp_path: Path) -> None:
     assert read_report(path) == report
 
 
+def test_a_report_of_an_older_release_is_told_anew(report: Report, tmp_path: Path) -> None:
+    content = json.loads(report.model_dump_json())
+    for key in ("answers", "trust", "limits", "not_asked"):
+        del content[key]
+    for sentence in content["summary"]:
+        del sentence["first"], sentence["detail"]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    read = read_report(path)
+    assert (read.answers, read.trust, read.summary) == (
+        report.answers,
+        report.trust,
+        report.summary,
+    )
+    assert [x.text for x in read.limits] == [x.text for x in report.limits]
+
+
 @pytest.mark.parametrize(
     ("text", "needle"),
     [("{}", "is not a ddaudit report"), ("[", "is not a ddaudit report"), (None, "no such file")],

@@ -1,0 +1,1 @@
+"""Policies that are shipped: the gate takes them by name."""
