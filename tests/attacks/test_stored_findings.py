@@ -3,7 +3,9 @@
 ``stored_findings.json`` was first written by the code of commit 8410b0a, and anew when private answers were rounded to
 a grid (without the rounding the numbers were those of 8410b0a). The readings of "rmia" and "rmia-offline", and no
 others, were written anew when online RMIA got one form of reference for records and population, and both got ties
-broken by the ratio (before, the TPR of "rmia" at 1 % FPR was that of random order among 2 to 80 % of the records):
+broken by the ratio (before, the TPR of "rmia" at 1 % FPR was that of random order among 2 to 80 % of the records).
+Intervals over networks, and of bootstraps, and no values, were written anew when they came to cover what they promise
+(docs/statistics.md):
 
     OMP_NUM_THREADS=1 python tests/attacks/test_stored_findings.py tests/attacks/stored_findings.json
 
