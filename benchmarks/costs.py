@@ -348,7 +348,7 @@ MATTERS = {
 }
 """Settings that are halved to see how much of the time follows them; of other auditors, none."""
 
-SETTINGS = {"backdoor-scan": {"recipe": "random"}}
+SETTINGS = {"backdoor-scan": {"recipe": "random", "references": 12}}
 """Settings without which an auditor has nothing to do on a recipe."""
 
 ONCE = ("noise",)
@@ -402,10 +402,11 @@ def auditor_rows(name: str) -> tuple[Row, Row]:
         share = (less.seconds / row.seconds - 1) / (then[key] / now[key] - 1)
         if share > floor:
             row.counts[key] = min(share, 1.0)
-    less, then = cell(victims=1)
-    share = (less.seconds / row.seconds - 1) / (then["victims"] / now["victims"] - 1)
-    if share > floor:
-        row.counts["victims"] = min(share, 1.0)
+    if now["victims"] > 1:
+        less, then = cell(victims=1)
+        share = (less.seconds / row.seconds - 1) / (then["victims"] / now["victims"] - 1)
+        if share > floor:
+            row.counts["victims"] = min(share, 1.0)
     return row, cell(checks=True)[0]
 
 
