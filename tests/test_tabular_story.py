@@ -91,7 +91,7 @@ def test_audit_and_report_of_a_table(run, table, tmp_path):
     found = audit(run, table, tmp_path / "run", "backdoor,bias,utility")
     for subject in ("dm", "dm+fair", "dm+dp", "random"):
         assert found[subject, "backdoor"]["status"] == "skipped"
-        assert "white square" in found[subject, "backdoor"]["reason"]
+        assert "triggers are pixels" in found[subject, "backdoor"]["reason"]
         assert found[subject, "bias"]["status"] == "ok"
         assert found[subject, "utility"]["status"] == "ok"
     metrics = found["random", "utility"]["metrics"]
@@ -110,4 +110,5 @@ def test_no_auditor_fails_on_a_table(run, table, tmp_path):
         for (subject, auditor), f in found.items()
         if f["status"] == "skipped" and not (subject == "dm+dp" and "not finite" in f["reason"])
     }
-    assert skipped == {"backdoor", "corruption", "noise", "shift", "soft-labels", "tail"}
+    pixels = {"backdoor", "corruption", "shift"}
+    assert skipped == pixels | {"backdoor-scan", "noise", "soft-labels", "tail"}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ddaudit.data import Dataset
 from ddaudit.distillation import resolve
+from ddaudit.distillation.canvas import Start
 from ddaudit.errors import BadInput
 from ddaudit.sets import detect, import_set
 
@@ -70,15 +71,10 @@ def test_ddaudits_own_hallucinators_go_through_the_layout(tmp_path: Path, tiny: 
     """What a recipe's canvas decodes to, and what its factors in HaBa's files decode to."""
     synthesis = resolve("haba-dm", options={"synthesis.contrast": 0}).synthesis
     assert synthesis is not None
-    canvas = synthesis.start(
-        tiny.train,
-        torch.ones(1, len(tiny.train), dtype=torch.bool),
-        ipc=1,
-        mean=torch.tensor(tiny.mean)[:, None, None],
-        std=torch.tensor(tiny.std)[:, None, None],
-        generator=torch.Generator().manual_seed(0),
-        device=torch.device("cpu"),
-    )
+    mean, std = (torch.tensor(v)[:, None, None] for v in (tiny.mean, tiny.std))
+    everybody = torch.ones(1, len(tiny.train), dtype=torch.bool)
+    draws = torch.Generator().manual_seed(0)
+    canvas = synthesis.start(Start(tiny.train, everybody, 1, mean, std, draws))
     bases, *weights = canvas.parameters
     names = ("scale", "shift", "enc.weight", "enc.bias", "dec.weight", "dec.bias")
     torch.save(bases.detach()[0], tmp_path / "images_best.pt")
