@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from ddaudit.measures import outliers, scores
 from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.measures.confidence import shifted_metric, stage_metrics
 from ddaudit.measures.matched import matched_ece, references
+from ddaudit.measures.scaling import REPAIRS
 from ddaudit.measures.smooth import residual_cells, smooth_ece
 from ddaudit.stats import wilson
 
@@ -40,6 +41,8 @@ class CalibrationSettings(Settings):
     """Test images for the error under shift; 0 leaves it out."""
     matched: tuple[int, ...] = (1, 5, 10, 50)
     """Images per class of the random real subsets that accuracy is matched with; none leaves it out."""
+    repairs: tuple[Literal["vector", "masked", "ensemble"], ...] = ("vector", "masked", "ensemble")
+    """Further repairs that are scored: vector scaling, masked temperatures, the average of the networks."""
 
 
 @auditor
@@ -141,7 +144,7 @@ class Calibration(Auditor[CalibrationSettings]):
     from_records: ClassVar[tuple[str, ...] | None] = (
         "calibration.temperature",
         "calibration.matched_ece",
-        f"stage={TEMPERATURE}",
+        *(f"stage={name}" for name in (TEMPERATURE, "vector", "masked")),
     )
     settings: ClassVar[type[Settings]] = CalibrationSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -151,6 +154,7 @@ class Calibration(Auditor[CalibrationSettings]):
             "validation_limit": 2000,
             "shifted": 150,
             "matched": (),
+            "repairs": (),
         }
     }
 
@@ -188,7 +192,8 @@ class Calibration(Auditor[CalibrationSettings]):
             finding.status = "partial"
             finding.reason = f"Data '{ctx.data.name}' has no validation images for a temperature."
             return finding
-        fits = [scores.fit_temperature(z, held.labels) for z in answers(held)]
+        unseen = answers(held)
+        fits = [scores.fit_temperature(z, held.labels) for z in unseen]
         lost = [f for f in fits if f.at_bound]
         if lost:
             finding.caveats.append(_without_temperature(fits))
@@ -196,6 +201,11 @@ class Calibration(Auditor[CalibrationSettings]):
             finding.status = "partial"
             finding.reason = "No temperature can be fitted to any of the networks."
             return finding
+        for name in settings.repairs:
+            finding.metrics += _repaired(
+                name, REPAIRS[name](logits, unseen, held.labels), test.labels, settings,
+                ctx.generator("calibration", name, subject.id, seed),
+            )  # fmt: skip
         beside = references(ctx, seed, settings.matched, held)
         stage(
             TEMPERATURE,
@@ -337,6 +347,15 @@ def _damaged(ctx: Context, settings: CalibrationSettings) -> ImageData | None:
         return None
     sample = ctx.test(settings.shifted)
     return replace(sample, images=outliers.damaged(sample, level=3))
+
+
+def _repaired(
+    name: str, logits: Tensor, labels: Tensor, settings: CalibrationSettings, g: torch.Generator
+) -> list[Metric]:
+    """The scores by which repairs are compared, of (V, N, K) repaired logits."""
+    wanted = {"calibration.ece", "calibration.smooth_ece", "calibration.brier", "calibration.nll"}
+    made = stage_metrics(logits, labels, settings, stage=name, generator=g)
+    return [m.model_copy(update={"headline": False}) for m in made if m.name in wanted]
 
 
 def _scaled(logits: Tensor, fits: Sequence[scores.Temperature]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddaudit.measures.scores import Temperature, fit_temperature
+
+Repair = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(V, N, K) logits, (V, M, K) logits on held-out data, (M,) labels of those -> (V or 1, N, K) repaired logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,3 +103,22 @@ def ensemble(logits: Tensor) -> Tensor:
     Source: Lakshminarayanan, Pritzel & Blundell, "Deep Ensembles", NeurIPS 2017, section 2.4.
     """
     return logits.double().log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log()
+
+
+def _by_vector(logits: Tensor, held: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack([fit_vector(h, labels).apply(z) for z, h in zip(logits, held, strict=True)])
+
+
+def _by_masks(logits: Tensor, held: Tensor, labels: Tensor) -> Tensor:
+    fits = [fit_masked_temperature(h, labels) for h in held]
+    return torch.stack(
+        [z if f.at_bound else z / f.value for z, f in zip(logits, fits, strict=True)]
+    )
+
+
+def _together(logits: Tensor, _held: Tensor, _labels: Tensor) -> Tensor:
+    return ensemble(logits)[None]
+
+
+REPAIRS: Mapping[str, Repair] = {"vector": _by_vector, "masked": _by_masks, "ensemble": _together}
+"""Beside one temperature: a scale and shift for each class, a temperature fitted under masks, the networks' average."""

@@ -143,6 +143,28 @@ def test_without_validation_images_the_second_half_is_missing_and_says_so(
     assert {m.params["stage"] for m in finding.metrics} == {"raw"}
 
 
+def test_further_repairs_are_scored_beside_one_temperature(
+    calibrated, known, subject, answering
+) -> None:
+    """Logits whose classes need different scales: a scale for each class repairs what one temperature cannot."""
+    data, z, zv = calibrated
+    bent = torch.tensor([0.4, 4.0, 1.0, 2.0])
+    nets = [_both(answering, data, z / bent, zv / bent)] * 2
+    found = Calibration().run(subject, known(data, nets), SETTINGS, 0)
+    nll = {
+        stage: found.metric("calibration.nll", stage=stage).value
+        for stage in ("raw", "temperature", "masked", "vector", "ensemble")
+    }
+    assert nll["vector"] < nll["temperature"] - 0.02
+    assert nll["temperature"] <= nll["masked"] <= nll["raw"]
+    assert nll["ensemble"] == pytest.approx(nll["raw"])
+    best = float(torch.nn.functional.cross_entropy(z, data.test.labels))
+    assert nll["vector"] == pytest.approx(best, abs=0.01)
+    ece_of = found.metric("calibration.ece", binning="equal-width", stage="vector")
+    assert not ece_of.headline
+    assert ece_of.value < 2 * ece_of.floor
+
+
 def test_temperature_never_sees_test_labels(calibrated, known, subject, answering) -> None:
     data, z, zv = calibrated
     victims = [_both(answering, data, 2 * z, 2 * zv)]
