@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ddaudit.distillation.canvas import Canvas, Start, Synthesis
-from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.canvas import Canvas, Start
+from ddaudit.distillation.synthesis import Wrapped
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Wrapped):
     """Another synthesis, whose pixels are each set to the mean with some probability, anew for every match.
 
     No few pixels can then carry a class alone. Images that are taken without a gradient, as networks learn of them
@@ -26,26 +26,11 @@ class Masked:
         distillation training).
     """
 
-    inner: Synthesis = field(default_factory=Pixels)
     drop: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 < self.drop < 1:
             raise ValueError(f"synthesis.drop must lie strictly between 0 and 1, got {self.drop:g}")
-
-    @property
-    def init(self) -> str:
-        """That of the synthesis inside."""
-        return self.inner.init
-
-    @property
-    def parallel(self) -> bool:
-        """When the synthesis inside is."""
-        return self.inner.parallel
-
-    def from_noise(self) -> Masked:
-        """Around the synthesis inside, from noise."""
-        return replace(self, inner=self.inner.from_noise())
 
     def start(self, given: Start) -> Canvas:
         """The images of the synthesis inside.
@@ -53,7 +38,7 @@ class Masked:
         Raises:
             BadInput: as the synthesis inside.
         """
-        canvas = self.inner.start(given)
+        canvas = super().start(given)
         seed = int(torch.randint(2**31, (), generator=given.generator))
         generator = torch.Generator().manual_seed(seed)
 

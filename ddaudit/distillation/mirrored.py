@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddaudit.distillation.canvas import Canvas, Start, Synthesis
-from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.canvas import Canvas, Start
+from ddaudit.distillation.synthesis import Wrapped
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class Mirrored(Wrapped):
     """Another synthesis, whose images are matched together with their left-right mirror images.
 
     Neither costs storage, and evaluation sees the images alone (its augmentation mirrors them where the data allow).
@@ -27,26 +27,11 @@ class Mirrored:
         authors' code; FRePo's code mirrors images of three channels (Zhou et al., NeurIPS 2022).
     """
 
-    inner: Synthesis = field(default_factory=Pixels)
     on: Literal["all", "colour"] = "all"
 
     def __post_init__(self) -> None:
         if self.on not in ("all", "colour"):
             raise ValueError(f"synthesis.on is 'all' or 'colour', not '{self.on}'")
-
-    @property
-    def init(self) -> str:
-        """That of the synthesis inside."""
-        return self.inner.init
-
-    @property
-    def parallel(self) -> bool:
-        """When the synthesis inside is."""
-        return self.inner.parallel
-
-    def from_noise(self) -> Mirrored:
-        """Around the synthesis inside, from noise."""
-        return replace(self, inner=self.inner.from_noise())
 
     def start(self, given: Start) -> Canvas:
         """The images of the synthesis inside, then their mirror images.
@@ -54,7 +39,7 @@ class Mirrored:
         Raises:
             BadInput: as the synthesis inside.
         """
-        canvas = self.inner.start(given)
+        canvas = super().start(given)
         if self.on == "colour" and given.data.shape[0] == 1:
             return canvas
 

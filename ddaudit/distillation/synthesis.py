@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.canvas import Canvas, Start
+from ddaudit.distillation.canvas import Canvas, Start, Synthesis
 from ddaudit.distillation.clusters import central_records
 from ddaudit.errors import BadInput
 
@@ -99,6 +99,35 @@ class Pixels:
             x.detach().clamp_(0, 1)
 
         return Canvas([x], labels, decode, confine=clip, image_bytes=size)
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A synthesis around another one, whose images it changes; subclasses say how in ``start``."""
+
+    inner: Synthesis = field(default_factory=Pixels)
+
+    @property
+    def init(self) -> str:
+        """That of the synthesis inside."""
+        return self.inner.init
+
+    @property
+    def parallel(self) -> bool:
+        """When the synthesis inside is."""
+        return self.inner.parallel
+
+    def from_noise(self) -> Synthesis:
+        """Around the synthesis inside, from noise."""
+        return replace(self, inner=self.inner.from_noise())
+
+    def start(self, given: Start) -> Canvas:
+        """The images of the synthesis inside.
+
+        Raises:
+            BadInput: as the synthesis inside.
+        """
+        return self.inner.start(given)
 
 
 @dataclass(frozen=True)
