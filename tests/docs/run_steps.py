@@ -18,7 +18,7 @@ from pathlib import Path
 
 def python(text: str) -> int:
     """Run a block as a script."""
-    exec(compile(text, "<block>", "exec"), {"__name__": "block"})
+    exec(compile(text, "<block>", "exec", dont_inherit=True), {"__name__": "block"})
     return 0
 
 
