@@ -31,7 +31,9 @@ def test_a_row_that_does_not_beat_random_needs_a_reason() -> None:
     published = read_published()
     line = _line(better, KNOWN["dm"], case, "0.81", published, {"dm": "why"})
     assert "| +0.050 [+0.030, +0.070] | yes | 0.81 | 0.835 ± 0.003 (from memory) |  |" in line
-    assert _line(worse, KNOWN["kip"], case, "-", {}, {}).endswith("| no | - | - | not looked into |")
+    assert _line(worse, KNOWN["kip"], case, "-", {}, {}).endswith(
+        "| no | - | - | not looked into |"
+    )
     reasons = {"kip": "general", "kip@fashion-mnist@10": "here"}
     assert _line(worse, KNOWN["kip"], case, "-", {}, reasons).endswith("| no | - | - | here |")
 
