@@ -35,7 +35,8 @@ from ddaudit.models import Arch, Network
 from ddaudit.sets import DistilledSet, load, save
 
 ARCH = Arch.parse("ConvNetW32")
-TARGET, IPC = 0, 10
+TARGET, VICTIMS = 2
+IPC = 0, 10
 FEWEST_CLEAN = 5
 OPTIONS: dict[str, dict[str, Any]] = {
     "naive": {},
@@ -96,7 +97,9 @@ class Bench:
 
     def __init__(self, data: Dataset, out: Path) -> None:
         self.data, self.out = data, out
-        self.ctx = Context(data=data, preset=PRESETS["quick"], arch=fit(ARCH, data.shape), ipc=IPC)
+        # As many networks as the cells that are stored: more would not be comparable with them.
+        preset = PRESETS["quick"].model_copy(update={"victims": VICTIMS})
+        self.ctx = Context(data=data, preset=preset, arch=fit(ARCH, data.shape), ipc=IPC)
         self._clean: dict[Path, list[Network]] = {}
 
     def clean(self, cell: Cell) -> DistilledSet:
@@ -109,7 +112,7 @@ class Bench:
 
     def victims(self, made: DistilledSet, seed: int) -> list[Network]:
         """Two networks trained on a set, of the same seeds for all sets of a seed."""
-        seeds = [self.ctx.seed_for("victim", seed, i) for i in range(self.ctx.preset.victims)]
+        seeds = [self.ctx.seed_for("victim", seed, i) for i in range(VICTIMS)]
         return self.ctx.train([made] * len(seeds), seeds=seeds)
 
     def measure(self, cell: Cell) -> dict[str, Any]:

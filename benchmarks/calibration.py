@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import ddaudit
+from ddaudit.auditing import PRESETS
 from ddaudit.findings import Finding
 
 METHODS = ("dm", "idm", "dc", "mtt", "rded", "frepo")
@@ -32,8 +33,8 @@ HEAD = """# Calibration of distilled sets on digits
 OMP_NUM_THREADS=1 python -m benchmarks.calibration --out runs/calibration --page docs/results/calibration.md
 ```
 
-Made by the command above. Small profiles, IPC {ipc}, {seeds} distillations of each method, two networks a set (quick
-protocol), 400 test images, temperatures fitted on 200 validation images. Brackets are 95 % intervals over test images,
+Made by the command above. Small profiles, IPC {ipc}, {seeds} distillations of each method, {victims} networks a set
+(quick protocol), 400 test images, temperatures fitted on 200 validation images. Brackets are 95 % intervals over test images,
 networks and distillations. "Matched" is the ECE less that of networks trained on random real records ({sizes} a class)
 that are as accurate, by interpolation; a dash: no such records are as accurate. 8x8 digits are a demonstration: these
 are facts about small sets of them, not about the methods at their published size.
@@ -72,7 +73,8 @@ def main() -> None:
 def text(found: dict[str, dict[str, Finding]], *, seeds: int, ipc: int) -> str:
     """The page, of findings by subject and auditor."""
     rows = {s: row for s, row in found.items() if {"utility", "calibration"} <= set(row)}
-    head = HEAD.format(ipc=ipc, seeds=seeds, sizes=", ".join(map(str, SIZES)))
+    victims = PRESETS["quick"].victims
+    head = HEAD.format(ipc=ipc, seeds=seeds, victims=victims, sizes=", ".join(map(str, SIZES)))
     both = (RAW, SCALED)
     scaling, beyond = [], []
     for s, row in rows.items():

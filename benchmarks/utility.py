@@ -168,7 +168,7 @@ def write_page(
         "# Utility of every method",
         "",
         "Made by `python -m benchmarks.utility`. Accuracy on real test images of networks trained on the set "
-        "under the quick preset (ConvNet of width 32, two networks per set), `small` profile: shortened methods, not "
+        "under the quick preset (ConvNet of width 32), `small` profile: shortened methods, not "
         "the published ones. Intervals are 95 %; the difference is to random records of equal number, over draws, "
         "networks and test images. Published numbers are of the full-length method on ConvNet-3 of width 128, which a "
         "`small` profile is not; their tag says where they are from: `[C] README` read in the authors' repository, "
@@ -180,6 +180,9 @@ def write_page(
         found = {r.method: r for r in rows(case.folder(args.out))}
         own = by_own_protocol(case.folder(args.out, "card"))
         lines += [f"## {TITLES.get(case.data, case.data)}, IPC {case.ipc}", ""]
+        if (about := case.folder(args.out) / "run.json").exists():
+            networks = json.loads(about.read_text(encoding="utf-8"))["preset"]["victims"]
+            lines += [f"{networks} networks per set.", ""]
         lines += [
             "| family | method | status | accuracy | seeds | less random | beats random | own protocol | published "
             "| reason |",

@@ -107,7 +107,7 @@ PRESETS: dict[str, Preset] = {
     p.name: p
     for p in (
         Preset(
-            name="quick", seeds=1, victims=2, protocol="quick", profile="small", test_limit=10_000
+            name="quick", seeds=1, victims=3, protocol="quick", profile="small", test_limit=10_000
         ),
         Preset(
             name="standard", seeds=3, victims=3, protocol="dc", profile="small", test_limit=None
