@@ -35,9 +35,9 @@ OMP_NUM_THREADS=1 python -m benchmarks.calibration --out runs/calibration --page
 
 Made by the command above. Small profiles, IPC {ipc}, {seeds} distillations of each method, {victims} networks a set
 (quick protocol), 400 test images, temperatures fitted on 200 validation images. Brackets are 95 % intervals over test
-images, networks and distillations. "Matched" is the ECE less that of networks trained on random real records ({sizes} a class)
-that are as accurate, by interpolation; a dash: no such records are as accurate. 8x8 digits are a demonstration: these
-are facts about small sets of them, not about the methods at their published size.
+images, networks and distillations. "Matched" is the ECE less that of networks trained on random real records ({sizes} a
+class) that are as accurate, by interpolation; a dash: no such records are as accurate. 8x8 digits are a demonstration:
+these are facts about small sets of them, not about the methods at their published size.
 """
 
 
