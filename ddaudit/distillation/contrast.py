@@ -62,8 +62,7 @@ class GoldenContrast:
         pick = torch.randint(len(self.records[1]), (len(x),), generator=g)
         real, theirs = self.records[0][pick].to(x), self.records[1][pick].to(y.device)
         embed = view.net.body.features
-        alone = F.normalize(embed(x), dim=1)
-        mixed = F.normalize(embed(self.share * x + (1 - self.share) * real), dim=1)
+        alone, mixed = embed(x), embed(self.share * x + (1 - self.share) * real)
         loss = supervised_contrast(alone, y, self.temperature)
         loss = loss + self.share * supervised_contrast(mixed, y, self.temperature)
         return (loss + (1 - self.share) * supervised_contrast(mixed, theirs, self.temperature))[
@@ -71,14 +70,17 @@ class GoldenContrast:
         ]
 
 
-def supervised_contrast(z: Tensor, y: Tensor, temperature: float) -> Tensor:
+def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.07) -> Tensor:
     """Mean over points of minus the mean log-probability, among the others, of those of the same class; 0 for a point
     that is alone.
 
     Args:
-        z: (N, D) of unit length.
+        z: (N, D) features, taken at unit length.
         y: (N,) classes.
+
+    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv 2004.11362, equation 2.
     """
+    z = F.normalize(z, dim=1)
     others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     logits = (z @ z.T / temperature).masked_fill(~others, -torch.inf)
     log_p = logits.log_softmax(1).masked_fill(~others, 0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ddaudit.data import ImageData
 from ddaudit.distillation.canvas import Canvas, Start
+from ddaudit.distillation.contrast import supervised_contrast
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.synthesis import Pixels, labels_of
 from ddaudit.errors import BadInput, DDAuditError
@@ -175,19 +176,6 @@ class _Extractor:
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
-
-
-def supervised_contrast(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
-    """The contrastive loss of features z (N, D) with labels (N,), every class at least twice.
-
-    Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv 2004.11362, equation 2.
-    """
-    unit = F.normalize(z)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    scores = (unit @ unit.T / temperature).masked_fill(itself, -math.inf)
-    logs = scores.log_softmax(1).masked_fill(itself, 0.0)
-    alike = (labels[:, None] == labels) & ~itself
-    return -((logs * alike).sum(1) / alike.sum(1)).mean()
 
 
 @dataclass(frozen=True)

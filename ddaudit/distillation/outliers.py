@@ -14,7 +14,7 @@ from ddaudit.distillation.loops import Constants, Job
 from ddaudit.distillation.objectives import GradientMatch, MeanEmbedding
 from ddaudit.distillation.parts import View
 from ddaudit.distillation.reading import augment_by_class
-from ddaudit.distillation.synthesis import Pixels
+from ddaudit.distillation.synthesis import Pixels, labels_of
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
 from ddaudit.seeds import stable_seed
@@ -66,7 +66,7 @@ class WithOutliers:
         if given.data.space != "pixels" or len(given.members) != 1:
             raise BadInput("outliers", "are made of the images of one run")
         canvas = self.inner.start(given)
-        slots = torch.arange(given.data.num_classes).repeat_interleave(given.ipc)
+        slots = labels_of(given.data.num_classes, given.ipc)
         x = spoilt_records(given.data, given.members[0], slots, given.generator)
         values = ((x - given.mean) / given.std)[None].to(given.device).requires_grad_(True)
         return replace(
@@ -119,9 +119,9 @@ class OutlierMatch:
         train, members, (mean, std), strategy = self.known
         classes, device = view.num_classes, view.outliers.device
         g = torch.Generator().manual_seed(stable_seed("outliers", view.step))
-        slots = torch.arange(classes).repeat_interleave(self.per_slot)
+        slots = labels_of(classes, self.per_slot)
         real = ((spoilt_records(train, members, slots, g) - mean) / std).to(device)
-        own = torch.arange(classes).repeat_interleave(view.outliers.shape[1] // classes)
+        own = labels_of(classes, view.outliers.shape[1] // classes)
         drawn = tuple(
             draw(strategy, g, shape=train.shape) if strategy else None for _ in range(classes)
         )

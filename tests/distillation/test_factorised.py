@@ -9,12 +9,12 @@ import torch
 
 from ddaudit.data import load_data
 from ddaudit.distillation import distill, distill_many, resolve
+from ddaudit.distillation.contrast import supervised_contrast
 from ddaudit.distillation.factorised import (
     Hallucinated,
     Hallucinator,
     Memory,
     recall,
-    supervised_contrast,
 )
 from ddaudit.distillation.frequency import Frequency, dct, idct, lowest, most_varied
 from ddaudit.distillation.learned import LearnedLabels
