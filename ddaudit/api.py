@@ -24,7 +24,7 @@ from ddaudit.audits import AuditConfig, Given, make_config, run_audit
 from ddaudit.audits.config import BASELINES
 from ddaudit.audits.run import Report as OnEvent
 from ddaudit.data import DATASETS, Dataset, ImageData, load_data
-from ddaudit.devices import pick_device
+from ddaudit.devices import pick_device, pick_profile
 from ddaudit.distillation import DEFENSES, METHODS, Recipe, check_recipe, make_recipe
 from ddaudit.distillation import distill as run_recipe
 from ddaudit.errors import BadInput
@@ -85,9 +85,7 @@ def distill(
     where = pick_device(str(device))
     loaded = _data(data, data_root, download)
     if isinstance(recipe, str):
-        chosen: Literal["paper", "small"] = (
-            profile if profile != "auto" else ("small" if where.type == "cpu" else "paper")
-        )
+        chosen = pick_profile(profile, where)
         made = make_recipe(
             recipe, profile=chosen, options=options, epsilon=epsilon, delta=delta, strict=True
         )

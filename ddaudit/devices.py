@@ -1,6 +1,8 @@
-"""Devices by the names that users give them."""
+"""Devices by the names that users give them, and the profile that suits one."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 
@@ -24,3 +26,12 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"--device {name}", "this machine has no usable GPU", "Use --device cpu.")
     return device
+
+
+def pick_profile(
+    name: Literal["auto", "paper", "small"], device: torch.device
+) -> Literal["paper", "small"]:
+    """The profile for a --profile value; "auto" is the paper's on a GPU and the small one on a CPU."""
+    if name != "auto":
+        return name
+    return "small" if device.type == "cpu" else "paper"

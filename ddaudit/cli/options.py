@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,8 @@ from ddaudit.files import parse_yaml
 from ddaudit.registry import check_name
 
 LARGEST_SEED = 2**31 - 1
+
+Profile = Literal["auto", "paper", "small"]
 
 DataRoot = Annotated[
     Path | None,
@@ -80,15 +82,24 @@ def recipe_options(pairs: list[str] | None) -> dict[str, Any]:
     Raises:
         BadInput: not of that form.
     """
+    return _assigned("--set", pairs, "PART.OPTION=VALUE", "--set loop.iterations=500")
+
+
+def attack_settings(pairs: list[str] | None) -> dict[str, str]:
+    """``--setting KEY=VALUE`` of one attack as a mapping.
+
+    Raises:
+        BadInput: not of that form.
+    """
+    return _assigned("--setting", pairs, "KEY=VALUE", "ratio=0.1")
+
+
+def _assigned(option: str, pairs: list[str] | None, form: str, example: str) -> dict[str, str]:
     found = {}
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
         if not sign or not key:
-            raise BadInput(
-                f"--set {pair}",
-                "is not PART.OPTION=VALUE",
-                "For example --set loop.iterations=500.",
-            )
+            raise BadInput(f"{option} {pair}", f"is not {form}", f"For example {example}.")
         found[key] = value
     return found
 

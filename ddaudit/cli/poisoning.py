@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ def poison(
         ),
     ] = None,
     profile: Annotated[
-        Literal["auto", "paper", "small"],
+        options.Profile,
         typer.Option("--profile", help="auto: paper on a GPU, small on a CPU."),
     ] = "auto",
     set_: options.SetOption = None,
@@ -57,7 +57,7 @@ def poison(
     download: options.Download = False,
 ) -> None:
     """Make a set with a backdoor, the poison on its card and the trigger in the file."""
-    values = _settings(setting)
+    values = options.attack_settings(setting)
     places.check_set_file(out, overwrite=overwrite)
     check_name("injection", attack)
     options.check_data_name(data)
@@ -65,7 +65,7 @@ def poison(
     from ddaudit.attacks.backdoor.injection import INJECTIONS, Scene, inject
     from ddaudit.audits.subjects import make_subject
     from ddaudit.data import load_data
-    from ddaudit.devices import pick_device
+    from ddaudit.devices import pick_device, pick_profile
     from ddaudit.distillation import distill
     from ddaudit.distillation.networks import fit
     from ddaudit.models import Arch
@@ -73,8 +73,7 @@ def poison(
     from ddaudit.sets import inspect as look
 
     where = pick_device(device)
-    auto: Literal["paper", "small"] = "small" if where.type == "cpu" else "paper"
-    chosen = auto if profile == "auto" else profile
+    chosen = pick_profile(profile, where)
     injection = INJECTIONS.get(attack).at(chosen).options(values)
     loaded = load_data(data, root=data_root, download=download)
     if target >= loaded.num_classes:
@@ -120,13 +119,3 @@ def poison(
     for line in describe(look(out)):
         typer.echo(line)
     say(f"profile: {chosen}; whoever trains on {out} can test with the trigger that it carries")
-
-
-def _settings(pairs: list[str] | None) -> dict[str, str]:
-    found = {}
-    for pair in pairs or []:
-        key, sign, value = pair.partition("=")
-        if not (sign and key):
-            raise BadInput(f"--setting {pair}", "is not KEY=VALUE", "For example ratio=0.1.")
-        found[key] = value
-    return found

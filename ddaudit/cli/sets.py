@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def distill(
     epsilon: options.Epsilon = None,
     delta: options.Delta = None,
     profile: Annotated[
-        Literal["auto", "paper", "small"],
+        options.Profile,
         typer.Option("--profile", help="auto: paper on a GPU, small on a CPU."),
     ] = "auto",
     set_: options.SetOption = None,
@@ -88,15 +88,13 @@ def distill(
     options.check_data_name(data)
 
     from ddaudit.data import load_data
-    from ddaudit.devices import pick_device
+    from ddaudit.devices import pick_device, pick_profile
     from ddaudit.distillation import check_recipe, distill_sizes, make_recipe
     from ddaudit.sets import describe, save
     from ddaudit.sets import inspect as look
 
     where = pick_device(device)
-    chosen: Literal["paper", "small"] = (
-        profile if profile != "auto" else ("small" if where.type == "cpu" else "paper")
-    )
+    chosen = pick_profile(profile, where)
     made = make_recipe(
         recipe, profile=chosen, options=changes, epsilon=epsilon, delta=delta, strict=True
     )
@@ -127,18 +125,17 @@ def _labelled(
     made: DistilledSet,
     method: str,
     data: Dataset,
-    profile: Literal["auto", "paper", "small"],
+    profile: options.Profile,
     changes: dict[str, str],
     seed: int,
 ) -> DistilledSet:
     """The set with labels as ``method`` writes them."""
-    from ddaudit.devices import pick_device
+    from ddaudit.devices import pick_device, pick_profile
     from ddaudit.distillation import make_recipe
     from ddaudit.distillation.relabel import label_as
 
     where = pick_device("auto")
-    auto: Literal["paper", "small"] = "small" if where.type == "cpu" else "paper"
-    chosen = auto if profile == "auto" else profile
+    chosen = pick_profile(profile, where)
     recipe = make_recipe(method, profile=chosen, options=changes, strict=True)
     say(f"labels of {recipe.name}, profile {chosen}")
     return label_as(recipe, made, data=data, seed=seed, device=where)
@@ -176,7 +173,7 @@ def import_(
         ),
     ] = None,
     profile: Annotated[
-        Literal["auto", "paper", "small"],
+        options.Profile,
         typer.Option("--profile", help="Of --labels-of; auto: paper on a GPU, small on a CPU."),
     ] = "auto",
     seed: Annotated[
