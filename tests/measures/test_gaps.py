@@ -7,26 +7,12 @@ import torch
 
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Metric
 from ddaudit.measures import deo, gaps
 from ddaudit.measures._fairlearn import class_gaps, one_vs_rest_gaps
 
+from .groups import by_name, grid, grouped
+
 SIZES = {"n_boot": 200, "n_sim": 500}
-
-
-def _data(labels: torch.Tensor, groups: torch.Tensor | None, k: int, g: int) -> ImageData:
-    return ImageData(
-        images=torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8),
-        labels=labels,
-        class_names=tuple(f"c{i}" for i in range(k)),
-        groups=groups,
-        group_names=tuple(f"g{i}" for i in range(g)),
-    )
-
-
-def _grid(k: int, g: int, per_cell: int) -> ImageData:
-    labels = torch.arange(k).repeat_interleave(g * per_cell)
-    return _data(labels, torch.arange(g).repeat_interleave(per_cell).repeat(k), k, g)
 
 
 def _answers(data: ImageData, hit_rate: torch.Tensor, *, seed: int, nets: int = 1) -> gaps.Answers:
@@ -37,23 +23,17 @@ def _answers(data: ImageData, hit_rate: torch.Tensor, *, seed: int, nets: int = 
     return gaps.Answers.of(torch.where(hits, data.labels, wrong), data)
 
 
-def _by_name(metrics: list[Metric]) -> dict[str, Metric]:
-    return {m.name: m for m in metrics}
-
-
 def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def test_a_fair_network_sits_at_its_floor_and_a_biased_one_above() -> None:
-    data = _grid(10, 10, 50)
+    data = grid(10, 10, 50)
     fair = torch.full((10, 10), 0.9)
     biased = fair.clone()
     biased[0] -= 0.4
-    got = _by_name(gaps.gap_metrics(_answers(data, fair, seed=0), **SIZES, generator=_generator()))
-    bad = _by_name(
-        gaps.gap_metrics(_answers(data, biased, seed=0), **SIZES, generator=_generator())
-    )
+    got = by_name(gaps.gap_metrics(_answers(data, fair, seed=0), **SIZES, generator=_generator()))
+    bad = by_name(gaps.gap_metrics(_answers(data, biased, seed=0), **SIZES, generator=_generator()))
     for name in ("bias.deo_m", "bias.deo_a"):
         assert got[name].value < got[f"{name}_floor95"].value * 1.05
         assert got[name].floor < got[f"{name}_floor95"].value
@@ -66,7 +46,7 @@ def test_a_fair_network_sits_at_its_floor_and_a_biased_one_above() -> None:
 def test_intervals_cover_the_expected_reading(per_cell) -> None:
     # 100 trials of a 95 % interval: below 0.87 has probability 1e-3. The raw percentile bootstrap
     # covers DEO_A in 0.70 at 100 images per cell, as its replicates carry the bias twice.
-    data = _grid(5, 6, per_cell)
+    data = grid(5, 6, per_cell)
     rates = (0.85 + 0.05 * torch.randn(6, 5, generator=_generator(1))).clamp(0, 1)
     many = _answers(data, rates, seed=7, nets=400).rates
     truth = {
@@ -93,22 +73,22 @@ def test_intervals_cover_the_expected_reading(per_cell) -> None:
 
 def test_every_interval_holds_its_value_inside_the_unit_range() -> None:
     for rate in (0.0, 0.5, 1.0):
-        answers = _answers(_grid(3, 4, 3), torch.full((4, 3), rate), seed=0, nets=2)
+        answers = _answers(grid(3, 4, 3), torch.full((4, 3), rate), seed=0, nets=2)
         for m in gaps.gap_metrics(answers, **SIZES, generator=_generator()):
             if m.low is not None:
                 assert 0 <= m.low <= m.value <= m.high <= 1
 
 
 def test_four_images_in_a_cell_are_never_certain() -> None:
-    data = _grid(4, 4, 4)
+    data = grid(4, 4, 4)
     reader = gaps.Answers.of(torch.where(data.groups == 0, data.labels, 0)[None], data)
-    got = _by_name(gaps.gap_metrics(reader, **SIZES, generator=_generator()))
+    got = by_name(gaps.gap_metrics(reader, **SIZES, generator=_generator()))
     assert got["bias.deo_m"].value == 1.0
     assert got["bias.deo_m"].low < 0.95
 
 
 def test_printed_one_vs_rest_gaps_are_fairlearns_and_ignore_empty_cells() -> None:
-    data = _grid(3, 3, 6)
+    data = grid(3, 3, 6)
     keep = ~((data.labels == 0) & (data.groups == 2))
     data = data.subset(keep)
     answers = _answers(data, torch.full((3, 3), 0.6), seed=1)
@@ -123,7 +103,7 @@ def test_printed_one_vs_rest_gaps_are_fairlearns_and_ignore_empty_cells() -> Non
 
 def _paired(k: int, per_class: int, g: int) -> ImageData:
     labels = torch.arange(k).repeat_interleave(per_class * g)
-    return _data(labels, torch.arange(g).repeat(k * per_class), k, g)
+    return grouped(labels, torch.arange(g).repeat(k * per_class), k, g)
 
 
 def test_paired_floor_is_far_below_the_unpaired_one() -> None:
@@ -132,8 +112,8 @@ def test_paired_floor_is_far_below_the_unpaired_one() -> None:
     flips = torch.rand(160, 5, generator=_generator(1)) < 0.03
     hits = (sure ^ flips).flatten()
     answers = gaps.Answers.of(torch.where(hits, data.labels, (data.labels + 1) % 4)[None], data)
-    paired = _by_name(gaps.paired_metrics(answers, **SIZES, generator=_generator()))
-    standard = _by_name(gaps.gap_metrics(answers, **SIZES, generator=_generator()))
+    paired = by_name(gaps.paired_metrics(answers, **SIZES, generator=_generator()))
+    standard = by_name(gaps.gap_metrics(answers, **SIZES, generator=_generator()))
     assert paired["bias.deo_m"].value == standard["bias.deo_m"].value
     assert paired["bias.deo_m"].n == 160
     assert paired["bias.deo_m"].params == {"test": "paired"}
@@ -162,6 +142,6 @@ def test_paired_sample_keeps_whole_images_and_all_classes() -> None:
 def test_data_without_groups_or_with_one_are_refused() -> None:
     labels = torch.tensor([0, 1, 0, 1])
     with pytest.raises(Unsupported, match="no protected attribute"):
-        gaps.Answers.of(labels[None], _data(labels, None, 2, 0))
+        gaps.Answers.of(labels[None], grouped(labels, None, 2, 0))
     with pytest.raises(Unsupported, match="two groups"):
-        gaps.Answers.of(labels[None], _data(labels, torch.zeros(4, dtype=torch.int64), 2, 1))
+        gaps.Answers.of(labels[None], grouped(labels, torch.zeros(4, dtype=torch.int64), 2, 1))

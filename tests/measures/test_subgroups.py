@@ -9,29 +9,12 @@ from ddaudit.data import ImageData
 from ddaudit.measures import deo, gaps, subgroups
 from ddaudit.stats import Resamples
 
-
-def _data(labels: torch.Tensor, groups: torch.Tensor, k: int, g: int) -> ImageData:
-    return ImageData(
-        images=torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8),
-        labels=labels,
-        class_names=tuple(f"c{i}" for i in range(k)),
-        groups=groups,
-        group_names=tuple(f"g{i}" for i in range(g)),
-    )
-
-
-def _grid(k: int, g: int, per_cell: int) -> ImageData:
-    labels = torch.arange(k).repeat_interleave(g * per_cell)
-    return _data(labels, torch.arange(g).repeat_interleave(per_cell).repeat(k), k, g)
+from .groups import by_name, grid, grouped
 
 
 def _paired(k: int, per_class: int, g: int) -> ImageData:
     labels = torch.arange(k).repeat_interleave(per_class * g)
-    return _data(labels, torch.arange(g).repeat(k * per_class), k, g)
-
-
-def _by_name(metrics):
-    return {m.name: m for m in metrics}
+    return grouped(labels, torch.arange(g).repeat(k * per_class), k, g)
 
 
 def _right(data: ImageData, hits: torch.Tensor) -> gaps.Answers:
@@ -42,7 +25,7 @@ def _right(data: ImageData, hits: torch.Tensor) -> gaps.Answers:
 
 def test_gaps_of_a_hand_table() -> None:
     """Two classes, two groups, TPR by (group, class): (4/4, 3/4) and (2/4, 1/4)."""
-    data = _grid(2, 2, 4)
+    data = grid(2, 2, 4)
     rank = torch.arange(4).repeat(4)
     hits = rank < torch.tensor([[4, 3], [2, 1]])[data.groups, data.labels]
     answers = _right(data, hits)
@@ -63,7 +46,7 @@ def test_the_majority_version_of_an_image_against_its_others() -> None:
     first = (
         torch.arange(len(data)) // 3 % 8 < 2
     )  # two images of each class are known whatever the group
-    got = _by_name(
+    got = by_name(
         subgroups.alignment_metrics(_right(data, aligned | first), majority, test="paired")
     )
     assert got["bias.aligned_accuracy"].value == 1
@@ -77,7 +60,7 @@ def test_a_majority_is_twice_the_next_group_or_half_of_the_class() -> None:
     def train(rows: list[list[int]]) -> ImageData:
         cells = [(k, g) for k, row in enumerate(rows) for g, n in enumerate(row) for _ in range(n)]
         labels, groups = torch.tensor(cells).T
-        return _data(labels, groups, len(rows), len(rows[0]))
+        return grouped(labels, groups, len(rows), len(rows[0]))
 
     assert subgroups.majority_groups(train([[4, 2, 2, 2], [2, 2, 2, 4]])).tolist() == [0, 3]
     assert subgroups.majority_groups(train([[3, 2, 2, 2], [2, 2, 2, 4]])) is None
@@ -110,7 +93,7 @@ def test_a_planted_difference_in_confidence_is_read_and_none_is_at_its_floor(tes
 
 
 def test_group_accuracies_add_up() -> None:
-    data = _grid(3, 4, 5)
+    data = grid(3, 4, 5)
     answers = _right(data, torch.arange(len(data)) % 2 == 0)
     got = subgroups.group_metrics(answers)
     assert [m.params["group"] for m in got] == ["g0", "g1", "g2", "g3"]
@@ -119,24 +102,24 @@ def test_group_accuracies_add_up() -> None:
 
 
 def test_aligned_images_are_those_of_the_training_majority() -> None:
-    train = _data(
+    train = grouped(
         torch.tensor([0] * 10 + [1] * 10), torch.tensor([1] * 9 + [0] + [0] * 9 + [1]), 2, 2
     )
     majority = subgroups.majority_groups(train)
     assert majority.tolist() == [1, 0]
-    test = _grid(2, 2, 5)
+    test = grid(2, 2, 5)
     reader = gaps.Answers.of((1 - test.groups)[None], test)  # predicts the class by its group
-    got = _by_name(subgroups.alignment_metrics(reader, majority))
+    got = by_name(subgroups.alignment_metrics(reader, majority))
     assert (got["bias.aligned_accuracy"].value, got["bias.conflicting_accuracy"].value) == (1, 0)
 
 
 def test_no_majority_no_alignment() -> None:
-    assert subgroups.majority_groups(_grid(3, 3, 4)) is None  # balanced
-    one = _data(torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.int64), 2, 1)
+    assert subgroups.majority_groups(grid(3, 3, 4)) is None  # balanced
+    one = grouped(torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.int64), 2, 1)
     assert subgroups.majority_groups(one) is None  # one group for all
     assert (
         subgroups.alignment_metrics(
-            gaps.Answers.of(_grid(2, 2, 2).labels[None], _grid(2, 2, 2)), None
+            gaps.Answers.of(grid(2, 2, 2).labels[None], grid(2, 2, 2)), None
         )
         == []
     )
