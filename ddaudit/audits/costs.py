@@ -280,7 +280,7 @@ def _paths(recipe: Recipe) -> Iterable[str]:
 
 
 def _width(recipe: Recipe, shape: tuple[int, int, int]) -> int:
-    """The width of the networks that a recipe works with; 1 without networks."""
+    """The width of the networks that a recipe works with, of several teachers the first; 1 without networks."""
     for part in (
         recipe.networks,
         recipe.loop,
@@ -289,7 +289,8 @@ def _width(recipe: Recipe, shape: tuple[int, int, int]) -> int:
     ):
         name = getattr(part, "arch", None)
         if isinstance(name, str | Arch):
-            arch = fit(name if isinstance(name, Arch) else Arch.parse(name), shape)
+            first = name if isinstance(name, Arch) else Arch.parse(name.split(",")[0].strip())
+            arch = fit(first, shape)
             return int(getattr(part, "width", None) or arch.width)
     return 1
 

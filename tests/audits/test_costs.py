@@ -56,6 +56,13 @@ def test_what_was_not_measured_is_guessed_from_its_family_and_said_to_be() -> No
     assert 0 < guessed.seconds <= max(alike)
 
 
+def test_every_method_has_an_estimate() -> None:
+    data = load_data("digits-colored:bias=0.5")
+    for name in METHODS.names():
+        for profile in ("small", "paper"):
+            assert distillation(make_recipe(name, profile=profile), data, ipc=1).bytes > 0, name
+
+
 def test_every_built_in_auditor_was_measured() -> None:
     built_in = {n for n in AUDITORS.names() if "/" not in n}
     assert built_in <= table().auditors.keys()
