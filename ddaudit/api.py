@@ -146,7 +146,7 @@ def audit(
         victims: networks trained on each set; None: the preset's number.
         out: run folder; running again computes only what is missing.
         settings: per auditor, {"membership": {"shadows": 16}}.
-        jobs: worker processes; None: one per core on a CPU, one on a GPU.
+        jobs: worker processes; None: one per core on a CPU, one per GPU.
         data_root, download: where data come from, see ``load_data``.
         on_event: called with (what happened, the cell or None, cells done, cells in all), instead of the bar on a
             terminal and the line per cell elsewhere, on standard error.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -26,6 +27,19 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"--device {name}", "this machine has no usable GPU", "Use --device cpu.")
     return device
+
+
+def spread_gpus(name: str) -> tuple[str, ...]:
+    """The GPUs that worker processes share out under a --device value, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    A process that sees one of them alone cannot mix devices. Empty where there is nothing to share out: a device
+    was named, or there are fewer than two.
+    """
+    count = torch.cuda.device_count() if name == "auto" and torch.cuda.is_available() else 0
+    if count < 2:
+        return ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return tuple(gpu.strip() for gpu in visible.split(",")[:count])
 
 
 def pick_profile(

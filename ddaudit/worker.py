@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Nothing heavy is imported here: the thread that watches for the parent's end must run before torch is loaded.
@@ -32,15 +32,21 @@ class Worker:
 
     Args:
         threads: how many threads its arithmetic may use.
+        variables: of its environment, besides those of this process.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, variables: Mapping[str, str] | None = None) -> None:
         count = str(threads)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": count,
+                "MKL_NUM_THREADS": count,
+                **(variables or {}),
+            },
             start_new_session=True,  # Ctrl-C goes to the parent, which stops its workers
         )
         self._calls: Any = self._process.stdin

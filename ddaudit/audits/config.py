@@ -45,7 +45,7 @@ class AuditConfig(BaseModel):
     baselines: list[str] = Field(default_factory=lambda: list(BASELINES))
     device: str = "auto"
     jobs: int | None = Field(default=None, ge=1, le=1024)
-    """Parallel worker processes; None: one per core on a CPU, one on a GPU."""
+    """Parallel worker processes; None: one per core on a CPU, one per GPU."""
     ray: str | None = None
     out: str = "runs/audit"
 

@@ -23,7 +23,12 @@ R = TypeVar("R")
 
 
 def run_tasks(
-    function: Callable[[T], R], tasks: Sequence[T], *, jobs: int, ray: str | None = None
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    *,
+    jobs: int,
+    ray: str | None = None,
+    gpus: Sequence[str] = (),
 ) -> Iterator[tuple[T, R | BaseException]]:
     """Yield (task, result or exception) in order of completion.
 
@@ -31,6 +36,8 @@ def run_tasks(
         function: a top-level function of a module that worker processes can import (not of ``__main__``).
         jobs: local worker processes; 1 runs everything here.
         ray: address of a Ray cluster ("auto", "ray://host:10001"); takes precedence.
+        gpus: of local worker processes: the k-th sees the k-th of them alone, and so on in turn (see
+            ``ddaudit.devices.spread_gpus``); empty: all see what this process sees.
 
     An interrupt stops what is running and loses only that. A worker process that dies (out of memory, killed) is
     replaced and its task tried once more; the others go on.
@@ -44,16 +51,16 @@ def run_tasks(
             except Exception as error:  # reported per task by the caller, by name
                 yield task, error
     else:
-        yield from _in_processes(function, tasks, jobs)
+        yield from _in_processes(function, tasks, jobs, gpus)
 
 
-def default_jobs(device: torch.device) -> int:
-    """One worker per core on a CPU (small networks do not fill several), one on a GPU."""
-    return (os.cpu_count() or 1) if device.type == "cpu" else 1
+def default_jobs(device: torch.device, gpus: Sequence[str] = ()) -> int:
+    """One worker per core on a CPU (small networks do not fill several), one on each GPU."""
+    return (os.cpu_count() or 1) if device.type == "cpu" else max(1, len(gpus))
 
 
 def _in_processes(
-    function: Callable[[T], R], tasks: Sequence[T], jobs: int
+    function: Callable[[T], R], tasks: Sequence[T], jobs: int, gpus: Sequence[str]
 ) -> Iterator[tuple[T, R | BaseException]]:
     """One thread per worker process hands out tasks; a process that dies takes no task but its own along."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -72,11 +79,12 @@ def _in_processes(
 
     def attempt(slot: int, task: T) -> R | BaseException:
         lost: WorkerLost | None = None
+        seen = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
         for _ in range(ATTEMPTS):
             if stopping.is_set():
                 break
             try:
-                worker = workers[slot] = workers[slot] or Worker(threads)
+                worker = workers[slot] = workers[slot] or Worker(threads, seen)
                 if stopping.is_set():  # it was started behind the back of whoever stops workers
                     worker.close()
                 result: R = worker.call(function, task)

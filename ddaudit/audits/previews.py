@@ -15,6 +15,7 @@ from ddaudit.audits.plan import Cell, Plan, make_plan
 from ddaudit.audits.run import run_info, unfinished
 from ddaudit.audits.store import LARGEST_SET_FLOATS, RunStore
 from ddaudit.audits.subjects import is_file_name
+from ddaudit.devices import spread_gpus
 from ddaudit.distillation import Recipe, make_recipe
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
@@ -153,7 +154,7 @@ def preview_of(plan: Plan, store: RunStore) -> Preview:
     for cell in plan.preparations:
         _add(rows, _prepared(plan, cell, (cell.subject, cell.seed) in wanted, store))
     device, machine = plan.context.device, costs.table().machine
-    jobs = plan.config.jobs or default_jobs(device)
+    jobs = plan.config.jobs or default_jobs(device, spread_gpus(plan.config.device))
     note = "" if device.type == "cpu" else f"measured on a CPU, and this is {device}"
     return Preview(
         tuple(rows.values()),

@@ -20,6 +20,7 @@ from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.executors import default_jobs, run_tasks
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
+from ddaudit.devices import spread_gpus
 from ddaudit.distillation.run import versions
 from ddaudit.errors import DDAuditError, Unsupported
 from ddaudit.files import sweep
@@ -89,7 +90,8 @@ def run_audit(
     given = given or Given()
     plan = make_plan(config, store, given)
     device = plan.context.device
-    jobs = config.jobs or default_jobs(device)
+    gpus = spread_gpus(config.device)
+    jobs = config.jobs or default_jobs(device, gpus)
     config = config.model_copy(update={"device": str(device), "jobs": jobs})
     plan = replace(plan, config=config)
     cells = {c.key: c for c in _part(plan.cells, *shard)}
@@ -120,7 +122,7 @@ def run_audit(
             (mine, partial(_run_cell, plan), 1, None),
         ):
             tasks = [_Task(text, c, run, tuple(modules)) for c in cells]
-            yield from run_tasks(function, tasks, jobs=count, ray=ray)
+            yield from run_tasks(function, tasks, jobs=count, ray=ray, gpus=gpus)
 
     for cells_now in (preparations, missing):
         for task, result in results(cells_now):

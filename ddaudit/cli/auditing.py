@@ -112,7 +112,7 @@ def audit(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", help="Worker processes (default: one per core).")
+        int | None, typer.Option("--jobs", help="Worker processes (default: one per core, or GPU).")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:0.")] = None,
     dry_run: Annotated[

@@ -46,7 +46,7 @@ data: {data}
 #settings: {{}}               # of auditors: {{membership: {{shadows: 16}}}} (ddaudit list settings)
 
 #device: auto
-#jobs: null                 # worker processes; default: one per core
+#jobs: null                 # worker processes; default: one per core, or per GPU
 #ray: null                  # address of a Ray cluster, or local
 out: runs/audit            # running again computes only what is missing
 """

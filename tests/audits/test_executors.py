@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ddaudit.audits import executors
 from ddaudit.audits.executors import run_tasks
 from ddaudit.errors import BadInput
 
@@ -46,6 +48,12 @@ def complain(path):
         class Local(Exception): pass
         raise Local(path)
     raise BadInput(path, "is wrong", "Mend it.")
+
+def gpu_of(path):
+    note(path)
+    if "victim" in path and len(pathlib.Path(path).read_text().split()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 """
 SLOW_IMPORT = "import time\ntime.sleep(300)\ndef never(path): pass\n"
 
@@ -93,6 +101,38 @@ def test_errors_come_back_whole_and_what_is_printed_is_no_answer(tasks, tmp_path
     assert isinstance(error, BadInput)
     assert (error.what, error.todo) == ("is wrong", "Mend it.")
     assert str(found["odd"]).startswith("Local: ")
+
+
+def test_gpus_are_dealt_out_in_turn_and_a_worker_sees_one_alone(tasks, tmp_path: Path) -> None:
+    names = ["victim", *map(str, range(11))]
+    paths = [str(tmp_path / name) for name in names]
+    found = dict(run_tasks(tasks.gpu_of, paths, jobs=4, gpus=("5", "7", "GPU-8a")))
+    assert set(found.values()) <= {"5", "7", "GPU-8a"}
+    # Three GPUs, four workers and one in place of the killed one: every process has met one GPU.
+    seen: dict[str, set[object]] = {}
+    for path in paths:
+        seen.setdefault(Path(path).read_text().split()[-1], set()).add(found[path])
+    assert all(len(gpus) == 1 for gpus in seen.values())
+
+
+def test_the_kth_worker_has_the_kth_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Kept:
+        def __init__(self, threads: int, variables: dict[str, str]) -> None:
+            made.append(variables["CUDA_VISIBLE_DEVICES"])
+            barrier.wait(30)
+
+        def call(self, function: Callable, task: int) -> int:
+            return task
+
+        def close(self) -> int:
+            return 0
+
+    barrier = threading.Barrier(5)
+    monkeypatch.setattr(executors, "Worker", Kept)
+    assert len(dict(run_tasks(int, range(9), jobs=5, gpus=("0", "1")))) == 9
+    assert sorted(made) == ["0", "0", "0", "1", "1"]
 
 
 @needs_proc

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ddaudit.auditing import AUDITORS
 from ddaudit.audits import (
@@ -73,6 +74,41 @@ def test_parts_of_a_run_make_the_whole_and_no_set_twice(tmp_path):
     ]
     assert numbers[0] == numbers[1]
     assert not [c for c in got.cells if c.not_run]
+
+
+def machine_with(monkeypatch, gpus: int, visible: str = "") -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "device", "jobs", "workers", "shared"),
+    [
+        (0, "", "auto", None, os.cpu_count(), ()),
+        (1, "", "auto", None, 1, ()),
+        (3, "", "auto", None, 3, ("0", "1", "2")),
+        (2, "4, 6", "auto", None, 2, ("4", "6")),
+        (2, "4,6,-1,7", "auto", 5, 5, ("4", "6")),  # CUDA stops at the first that is none
+        (3, "", "cuda:1", None, 1, ()),
+        (3, "", "cuda", 2, 2, ()),
+        (3, "", "cpu", 2, 2, ()),
+    ],
+)
+def test_auto_uses_every_gpu(tmp_path, monkeypatch, gpus, visible, device, jobs, workers, shared):
+    asked = []
+
+    def run_tasks(function, tasks, *, jobs, ray, gpus):
+        asked.extend((json.loads(t.config)["device"], jobs, gpus) for t in tasks)
+        return [(task, None) for task in tasks]
+
+    machine_with(monkeypatch, gpus, visible)
+    monkeypatch.setattr("ddaudit.audits.run.run_tasks", run_tasks)
+    wanted = config(tmp_path, device=device, jobs=jobs)
+    assert preview(wanted).jobs == workers
+    run_audit(wanted)
+    name = ("cuda" if gpus else "cpu") if device == "auto" else device
+    assert set(asked) == {(name, workers, shared)}
 
 
 def test_more_seeds_reuse_the_old_ones_and_new_settings_do_not(tmp_path):
