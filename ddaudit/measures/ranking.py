@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ddaudit.auditing import Context, Subject, missing_part, recipe_subject
 from ddaudit.distillation import resolve
+from ddaudit.distillation.learned import LearnedLabels
+from ddaudit.distillation.loops import LabelWriter
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Metric, MetricInfo
 from ddaudit.measures._common import correct
 from ddaudit.sets import DistilledSet
-from ddaudit.stats import Interval, crossed_mean
+from ddaudit.stats import Interval, crossed_mean, crossed_rate
 from ddaudit.training import EvaluationProtocol
 
 WEIGHT = 0.5
@@ -27,6 +29,10 @@ WEIGHT = 0.5
 
 METRICS = (
     MetricInfo("utility.hlr", "lower", "accuracy lost to the full data with hard labels (HLR of DD-Ranking)"),
+    MetricInfo(
+        "utility.random_accuracy", "none",
+        "what IOR compares with: as many random records, with labels by the same teachers where teachers write them",
+    ),
     MetricInfo("utility.ior", "higher", "accuracy gained over random records, trained alike (IOR of DD-Ranking)"),
     MetricInfo("utility.lrs", "higher", "label-robust score: both in one, 1 is best (LRS of DD-Ranking)"),
     MetricInfo("utility.ars", "higher", "augmentation-robust score, 1 is best (ARS of DD-Ranking)"),
@@ -61,24 +67,26 @@ def augmentation_robust_score(augmented: float, plain: float, weight: float = WE
 
 
 def ranking(
-    distilled: DistilledSet, soft: Tensor, hard: Tensor, ctx: Context, seed: int
+    subject: Subject, soft: Tensor, hard: Tensor, ctx: Context, seed: int
 ) -> tuple[list[Metric], list[str]]:
     """HLR, IOR, LRS and ARS of a set, and caveats.
 
     Networks of the full data and of random records are those of the audit's own rows, where it has them.
 
     Args:
+        subject: with a set.
         soft: (V, N) 1 where a victim trained on the set as it is was right on a test image.
         hard: the same of networks trained with its hard labels.
 
     Raises:
         Unsupported: no class-balanced random subset has the set's size.
     """
+    distilled = ctx.distilled(subject, seed)
     ipc, rest = divmod(len(distilled), ctx.data.num_classes)
     if rest:
         raise Unsupported("its size is no multiple of the classes: no random subset is as large")
     same = replace(ctx, ipc=ipc)
-    chance, audit = _baseline("random", same), ctx.protocol
+    chance, audit = _chance(subject, same), ctx.protocol
     random = same.distilled(chance, seed)
     protocol, caveats = _own(distilled, random, ctx)
 
@@ -95,6 +103,7 @@ def ranking(
     both = WEIGHT * (own - drawn) - (1 - WEIGHT) * (best - hard)
     metrics = [
         Metric.of("utility.hlr", _difference(best - hard), direction="lower"),
+        Metric.of("utility.random_accuracy", crossed_rate(drawn), direction="none", params=by),
         Metric.of("utility.ior", _difference(own - drawn), direction="higher", params=by),
         Metric.of("utility.lrs", _score(both), direction="higher", params=by),
     ]
@@ -132,6 +141,27 @@ def _trained(made: DistilledSet, ctx: Context, seed: int, protocol: EvaluationPr
     """(V, N) of networks trained on a set with the seeds of its victims."""
     seeds = [ctx.seed_for("victim", seed, i) for i in range(ctx.preset.victims)]
     return correct(ctx.train([made] * len(seeds), seeds=seeds, protocol=protocol), ctx)
+
+
+def _chance(subject: Subject, ctx: Context) -> Subject:
+    """Random records; where a recipe's teachers write its labels, with labels by the same teachers and part.
+
+    Source: the control of "Are Hard Truths about Soft Labels", CVPR 2026, arXiv 2604.18811.
+    """
+    chance, recipe = _baseline("random", ctx), subject.recipe
+    if recipe is None or subject.private or recipe.labels is None:
+        return chance
+    if isinstance(recipe.labels, LearnedLabels):
+        return chance
+    assert chance.recipe is not None, "a baseline is a recipe"
+    labelled = replace(
+        chance.recipe,
+        name=f"random, labels of {recipe.name}",
+        networks=recipe.networks if isinstance(recipe.labels, LabelWriter) else None,
+        labels=recipe.labels,
+        protocol=recipe.protocol,
+    )
+    return recipe_subject(labelled, baseline=True)
 
 
 def _baseline(name: str, ctx: Context) -> Subject:

@@ -85,7 +85,7 @@ class Utility(Auditor[UtilitySettings]):
         "utility.accuracy": "accuracy",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     from_records: ClassVar[tuple[str, ...] | None] = tuple(m.name for m in ranking.METRICS)
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -154,7 +154,7 @@ class Utility(Auditor[UtilitySettings]):
                 Metric.of("utility.hard_label_accuracy", crossed_rate(hard), direction="higher")
             )
         try:
-            metrics, caveats = ranking.ranking(distilled, right, hard, ctx, seed)
+            metrics, caveats = ranking.ranking(subject, right, hard, ctx, seed)
         except Unsupported as error:
             finding.caveats.append(f"No scores of DD-Ranking: {error}.")
             return

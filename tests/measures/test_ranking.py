@@ -93,3 +93,34 @@ def test_a_set_with_soft_labels_is_also_trained_on_with_hard_ones(ctx: Context) 
     )
     assert best == pytest.approx(plain.metric("utility.accuracy").value)
     assert found.metric("utility.bytes").value == 4 * 2 * 10 * (64 + 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("random+soft", {"labels.arch": "MLPW8", "labels.epochs": 2}),
+        (
+            "random+fkd",
+            {
+                "networks.arch": "MLPW8",
+                "networks.epochs": 2,
+                "labels.epochs": 2,
+                "protocol.epochs": 4,
+            },
+        ),
+    ],
+)
+def test_images_gain_nothing_over_random_ones_with_the_same_teacher_s_labels(
+    ctx: Context, name: str, options: dict[str, object]
+) -> None:
+    """The control of "Hard Truths": where images are random records, IOR is 0 and the accuracies are one number."""
+    subject = recipe_subject(resolve(name, profile="small", options=options))
+    settings = AUDITORS.get("utility").configure("quick", {"ranking": True})
+    found = Utility().run(subject, replace(ctx, trains_by="card"), settings, 0)
+    by = {"protocol": "sre2l" if name == "random+fkd" else "quick"}
+    assert found.metric("utility.ior", **by).value == 0
+    own = by if name == "random+fkd" else {}
+    assert (
+        found.metric("utility.random_accuracy", **by).value
+        == found.metric("utility.accuracy", **own).value
+    )
