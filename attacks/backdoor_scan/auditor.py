@@ -160,7 +160,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         },
         "backdoor_scan.neural_cleanse_not_reached": "Neural Cleanse: classes not reached",
     }  # fmt: skip
-    version = 1
+    version = 2
     settings = BackdoorScanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {

@@ -24,7 +24,7 @@ from ddaudit.models import Network
 COMPONENTS = 10
 SMALLER = 0.35
 """Published: a class whose smaller cluster holds less than this share is poisoned."""
-_ROUNDS = 50
+_STARTS = 10
 
 
 @dataclass(frozen=True)
@@ -63,56 +63,18 @@ class Split:
 
 
 def two_clusters(features: Tensor) -> Split:
-    """2-means of (n, D) features on their first ten principal components: the tightest of several starts."""
-    centred = features - features.mean(0)
-    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
-    points = (u * s)[:, :COMPONENTS]
-    if float(s[0]) <= 1e-9:
-        return Split(0.0, 0.5, torch.zeros(len(features), dtype=torch.bool))
-    far = torch.cdist(points, points)
-    # Halves along each component, and everybody nearer to the point that is farthest out than to the middle.
-    edge = far[int(points.norm(dim=1).argmax())] < points.norm(dim=1)
-    first = min(
-        (settled(points, start) for start in [*(points.T > 0), edge]),
-        key=lambda m: spread(points, m),
-    )
-    second = first if int(first.sum()) * 2 <= len(first) else ~first
-    return Split(silhouette(far, second), float(second.double().mean()), second)
+    """2-means of (n, D) features on their first ten principal components.
 
-
-def settled(points: Tensor, first: Tensor) -> Tensor:
-    """(n,) bool: Lloyd's iterations of two means from a first split of (n, D) points."""
-    for _ in range(_ROUNDS):
-        if bool(first.all()) or not bool(first.any()):
-            break
-        means = torch.stack([points[~first].mean(0), points[first].mean(0)])
-        moved = torch.cdist(points, means).argmin(1).bool()
-        if bool((moved == first).all()):
-            break
-        first = moved
-    return first
-
-
-def spread(points: Tensor, first: Tensor) -> float:
-    """Sum of squared distances of (n, D) points to the mean of their cluster."""
-    parts = [points[m] for m in (first, ~first) if bool(m.any())]
-    return float(sum((p - p.mean(0)).square().sum() for p in parts))
-
-
-def silhouette(distance: Tensor, second: Tensor) -> float:
-    """Mean silhouette of two clusters, in [-1, 1]; 0 where one is empty.
-
-    Args:
-        distance: (n, n) between the points; ``second`` (n,) bool, who is in the second cluster.
-
-    Source: Rousseeuw, "Silhouettes", 1987; a point that is alone in its cluster counts 0.
+    Silhouettes: Rousseeuw, 1987, in [-1, 1].
     """
-    if bool(second.all()) or not bool(second.any()):
-        return 0.0
-    member = torch.stack([~second, second], 1).to(distance.dtype)
-    sizes, own = member.sum(0), second.long()[:, None]
-    sums = distance @ member
-    within = (sums / (sizes - 1).clamp_min(1)).gather(1, own)
-    between = (sums / sizes).gather(1, 1 - own)
-    values = (between - within) / torch.maximum(within, between).clamp_min(1e-12)
-    return float(values.where(sizes[own] > 1, torch.zeros_like(values)).mean())
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    u, s, _ = torch.linalg.svd(features - features.mean(0), full_matrices=False)
+    if len(features) < 3 or float(s[0]) <= 1e-9:
+        return Split(0.0, 0.5, torch.zeros(len(features), dtype=torch.bool))
+    points = (u * s)[:, :COMPONENTS].cpu().numpy()
+    found = KMeans(2, n_init=_STARTS, random_state=0).fit(points).labels_
+    first = torch.from_numpy(found).bool()
+    second = first if int(first.sum()) * 2 <= len(first) else ~first
+    return Split(float(silhouette_score(points, found)), float(second.double().mean()), second)

@@ -16,7 +16,7 @@ from ddaudit.attacks.backdoor_scan.beatrix import (
     mean_discrepancy,
     rejection_limit,
 )
-from ddaudit.attacks.backdoor_scan.clustering import spread, two_clusters
+from ddaudit.attacks.backdoor_scan.clustering import two_clusters
 from ddaudit.attacks.backdoor_scan.detector import Exhibit, anomaly_index
 from ddaudit.attacks.backdoor_scan.neural_cleanse import flagged_classes, smallest_masks
 from ddaudit.attacks.backdoor_scan.patch_gap import best_patches
@@ -174,14 +174,6 @@ def test_two_blobs_are_split_as_made_and_one_blob_has_a_low_silhouette():
     known = silhouette_score(two.numpy(), np.arange(60) < 12)  # all five dimensions are kept
     assert split.silhouette == pytest.approx(known)
     assert two_clusters(blob).silhouette < 0.3 < split.silhouette
-
-
-def test_two_means_are_as_tight_as_those_of_scikit_learn():
-    from sklearn.cluster import KMeans
-
-    points = torch.randn(50, 4, generator=generator()).double() ** 3
-    best = KMeans(2, n_init=20, random_state=0).fit(points.numpy()).inertia_
-    assert spread(points, two_clusters(points).second) <= 1.02 * best
 
 
 def test_points_that_do_not_differ_are_no_clusters():
