@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ddaudit.findings import Direction, Metric
+from ddaudit.findings import Direction, Metric, Resampled
 from ddaudit.measures import ece as binned
 from ddaudit.measures import scores
 from ddaudit.measures.smooth import drawn_cells, residual_cells, smooth_ece
 from ddaudit.stats import Floor, Interval, Resamples, crossed, crossed_mean
 from ddaudit.stats.intervals import weight_chunks
 
-PARTS: dict[str, Direction] = {
-    "reliability": "lower", "resolution": "higher", "uncertainty": "none", "within": "none",
+UNBINNED: dict[str, Direction] = {
+    **dict.fromkeys(("ks_error", "aurc", "excess_aurc", "smooth_ece", "mce"), "lower"),
+    "brier_reliability": "lower", "brier_resolution": "higher", "brier_uncertainty": "none", "brier_within": "none",
 }  # fmt: skip
-"""Of the top label's Brier score."""
+"""Scores that no binning has to be named with; the Brier parts are those of the top label."""
 
 
 class Sizes(Protocol):
@@ -54,73 +56,70 @@ def stage_metrics(
         if resamples is None
         else resamples.weights()
     )
-    params = {"stage": stage}
     probabilities = logits.softmax(2)
-    binned_scores = _BinnedScores(probabilities, labels, settings.bins)
-    whole = binned_scores(torch.ones(1, n, dtype=torch.float64))
-    drawn = [
-        {name: values.mean(1) for name, values in binned_scores(weights).items()}
-        for weights in pieces
-    ]
+    read = _BinnedScores(probabilities, labels, settings.bins)
+    whole = read(torch.ones(1, n, dtype=torch.float64))
+    drawn = [{k: values.mean(1) for k, values in read(weights).items()} for weights in pieces]
     replicates = {name: torch.cat([d[name] for d in drawn]) for name in whole}
-    intervals = {
-        name: crossed(values[0], replicates[name], n=n).clamp() for name, values in whole.items()
-    }
+    intervals = {k: crossed(v[0], replicates[k], n=n).clamp() for k, v in whole.items()}
+
     out = []
     for name in binned.BINNINGS:
-        floor = sum(
+        floor = fmean(
             binned.calibrated_floor(
                 p, binning=name, bins=settings.bins, n_sim=settings.simulations, generator=generator
             ).mean
             for p in probabilities
-        ) / len(probabilities)
-        main = name == binned.EQUAL_WIDTH
-        out.append(
-            Metric.of(
-                "calibration.ece",
-                intervals[name],
-                direction="lower",
-                floor=floor,
-                headline=main,
-                params={"binning": name, "stage": stage},
-                resampled=resamples.kept(whole[name][0], replicates[name])
-                if main and resamples is not None
-                else None,
-            )
         )
-        if main:
-            ece = intervals[name]
-            low, high = ece.low - floor, ece.high - floor
-            above = Interval(ece.value - floor, low, high, n, ece.within).clamp()
-            both = {"binning": name, "stage": stage}
-            out.append(Metric.of("calibration.ece_debiased", above, direction="lower", params=both))
-    for name in ("ks_error", "aurc", "excess_aurc"):
-        out.append(
-            Metric.of(f"calibration.{name}", intervals[name], direction="lower", params=params)
+        kept = None
+        if name == binned.EQUAL_WIDTH and resamples is not None:
+            kept = resamples.kept(whole[name][0], replicates[name])
+        out += _errors(intervals[name], floor, binning=name, stage=stage, resampled=kept)
+    floors = [read.calibrated(p, settings.simulations, more or generator) for p in probabilities]
+    chance: dict[str, float | None] = {
+        name: Floor.average_of([f[name] for f in floors]).mean for name in ("smooth_ece", "mce")
+    }
+    out += [
+        Metric.of(
+            f"calibration.{name}",
+            intervals[name],
+            direction=direction,
+            floor=chance.get(name),
+            params={"stage": stage},
         )
-    draws = more or generator
-    floors = [binned_scores.calibrated(p, settings.simulations, draws) for p in probabilities]
-    for name in ("smooth_ece", "mce"):
-        chance = Floor.average_of([f[name] for f in floors]).mean
-        out.append(
-            Metric.of(
-                f"calibration.{name}",
-                intervals[name],
-                direction="lower",
-                floor=chance,
-                params=params,
-            )
-        )
-    for name, direction in PARTS.items():
-        out.append(
-            Metric.of(
-                f"calibration.brier_{name}", intervals[name], direction=direction, params=params
-            )
-        )
+        for name, direction in UNBINNED.items()
+    ]
+    return out + _means(logits, probabilities, labels, stage)
+
+
+def _errors(
+    found: Interval, floor: float, *, binning: str, stage: str, resampled: Resampled | None
+) -> list[Metric]:
+    """ECE by one binning, and by equal width what is above its floor."""
+    params, main = {"binning": binning, "stage": stage}, binning == binned.EQUAL_WIDTH
+    ece = Metric.of(
+        "calibration.ece",
+        found,
+        direction="lower",
+        floor=floor,
+        headline=main,
+        params=params,
+        resampled=resampled,
+    )
+    if not main:
+        return [ece]
+    low, high = found.low - floor, found.high - floor
+    above = Interval(found.value - floor, low, high, found.n, found.within).clamp()
+    return [ece, Metric.of("calibration.ece_debiased", above, direction="lower", params=params)]
+
+
+def _means(logits: Tensor, probabilities: Tensor, labels: Tensor, stage: str) -> list[Metric]:
+    """The scores that are means over images: overconfidence, Brier, negative log-likelihood."""
+    params = {"stage": stage}
     over = torch.stack([scores.overconfidence(p, labels) for p in probabilities])
     squared = torch.stack([scores.brier(p, labels) for p in probabilities])
     likelihood = torch.stack([scores.nll(z, labels) for z in logits])
-    out += [
+    return [
         Metric.of("calibration.overconfidence", crossed_mean(over).clamp(-1, 1), params=params),
         Metric.of(
             "calibration.brier",
@@ -137,7 +136,6 @@ def stage_metrics(
             params=params,
         ),
     ]
-    return out
 
 
 def shifted_metric(
@@ -216,7 +214,9 @@ class _BinnedScores:
             [smooth_ece(weights @ cells / self.n) for cells in self.residuals], 1
         )
         parts = [binned.brier_parts(c, hit, weights, bins=self.bins) for c, hit in victims]
-        out |= {name: torch.stack([part[name] for part in parts], 1) for name in parts[0]}
+        for name in parts[0]:
+            key = name if name == "mce" else f"brier_{name}"
+            out[key] = torch.stack([part[name] for part in parts], 1)
         errors = self.n - weights @ self.correct.T
         out["excess_aurc"] = out["aurc"] - scores.best_aurc(errors, self.n)
         return out
