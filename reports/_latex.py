@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 from ddaudit.reports import labels
@@ -10,27 +11,35 @@ from ddaudit.reports.cells import Cell, Column
 from ddaudit.reports.schema import Claim, Report
 from ddaudit.reports.view import Row, Verdict, verdict
 
-MOST_COLUMNS = 6
-"""Headline columns that fit side by side on a page."""
+MOST_COLUMNS = 4
+"""Headline columns with intervals that fit side by side on a page without small print."""
 _TEMPLATES = Path(__file__).parent / "templates"
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "|": r"\textbar{}", '"': "''", "“": "``", "”": "''", "‘": "`", "’": "'",
     "ε": r"$\varepsilon$", "δ": r"$\delta$", "σ": r"$\sigma$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$",
     "−": r"$-$", "–": "--", "∞": r"$\infty$",
     "×": r"$\times$", "…": r"\dots{}", "≈": r"$\approx$", "≥": r"$\geq$",
+    "≤": r"$\leq$", "±": r"$\pm$", "∅": r"$\emptyset$",
+    "→": r"$\rightarrow$", "·": r"$\cdot$", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "μ": r"$\mu$",
+    "-": "-{}",
 }  # fmt: skip
-_PATTERN = re.compile("|".join(map(re.escape, _ESCAPES)))
+_PATTERN = re.compile(
+    "|".join([*map(re.escape, _ESCAPES.keys() - {"-"}), "-(?=-)", "[^\x20-\x7e]"])
+)
+_ACCENTS = "\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327"
+"""What every TeX font can put on a Latin letter."""
 
 
 def to_latex(report: Report) -> str:
-    """One ``table`` environment per six headline columns, with marks for better and worse.
+    """One ``table`` environment per four headline columns, with marks for better and worse.
 
-    Symmetric intervals are written with a plus-minus, lopsided ones in brackets.
+    Symmetric intervals are written with a plus-minus, lopsided ones in brackets. A table that is wider than its line
+    is shrunk to it.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -59,9 +68,15 @@ def to_latex(report: Report) -> str:
 
 
 def escape(text: object) -> str:
-    """Text that LaTeX prints as it is; line breaks become spaces."""
+    """Text that LaTeX prints as it is; line breaks become spaces, and what a plain TeX has no letter for its number."""
     flat = re.sub(r"\s+", " ", labels.visible(str(text))).strip()
-    return _PATTERN.sub(lambda m: _ESCAPES[m.group()], flat)
+    return _PATTERN.sub(lambda m: _ESCAPES.get(m.group()) or _letter(m.group()), flat)
+
+
+def _letter(character: str) -> str:
+    base, *accents = unicodedata.normalize("NFD", character)
+    plain = base.isascii() and base.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS
+    return character if plain and ord(character) < 0x180 else f"[U+{ord(character):04X}]"
 
 
 def _head(table: Verdict) -> list[str]:
@@ -124,6 +139,6 @@ def _math(text: str) -> str:
         text.replace("−", "-")
         .replace("∞", r"\infty ")
         .replace("≥", r"\geq ")
-        .replace(labels.MISSING, r"\text{--}")
+        .replace(labels.MISSING, r"\mbox{--}")
     )
     return re.sub(r"(\d),(\d)", r"\1{,}\2", text) if not text.startswith("[") else text

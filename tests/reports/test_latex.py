@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from ddaudit.reports import Report
 from ddaudit.reports._latex import escape, to_latex
+from ddaudit.reports.schema import Alert
 
 
 @pytest.mark.parametrize(
@@ -16,6 +20,8 @@ from ddaudit.reports._latex import escape, to_latex
         ("a_b & 50% of $x #1 {y}", r"a\_b \& 50\% of \$x \#1 \{y\}"),
         ("~^\\", r"\textasciitilde{}\textasciicircum{}\textbackslash{}"),
         ("ε ≥ 1 − δ", r"$\varepsilon$ $\geq$ 1 $-$ $\delta$"),
+        ("--flag a-b", r"-{}-flag a-b"),
+        ("é 私 “x”", "é [U+79C1] ``x''"),
         ("two\nlines\\end{document}", r"two lines\textbackslash{}end\{document\}"),
     ],
 )
@@ -54,3 +60,47 @@ def test_marks_and_intervals(report: Report) -> None:
     assert r"\multicolumn{2}{c}{\emph{skipped}}" in text
     assert r"^{\dagger}" in text
     assert "Do not publish these numbers" in text
+
+
+DOCUMENT = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{report}\end{document}"
+
+
+@pytest.mark.parametrize("which", ["report", "hostile_report"])
+def test_it_compiles_and_fits_the_page(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """With a plain pdfTeX and nothing but the two packages that the first lines of the file name."""
+    pdflatex = shutil.which("pdflatex")
+    if pdflatex is None:
+        pytest.skip(
+            "NO TEX HERE: report.tex is not compiled; install texlive-latex-base and -recommended"
+        )
+    report: Report = request.getfixturevalue(which)
+    every = [*map(chr, range(0x21, 0x180)), *"Ωλ→“”‘’–—…≥≤∅私🔒\u202e"]
+    odd = Alert(text=f"Every character: {' '.join(every)}")
+    text = to_latex(report.model_copy(update={"alerts": [*report.alerts, odd]}))
+    assert text.count(escape(odd.text)) == text.count(r"\begin{table}")
+    (tmp_path / "report.tex").write_text(text, encoding="utf-8")
+    (tmp_path / "page.tex").write_text(DOCUMENT, encoding="utf-8")
+    command = [
+        pdflatex,
+        "-interaction=nonstopmode",
+        "-halt-on-error",
+        "-no-shell-escape",
+        "page.tex",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60)
+    log = (tmp_path / "page.log").read_text(encoding="utf-8", errors="replace")
+    assert done.returncode == 0, log[-2000:]
+    assert "Missing character" not in log
+    assert "Overfull" not in log
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000
+
+
+def test_every_alert_is_a_note_of_every_table(report: Report) -> None:
+    text = to_latex(report)
+    tables = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, re.S)
+    assert report.alerts
+    for table in tables:
+        after = table.split(r"\end{tabular}")[1]
+        assert all(escape(a.text) in after for a in report.alerts)
