@@ -1,13 +1,14 @@
 """What networks reach that are trained on each method's sets: makes docs/results/utility.md.
 
-    python -m benchmarks.utility --out runs/utility [--methods NAME,..] [--data NAME,..] [--ipc 1,10] [--seeds 3]
-                                 [--protocol audit|card] [--data-root DIR] [--jobs N] [--page FILE] [--page-only]
+    python -m benchmarks.utility --out runs/utility [DIR..] [--methods NAME,..] [--data NAME,..] [--ipc 1,10]
+                                 [--seeds 3] [--protocol audit|card] [--data-root DIR] [--jobs N] [--page FILE]
+                                 [--page-only]
 
 Every registered method at its ``small`` profile, beside full data, random records, herding and k-center, audited by
 ``utility`` under the quick preset. One run folder for each data set and size; running again computes what is missing,
-and every part may be run alone. ``--protocol card`` trains networks as each set's card says, for the column "own
-protocol", in run folders of its own and without reference rows. The page is written after every method from whatever
-is there, and names what is not.
+and every part may be run alone. ``--protocol card`` also trains networks as each set's card says, on the set and on
+random records with labels by the same teachers, and on the set with hard labels, in run folders of its own. The page
+is written after every method from whatever is there, and names what is not.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folder of the run folders; the page also reads others, the first that has a row counts",
+    )
     parser.add_argument("--methods", help="default: all that are registered")
     parser.add_argument("--data", default=",".join(DATA))
     parser.add_argument("--ipc", default="1,10")
@@ -50,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = methods()
     wanted = known if args.methods is None else {n: known[n] for n in args.methods.split(",")}
     cases = [Case(data, int(ipc)) for data in args.data.split(",") for ipc in args.ipc.split(",")]
+    args.out, outs = args.out[0], args.out
     page = args.page or args.out / "page.md"
-    problems: dict[tuple[str, Case], str] = read_problems(args.out)
+    problems = read_problems(args.out)
     if not args.page_only:
         for case in cases:
             for name in wanted:
@@ -62,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if reason:
                     problems[name, case] = reason
                 write_problems(args.out, problems)
-                write_page(page, known, cases, args, problems)
-    write_page(page, known, cases, args, problems)
+                write_page(page, known, cases, outs)
+    write_page(page, known, cases, outs)
     print(page)
 
 
@@ -103,7 +111,7 @@ def methods() -> dict[str, dict[str, str]]:
 
 def run(name: str, case: Case, args: argparse.Namespace) -> str:
     """Audit one method beside the reference rows; returns why it could not be, or nothing."""
-    folder, by_card = case.folder(args.out, args.protocol), args.protocol == "card"
+    folder = case.folder(args.out, args.protocol)
     try:
         done = ddaudit.audit(
             [name],
@@ -112,8 +120,9 @@ def run(name: str, case: Case, args: argparse.Namespace) -> str:
             preset="quick",
             ipc=case.ipc,
             seeds=args.seeds,
-            baselines=() if by_card else BASELINES,
+            baselines=BASELINES,
             protocol=args.protocol,
+            settings={"utility": {"ranking": True}} if args.protocol == "card" else None,
             out=folder,
             jobs=args.jobs,
             data_root=args.data_root,
@@ -143,26 +152,38 @@ def rows(folder: Path) -> Iterator[Row]:
             yield Row(finding.subject, (m.value, m.low, m.high), seeds, gain, paired)
 
 
-def by_own_protocol(folder: Path) -> dict[str, str]:
-    """Method -> accuracy of networks trained as its card says, of methods whose card says another protocol."""
+def by_own_protocol(folder: Path) -> dict[str, tuple[str, str, str, str]]:
+    """Method -> what is known of sets whose card says another protocol: accuracy of networks trained by it; that of
+    random records with labels by the same teachers, trained alike; the difference; accuracy with hard labels."""
     if not (folder / "run.json").exists():
         return {}
-    return {
-        finding.subject: f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}], seeds: {len(m.per_seed or [0])}"
-        for finding in ddaudit.report_of([str(folder)]).findings
-        for m in finding.metrics
-        if m.name == "utility.accuracy" and "protocol" in m.params and m.value is not None
-    }
+    made = {}
+    for finding in ddaudit.report_of([str(folder)]).findings:
+        own, others = "-", {"random_accuracy": "-", "ior": "-", "hard_label_accuracy": "-"}
+        for m in finding.metrics:
+            name = m.name.removeprefix("utility.")
+            if m.value is None or m.low is None or m.high is None:
+                continue
+            told = f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+            if name == "accuracy" and "protocol" in m.params:
+                own = f"{told}, seeds: {len(m.per_seed or [0])}"
+            elif name == "ior":
+                others[name] = f"{m.value:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
+            elif name in others:
+                others[name] = told
+        if own != "-":
+            made[finding.subject] = (own, *others.values())
+    return made
 
 
 def write_page(
     page: Path,
     known: dict[str, dict[str, str]],
     cases: Sequence[Case],
-    args: argparse.Namespace,
-    problems: dict[tuple[str, Case], str],
+    outs: Sequence[Path],
 ) -> None:
-    """The page, from whatever is there."""
+    """The page, from whatever is there; a row is that of the first folder of ``outs`` that has it."""
+    problems = {key: text for out in reversed(outs) for key, text in read_problems(out).items()}
     published, reasons = read_published(), read_reasons()
     lines = [
         "# Utility of every method",
@@ -172,21 +193,25 @@ def write_page(
         "the published ones. Intervals are 95 %; the difference is to random records of equal number, over draws, "
         "networks and test images. Published numbers are of the full-length method on ConvNet-3 of width 128, which a "
         "`small` profile is not; their tag says where they are from: `[C] README` read in the authors' repository, "
-        '`from memory` not checked against the paper. "Own protocol": accuracy of networks trained as the card says, '
-        "where that is another training. `-` means not available.",
+        "`from memory` not checked against the paper. Where a method states a training of its own, a second table "
+        "has the accuracy of networks trained by it, beside random records that the same teachers label, trained "
+        "alike. `-` means not available.",
         "",
     ]
     for case in cases:
-        found = {r.method: r for r in rows(case.folder(args.out))}
-        own = by_own_protocol(case.folder(args.out, "card"))
+        folders = [case.folder(out, how) for out in outs for how in ("audit", "card")]
+        found = {r.method: r for folder in reversed(folders) for r in rows(folder)}
+        own = {m: told for f in reversed(folders) for m, told in by_own_protocol(f).items()}
         lines += [f"## {TITLES.get(case.data, case.data)}, IPC {case.ipc}", ""]
-        if (about := case.folder(args.out) / "run.json").exists():
-            networks = json.loads(about.read_text(encoding="utf-8"))["preset"]["victims"]
-            lines += [f"{networks} networks per set.", ""]
+        abouts = [folder / "run.json" for folder in folders if (folder / "run.json").exists()]
+        networks = {
+            json.loads(about.read_text(encoding="utf-8"))["preset"]["victims"] for about in abouts
+        }
+        if networks:
+            lines += [f"{' or '.join(map(str, sorted(networks)))} networks per set.", ""]
         lines += [
-            "| family | method | status | accuracy | seeds | less random | beats random | own protocol | published "
-            "| reason |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| family | method | status | accuracy | seeds | less random | beats random | published | reason |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         missing = []
         order = sorted(known, key=lambda n: (n not in BASELINES, known[n]["family"], n))
@@ -195,10 +220,19 @@ def write_page(
             if row is None:
                 missing.append(name)
                 continue
-            told, failed = own.get(name, "-"), problems.get((name, case))
-            line = _line(row, known[name], case, told, published, reasons)
+            failed = problems.get((name, case))
+            line = _line(row, known[name], case, published, reasons)
             lines.append(f"{line[:-1]}; a seed failed: {failed} |" if failed else line)
         lines.append("")
+        if told := [(name, own[name]) for name in order if name in own]:
+            lines += [
+                "Trained by their own protocol:",
+                "",
+                "| method | accuracy | random records, same labels | gain over them | hard labels, audit's protocol |",
+                "|---|---|---|---|---|",
+                *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in told),
+                "",
+            ]
         if missing:
             names = [f"{n} ({problems[n, case]})" if (n, case) in problems else n for n in missing]
             lines += [f"Not there: {', '.join(names)}.", ""]
@@ -210,7 +244,6 @@ def _line(
     row: Row,
     about: dict[str, str],
     case: Case,
-    own: str,
     published: dict[tuple[str, str, int], str],
     reasons: dict[str, str],
 ) -> str:
@@ -232,7 +265,6 @@ def _line(
         str(row.seeds),
         gain,
         "" if reference else "yes" if row.beats else "no",
-        own,
         published.get((row.method, case.data, case.ipc), "-"),
         reason,
     ]
