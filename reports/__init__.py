@@ -1,5 +1,6 @@
 """Findings become reports (html, md, json, csv, tex) and are held against a policy."""
 
+from ddaudit.reports._card import dataset_card
 from ddaudit.reports.build import RawRun, build_report
 from ddaudit.reports.gate import RuleResult, Tally, apply, tally
 from ddaudit.reports.pictures import gallery
@@ -20,6 +21,7 @@ __all__ = [
     "Tally",
     "apply",
     "build_report",
+    "dataset_card",
     "gallery",
     "json_schema",
     "load_policy",

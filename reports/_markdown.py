@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,9 +92,9 @@ def _failed(report: Report) -> list[tuple[str, str, Check]]:
     ]
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    """The template, compiled once per process."""
+@cache
+def template(name: str) -> Template:
+    """A template of Markdown by its file's name, compiled once per process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
@@ -106,14 +106,14 @@ def _template() -> Template:
         autoescape=False,  # Markdown has its own escaping: the ``md`` filter
     )
     env.filters.update(md=escape, cell=_cell, primary=_primary, claim=_claim, brief=labels.brief)
-    return env.get_template("report.md")
+    return env.get_template(name)
 
 
 def _render(report: Report, *, details: bool) -> str:
     auditors = report.auditors if details else []
     (table,) = verdict(report)
     titles = [table.groups[i].auditor.heading for i in table.quiet]
-    text = _template().render(
+    text = template("report.md").render(
         report=report,
         run=report.run,
         table=table,

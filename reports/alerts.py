@@ -16,7 +16,7 @@ def alerts(report: Report) -> list[Alert]:
     """The alerts of a report: numbers that are not to be published, what cannot be relied on, what a reader of a set
     must know before anything else, broken privacy claims, and what publishing would cost."""
     return [
-        *([Alert(text=QUICK)] if report.run.preset == "quick" else []),
+        *_quick(report),
         *_not_run(report),
         *_kept(report),
         *_warnings(report),
@@ -25,6 +25,17 @@ def alerts(report: Report) -> list[Alert]:
         *_broken(report),
         *_private(report),
         *_together(report),
+    ]
+
+
+def lasting(report: Report) -> list[Alert]:
+    """Those that hold for whoever gets a set without the report: none is about the report, or about files here."""
+    return [
+        *_quick(report),
+        *_kept(report),
+        *_warnings(report),
+        *_cards(report),
+        *_broken(report),
     ]
 
 
@@ -48,6 +59,10 @@ def spent(report: Report) -> list[PrivacyClaim]:
             claim.model_copy(update={"release": f"{claim.release}/{k}"}) for k in range(1, seeds)
         ]
     return claims
+
+
+def _quick(report: Report) -> list[Alert]:
+    return [Alert(text=QUICK)] if report.run.preset == "quick" else []
 
 
 def _not_run(report: Report) -> list[Alert]:

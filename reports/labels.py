@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import count as count_up
+from pathlib import PurePath
 from typing import Any
 
 from ddaudit.findings import Metric
@@ -208,6 +211,23 @@ def question(text: str) -> str:
 def visible(text: str) -> str:
     """The text without control characters, above all those that reorder what follows (bidi)."""
     return _INVISIBLE.sub("\ufffd", text)
+
+
+def without_folders(name: str) -> str:
+    """The last part of a path; other names as they are."""
+    return PurePath(name.replace("\\", "/")).name or name
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """A file name for each that is safe everywhere; no two are alike, whatever their case."""
+    out: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9._+-]+", "-", name)[:80].strip(".-") or "unnamed"
+        tries = (base if k == 1 else f"{base}-{k}" for k in count_up(1))
+        out.append(next(n for n in tries if n.casefold() not in taken))
+        taken.add(out[-1].casefold())
+    return out
 
 
 def short(text: str, limit: int = 28) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding, Metric
 from ddaudit.reports.build import RawRun
+from ddaudit.reports.labels import without_folders
 from ddaudit.reports.schema import Report
 
 LEFT_OUT = "left out of this report: it is computed from the training records"
@@ -57,7 +57,7 @@ def publishable(run: RawRun, report: Report) -> RawRun:
         BadInput: no subject claims privacy, or a claim is broken: there is nothing that a report could keep.
     """
     _check(report)
-    ids = {c.subject: _plain(c.subject) for c in report.claims}
+    ids = {c.subject: without_folders(c.subject) for c in report.claims}
     by_auditor = {a.name: a.from_records for a in report.auditors}
     data = run.info.get("data")
     facts = data if isinstance(data, Mapping) else {"name": data}
@@ -66,11 +66,15 @@ def publishable(run: RawRun, report: Report) -> RawRun:
     others = [s.id for s in report.subjects if s.id not in ids]
     info = {
         **{k: run.info[k] for k in _RUN if k in run.info},
-        "data": {"name": _plain(str(facts.get("name") or "")), **shown},
+        "data": {"name": without_folders(str(facts.get("name") or "")), **shown},
         "cells": [],
         "publishable": True,
         "left_out": [
-            *([f"subjects without a claim ({', '.join(map(_plain, others))})"] if others else []),
+            *(
+                [f"subjects without a claim ({', '.join(map(without_folders, others))})"]
+                if others
+                else []
+            ),
             *([f"what is measured on training records ({', '.join(hidden)})"] if hidden else []),
             "results of tests of the claims, record counts, fingerprints, member positions, pictures of auditors",
             "commands, paths and times",
@@ -105,7 +109,7 @@ def _check(report: Report) -> None:
 def _subject(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
     card = {k: v for k, v in (entry.get("card") or {}).items() if k not in _CARD}
     if card.get("data"):
-        card["data"] = _plain(card["data"])
+        card["data"] = without_folders(card["data"])
     kept = {k: entry[k] for k in _SUBJECT if k in entry}
     shows = card.get("contains_real_pixels") or (entry.get("card") or {}).get("member_indices")
     return {**kept, "id": name, "card": card, "gallery": [] if shows else kept.get("gallery", [])}
@@ -140,8 +144,3 @@ def _reads(metric: Metric, from_records: Sequence[str]) -> bool:
     """Whether a metric is among those of ``Auditor.from_records``."""
     params = {f"{k}={v}" for k, v in metric.params.items()}
     return any(metric.name.startswith(p) or p in params for p in from_records)
-
-
-def _plain(name: str) -> str:
-    """The name without the folders before it."""
-    return PurePath(name.replace("\\", "/")).name or name

@@ -32,7 +32,9 @@ def uses(report: Report) -> dict[str, Uses]:
 
 def _uses(report: Report, table: Verdict, row: Row) -> Uses:
     recipe = row.subject.card.get("recipe")
-    cite = row.subject.source or (recipe.get("source", "") if isinstance(recipe, dict) else "")
+    cite = recipe.get("source") if isinstance(recipe, dict) else ""
+    if row.subject.kind == "recipe":  # of a file it is the place where it lay
+        cite = row.subject.source or cite
     unmeasured = [
         g.auditor.heading
         for g, cells in zip(table.groups, row.groups, strict=True)

@@ -21,7 +21,7 @@ def report(
         list[str], typer.Argument(help="Run folders of 'ddaudit audit', or one report.json.")
     ],
     formats: Annotated[
-        str, typer.Option("--format", metavar="html,md,json,csv,tex")
+        str, typer.Option("--format", metavar="html,md,json,csv,tex,parquet,card")
     ] = "html,md,json,csv",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the report (default: the first run's).")

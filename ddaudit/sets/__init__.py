@@ -16,7 +16,7 @@ from ddaudit.sets.classes import match_classes
 from ddaudit.sets.files import digest, fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
-from ddaudit.sets.inspection import Inspection, describe, inspect, stored_bytes
+from ddaudit.sets.inspection import Inspection, describe, inspect, statement, stored_bytes
 
 __all__ = [
     "FORMATS",
@@ -41,6 +41,7 @@ __all__ = [
     "load",
     "match_classes",
     "save",
+    "statement",
     "stored_bytes",
     "to_bytes",
 ]
