@@ -210,7 +210,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
     def work(self, subject: Subject, ctx: Context, settings: BackdoorScanSettings) -> Work:
         """The clean sets; the networks trained on them are part of what a cell is measured to cost."""
         if subject.baseline or (subject.recipe is not None and not settings.recipe):
-            return Work()
+            return Work(ends=True)
         reference = reference_for(subject, ctx, recipe=settings.recipe)
         return Work(settings.references, recipe=reference.maker.recipe)
 

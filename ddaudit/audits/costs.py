@@ -302,6 +302,10 @@ def _ratio(row: Row, now: Mapping[str, float], name: str) -> float:
 
 
 def _linear(share: float, ratio: float) -> float:
+    """1 plus what a share adds at ``ratio`` times its quantity. A share above 1, measured at twice the quantity, says
+    that time grows faster than in proportion: a power that meets both measurements, and is never negative."""
+    if share > 1:
+        return float(ratio ** math.log2(1 + share))
     return 1 - share + share * ratio
 
 

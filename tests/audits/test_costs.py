@@ -37,6 +37,31 @@ def test_a_row_grows_by_the_share_that_follows_each_number() -> None:
     assert grown(row, unknown, {"step": step_ratio(row, unknown)}) == 10.0
 
 
+def test_a_share_above_one_grows_as_a_power_and_is_never_negative() -> None:
+    """Twice the images took 1 + 1.36 times as long (dc): so does the estimate, and a tenth of them takes some time."""
+    row = Row(seconds=1.0, at={"images": 100}, batches={"images": 1.36})
+    assert step_ratio(row, {"images": 100}) == 1
+    assert step_ratio(row, {"images": 200}) == pytest.approx(2.36)
+    assert step_ratio(row, {"images": 400}) == pytest.approx(2.36**2)
+    assert 0 < step_ratio(row, {"images": 10}) < 0.1
+
+
+def test_no_part_of_any_row_is_negative_at_any_size() -> None:
+    rows = [
+        *table().methods.values(),
+        *table().defenses.values(),
+        *table().auditors.values(),
+        *table().checks.values(),
+    ]
+    for row in rows:
+        assert sum(row.work.values()) <= 1.001
+        for factor in (1e-3, 0.5, 2.0, 1e3):
+            now = {name: factor * value for name, value in row.at.items()}
+            arithmetic = {"step": step_ratio(row, now), "training": factor, "network": factor}
+            assert step_ratio(row, now) > 0
+            assert grown(row, now, arithmetic) > 0
+
+
 def test_training_grows_with_steps_networks_and_size() -> None:
     data, protocol = load_data("digits"), PROTOCOLS["quick"].for_data("")
     one = trained(Arch.parse("ConvNetW32"), data, protocol, images=100)
@@ -107,13 +132,13 @@ def test_a_preview_counts_the_distillations_that_auditors_ask_for(tmp_path) -> N
 
 
 def test_cells_whose_question_does_not_apply_cost_nothing(tmp_path) -> None:
-    """Digits have no groups, no tail and no known noise; random records have hard labels."""
-    idle = ["bias", "tail", "noise", "soft-labels"]
+    """Digits have no groups, no tail and no known noise; random records have hard labels, and a known origin."""
+    idle = ["bias", "tail", "noise", "soft-labels", "backdoor-scan"]
     config = AuditConfig(
         subjects=["random"], baselines=[], auditors=[*idle, "utility"], out=str(tmp_path / "run")
     )
     cost = {r.auditor: r.cost.seconds for r in preview(config).rows if r.subject == "random"}
-    assert [cost[name] for name in idle] == [0, 0, 0, 0]
+    assert [cost[name] for name in idle] == [0] * len(idle)
     assert cost["utility"] > 0
 
 
