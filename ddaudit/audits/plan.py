@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ddaudit import hub
 from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Preset, Settings, Subject
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.subjects import make_subject, module_subject
@@ -76,6 +77,7 @@ def make_plan(
         BadInput: anything that would make a cell impossible for a reason the user can mend.
     """
     given = given or Given()
+    config = _pinned(config)
     if not config.subjects and not given.modules:
         raise BadInput("subjects", "none is given", "Name a recipe, a set file or a checkpoint.")
     names = list(dict.fromkeys(config.auditors or AUDITORS.names()))
@@ -114,6 +116,17 @@ def make_plan(
         if seed < _draws(auditors[name][0], preset)
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+
+
+def _pinned(config: AuditConfig) -> AuditConfig:
+    """With the commit of every subject that is on the Hub: what is audited is on record, and workers find it here."""
+    pins = {}
+    for text in filter(hub.is_hub, config.subjects):
+        place, mark, entry = text.partition("#")
+        pins[text] = f"{hub.pin(place)}{mark}{entry}"
+    names = {pins.get(text, text): name for text, name in config.names.items()}
+    subjects = [pins.get(text, text) for text in config.subjects]
+    return config.model_copy(update={"subjects": subjects, "names": names}) if pins else config
 
 
 def _context(config: AuditConfig, artifacts: Artifacts | None, given: Given) -> Context:

@@ -138,7 +138,7 @@ def preview(config: AuditConfig) -> Preview:
     """
     store = RunStore(config.out)
     plan = make_plan(config, store)
-    check_joins(store, run_info(plan, config))
+    check_joins(store, run_info(plan, plan.config))
     return preview_of(plan, store)
 
 

@@ -92,7 +92,7 @@ def run_audit(
     device = plan.context.device
     gpus = spread_gpus(config.device)
     jobs = config.jobs or default_jobs(device, gpus)
-    config = config.model_copy(update={"device": str(device), "jobs": jobs})
+    config = plan.config.model_copy(update={"device": str(device), "jobs": jobs})
     plan = replace(plan, config=config)
     cells = {c.key: c for c in _part(plan.cells, *shard)}
     missing = [c for c in cells.values() if unfinished(store, c.key)]

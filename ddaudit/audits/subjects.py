@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ddaudit import hub
 from ddaudit.auditing import Subject, recipe_subject
 from ddaudit.data import Dataset
 from ddaudit.distillation import METHODS, check_recipe, make_recipe
@@ -49,7 +50,7 @@ def make_subject(
 
     Args:
         text: recipe name ("dm+fair"), a ddaudit set file, or a checkpoint (.pth, .pt, .safetensors). ``FILE#ENTRY``
-            says which weights are meant where a checkpoint holds several.
+            says which weights are meant where a checkpoint holds several. ``hub:owner/name`` is a file of the Hub.
         data: what it is audited against; shapes and classes must fit.
         arch: the architecture a checkpoint is read as.
         options: recipe options of --set; ignored for files.
@@ -60,7 +61,12 @@ def make_subject(
     """
     if is_file_name(text):
         path, entry = split_entry(text)
-        subject = _file(path, text, entry=entry, data=data, arch=arch, baseline=baseline)
+        found = hub.pull(path) if hub.is_hub(path) else path
+        subject = _file(found, text, entry=entry, data=data, arch=arch, baseline=baseline)
+        if found != path:
+            place = hub.parse(path)
+            notes = (*subject.notes, f"pulled from {place}")
+            subject = replace(subject, id=place.repo, notes=notes)
         return replace(subject, id=name) if name else subject
     recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)

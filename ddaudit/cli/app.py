@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import ddaudit
-from ddaudit.cli import auditing, demo, listing, poisoning, reporting, sets, setting_up
+from ddaudit.cli import auditing, demo, listing, poisoning, publishing, reporting, sets, setting_up
 from ddaudit.cli.output import say_error
 from ddaudit.errors import DDAuditError, printable
 
@@ -33,6 +33,7 @@ app.command()(sets.inspect)
 app.command("import")(sets.import_)
 app.command()(poisoning.poison)
 app.command()(sets.ledger)
+app.command()(publishing.push)
 app.command()(setting_up.init)
 app.command()(setting_up.doctor)
 

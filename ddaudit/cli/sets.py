@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddaudit import hub
 from ddaudit.cli import options, places
 from ddaudit.cli.output import say, say_error
 from ddaudit.errors import BadInput, printable
@@ -142,7 +143,12 @@ def _labelled(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A file or folder in a community format.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A file or folder in a community format, or hub:owner/name[@revision]."
+        ),
+    ],
     out: SetFile,
     format_: Annotated[
         str | None,
@@ -207,7 +213,8 @@ def import_(
     from ddaudit.sets import inspect as look
 
     loaded = load_data(data, root=data_root, download=download) if data else None
-    made = import_set(file, format=format_, data=loaded, options=changes)
+    found = hub.pull_all(file) if hub.is_hub(file) else file
+    made = import_set(found, format=format_, data=loaded, options=changes)
     if labels_of is not None and loaded is not None:
         made = _labelled(made, labels_of, loaded, profile, of_method, seed)
     save(made, out)
@@ -218,7 +225,9 @@ def import_(
 def inspect(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Set files; of several, also what publishing all of them costs."),
+        typer.Argument(
+            help="Set files, or hub:owner/name; of several, also what publishing all of them costs."
+        ),
     ],
     json_: options.Json = False,
 ) -> None:
@@ -226,7 +235,7 @@ def inspect(
     from ddaudit.sets import describe
     from ddaudit.sets import inspect as look
 
-    looks = [_rederived(look(file)) for file in files]
+    looks = [_rederived(look(hub.pull(file) if hub.is_hub(file) else file)) for file in files]
     if json_:
         facts = [f.to_json() for f in looks]
         typer.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=1))
@@ -314,18 +323,22 @@ def _say_costs(name: str, files: Sequence[Path], costs: Sequence[Cost], *, as_js
 
 
 def _rederived(inspection: Inspection) -> Inspection:
-    """With a warning where the ledger does not support the claim: what a card says of its own claim proves nothing."""
-    claim = inspection.card.privacy
+    """With a warning where the ledger does not support the claim."""
+    warnings = [*inspection.warnings, *unsupported(inspection.card.privacy)]
+    return inspection.model_copy(update={"warnings": warnings})
+
+
+def unsupported(claim: PrivacyClaim | None) -> list[str]:
+    """Why the ledger does not support a claim, or nothing: what a card says of its own claim proves nothing."""
     if claim is None or not claim.ledger:
-        return inspection
+        return []
     from ddaudit.defenses.privacy.accounting import cross_check
 
     try:
         cross_check(claim.epsilon, claim.ledger, claim.delta, relation=claim.relation)
     except BadInput as error:
-        warning = printable(f"the privacy claim does not follow from its ledger: {error}")
-        return inspection.model_copy(update={"warnings": [*inspection.warnings, warning]})
-    return inspection
+        return [printable(f"the privacy claim does not follow from its ledger: {error}")]
+    return []
 
 
 def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:

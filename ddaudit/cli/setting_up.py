@@ -51,7 +51,14 @@ data: {data}
 out: runs/audit            # running again computes only what is missing
 """
 
-EXTRAS = {"ray": "ray", "torchattacks": "torchattacks"}
+EXTRAS = {
+    "ray": "ray",
+    "torchattacks": "torchattacks",
+    "hub": "huggingface_hub",
+    "timm": "timm",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow-skinny",
+}
 """Extra -> the package that it brings."""
 
 

@@ -280,11 +280,20 @@ def _warnings(
 
 
 def _privacy_warnings(card: Card) -> list[str]:
-    claim, found = card.privacy, []
+    found = []
     if card.member_indices:
         found.append(f"releases real records verbatim ({len(card.member_indices)} training images)")
     elif card.contains_real_pixels:
         found.append("releases pieces of real records verbatim (crops or patches)")
+    return found + claim_problems(card)
+
+
+def claim_problems(card: Card) -> list[str]:
+    """Why the privacy claim on a card does not hold, or cannot be checked; empty without a claim.
+
+    What its ledger adds up to is not asked: ``ddaudit inspect`` does.
+    """
+    claim, found = card.privacy, list[str]()
     if claim is None:
         return found
     if card.shows_records:
