@@ -1,13 +1,15 @@
 """Recipes: resolving names, composing defenses, changing options, and what is refused before any work."""
 
+import ast
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ddaudit.distillation import METHODS, Defense, resolve
+from ddaudit.distillation import METHODS, Defense, recipes, resolve
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.options import describe, option, replace_option
@@ -166,3 +168,20 @@ def test_every_method_says_in_a_few_words_what_it_does_and_of_what_parts(name: s
     assert 3 <= len(recipe.purpose.split()) <= 12
     assert recipe.source
     assert recipe.parts()["loop"] == type(recipe.loop).__name__
+
+
+def test_a_recipe_is_under_forty_lines_without_a_loop():
+    """Its words (source, purpose, deviations) are not counted."""
+    seen, words = 0, ("source", "purpose", "deviations")
+    for file in Path(recipes.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            assert not isinstance(node, ast.For | ast.While), (file.name, node.lineno)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register":
+                seen += 1
+                told = [k.value for k in ast.walk(node) if getattr(k, "arg", None) in words]
+                assert _lines(node) - sum(map(_lines, told)) < 40, (file.name, node.lineno)
+    assert seen > 50
+
+
+def _lines(node):
+    return node.end_lineno - node.lineno + 1

@@ -10,6 +10,7 @@ from ddaudit.distillation.layer_statistics import LayerStatistics
 from ddaudit.distillation.recipe import register
 from ddaudit.distillation.recipes.sre2l import (
     FLOATS,
+    SMALL,
     SMALL_TEACHER,
     SRE2L,
     TEACHER_HERE,
@@ -25,7 +26,7 @@ AVERAGES = (
     "moving averages start from the first batch (the released code's test for it never holds: from 0)",
     "statistics of the records are exact and unaugmented (theirs: means over augmented batches of 64)",
 )
-SMALL = {
+SMALL_TEACHERS = {
     **SMALL_TEACHER,
     "networks.arch": "ConvNetW32BN,ConvNetD1W32BN,ConvNetW32",
     "protocol.epochs": 300,
@@ -50,7 +51,7 @@ GVBSM = register(
         labels=ViewLabels(epochs=1000),
         protocol=by_views("g-vbsm", epochs=1000, batch_size=100, loss="mse", hard_weight=0.15),
         small={
-            **SMALL,
+            **SMALL_TEACHERS,
             "loop.iterations": 400,
             "loop.jitter.roll": 0.125,
             "terms.2.weight": 0.01,
@@ -89,7 +90,7 @@ EDC = register(
             ),
         ),
         small={
-            **SMALL,
+            **SMALL_TEACHERS,
             "synthesis.candidates": 60,
             "synthesis.smallest": 0.6,
             "loop.jitter.smallest": 1.0,
@@ -120,7 +121,7 @@ D3S = register(
             LayerStatistics(weight=0.01, first=1.0, momentum=0.9, measure="kl"),
         ),
         protocol=by_views("d3s", epochs=400, batch_size=128),
-        small={**SRE2L.small, "networks.arch": "ConvNetW32BN,ConvNetD1W32BN"},
+        small={**SMALL, "networks.arch": "ConvNetW32BN,ConvNetD1W32BN"},
         deviations=(
             TEACHER_HERE,
             FLOATS,

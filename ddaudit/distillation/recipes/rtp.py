@@ -22,36 +22,16 @@ RTP = register(
         networks=Fresh("ConvNet"),
         reader=Minibatch(per_class=64),
         loop=Unrolled(
-            steps=500_000,
-            lr=0.1,
-            inner=150,
-            rate=FixedRate(0.01),
-            inner_momentum=0.9,
-            batch=32,
-            optimiser="sgd",
+            steps=500_000, lr=0.1, inner=150, rate=FixedRate(0.01), inner_momentum=0.9, batch=32, optimiser="sgd",
             max_norm=2.0,
         ),
         augment="",
         protocol=EvaluationProtocol(
-            name="rtp",
-            epochs=299,
-            epochs_plain=299,
-            batch_size=640,
-            lr=0.01,
-            weight_decay=0.0,
-            decay=1.0,
-            augment="",
+            name="rtp", epochs=299, epochs_plain=299, batch_size=640, lr=0.01, weight_decay=0.0, decay=1.0, augment=""
         ),
         small={
-            "synthesis.bases": 8,
-            "synthesis.scale": 1,
-            "loop.steps": 100,
-            "loop.lr": 0.05,
-            "loop.optimiser": "adam",
-            "loop.inner": 10,
-            "loop.rate.start_at": 0.05,
-            "loop.batch": 10,
-            "networks.width": 32,
+            "synthesis.bases": 8, "synthesis.scale": 1, "loop.steps": 100, "loop.lr": 0.05, "loop.optimiser": "adam",
+            "loop.inner": 10, "loop.rate.start_at": 0.05, "loop.batch": 10, "networks.width": 32,
             "reader.per_class": 32,
         },
         deviations=(
@@ -59,4 +39,4 @@ RTP = register(
             "the penalty on addresses that the source states is left out: its code's has no gradient",
         ),
     )
-)
+)  # fmt: skip

@@ -6,7 +6,14 @@ from ddaudit.distillation.barycentre import BarycentreFeatures
 from ddaudit.distillation.jitter import Jitter
 from ddaudit.distillation.layer_statistics import LayerStatistics
 from ddaudit.distillation.recipe import register
-from ddaudit.distillation.recipes.sre2l import FLOATS, SRE2L, TEACHER_HERE, by_views, squeezed
+from ddaudit.distillation.recipes.sre2l import (
+    FLOATS,
+    SMALL,
+    SRE2L,
+    TEACHER_HERE,
+    by_views,
+    squeezed,
+)
 from ddaudit.distillation.recover import Recover
 from ddaudit.distillation.relabel import ViewLabels
 from ddaudit.distillation.terms import CrossEntropy
@@ -27,7 +34,7 @@ WMDD = register(
         loop=Recover(iterations=2000, lr=0.25, whole=True, jitter=Jitter(roll=1 / 7)),
         labels=ViewLabels(epochs=300),
         protocol=by_views("wmdd", epochs=300, batch_size=100),
-        small={**SRE2L.small, "loop.jitter.smallest": 1.0},
+        small={**SMALL, "loop.jitter.smallest": 1.0},
         deviations=(
             TEACHER_HERE,
             FLOATS,
