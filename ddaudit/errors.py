@@ -10,6 +10,9 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_MOST_LISTED = 30
+"""Names that a line may list; of more kinds of things there is a command that lists them."""
+
 
 def printable(text: str) -> str:
     """The text on one line and as itself: control characters, line breaks, those that reorder what follows, and half
@@ -47,7 +50,10 @@ class Unsupported(DDAuditError):
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The hint for a word that nobody knows: the words most like it, or all of them."""
+    """The hint for a word that nobody knows: the words most like it; else all of them, where they are few."""
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(words)}."
+    same = [w for w in words if w.lower() == word.lower()]
+    close = same or difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(words)}." if len(words) <= _MOST_LISTED else ""

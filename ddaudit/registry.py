@@ -7,6 +7,7 @@ theirs through an entry-point group; such a plugin is known by its name and as `
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -51,10 +52,37 @@ def check_name(kind: str, name: str) -> None:
         raise _unknown(KINDS[kind], name, known)
 
 
-def _unknown(kind: Kind, name: str, known: Iterable[str]) -> BadInput:
-    return BadInput(
-        name, f"unknown {kind.name}", f"{closest(name, known)} See 'ddaudit list {kind.listed}'."
+def split_recipe(text: str) -> tuple[str, list[str]]:
+    """``METHOD+DEFENSE+...`` taken apart: the method, and its defenses.
+
+    Raises:
+        BadInput: a part is empty.
+    """
+    base, *defenses = text.split("+")
+    todo = (
+        "A recipe is METHOD or METHOD+DEFENSE, such as dm or dm+fair: see 'ddaudit list methods'."
     )
+    if not text.strip():
+        raise BadInput(f"recipe '{text}'", "is no name", todo)
+    if not base:
+        raise BadInput(text, "names a defense without the method that it goes with", todo)
+    if "" in defenses:
+        raise BadInput(text, "names no defense after a '+'", todo)
+    return base, defenses
+
+
+def _unknown(kind: Kind, name: str, known: Iterable[str]) -> BadInput:
+    other = {"method": "defense", "defense": "method"}.get(kind.name)
+    if other and name in (builtin(KINDS[other]) or {}):
+        what = f"is a {other}, and stands where a {kind.name} is expected"
+        return BadInput(name, what, "A recipe is METHOD or METHOD+DEFENSE, such as dm or dm+fair.")
+    if kind.name == "dataset" and os.path.exists(name):
+        todo = f"Say what it holds: csv:path={name},target=COLUMN."
+        if os.path.isdir(name):
+            todo = f"Say what it holds: image-folder:path={name} or parquet:path={name}."
+        return BadInput(name, "is a file or folder, and no data set is called so", todo)
+    hint = f"{closest(name, known)} See 'ddaudit list {kind.listed}'."
+    return BadInput(name or f"{kind.name} ''", f"unknown {kind.name}", hint.strip())
 
 
 @dataclass(eq=False)

@@ -12,6 +12,8 @@ import pytest
 
 from ddaudit import catalogue
 from ddaudit.catalogue import KINDS, Kind
+from ddaudit.data import load_data
+from ddaudit.distillation import resolve
 from ddaudit.errors import BadInput
 from ddaudit.registry import Registry, rows
 
@@ -189,6 +191,33 @@ def test_an_unknown_name_is_answered_with_close_ones(package) -> None:
         zoo().get("beee")
     with pytest.raises(BadInput, match="Known: ape, bee"):
         zoo().get("xyzzy")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", r"recipe '': is no name\. A recipe is METHOD or METHOD\+DEFENSE, such as dm"),
+        ("+fair", r"^\+fair: names a defense without the method that it goes with"),
+        ("dm+", r"^dm\+: names no defense after a '\+'"),
+        ("dm++fair", r"^dm\+\+fair: names no defense after a '\+'"),
+        ("fair", r"^fair: is a defense, and stands where a method is expected"),
+        ("dm+random", r"^random: is a method, and stands where a defense is expected"),
+        ("DM", r"^DM: unknown method\. Did you mean dm\?"),
+        ("xyzzy", r"^xyzzy: unknown method\. See 'ddaudit list methods'\.$"),  # not 70 names
+    ],
+)
+def test_names_that_are_no_recipe_are_answered_in_a_line(text: str, line: str) -> None:
+    with pytest.raises(BadInput, match=line):
+        resolve(text)
+
+
+def test_a_place_in_the_place_of_a_data_set_is_answered_with_what_reads_it(tmp_path: Path) -> None:
+    table = tmp_path / "loans.csv"
+    table.write_text("a,b\n")
+    with pytest.raises(BadInput, match=f"image-folder:path={tmp_path} or parquet:path={tmp_path}"):
+        load_data(str(tmp_path))
+    with pytest.raises(BadInput, match=f"csv:path={table},target=COLUMN"):
+        load_data(str(table))
 
 
 # ---- plugins -------------------------------------------------------------------------------------

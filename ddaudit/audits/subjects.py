@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from ddaudit import hub
 from ddaudit.auditing import Subject, recipe_subject
 from ddaudit.data import Dataset
-from ddaudit.distillation import METHODS, check_recipe, make_recipe
+from ddaudit.distillation import check_recipe, make_recipe
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.models import Arch, Network, load_checkpoint, wrap
 from ddaudit.sets import (
-    FORMATS,
     detect,
     digest,
     fingerprint,
@@ -29,8 +28,11 @@ from ddaudit.sets import (
     load,
     match_classes,
 )
+from ddaudit.sets.imports import unknown_format
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".parquet", ".pkl", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".npy", ".parquet", ".pkl", ".ckpt")
+ARRAYS = (".npz", ".npy", ".parquet")
+"""Files that may hold a set, and never a checkpoint."""
 
 
 def make_subject(
@@ -131,9 +133,7 @@ def _file(
     path: Path, text: str, *, entry: str | None, data: Dataset, arch: Arch, baseline: bool
 ) -> Subject:
     if kind_of(path) is None:
-        raise BadInput(
-            text, "no such file, and no such recipe", f"Recipes: {', '.join(METHODS.names())}."
-        )
+        raise BadInput(text, "no such file, and no such recipe", "See 'ddaudit list methods'.")
     if entry is not None and (path.is_dir() or is_set_file(path) or detect(path)):
         raise BadInput(text, "is no checkpoint, so '#' names nothing in it", f"Give {path}.")
     if is_set_file(path):
@@ -164,10 +164,8 @@ def _file(
             f"looks like a distilled set in the '{found}' format",
             f"First: ddaudit import {text} --format {found} --data {data.name} --out set.safetensors",
         )
-    if path.is_dir():
-        raise BadInput(
-            text, "is a folder", f"Formats that can be imported: {', '.join(FORMATS.names())}."
-        )
+    if path.is_dir() or path.suffix in ARRAYS:
+        raise unknown_format(path)
     network = load_checkpoint(
         path,
         arch=arch,

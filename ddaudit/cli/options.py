@@ -9,7 +9,7 @@ import typer
 
 from ddaudit.errors import BadInput
 from ddaudit.files import parse_yaml
-from ddaudit.registry import check_name
+from ddaudit.registry import check_name, split_recipe
 
 LARGEST_SEED = 2**31 - 1
 
@@ -168,7 +168,7 @@ def shard(text: str | None) -> tuple[int, int]:
 
 def check_recipe_name(text: str) -> None:
     """Raises BadInput where no method or defense is called so; imports nothing for it."""
-    base, *defenses = text.split("+")
+    base, defenses = split_recipe(text)
     check_name("method", base)
     for name in defenses:
         check_name("defense", name)

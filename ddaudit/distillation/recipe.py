@@ -41,7 +41,7 @@ from ddaudit.distillation.reductions import Sum
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import refuse_coupling
 from ddaudit.errors import BadInput
-from ddaudit.registry import Registry
+from ddaudit.registry import Registry, split_recipe
 from ddaudit.training import EvaluationProtocol
 
 Family = Literal[
@@ -436,7 +436,7 @@ def resolve(
     Raises:
         BadInput: unknown method, defense or option, a defense named twice, or one that cannot work on the method.
     """
-    base, *names = name.split("+")
+    base, names = split_recipe(name)
     twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
     if twice:
         raise BadInput(

@@ -16,7 +16,8 @@ from ddaudit.files import kind_of
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.classes import match_classes
 from ddaudit.sets.formats import FORMATS, Format, _names
-from ddaudit.sets.formats._safe import load_torch
+from ddaudit.sets.formats._plain import pair_in
+from ddaudit.sets.formats._safe import load_torch, npz_names
 
 COMMON_OPTIONS = {
     "num_classes": "number of classes, where neither the file nor --data tells",
@@ -100,9 +101,27 @@ def detect(path: str | Path) -> str | None:
 def _importer(path: Path, name: str | None) -> Format:
     name = name if name is not None else detect(path)
     if name is None:
-        known = ", ".join(FORMATS.names())
-        raise BadInput(path, "is in no format that is known", f"Pass --format: {known}.")
+        raise unknown_format(path)
     return FORMATS.get(name)
+
+
+def unknown_format(path: Path) -> BadInput:
+    """What is wrong with a file or folder that looks like no set: what it holds, and what could be read instead.
+
+    Raises:
+        BadInput: a PyTorch file that holds more than data, or is none.
+    """
+    held = ""
+    if path.is_file() and path.suffix in (".pt", ".pth"):
+        content = load_torch(path)
+        entries = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
+        held = f" (it holds a {type(content).__name__}{': ' if entries else ''}{entries[:100]})"
+    elif path.suffix == ".npz":
+        held = f" (it holds {', '.join(sorted(npz_names(path)))[:100] or 'no arrays'})"
+    todo = (
+        f"Save a dict or .npz of images and labels, or pass --format: {', '.join(FORMATS.names())}."
+    )
+    return BadInput(path, f"is in no format that is known{held}", todo)
 
 
 def _check_options(importer: Format, options: Mapping[str, str]) -> None:
@@ -122,7 +141,7 @@ def _by_content(path: Path) -> str | None:
         return "dc"
     if isinstance(content, Mapping) and isinstance(content.get("compressor"), Mapping):
         return "rtp"
-    if isinstance(content, Mapping) and {"images", "labels"} <= set(content):
+    if isinstance(content, Mapping) and pair_in(content):
         return "tensors"
     if _is_images(content):
         return "mtt"

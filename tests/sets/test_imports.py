@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput
@@ -154,3 +155,35 @@ def test_zca_option_is_yes_or_no(tmp_path: Path) -> None:
     torch.save(torch.arange(2), tmp_path / "labels_best.pt")
     with pytest.raises(BadInput, match="neither true nor false"):
         import_set(tmp_path, options={"zca": "maybe"})
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("data", "targets"), ("image_syn", "label_syn")])
+@pytest.mark.parametrize("suffix", ["pt", "npz", "safetensors"])
+def test_images_and_labels_under_other_names(
+    tmp_path: Path, tiny: Dataset, names: tuple[str, str], suffix: str
+) -> None:
+    images, labels = torch.rand(20, *tiny.shape), torch.arange(20) % tiny.num_classes
+    path, held = tmp_path / f"mine.{suffix}", dict(zip(names, (images, labels), strict=True))
+    if suffix == "pt":
+        torch.save({**held, "epoch": 3}, path)
+    elif suffix == "npz":
+        np.savez(path, **{k: v.numpy() for k, v in held.items()})
+    else:
+        save_file(held, path)
+    made = import_set(path, data=tiny)
+    assert torch.equal(made.images, images)
+    assert torch.equal(made.labels, labels)
+
+
+def test_files_of_no_format_say_what_they_hold(tmp_path: Path) -> None:
+    pickled, odd, array = (tmp_path / n for n in ("a.pt", "b.pt", "c.npz"))
+    torch.save(torch.utils.data.TensorDataset(torch.rand(3, 1, 8, 8)), pickled)
+    torch.save({"pixels": torch.rand(3, 1, 8, 8), "classes": torch.arange(3)}, odd)
+    np.savez(array, foo=np.zeros(3))
+    for path, words in (
+        (pickled, r"pickled code \(torch\.utils\.data\.dataset\.TensorDataset\); refused"),
+        (odd, r"it holds a dict: pixels, classes\)\. Save a dict or \.npz of images and labels"),
+        (array, r"it holds foo\)"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            import_set(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,41 @@ from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 PLAIN_RANGES = (*RANGES, "standard")
 LAYOUTS = ("nchw", "nhwc")
+NAMES = (
+    ("images", "labels"),
+    ("x", "y"),
+    ("X", "y"),
+    ("X", "Y"),
+    ("data", "targets"),
+    ("data", "labels"),
+    ("image_syn", "label_syn"),
+    ("images_syn", "labels_syn"),
+)
+"""What people call images and labels. The first pair that a file holds is taken; other entries are left alone."""
 
 PLAIN_OPTIONS = {
     "range": "what values are: 0-1, 0-255, -1-1, normalised (by mean and std), or standard (a table)",
     "layout": "nchw or nhwc, where both fit",
     **SOFT_OPTIONS,
 }
+
+
+def named(held: Collection[Any], path: Path) -> tuple[str, str]:
+    """What images and labels are called in a file that holds these entries.
+
+    Raises:
+        BadInput: it has no such pair.
+    """
+    pair = pair_in(held)
+    if pair is None:
+        what = f"holds no images and labels ({', '.join(map(str, held))[:100] or 'nothing'})"
+        raise BadInput(path, what, "Call them images and labels. Is it another format?")
+    return pair
+
+
+def pair_in(held: Collection[Any]) -> tuple[str, str] | None:
+    """The first of :data:`NAMES` among the entries of a file."""
+    return next((pair for pair in NAMES if set(pair) <= set(held)), None)
 
 
 def from_arrays(

@@ -8,10 +8,8 @@ from pathlib import Path
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.formats import _names
 from ddaudit.sets.formats._base import FORMATS, Format
-from ddaudit.sets.formats._plain import PLAIN_OPTIONS, from_arrays
+from ddaudit.sets.formats._plain import NAMES, PLAIN_OPTIONS, from_arrays, pair_in
 from ddaudit.sets.formats._safe import load_npz, npz_names
-
-NAMES = ("images", "labels")
 
 
 def read(
@@ -23,10 +21,11 @@ def read(
     std: Sequence[float] | None,
     options: Mapping[str, str],
 ) -> DistilledSet:
-    """Read ``images`` (N, C, H, W), (N, H, W, C) or (N, H, W) and ``labels`` (N,) or (N, K)."""
-    arrays = load_npz(path, NAMES)
+    """Read ``images`` (N, C, H, W), (N, H, W, C) or (N, H, W) and ``labels`` (N,) or (N, K), or what people call so."""
+    images, labels = pair = pair_in(npz_names(path)) or NAMES[0]
+    arrays = load_npz(path, pair)
     return from_arrays(
-        arrays["images"], arrays["labels"], path,
+        arrays[images], arrays[labels], path,
         num_classes=num_classes, shape=shape, mean=mean, std=std, options=options,
     )  # fmt: skip
 
@@ -35,7 +34,7 @@ def sniff(path: Path) -> bool:
     """True for an .npz with both arrays that is not named like KIP's and does not hold RFAD's."""
     kip = _names.from_kip_name(path).method is not None
     names = npz_names(path) if path.suffix == ".npz" and not kip else set()
-    return set(NAMES) <= names and not {"k", "jit"} <= names
+    return pair_in(names) is not None and not {"k", "jit"} <= names
 
 
 FORMATS.add(

@@ -12,10 +12,8 @@ from ddaudit.containers import check_safetensors
 from ddaudit.errors import BadInput
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.formats._base import FORMATS, Format
-from ddaudit.sets.formats._plain import PLAIN_OPTIONS, from_arrays
+from ddaudit.sets.formats._plain import PLAIN_OPTIONS, from_arrays, named, pair_in
 from ddaudit.sets.formats._safe import load_torch
-
-NAMES = ("images", "labels")
 
 
 def read(
@@ -27,18 +25,15 @@ def read(
     std: Sequence[float] | None,
     options: Mapping[str, str],
 ) -> DistilledSet:
-    """Read a dict ``{"images": ..., "labels": ...}``; other entries are left alone. Nothing is unpickled but tensors
-    and plain containers."""
+    """Read a dict ``{"images": ..., "labels": ...}``, or of other names that people give them; other entries are left
+    alone. Nothing is unpickled but tensors and plain containers."""
     content = _safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
-    if not isinstance(content, Mapping) or any(name not in content for name in NAMES):
-        held = (
-            ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        )
-        raise BadInput(
-            path, f"holds no dict of images and labels ({held[:100]})", "Is it another format?"
-        )
+    if not isinstance(content, Mapping):
+        what = f"holds no dict of images and labels ({type(content).__name__})"
+        raise BadInput(path, what, "Is it another format?")
+    images, labels = named(content, path)
     return from_arrays(
-        content["images"], content["labels"], path,
+        content[images], content[labels], path,
         num_classes=num_classes, shape=shape, mean=mean, std=std, options=options,
     )  # fmt: skip
 
@@ -49,7 +44,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             if "ddaudit.card" in (file.metadata() or {}):
                 raise BadInput(path, "is a ddaudit set file already", "It needs no import.")
-            return {name: file.get_tensor(name) for name in NAMES if name in set(file.keys())}
+            return {name: file.get_tensor(name) for name in named(list(file.keys()), path)}
     except (SafetensorError, OSError) as error:
         raise BadInput(path, f"is not a readable safetensors file ({error})") from error
 
@@ -61,7 +56,8 @@ def sniff(path: Path) -> bool:
     try:
         check_safetensors(path)
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            return set(NAMES) <= set(file.keys()) and "ddaudit.card" not in (file.metadata() or {})
+            held, header = list(file.keys()), file.metadata() or {}
+            return pair_in(held) is not None and "ddaudit.card" not in header
     except (SafetensorError, OSError, BadInput):
         return False
 
