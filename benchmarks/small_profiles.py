@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import yaml
 
 from ddaudit.auditing import PRESETS, Context
 from ddaudit.data import Dataset, load_data
@@ -47,10 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(line("random", data, ipc, RANDOM_DRAWS, {}, None), flush=True)
         for method in args.methods:
             for chosen in ["", *args.sets]:
-                options = {
-                    name: yaml.safe_load(value)
-                    for name, value in (part.split("=") for part in chosen.split(",") if part)
-                }
+                options = dict(part.split("=", 1) for part in chosen.split(",") if part)
                 store = FolderStore(args.store) if args.store else None
                 print(line(method, data, ipc, args.seeds, options, store), flush=True)
 

@@ -111,7 +111,7 @@ def methods() -> dict[str, dict[str, str]]:
 
 def run(name: str, case: Case, args: argparse.Namespace) -> str:
     """Audit one method beside the reference rows; returns why it could not be, or nothing."""
-    folder = case.folder(args.out, args.protocol)
+    folder, by_card = case.folder(args.out, args.protocol), args.protocol == "card"
     try:
         done = ddaudit.audit(
             [name],
@@ -120,9 +120,9 @@ def run(name: str, case: Case, args: argparse.Namespace) -> str:
             preset="quick",
             ipc=case.ipc,
             seeds=args.seeds,
-            baselines=BASELINES,
+            baselines=("random",) if by_card else BASELINES,
             protocol=args.protocol,
-            settings={"utility": {"ranking": True}} if args.protocol == "card" else None,
+            settings={"utility": {"ranking": True}} if by_card else None,
             out=folder,
             jobs=args.jobs,
             data_root=args.data_root,

@@ -121,7 +121,7 @@ D3S = register(
             LayerStatistics(weight=0.01, first=1.0, momentum=0.9, measure="kl"),
         ),
         protocol=by_views("d3s", epochs=400, batch_size=128),
-        small={**SMALL, "networks.arch": "ConvNetW32BN,ConvNetD1W32BN"},
+        small={**SMALL, "networks.arch": "ConvNetW32BN,ConvNetD1W32BN", "terms.1.weight": 1.0},
         deviations=(
             TEACHER_HERE,
             FLOATS,
