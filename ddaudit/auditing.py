@@ -100,6 +100,8 @@ class Auditor(ABC, Generic[S]):
     title: ClassVar[str]
     question: ClassVar[str]
     """The question in plain words, for a reader who is not of the field."""
+    need: ClassVar[str] = ""
+    """What a set offers that does better here than another, in 2 to 4 words; default: its title."""
     threat_model: ClassVar[str]
     how_to_read: ClassVar[str]
     """What a good and a bad value look like, in two or three sentences."""

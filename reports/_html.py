@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddaudit.findings import Check, Finding, Picture
 from ddaudit.reports import labels, tradeoff
+from ddaudit.reports.needs import alike
 from ddaudit.reports.plots import Figure, Plot, curve_plots, headline_plots, styles, swatch
 from ddaudit.reports.schema import AuditorInfo, Comparison, Limit, MetricKey, Report, SubjectInfo
 from ddaudit.reports.uses import uses
@@ -112,6 +113,7 @@ def to_html(report: Report) -> str:
         css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=_hash(script),
+        answers=alike(report.answers),
         table=table,
         quiet=table.quiet,
         changes=changes(report),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ddaudit.findings import Check
 from ddaudit.reports import labels
 from ddaudit.reports.cells import Cell
+from ddaudit.reports.needs import alike
 from ddaudit.reports.schema import Claim, Report
 from ddaudit.reports.uses import uses
 from ddaudit.reports.view import Row, Verdict, answer, changes, metric_tables, verdict
@@ -116,6 +117,7 @@ def _render(report: Report, *, details: bool) -> str:
     text = template("report.md").render(
         report=report,
         run=report.run,
+        answers=alike(report.answers),
         table=table,
         quiet_titles=titles,
         changes=changes(report),

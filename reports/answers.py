@@ -14,6 +14,8 @@ from ddaudit.reports.view import Row, Verdict, verdict
 
 WORDS = 14
 """At most so many words an answer, the subject's name included."""
+_THAN = " than "
+"""What follows it is left out first where words are short: the heading names the reference."""
 
 
 def answers(report: Report) -> list[Answer]:
@@ -68,8 +70,8 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
     clauses = [*lead]
     tone: Tone = "bad" if lead else "warning" if worse else "neutral"
     if basis is not None:  # the auditor that has it is the first
-        told = "worse" if 0 in worse else "better" if 0 in better else "no gain shown"
-        judged = f", {told}" if report.reference else ""
+        told = "worse" if 0 in worse else "better" if 0 in better else "not shown better"
+        judged = f", {told}{_THAN}{report.reference}" if report.reference else ""
         clauses.append(f"{metric_name(basis)} {_short(basis)}{judged}")
         better, worse = ([i for i in x if i] for x in (better, worse))
     elif not better and not worse and not lead:
@@ -80,7 +82,9 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
     # Better than records as they are is not yet good: what lies above its floor was still found.
     found = any(cell.beyond for i in better for cell in row.groups[i])
     good = [titles[i] for i in better]
-    return _line(name, tone, clauses, [titles[i] for i in worse], good, ", above floor" * found)
+    return _line(
+        name, tone, clauses, [titles[i] for i in worse], good, ", still measurable" * found
+    )
 
 
 def _line(
@@ -92,6 +96,7 @@ def _line(
     tail: str = "",
 ) -> Answer:
     """As much as fits, what is worse before what is better; what does not is counted, and at last left out."""
+    brief = [c.split(_THAN)[0] for c in clauses]
     for ends in (
         [_listed("worse in", worse), _listed("better in", better, tail)],
         [_listed("worse in", worse), _counted("better in", better, tail)],
@@ -99,7 +104,7 @@ def _line(
         [_counted("worse in", worse)],
         [],
     ):
-        for shown in (clauses, clauses[:1]):
+        for shown in (clauses, brief, brief[:1]):
             text = "; ".join(x for x in [*shown, *ends] if x)
             if len(f"{name} {text}".split()) <= WORDS:
                 return Answer(subject=name, tone=tone, text=text)

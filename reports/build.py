@@ -21,6 +21,7 @@ from ddaudit.reports.compare import (
 from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.limits import limits
 from ddaudit.reports.merge import finite, merge_checks, merge_findings, plain
+from ddaudit.reports.needs import needs
 from ddaudit.reports.pairing import Paired, pairing
 from ddaudit.reports.schema import (
     AuditorInfo,
@@ -102,7 +103,7 @@ def build_report(run: RawRun) -> Report:
 
 def tell(report: Report) -> None:
     """Put into words what a report holds in numbers: answers, what they rest on, findings, limits."""
-    report.answers, report.trust = answers(report), trust(report)
+    report.needs, report.answers, report.trust = needs(report), answers(report), trust(report)
     report.summary = summarise(report)
     report.limits = limits(report)
 

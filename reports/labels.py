@@ -201,11 +201,12 @@ def first_sentence(text: str, most: int) -> str:
 
 
 def question(text: str) -> str:
-    """A text as a heading: of a long one the last sentence that asks."""
-    if len(text.split()) <= 30:
-        return text
+    """A text as a heading: of a long one the last sentence that asks, without what it asks besides."""
     asked = [x for x in re.split(r"(?<=[.!?]) ", text.strip()) if x.endswith("?")]
-    return asked[-1] if asked else text
+    if len(text.split()) > 30 and asked:
+        text = asked[-1]
+    first = re.match(r"(.{60,}?), (?:and|or) .*\?$", text)
+    return f"{first[1]}?" if first else text
 
 
 def visible(text: str) -> str:

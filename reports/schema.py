@@ -221,6 +221,15 @@ class Answer(_Model):
     text: str
 
 
+class Need(_Model):
+    """Which candidates are shown to meet one need, in at most 14 words with its name."""
+
+    need: str
+    subjects: list[str] = Field(default_factory=list)
+    """Those that do; empty: none is shown to."""
+    text: str
+
+
 class Variant(_Model):
     """A limit as it was worded for some subjects."""
 
@@ -260,6 +269,8 @@ class Report(_Model):
     claims: list[Claim] = Field(default_factory=list)
     at_chance: list[Doubt] = Field(default_factory=list)
     alerts: list[Alert] = Field(default_factory=list)
+    needs: list[Need] = Field(default_factory=list)
+    """Which set for which need; no rank over needs."""
     answers: list[Answer] = Field(default_factory=list)
     trust: list[Sentence] = Field(default_factory=list)
     """What the answers rest on: checks, preset, seeds, networks, test records, claims that were not tested."""

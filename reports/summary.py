@@ -37,7 +37,8 @@ def summarise(report: Report) -> list[Sentence]:
         *_claims(report),
         *_sentences(report),
     ]
-    short = [s for s in found if len(s.text.split()) <= WORDS]
+    # Who is better is already told need by need, above.
+    short = [s for s in found if len(s.text.split()) <= WORDS and s.tone != "good"]
     for sentence in short[:FIRST]:
         sentence.first = True
     return sorted(found, key=lambda s: not s.first)

@@ -25,6 +25,11 @@ from ddaudit.reports.schema import AuditorInfo, Claim, MetricKey, Report, Subjec
 
 MOST_VARIANTS = 4
 """Variants of one metric in an auditor's main table; more go into a table of their own."""
+MOST_NAMES = 4
+"""Subjects that a sentence names; of more it says how many."""
+MOST_WORDS = 8
+"""Rows up to which every cell of the verdict has its state in words; in a longer table "no difference shown" is a
+symbol that the line below explains, so that the others are seen."""
 
 _ORDER = (
     "check failed", "at chance", "claim violated", "inverted", "higher", "lower", "no difference shown",
@@ -90,6 +95,33 @@ class Verdict:
             if i and not any(c.speaks for r in candidates for c in r.groups[i])
         ]
         return quiet if len(quiet) < len(self.groups) - 1 else []
+
+    @property
+    def terse(self) -> bool:
+        """Whether the commonest state of a cell is a symbol alone."""
+        return len(self.rows) > MOST_WORDS
+
+    @cached_property
+    def shared(self) -> list[tuple[int, str, Tag]]:
+        """What beside the primary number is told of every candidate alike: once below the table, not in each cell."""
+        candidates = [r for r in self.rows if not r.subject.baseline]
+        if len(candidates) < 3:
+            return []
+        out = []
+        for i in range(len(self.groups)):
+            told = [{(name, t.word) for name, t in self.others(r, i)} for r in candidates]
+            common = set.intersection(*told)
+            out += [
+                (i, name, t)
+                for name, t in self.others(candidates[0], i)
+                if (name, t.word) in common
+            ]
+        return out
+
+    def apart(self, row: Row, group: int) -> list[tuple[str, Tag]]:
+        """:meth:`others` without what is :attr:`shared`."""
+        known = {(i, name, t.word) for i, name, t in self.shared}
+        return [(n, t) for n, t in self.others(row, group) if (group, n, t.word) not in known]
 
     def others(self, row: Row, group: int) -> list[tuple[str, Tag]]:
         """What the numbers of a group beside the primary one tell of a subject, by their shortest clear name."""
@@ -159,13 +191,20 @@ def answer(table: Verdict, i: int, reference: str | None) -> str:
             said.setdefault(_told(table, row, i, reference), []).append(row.subject.id)
     if not said:
         return ""
+    rows = sorted(said.items(), key=lambda x: not x[0].startswith(("better", "worse")))
     text = "; ".join(
-        f"{word}: {', '.join(who)}"
-        for word, who in sorted(
-            said.items(), key=lambda x: not x[0].startswith(("better", "worse"))
-        )
+        f"{word}: {_named(who, alone=len(rows) == 1, last=word == rows[-1][0])}"
+        for word, who in rows
     )
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _named(who: Sequence[str], *, alone: bool, last: bool) -> str:
+    """Names, or how many they are: all of the candidates, or those that are left."""
+    if len(who) > 2 and (alone or last):
+        return f"all {len(who)} sets" if alone else f"the other {len(who)}"
+    more = len(who) - MOST_NAMES
+    return ", ".join(who) if more < 2 else f"{', '.join(who[:MOST_NAMES])} and {more} more"
 
 
 def _told(table: Verdict, row: Row, i: int, reference: str | None) -> str:

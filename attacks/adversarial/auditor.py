@@ -32,6 +32,7 @@ class Adversarial(Auditor[AdversarialSettings]):
 
     name = "adversarial"
     title = "Adversarial robustness"
+    need = "Robust to attack"
     question = (
         "If somebody may change every pixel of a picture by an amount too small to see, "
         "how often is a model trained on this set still right?"

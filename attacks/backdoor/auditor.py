@@ -58,6 +58,7 @@ class Backdoor(Auditor[BackdoorSettings]):
 
     name = "backdoor"
     title = "Backdoor"
+    need = "Backdoor weakened"
     question = (
         "If a few of the real pictures were secretly stamped with a small mark and given a wrong label before "
         "distillation, does a model trained on the distilled set obey that mark?"

@@ -104,6 +104,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
 
     name = "backdoor-scan"
     title = "Backdoor scan"
+    need = "Less backdoor signal"
     question = (
         "Somebody hands us a distilled set, or a network trained on one. Does it hide a backdoor: a mark that makes "
         "a network call any picture what its maker wants?"

@@ -49,6 +49,7 @@ class Leakage(Auditor[LeakageSettings]):
 
     name = "leakage"
     title = "Training-record leakage"
+    need = "Fewer copied records"
     question = (
         "Does the distilled set simply contain real records, or images so close to one that "
         "somebody who looks at the set sees that record?"

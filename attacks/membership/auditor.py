@@ -43,6 +43,7 @@ class Membership(Auditor[MembershipSettings]):
 
     name = "membership"
     title = "Membership inference"
+    need = "Records harder to trace"
     question = (
         "Somebody has the distilled set and a particular record in hand (a patient's scan, a person's "
         "photo). Can they find out whether that record was in the data the set was made from?"

@@ -102,6 +102,7 @@ class Privacy(Auditor[PrivacySettings]):
 
     name = "privacy"
     title = "Empirical privacy"
+    need = "Less proven leakage"
     question = (
         "How much does the distilled set betray about single records, in the unit of differential "
         "privacy (epsilon), and is that less than what the set promises?"

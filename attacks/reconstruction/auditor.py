@@ -32,6 +32,7 @@ class Reconstruction(Auditor[ReconstructionSettings]):
 
     name = "reconstruction"
     title = "Reconstruction of records"
+    need = "Records harder to rebuild"
     question = (
         "Can somebody who knows every record but one rebuild that record from what is released?"
     )

@@ -75,6 +75,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
 
     name = "soft-labels"
     title = "Soft-label leakage"
+    need = "Labels reveal less"
     question = (
         "The released pictures carry fine-grained labels ('83 % a 3, 9 % an 8, ...') written by a network that was "
         "trained on the real records. Do those labels tell what that network remembers about records that are in "

@@ -49,6 +49,7 @@ class Bias(Auditor[BiasSettings]):
 
     name: ClassVar[str] = "bias"
     title: ClassVar[str] = "Group bias"
+    need: ClassVar[str] = "Less group bias"
     question: ClassVar[str] = (
         "Is a network trained on this set as often right for one group of images as for another "
         "(a colour, a gender), or has it learnt the group instead of the class?"

@@ -51,6 +51,7 @@ class Calibration(Auditor[CalibrationSettings]):
 
     name: ClassVar[str] = "calibration"
     title: ClassVar[str] = "Calibration"
+    need: ClassVar[str] = "Better calibrated"
     question: ClassVar[str] = (
         "When a network trained on this set says it is 90 % sure, is it right 90 % of the time, "
         "and if not, can the usual one-number correction repair it?"

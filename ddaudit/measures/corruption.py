@@ -42,6 +42,7 @@ class Corruption(Auditor[CorruptionSettings]):
 
     name: ClassVar[str] = "corruption"
     title: ClassVar[str] = "Common corruptions"
+    need: ClassVar[str] = "Robust to corruption"
     question: ClassVar[str] = (
         "If test images come noisy, blurred, foggy, dark or compressed, "
         "how often is a model trained on this set still right?"

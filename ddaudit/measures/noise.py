@@ -84,6 +84,7 @@ class Noise(Auditor[NoiseSettings]):
 
     name: ClassVar[str] = "noise"
     title: ClassVar[str] = "Wrong labels"
+    need: ClassVar[str] = "Wrong labels forgotten"
     question: ClassVar[str] = (
         "If some training labels were wrong, does a network trained on this set repeat the mistakes, or does "
         "distilling wash them out better than stopping full training early?"

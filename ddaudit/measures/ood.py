@@ -54,6 +54,7 @@ class Ood(Auditor[OodSettings]):
 
     name: ClassVar[str] = "ood"
     title: ClassVar[str] = "Outliers"
+    need: ClassVar[str] = "Outliers noticed"
     question: ClassVar[str] = (
         "Shown something that belongs to none of its classes, is a network trained on this set less sure than of real "
         "test images, so that the stranger can be turned away?"

@@ -42,6 +42,7 @@ class Shift(Auditor[ShiftSettings]):
 
     name: ClassVar[str] = "shift"
     title: ClassVar[str] = "Shift"
+    need: ClassVar[str] = "Robust to shift"
     question: ClassVar[str] = (
         "If test images come turned, in other colours, or from another source, how often is a network trained on this "
         "set still right?"

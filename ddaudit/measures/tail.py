@@ -63,6 +63,7 @@ class Tail(Auditor[TailSettings]):
 
     name: ClassVar[str] = "tail"
     title: ClassVar[str] = "Long tail"
+    need: ClassVar[str] = "Rare classes learnt"
     question: ClassVar[str] = (
         "If some classes had few real records, is a network trained on this set as often right on them as on the "
         "classes that had many?"

@@ -37,6 +37,7 @@ class Utility(Auditor[UtilitySettings]):
 
     name: ClassVar[str] = "utility"
     title: ClassVar[str] = "Utility"
+    need: ClassVar[str] = "Useful to train on"
     question: ClassVar[str] = (
         "If I train a network from scratch on this set alone, how often is it right on real images "
         "it has never seen, and are some classes left behind?"

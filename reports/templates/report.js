@@ -24,6 +24,6 @@
     button.setAttribute("aria-label", "Sort by " + head.getAttribute("data-name"));
     button.textContent = "⇅";
     button.addEventListener("click", function () { sort(head, head.getAttribute("data-col")); });
-    head.appendChild(button);
+    head.insertBefore(button, head.querySelector(".sub"));
   });
 })();

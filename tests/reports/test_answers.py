@@ -57,8 +57,10 @@ def test_useless_sets_come_first_whatever_else_they_are() -> None:
 
 def test_better_than_the_reference_is_not_yet_at_the_floor() -> None:
     lines = _lines(_report(some=(0.40, 0.30, ""), none=(0.40, 0.05, "")))
-    assert lines["some"] == "accuracy 0.40, no gain shown; better in leakage, above floor"
-    assert lines["none"] == "accuracy 0.40, no gain shown; better in leakage"
+    assert lines["some"] == (
+        "accuracy 0.40, not shown better than random; better in leakage, still measurable"
+    )
+    assert lines["none"] == "accuracy 0.40, not shown better than random; better in leakage"
 
 
 def test_what_is_worse_is_never_left_out() -> None:
@@ -82,7 +84,7 @@ def test_one_draw_of_everything_has_no_verdict_in_its_line() -> None:
         checks: dict[str, list[Any]] = {}  # noqa: RUF012
 
     report = build_report(Run())  # type: ignore[arg-type]
-    assert _lines(report) == {"dm": "accuracy 0.90, no gain shown"}
+    assert _lines(report) == {"dm": "accuracy 0.90, not shown better than random"}
     assert "1 seed: of these sets, not of their methods" in [t.text for t in report.trust]
 
 
