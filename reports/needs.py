@@ -85,10 +85,11 @@ def _accuracy(report: Report, table: Verdict, rows: Sequence[Row]) -> Need:
     other = number(beside.value, beside.unit, digits=2)
     better = [r.subject.id for r in rows if 0 in standing(table, r, "better")]
     if better:
+        top = max(better, key=lambda n: of[n].value or 0.0)
+        best = number(of[top].value, of[top].unit, digits=2)
+        shown = f"{top} {best}" if len(better) > 1 else best
         return Need(
-            need=title,
-            subjects=better,
-            text=_fit(title, better, f"{best} against {other}", f"up to {best}"),
+            need=title, subjects=better, text=_fit(title, better, f"{shown} against {other}", "")
         )
     text = f"none shown better than {report.reference}"
     if (of[top].value or 0.0) > beside.value:

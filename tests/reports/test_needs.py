@@ -60,9 +60,9 @@ def _needs(report: Report) -> dict[str, tuple[list[str], str]]:
 def test_each_need_names_those_that_are_shown_to_meet_it() -> None:
     report = _report({"private": 2.0}, sharp=(0.80, 0.92), private=(0.41, 0.05), both=(0.85, 0.30))
     assert _needs(report) == {
-        "Accuracy": (["sharp", "both"], "sharp, both (0.85 against 0.40)"),
+        "Accuracy": (["sharp", "both"], "sharp, both (both 0.85 against 0.40)"),
         "Privacy guarantee": (["private"], "private (ε 2.00, not tested)"),
-        "Leakage": (["private", "both"], "private, both (private leak 0.05 against 0.92, still measurable)"),
+        "Leakage": (["private", "both"], "private, both (private leak 0.050 against 0.92, still measurable)"),
     }  # fmt: skip
 
 
