@@ -8,7 +8,7 @@ Every registered method at its ``small`` profile, beside full data, random recor
 ``utility`` under the quick preset. One run folder for each data set and size; running again computes what is missing,
 and every part may be run alone. ``--protocol card`` also trains networks as each set's card says, on the set and on
 random records with labels by the same teachers, and on the set with hard labels, in run folders of its own. The page
-is written after every method from whatever is there, and names what is not.
+is written after every method from whatever is there, and names what is not; its numbers stand in a .json beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -30,6 +30,15 @@ from ddaudit.errors import BadInput, DDAuditError
 HERE = Path(__file__).parent
 BASELINES = ("full", "random", "herding", "k-center")
 DATA = ("digits", "fashion-mnist")
+OWN = {
+    "accuracy": "accuracy",
+    "random_accuracy": "random records, same labels",
+    "ior": "gain over them",
+    "hard_label_accuracy": "hard labels, audit's protocol",
+}
+"""Columns of methods that state a training of their own; the first three are under it."""
+Figure = tuple[float, float, float]
+"""A value with the ends of its 95 % interval."""
 TITLES = {"digits": "Digits (scikit-learn's, 8x8)", "fashion-mnist": "Fashion-MNIST"}
 
 
@@ -152,27 +161,21 @@ def rows(folder: Path) -> Iterator[Row]:
             yield Row(finding.subject, (m.value, m.low, m.high), seeds, gain, paired)
 
 
-def by_own_protocol(folder: Path) -> dict[str, tuple[str, str, str, str]]:
-    """Method -> what is known of sets whose card says another protocol: accuracy of networks trained by it; that of
-    random records with labels by the same teachers, trained alike; the difference; accuracy with hard labels."""
+def by_own_protocol(folder: Path) -> dict[str, dict[str, Figure]]:
+    """Method -> name in :data:`OWN` -> figure, of sets whose card states another protocol than the audit's."""
     if not (folder / "run.json").exists():
         return {}
     made = {}
     for finding in ddaudit.report_of([str(folder)]).findings:
-        own, others = "-", {"random_accuracy": "-", "ior": "-", "hard_label_accuracy": "-"}
-        for m in finding.metrics:
-            name = m.name.removeprefix("utility.")
-            if m.value is None or m.low is None or m.high is None:
-                continue
-            told = f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
-            if name == "accuracy" and "protocol" in m.params:
-                own = f"{told}, seeds: {len(m.per_seed or [0])}"
-            elif name == "ior":
-                others[name] = f"{m.value:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
-            elif name in others:
-                others[name] = told
-        if own != "-":
-            made[finding.subject] = (own, *others.values())
+        found = {
+            name: (m.value, m.low, m.high)
+            for m in finding.metrics
+            if (name := m.name.removeprefix("utility.")) in OWN
+            and (name != "accuracy" or "protocol" in m.params)
+            and not (m.value is None or m.low is None or m.high is None)
+        }
+        if "accuracy" in found:
+            made[finding.subject] = found
     return made
 
 
@@ -185,6 +188,7 @@ def write_page(
     """The page, from whatever is there; a row is that of the first folder of ``outs`` that has it."""
     problems = {key: text for out in reversed(outs) for key, text in read_problems(out).items()}
     published, reasons = read_published(), read_reasons()
+    kept: list[dict[str, object]] = []
     lines = [
         "# Utility of every method",
         "",
@@ -220,6 +224,7 @@ def write_page(
             if row is None:
                 missing.append(name)
                 continue
+            kept.append({**asdict(case), **asdict(row), "own_protocol": own.get(name)})
             failed = problems.get((name, case))
             line = _line(row, known[name], case, published, reasons)
             lines.append(f"{line[:-1]}; a seed failed: {failed} |" if failed else line)
@@ -228,9 +233,9 @@ def write_page(
             lines += [
                 "Trained by their own protocol:",
                 "",
-                "| method | accuracy | random records, same labels | gain over them | hard labels, audit's protocol |",
-                "|---|---|---|---|---|",
-                *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in told),
+                f"| method | {' | '.join(OWN.values())} |",
+                f"|---|{len(OWN) * '---|'}",
+                *(f"| `{n}` | {' | '.join(_told(k, t.get(k)) for k in OWN)} |" for n, t in told),
                 "",
             ]
         if missing:
@@ -238,6 +243,15 @@ def write_page(
             lines += [f"Not there: {', '.join(names)}.", ""]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines), encoding="utf-8")
+    page.with_suffix(".json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+def _told(name: str, figure: Figure | None) -> str:
+    sign = "+" if name == "ior" else ""
+    if figure is None:
+        return "-"
+    value, low, high = (f"{x:{sign}.3f}" for x in figure)
+    return f"{value} [{low}, {high}]"
 
 
 def _line(
