@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
+from types import SimpleNamespace
 
+import ddaudit
 from benchmarks.utility import HERE, Case, Row, _line, read_published, write_page, write_problems
+from ddaudit.findings import Finding, Metric
 
 KNOWN = {
     name: {"name": name, "family": family, "status": "faithful"}
@@ -41,3 +45,30 @@ def test_the_page_names_what_is_not_there(tmp_path) -> None:
     write_page(tmp_path / "page.md", KNOWN, [case], [tmp_path])
     text = (tmp_path / "page.md").read_text()
     assert "Not there: random, dm, kip (needs more)." in text
+
+
+def test_rows_come_from_the_first_folder_that_has_them(tmp_path, monkeypatch) -> None:
+    def report(folders: list[str]) -> object:
+        first = "/first/" in folders[0]
+        by = {"protocol": "sre2l"}
+        told = [
+            Metric(name="utility.accuracy", value=0.7 if first else 0.5, low=0.4, high=0.8),
+            Metric(name="utility.accuracy", value=0.9, low=0.8, high=1.0, params=by),
+            Metric(name="utility.ior", value=-0.02, low=-0.1, high=0.1, params=by),
+        ]
+        names = ("dm",) if first else ("dm", "kip")
+        found = [Finding(subject=n, auditor="utility", metrics=told) for n in names]
+        return SimpleNamespace(findings=found, comparisons=[])
+
+    monkeypatch.setattr(ddaudit, "report_of", report)
+    case, outs = Case("digits", 1), [tmp_path / "first", tmp_path / "second"]
+    for out in outs:
+        case.folder(out).mkdir(parents=True)
+        (case.folder(out) / "run.json").write_text('{"preset": {"victims": 3}}')
+    write_page(tmp_path / "page.md", KNOWN, [case], outs)
+    text = (tmp_path / "page.md").read_text()
+    assert "| `dm` | faithful | 0.700 [0.400, 0.800] |" in text
+    assert "| `kip` | faithful | 0.500 [0.400, 0.800] |" in text
+    assert "| `kip` | 0.900 [0.800, 1.000] | - | -0.020 [-0.100, +0.100] | - |" in text
+    kept = json.loads((tmp_path / "page.json").read_text())
+    assert [(r["method"], r["accuracy"][0]) for r in kept] == [("dm", 0.7), ("kip", 0.5)]
