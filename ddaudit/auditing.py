@@ -114,6 +114,8 @@ class Auditor(ABC, Generic[S]):
     """Whether many distillations of a recipe lie behind each number, so that its interval covers the draw of a set."""
     light: ClassVar[bool] = False
     """Whether it only asks the victims for their answers: one more draw of a reference then costs next to nothing."""
+    heavy: ClassVar[bool] = False
+    """Whether a cell costs many times what the victims cost: see ``Preset.for_images``."""
     from_records: ClassVar[tuple[str, ...] | None] = None
     """What it computes from training or validation records, rather than from the released set and the test records
     alone: prefixes of metrics' names, or KEY=VALUE of their params; None: everything. Publishable reports leave it out.
@@ -121,14 +123,22 @@ class Auditor(ABC, Generic[S]):
     version: ClassVar[int] = 1
     settings: ClassVar[type[Settings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    on_large: ClassVar[Mapping[str, Any]] = {}
+    """What the quick preset sets differently on large images."""
 
-    def configure(self, preset: str, overrides: Mapping[str, Any] | None = None) -> S:
+    def configure(
+        self, preset: str, overrides: Mapping[str, Any] | None = None, *, large: bool = False
+    ) -> S:
         """The settings for a preset, with the user's overrides on top.
+
+        Args:
+            large: take ``on_large`` too (``Preset.large``).
 
         Raises:
             BadInput: unknown option or bad value.
         """
-        values = {**self.presets.get(preset, {}), **(overrides or {})}
+        on_large = self.on_large if large else {}
+        values = {**self.presets.get(preset, {}), **on_large, **(overrides or {})}
         for key, value in values.items():
             if key not in self.settings.model_fields:
                 hint = closest(str(key), self.settings.model_fields)

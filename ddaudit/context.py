@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,6 +68,10 @@ def recipe_subject(recipe: Recipe, *, baseline: bool = False) -> Subject:
     return Subject(recipe.name, "recipe", recipe, baseline=baseline, identity=identity)
 
 
+LARGE = 512
+"""Numbers in an image from which on it is large: 8x8 digits are small, 28x28 pictures large."""
+
+
 class Preset(BaseModel):
     """How much work an audit does. A quick preset is smaller, never different."""
 
@@ -83,6 +88,18 @@ class Preset(BaseModel):
     profile: Literal["small", "paper"]
     test_limit: int | None
     """At most this many test images (a fixed stratified sample); None: all."""
+    large: bool = False
+    """Whether this is the quick preset for large images."""
+
+    def for_images(self, shape: Sequence[int]) -> Preset:
+        """The preset for images (C, H, W): a quick audit takes minutes on large ones, too.
+
+        Light auditors then see five draws of the random subset, heavy ones a single one and no other baseline that
+        nobody asked for, and auditors take their ``on_large`` settings. Intervals are computed as ever, and wider.
+        """
+        if self.name != "quick" or math.prod(shape) < LARGE:
+            return self
+        return self.model_copy(update={"large": True, "light_draws": 5})
 
 
 PRESETS: dict[str, Preset] = {

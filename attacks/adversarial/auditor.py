@@ -73,6 +73,12 @@ class Adversarial(Auditor[AdversarialSettings]):
         ),
     )  # fmt: skip
     version = 6
+    heavy = True
+    on_large: ClassVar[Mapping[str, Any]] = {
+        "images": 60,
+        "autoattack_images": 32,
+        "check_images": 50,
+    }
     settings = AdversarialSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 100, "pgd_steps": 10, "autoattack_images": 48, "check_images": 100},

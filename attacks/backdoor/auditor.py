@@ -103,6 +103,8 @@ class Backdoor(Auditor[BackdoorSettings]):
         "backdoor.asr": "attack success rate",
     }
     version = 4
+    heavy = True
+    on_large: ClassVar[Mapping[str, Any]] = {"poison_ratios": (0.1,)}
     settings = BackdoorSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 2000},

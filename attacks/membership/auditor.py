@@ -106,6 +106,8 @@ class Membership(Auditor[MembershipSettings]):
         "membership.control_tpr_at_fpr": "control TPR",
     }
     redistils = True
+    heavy = True
+    on_large: ClassVar[Mapping[str, Any]] = {"shadows": 4, "control_runs": 4}
     version = 5
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS

@@ -139,6 +139,7 @@ class Privacy(Auditor[PrivacySettings]):
         "privacy.epsilon_lower_bound": "ε lower bound",
     }
     redistils = True
+    heavy = True
     version = 6
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -72,6 +72,7 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         "reconstruction.distance_ratio": "distance of the rebuilt record",
     }
     redistils = True
+    heavy = True
     version = 2
     settings = ReconstructionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -191,6 +191,8 @@ def quantities(
         value = option(recipe, path)
         if isinstance(value, int | float) and not isinstance(value, bool):
             known[path] = float(value)
+        if path.endswith(".per_class") and path in known:  # no more than there are
+            known[path] = min(known[path], known["records"] / data.num_classes)
     return known
 
 

@@ -83,11 +83,13 @@ def make_plan(
     names = list(dict.fromkeys(config.auditors or AUDITORS.names()))
     for name in config.settings:
         AUDITORS.get(name)  # a misspelt one is an error
-    auditors = {}
-    for name in names:
-        auditor = AUDITORS.get(name)
-        auditors[name] = (auditor, auditor.configure(config.preset, config.settings.get(name)))
+    chosen = {name: AUDITORS.get(name) for name in names}
     context = _context(config, artifacts, given)
+    auditors = {}
+    for name, auditor in chosen.items():
+        own = config.settings.get(name)
+        settings = auditor.configure(config.preset, own, large=context.preset.large)
+        auditors[name] = (auditor, settings)
     subjects = _subjects(config, context, given)
     _check_options(config, list(subjects.values()))
     _check_archs(config, context, subjects, auditors)
@@ -106,14 +108,19 @@ def make_plan(
         for seed in seeds[s.id]
         if s.kind != "checkpoint"
     ]
-    cells = [Cell(None, name, 0, key(checks=True, **asked[name])) for name in names]
+    applies = [
+        name
+        for name, (auditor, settings) in auditors.items()
+        if not all(auditor.work(s, context, settings).ends for s in subjects.values())
+    ]
+    cells = [Cell(None, name, 0, key(checks=True, **asked[name])) for name in applies]
     cells += [
         Cell(s.id, name, seed, key(**_identity(s), seed=seed, **asked[name]))
         for seed in range(max(map(len, seeds.values()), default=0))
         for s in subjects.values()
         if seed in seeds[s.id]
         for name in names
-        if seed < _draws(auditors[name][0], preset)
+        if seed < _draws(auditors[name][0], s, preset, asked_for=s.id in config.subjects)
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
 
@@ -131,8 +138,8 @@ def _pinned(config: AuditConfig) -> AuditConfig:
 
 def _context(config: AuditConfig, artifacts: Artifacts | None, given: Given) -> Context:
     """What every cell of the run shares: data, preset, architecture, device."""
-    preset = config.resolved_preset()
     data = given.data or load_data(config.data, root=config.data_root, download=config.download)
+    preset = config.resolved_preset().for_images(data.shape)
     arch = Arch.parse(config.arch) if config.arch else Arch.parse("ConvNet")
     if config.arch is None and preset.profile == "small":
         arch = replace(arch, width=32)
@@ -188,7 +195,9 @@ def _shared_identity(config: AuditConfig, context: Context) -> dict[str, Any]:
         "train": data.train.fingerprint,
         "validation": data.validation.fingerprint,
         "test": data.test.fingerprint,
-        "preset": context.preset.model_dump(exclude={"seeds", "reference_draws", "light_draws"}),
+        "preset": context.preset.model_dump(
+            exclude={"seeds", "reference_draws", "light_draws", "large"}
+        ),
         "constants": [data.mean, data.std, data.augment, data.whole_set, data.assumed],
         "arch": str(context.arch),
         "ipc": config.ipc,
@@ -213,13 +222,19 @@ def _asked(
 
 def seeds_of(subject: Subject, preset: Preset) -> range:
     """The seeds a subject is audited with; a baseline that draws records at random gets several always."""
-    draws = subject.baseline and getattr(getattr(subject.recipe, "loop", None), "random", False)
-    more = max(preset.reference_draws, preset.light_draws) if draws else 0
+    more = max(preset.reference_draws, preset.light_draws) if _drawn(subject) else 0
     return range(max(preset.seeds, more))
 
 
-def _draws(auditor: Auditor[Any], preset: Preset) -> int:
-    """How many seeds an auditor takes where a subject has more than the preset's."""
+def _drawn(subject: Subject) -> bool:
+    """Whether it is a baseline that draws records at random."""
+    return subject.baseline and getattr(getattr(subject.recipe, "loop", None), "random", False)
+
+
+def _draws(auditor: Auditor[Any], subject: Subject, preset: Preset, *, asked_for: bool) -> int:
+    """How many of a subject's seeds an auditor takes."""
+    if preset.large and auditor.heavy:
+        return preset.seeds if asked_for or _drawn(subject) else 0
     if auditor.redistils:
         return preset.seeds
     more = preset.light_draws if auditor.light else preset.reference_draws

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -90,10 +91,16 @@ def _settings() -> list[Row]:
                     "auditor": name,
                     "type": _type_name(field.annotation),
                     **{preset: values[key] for preset, values in at.items()},
-                    "description": " ".join((field.description or "").split()),
+                    "description": " ".join((field.description or "").split())
+                    + _large(auditor.on_large, key),
                 }
             )
     return rows
+
+
+def _large(on_large: Mapping[str, Any], key: str) -> str:
+    """What the quick preset takes on large images, where that is something else."""
+    return f" On large images quick takes {_short(on_large[key])}." if key in on_large else ""
 
 
 def _type_name(annotation: Any) -> str:

@@ -62,6 +62,12 @@ def test_no_part_of_any_row_is_negative_at_any_size() -> None:
             assert grown(row, now, arithmetic) > 0
 
 
+def test_a_step_reads_no_more_records_than_there_are() -> None:
+    data, dm = load_data("digits"), make_recipe("dm", profile="small")
+    assert module.quantities(dm, data, ipc=10)["reader.per_class"] == 64
+    assert module.quantities(dm, data, ipc=10, records=200)["reader.per_class"] == 20
+
+
 def test_training_grows_with_steps_networks_and_size() -> None:
     data, protocol = load_data("digits"), PROTOCOLS["quick"].for_data("")
     one = trained(Arch.parse("ConvNetW32"), data, protocol, images=100)

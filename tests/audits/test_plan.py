@@ -11,7 +11,7 @@ from torch import nn
 
 from ddaudit.audits import AuditConfig, Given, Plan, make_plan
 from ddaudit.audits.run import run_info
-from ddaudit.data import Dataset, load_data
+from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch, build
 
@@ -163,6 +163,46 @@ def test_the_random_baseline_is_drawn_several_times_but_not_by_auditors_that_red
     assert set(map(tuple, seeds.values())) == {(0,)}
     own = cells(make_plan(config(subjects=["random"], seeds=1)))  # as a subject: as often as others
     assert len(own) == 2
+
+
+def test_a_quick_audit_of_large_images_asks_heavy_auditors_less(tiny) -> None:
+    """A draw of the random subset, no other baseline unless it is asked for, settings of their own below the user's."""
+
+    def grown(part: ImageData) -> ImageData:
+        return replace(part, images=part.images.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+    parts = ("train", "validation", "test")
+    large = replace(tiny, **{name: grown(getattr(tiny, name)) for name in parts})
+    rows = ["full", "random", "herding"]
+
+    def planned(data: Dataset, **changes: object) -> Plan:
+        asked = {"subjects": ["dm"], "baselines": rows, "auditors": ["utility", "adversarial"]}
+        return make_plan(config(**{**asked, **changes}), given=Given(data))
+
+    def counts(plan: Plan, auditor: str) -> dict[str, int]:
+        named = [c.subject for c in plan.cells if c.auditor == auditor and c.subject]
+        return {name: named.count(name) for name in ("dm", *rows)}
+
+    def images(plan: Plan) -> int:
+        return plan.auditors["adversarial"][1].images
+
+    few, all_of = planned(large), planned(tiny)
+    assert counts(few, "adversarial") == {"dm": 1, "full": 0, "random": 1, "herding": 0}
+    assert counts(few, "utility") == {"dm": 1, "full": 1, "random": 5, "herding": 1}
+    assert counts(all_of, "adversarial") == {"dm": 1, "full": 1, "random": 5, "herding": 1}
+    assert images(few) < images(all_of)
+    asked_for = planned(large, subjects=["dm", "herding"])
+    assert counts(asked_for, "adversarial")["herding"] == 1
+    assert images(planned(large, settings={"adversarial": {"images": 7}})) == 7
+    standard = planned(large, preset="standard")
+    assert counts(standard, "adversarial") == {"dm": 3, "full": 3, "random": 5, "herding": 3}
+    assert images(standard) == images(planned(tiny, preset="standard"))
+
+
+def test_instruments_that_no_subject_needs_are_not_checked(tiny) -> None:
+    plan = make_plan(config(auditors=["utility", "noise"]), given=Given(tiny))
+    assert [c.auditor for c in plan.cells if c.subject is None] == ["utility"]
+    assert ("random", "noise", 0) in cells(plan)  # which says why it has no answer
 
 
 def test_a_run_says_that_the_full_data_have_no_draw() -> None:
