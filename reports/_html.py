@@ -16,6 +16,7 @@ from ddaudit.reports import labels, tradeoff
 from ddaudit.reports.needs import alike
 from ddaudit.reports.plots import Figure, Plot, curve_plots, headline_plots, styles, swatch
 from ddaudit.reports.schema import AuditorInfo, Comparison, Limit, MetricKey, Report, SubjectInfo
+from ddaudit.reports.sweep import draw, sweeps
 from ddaudit.reports.uses import uses
 from ddaudit.reports.view import (
     MetricTable,
@@ -107,6 +108,8 @@ def to_html(report: Report) -> str:
     (table,) = verdict(report)
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     axes = tradeoff.axes(report, table)
+    drawn = [draw(report, sweep) for sweep in sweeps(report)]
+    swept = {name: style for d in drawn for name, style in d.looks.items()}
     page = env.get_template("report.html").render(
         report=report,
         run=report.run,
@@ -124,7 +127,8 @@ def to_html(report: Report) -> str:
         sections=[_section(report, a, table) for a in report.auditors],
         beside=_beside(report),
         differences=_differences(report),
-        swatches={name: swatch(style) for name, style in looks.items()},
+        sweeps=drawn,
+        swatches={name: swatch(style) for name, style in (looks | swept).items()},
         uses=uses(report),
         most_limits=_LIMITS if len(report.auditors) <= _FEW else 1,
         cards={s.id: _card(s) for s in report.subjects},

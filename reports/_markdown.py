@@ -12,6 +12,7 @@ from ddaudit.reports import labels
 from ddaudit.reports.cells import Cell
 from ddaudit.reports.needs import alike
 from ddaudit.reports.schema import Claim, Report
+from ddaudit.reports.sweep import Sweep, number_at, sweeps
 from ddaudit.reports.uses import uses
 from ddaudit.reports.view import Row, Verdict, answer, changes, metric_tables, verdict
 
@@ -93,6 +94,26 @@ def _failed(report: Report) -> list[tuple[str, str, Check]]:
     ]
 
 
+def _swept(report: Report, table: Verdict, sweep: Sweep) -> list[list[str]]:
+    """Each auditor's primary number, line by line, at every place of the sweep."""
+    rows = []
+    for group in table.groups:
+        for line in sweep.lines if group.columns else ():
+            at = {
+                x: number_at(report, s, group.auditor.name, group.columns[0].key)
+                for x, s in line.subjects.items()
+            }
+            shown = [
+                f"{labels.number(m.value, m.unit)} {labels.interval(m.low, m.high, m.unit)}".strip()
+                if (m := at.get(x))
+                else labels.MISSING
+                for x in sweep.places
+            ]
+            heading = f"{group.auditor.heading}: {group.columns[0].name}"
+            rows.append([escape(heading), escape(line.name), *shown])
+    return rows
+
+
 @cache
 def template(name: str) -> Template:
     """A template of Markdown by its file's name, compiled once per process."""
@@ -121,6 +142,7 @@ def _render(report: Report, *, details: bool) -> str:
         table=table,
         quiet_titles=titles,
         changes=changes(report),
+        sweeps=[(s.axis, s.places, _swept(report, table, s)) for s in sweeps(report)],
         uses=uses(report),
         sizes=labels.sizes(report),
         auditors=[

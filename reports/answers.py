@@ -160,7 +160,18 @@ def _how(report: Report, untested: Sequence[str]) -> str:
     ]
     if not able:
         return ""
-    words = ["ddaudit", "audit", *untested, "--data", report.run.data, "--auditors", *able[:1]]
+    kinds = {s.id: s.kind for s in report.subjects}
+    # A recipe of several runs has what tells it apart behind its name.
+    names = [n.partition(" (")[0] if kinds[n] == "recipe" else n for n in untested]
+    words = [
+        "ddaudit",
+        "audit",
+        *dict.fromkeys(names),
+        "--data",
+        report.run.data,
+        "--auditors",
+        *able[:1],
+    ]
     return f": {shlex.join(words)}"
 
 

@@ -12,11 +12,11 @@ from ddaudit.reports.alerts import alerts
 from ddaudit.reports.answers import answers, trust
 from ddaudit.reports.compare import (
     Difference,
-    base_of,
     between_draws,
     difference,
     failing_checks,
     outcome,
+    own_base,
 )  # fmt: skip
 from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.limits import limits
@@ -224,16 +224,15 @@ def _doubt(report: Report, finding: Finding) -> Doubt | None:
 def _comparisons(report: Report, paired: Paired) -> list[Comparison]:
     """Every headline metric against every baseline, and against the recipe a subject is built on.
 
-    Verdicts against one baseline, or against own bases, are one family for Holm's correction; those against the
-    reference and own bases, which the verdict table and the summary tell, are one together.
+    Verdicts against one baseline are one family for Holm's correction; those against each subject's reference and own
+    base, which the verdict table and the summary tell, are one together.
     """
-    ids = {s.id for s in report.subjects}
-    rows: dict[str, list[_Pair]] = {}
+    rows: dict[str | None, list[_Pair]] = {}
     for finding in report.findings:
-        base = base_of(finding.subject, ids)
-        own = base if base and not report.subject(finding.subject).baseline else None
+        own = own_base(report, report.subject(finding.subject))
+        told = (report.reference_of(finding.subject), own)
         for other in dict.fromkeys([*report.baselines, *([own] if own else [])]):
-            family = other if other in report.baselines else report.reference or ""
+            family = None if other in told else other
             rows.setdefault(family, []).extend(_pairs(report, finding, other, paired))
     out = []
     for pairs in rows.values():
@@ -272,7 +271,7 @@ def _pairs(report: Report, finding: Finding, baseline: str, paired: Paired) -> I
         if not metric.headline or match is None or metric.merge == "bound":
             continue
         of = paired.get((finding.auditor, metric.key), {})
-        spread = between_draws(report, finding.auditor, metric, of)
+        spread = between_draws(report, finding.subject, finding.auditor, metric, of)
         pair = of.get(finding.subject), of.get(baseline)
         diff = difference(metric, match, spread, pair)
         if diff is not None:

@@ -107,8 +107,6 @@ class Column:
     scale: tuple[float, float] | None = None
     """The ends that all strips of the column share."""
     ends: tuple[str, str] = ("", "")
-    reference: float | None = None
-
     title: str = ""
     """Name and parameters on one line."""
 
@@ -118,11 +116,6 @@ def column_of(report: Report, key: MetricKey, metrics: Sequence[Metric]) -> Colu
     first = metrics[0]
     points = [p for m in metrics for p in (m.low, m.value, m.high, m.floor) if p is not None]
     low, high = min(points), max(points)
-    reference = report.reference and next(
-        (f for f in report.findings_of(report.reference) if any(m.key == key for m in f.metrics)),
-        None,
-    )
-    beside = _find(reference, key) if reference else None
     return Column(
         key=key,
         name=labels.metric_name(first),
@@ -133,7 +126,6 @@ def column_of(report: Report, key: MetricKey, metrics: Sequence[Metric]) -> Colu
         floor=common_floor(metrics),
         scale=(low, high) if high > low else None,
         ends=(labels.number(low, first.unit, digits=2), labels.number(high, first.unit, digits=2)),
-        reference=beside.value if beside else None,
     )
 
 
@@ -168,7 +160,7 @@ def headline_cell(report: Report, finding: Finding, column: Column, base: str | 
         half_width=_half_width(metric),
         tags=tuple(tags),
         greyed=greyed,
-        strip=_strip(column, metric),
+        strip=_strip(column, metric, _reference(report, finding, column)),
         at=metric.value,
         beyond=_beyond(metric),
     )
@@ -283,7 +275,15 @@ def _breaks_claim(report: Report, finding: Finding, metric: Metric) -> bool:
     )
 
 
-def _strip(column: Column, metric: Metric) -> Strip | None:
+def _reference(report: Report, finding: Finding, column: Column) -> float | None:
+    """The same number of what the subject is compared with."""
+    name = report.reference_of(finding.subject)
+    beside = report.finding(name, finding.auditor) if name else None
+    metric = _find(beside, column.key) if beside else None
+    return metric.value if metric else None
+
+
+def _strip(column: Column, metric: Metric, reference: float | None) -> Strip | None:
     if column.scale is None or metric.value is None:
         return None
     low, high = column.scale
@@ -294,7 +294,7 @@ def _strip(column: Column, metric: Metric) -> Strip | None:
     value = place(metric.value)
     assert value is not None
     return Strip(
-        value, place(metric.low), place(metric.high), place(column.reference), place(metric.floor)
+        value, place(metric.low), place(metric.high), place(reference), place(metric.floor)
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ddaudit.findings import Direction, Finding, Metric
 from ddaudit.reports.pairing import Answers
-from ddaudit.reports.schema import Outcome, Report
+from ddaudit.reports.schema import Outcome, Report, SubjectInfo
 from ddaudit.stats.verdicts import (
     Reading,
     Records,
@@ -159,14 +159,19 @@ def spread_of(metric: Metric, answers: Answers | None = None) -> Spread | None:
 
 
 def between_draws(
-    report: Report, auditor: str, metric: Metric, answers: Mapping[str, Answers] | None = None
+    report: Report,
+    subject: str,
+    auditor: str,
+    metric: Metric,
+    answers: Mapping[str, Answers] | None = None,
 ) -> Spread | None:
-    """Between draws of the report's reference, or of another baseline that was drawn several times.
+    """Between draws of a subject's reference, or of another baseline that was drawn several times.
 
     Args:
         answers: this number on resamples of the test records, by subject.
     """
-    for name in sorted(report.baselines, key=lambda b: b != report.reference):
+    reference = report.reference_of(subject)
+    for name in sorted(report.baselines, key=lambda b: b != reference):
         finding = report.finding(name, auditor) if report.subject(name).drawn else None
         for found in finding.metrics if finding else ():
             of = (answers or {}).get(name)
@@ -204,13 +209,26 @@ def outcome(diff: Difference, direction: Direction, adjusted: float | None) -> O
     return "better" if (diff.value > 0) == (direction == "higher") else "worse"
 
 
+def own_base(report: Report, subject: SubjectInfo) -> str | None:
+    """The audited subject of the same size that a candidate is built on."""
+    if subject.baseline:
+        return None
+    same = {s.id for s in report.subjects if None in (s.ipc, subject.ipc) or s.ipc == subject.ipc}
+    return base_of(subject.id, same)
+
+
 def base_of(subject_id: str, ids: Collection[str]) -> str | None:
-    """The audited subject a recipe is built on: ``dm+fair+dp`` -> ``dm+fair``, else ``dm``."""
-    parts = subject_id.split("+")
+    """The audited subject a recipe is built on: ``dm+fair+dp`` -> ``dm+fair``, else ``dm``.
+
+    What tells apart subjects of several runs stays: ``dm+fair (IPC 50)`` -> ``dm (IPC 50)``, else ``dm``.
+    """
+    recipe, space, run = subject_id.partition(" (")
+    parts = recipe.split("+")
     for size in range(len(parts) - 1, 0, -1):
         name = "+".join(parts[:size])
-        if name in ids:
-            return name
+        for base in (f"{name}{space}{run}", name):
+            if base in ids:
+                return base
     return None
 
 

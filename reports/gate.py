@@ -277,7 +277,7 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
     if rule.relative_to is not None:
         base = report.finding(rule.relative_to, finding.auditor)
         other = next((m for m in base.metrics if m.key == metric.key), None) if base else None
-        spread = between_draws(report, finding.auditor, metric)
+        spread = between_draws(report, finding.subject, finding.auditor, metric)
         diff = difference(metric, other, spread) if other else None
         row = report.comparison(finding, metric, rule.relative_to)
         if row is not None and row.paired:

@@ -77,7 +77,7 @@ def per_class(subject: SubjectInfo) -> str:
         return ""
     low, high = subject.per_class[0], subject.per_class[-1]
     text = str(low) if low == high else f"{low} to {high}"
-    ipc = subject.card.get("ipc")
+    ipc = subject.ipc
     return text if ipc in (None, low) and low == high else f"{text} (IPC {ipc})" if ipc else text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from textwrap import fill
@@ -27,7 +27,7 @@ _KEYS = {
 """Marker of matplotlib -> its outline in a legend key."""
 _MARKERS = "".join(_KEYS)
 _PANEL, _WIDE_PANEL = (2.5, 2.1), (3.3, 2.6)
-_MOST_PANELS = 12
+_MOST_PANELS, _MOST_TICKS = 12, 6
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,15 @@ def curve_plots(report: Report, auditor: AuditorInfo) -> list[Plot]:
     return [_plot(looks, title, g, salt=f"{auditor.name}-{title}") for title, g in groups.items()]
 
 
+def line_figure(
+    name: str, curves: Mapping[str, Curve], looks: dict[str, Style], *, title: str
+) -> Figure:
+    """Lines of several names in one frame, by their looks."""
+    lines = [_Line(line, "", curve) for line, curve in curves.items()]
+    salt = f"{title}-{name}"
+    return _panel(name, lines, (), looks, _limits(lines), _PANEL, title=title, salt=salt)
+
+
 def _variant(subject: str, label: str) -> str:
     rest = label.removeprefix(subject)
     return label if rest and rest[0] not in " ,:(" else rest.strip(" ,:()")
@@ -204,9 +213,12 @@ def _panel(
 ) -> Figure:
     first = lines[0].curve
     with figure_axes(size, salt=salt) as (figure, axes):
-        for on, axis in ((first.log_x, "x"), (first.log_y, "y")):
+        for on, axis, at in (
+            (first.log_x, "x", {x for line in lines for x in line.curve.x}),
+            (first.log_y, "y", ()),
+        ):
             if on:
-                _log_axis(axes, axis)
+                _log_axis(axes, axis, at)
         axes.set_xlim(*limits[0])
         axes.set_ylim(*limits[1])
         if first.diagonal:
@@ -299,13 +311,15 @@ def _range(values: Sequence[float], *, log: bool) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _log_axis(axes: Any, name: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def _log_axis(axes: Any, name: str, at: Collection[float] = ()) -> None:
+    """A logarithmic axis; its ticks at the points themselves where these are few."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     getattr(axes, f"set_{name}scale")("log")
     axis = getattr(axes, f"{name}axis")
-    axis.set_major_locator(LogLocator(numticks=6))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    few = 1 < len(at) <= _MOST_TICKS
+    axis.set_major_locator(FixedLocator(sorted(at)) if few else LogLocator(numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -124,8 +124,9 @@ def _pairs(report: Report, earlier: Report) -> Iterator[tuple[str, Metric, Metri
             new = metrics.get(old.key)
             if new is None or not old.headline or old.merge == "bound":
                 continue
-            spread = between_draws(report, before.auditor, new)
-            diff = difference(new, old, spread or between_draws(earlier, before.auditor, old))
+            where = before.subject, before.auditor
+            spread = between_draws(report, *where, new) or between_draws(earlier, *where, old)
+            diff = difference(new, old, spread)
             if diff is not None:
                 yield before.subject, new, old, diff
 

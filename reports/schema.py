@@ -102,6 +102,12 @@ class SubjectInfo(_Open):
     """Fewest and most images of a class in its set; None where there is no set, or it is not kept."""
     gallery: list[Picture] = Field(default_factory=list)
 
+    @property
+    def ipc(self) -> int | None:
+        """Images per class that it was made for; None where its card does not say, or it is all there is."""
+        ipc = self.card.get("ipc") if self.drawn else None
+        return ipc if isinstance(ipc, int) else None
+
 
 class AuditorInfo(_Open):
     """Who measured: one question, one threat model."""
@@ -329,13 +335,14 @@ class Report(_Model):
     def comparison(
         self, finding: Finding, metric: Metric, baseline: str | None = None
     ) -> Comparison | None:
-        """A headline metric against ``baseline`` (default :attr:`reference`), if there is one."""
+        """A headline metric against ``baseline`` (default :meth:`reference_of` its subject), if there is one."""
         by = self._by(
             "comparison",
             self.comparisons,
             lambda c: (c.subject, c.auditor, c.baseline, metric_key(c.metric, c.params)),
         )
-        key = (finding.subject, finding.auditor, baseline or self.reference, metric.key)
+        baseline = baseline or self.reference_of(finding.subject)
+        key = (finding.subject, finding.auditor, baseline, metric.key)
         found: Comparison | None = by.get(key)
         return found
 
@@ -387,6 +394,18 @@ class Report(_Model):
     def reference(self) -> str | None:
         """The baseline that the verdict compares with: ``random`` if audited, else the first."""
         return "random" if "random" in self.baselines else next(iter(self.baselines), None)
+
+    def reference_of(self, subject_id: str) -> str | None:
+        """What the verdict on a subject compares with: :attr:`reference`, or the one like it of the subject's size."""
+        if self.reference is None:
+            return None
+        like, ipc = self.subject(self.reference), self.subject(subject_id).ipc
+        if ipc in (None, like.ipc):
+            return like.id
+        others = (self.subject(b) for b in self.baselines)
+        method = like.card.get("method")
+        alike = (b.id for b in others if b.ipc == ipc and b.card.get("method") == method)
+        return next(alike, like.id)
 
 
 def json_schema() -> dict[str, Any]:

@@ -93,11 +93,12 @@ def _at_chance(report: Report) -> list[Sentence]:
 def _against_reference(report: Report, word: str) -> Iterator[Sentence]:
     """One sentence an auditor: who is ``better`` or ``worse`` than the reference, and in which number most clearly."""
     (table,) = verdict(report)
-    beside = next((r for r in table.rows if r.subject.id == report.reference), None)
+    by_id = {r.subject.id: r for r in table.rows}
     rows = [r for r in table.rows if not r.subject.baseline]
     for i, group in enumerate(table.groups):
         hit = [r for r in rows if i in standing(table, r, word)]
-        if not hit or beside is None:
+        beside = by_id.get(report.reference_of(hit[0].subject.id) or "") if hit else None
+        if beside is None:
             continue
         column, cell, other = next(
             (column, cell, other)

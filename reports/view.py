@@ -20,7 +20,7 @@ from ddaudit.reports.cells import (
     plain_cell,
     stopped_cell,
 )  # fmt: skip
-from ddaudit.reports.compare import base_of
+from ddaudit.reports.compare import own_base
 from ddaudit.reports.schema import AuditorInfo, Claim, MetricKey, Report, SubjectInfo
 
 MOST_VARIANTS = 4
@@ -177,8 +177,7 @@ def verdict(report: Report, *, most_columns: int | None = None) -> list[Verdict]
 def changes(report: Report) -> Verdict:
     """What each defense changed: a row for each subject that is built on another one, compared with that."""
     groups = [g for a in report.auditors if (g := _group(report, a)).columns]
-    ids = {s.id for s in report.subjects}
-    pairs = [(s, base_of(s.id, ids)) for s in report.subjects if not s.baseline]
+    pairs = [(s, own_base(report, s)) for s in report.subjects]
     rows = tuple(_row(report, s, groups, base) for s, base in pairs if base)
     return Verdict(tuple(groups), rows, claims=False)
 

@@ -14,6 +14,7 @@ from ddaudit.findings import NOT_RUN, Check, Finding
 from ddaudit.sets import Card, DistilledSet, digest
 
 _Cell = tuple[str, str, int | None]
+_SIZE = "images per class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,9 @@ class Collected:
 def collect(urls: list[str]) -> Collected:
     """Read runs back; several runs of one data set become one report, and so do all audits into one folder.
 
-    A subject that another run knows by the same name, and that is something else (another ipc or epsilon), takes
-    its run's name along. An instrument check counts as failed if it failed in any of the runs.
+    A subject that another run knows by the same name, and that is something else, takes along what tells it apart: its
+    size or its epsilon (``dm (IPC 50)``), or its run's name. An instrument check counts as failed if it failed in any
+    of the runs.
 
     Raises:
         BadInput: no run there, or runs on different data or with different victims.
@@ -55,17 +57,18 @@ def collect(urls: list[str]) -> Collected:
     for url, part in zip(urls[1:], parts[1:], strict=True):
         if other := _other_world(first.info, part.info):
             raise BadInput(url, f"{other} than {urls[0]}", "One report compares like with like.")
-        known = {s["id"]: _identity(s) for s in first.subjects}
-        clashes = {
-            s["id"] for s in part.subjects if known.get(s["id"], _identity(s)) != _identity(s)
-        }
-        part = _renamed(part, {n: f"{n} ({_folder(url)})" for n in clashes})
+        known = {s["id"]: s for s in first.subjects}
+        part = _renamed(part, {s["id"]: _told_apart(s, known, url) for s in part.subjects})
+        sizes = [(p.info.get("config") or {}).get("ipc") for p in (first, part)]
+        # All records are the same ones whatever size was asked for, measured once more.
+        again = {s["id"] for s in part.subjects if s.get("drawn") is False and sizes[0] != sizes[1]}
         new = [c for c in part.cells if _cell(c) not in first.keys]
         twice = [
             c
             for c in part.cells
             if first.keys.get(_cell(c), part.keys[_cell(c)]) != part.keys[_cell(c)]
             and not c.not_run
+            and c.subject not in again
         ]
         if twice:
             shared = ", ".join(dict.fromkeys(f"{c.subject} × {c.auditor}" for c in twice))
@@ -144,7 +147,7 @@ def _conditions(info: dict[str, Any], auditor: dict[str, Any]) -> dict[str, Any]
     found = {f"{auditor['name']}.{k}": v for k, v in (auditor.get("settings") or {}).items()}
     found |= {k: preset[k] for k in ("victims", "test_limit", "profile") if k in preset}
     places = {
-        "images per class": (info.get("config") or {}).get("ipc"),
+        _SIZE: (info.get("config") or {}).get("ipc"),
         f"version of {auditor['name']}": auditor.get("version"),
         "ddaudit": (info.get("versions") or {}).get("ddaudit"),
     }
@@ -162,12 +165,14 @@ def _caveats(
         if theirs is None or not any(c.auditor == name for c in new):
             continue
         mine = _conditions(part.info, entry)
+        stated = [s["card"].get("ipc") == mine.get(_SIZE) for s in part.subjects]
         changed = [
             f"{k} {mine.get(k)} instead of {theirs.get(k)}"
             for k in dict.fromkeys([*theirs, *mine])
             # Run folders of older releases do not say everything.
             if mine.get(k) != theirs.get(k)
             and (k.startswith(f"{name}.") or (k in mine and k in theirs))
+            and not (k == _SIZE and all(stated))  # what every set says of itself
         ]
         if changed:
             groups.setdefault((other, ", ".join(changed)), []).append(name)
@@ -196,11 +201,27 @@ def _identity(subject: dict[str, Any]) -> tuple[Any, ...]:
     are not it."""
     card = subject.get("card") if subject["kind"] == "file" else None
     told = {k: v for k, v in card.items() if k != "seconds"} if card else None
-    return subject.get("identity"), told
+    identity = subject.get("identity")
+    if subject.get("drawn") is False:  # all there is, whatever size was asked for
+        identity = str(identity).partition("-ipc")[0]
+    return identity, told
 
 
-def _folder(url: str) -> str:
-    return url.rstrip("/").rsplit("/", 1)[-1]
+def _told_apart(subject: dict[str, Any], known: dict[str, dict[str, Any]], url: str) -> str:
+    """The name of a subject beside those of other runs: its own where nobody else has it."""
+    name, folder = subject["id"], url.rstrip("/").rsplit("/", 1)[-1]
+    mine, theirs = (_asked_for(s) for s in (subject, known.get(name, subject)))
+    differs = ", ".join(f"{k} {mine[k]:.4g}" for k in mine if k in theirs and mine[k] != theirs[k])
+    names = [name, *([f"{name} ({differs})"] if differs else []), f"{name} ({folder})"]
+    free = (n for n in names if _identity(known.get(n, subject)) == _identity(subject))
+    return next(free, f"{name} ({url})")
+
+
+def _asked_for(subject: dict[str, Any]) -> dict[str, float]:
+    """What sweeps differ in, as far as the card says it."""
+    card = subject["card"]
+    found = {"IPC": card.get("ipc"), "ε": (card.get("privacy") or {}).get("epsilon")}
+    return {k: v for k, v in found.items() if isinstance(v, (int, float))}
 
 
 def _cell(finding: Finding) -> _Cell:

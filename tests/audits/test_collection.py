@@ -83,6 +83,33 @@ def test_other_conditions_are_said_where_the_number_stands_and_in_the_report(
     ] != []
 
 
+def test_a_sweep_has_names_for_its_sizes_and_all_records_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["dm", "full"]
+    a = _run(tmp_path / "a", names)
+    runs = [a] + [
+        _run(tmp_path / f"b{k}", names, 0.6, config={"ipc": ipc}) for k, ipc in ((1, 50), (2, 50))
+    ]
+    inside = importlib.import_module("ddaudit.audits.collection")
+    honest = inside._one
+
+    def sized(store: RunStore, info: dict[str, Any]) -> Any:
+        part = honest(store, info)
+        ipc = info["config"]["ipc"]
+        for entry in part.subjects:
+            entry |= {"identity": f"{entry['id']}-ipc{ipc}", "drawn": entry["id"] != "full"}
+            entry["card"] = {"ipc": ipc}
+        return part
+
+    monkeypatch.setattr(inside, "_one", sized)
+    both = collect(runs)
+    assert [s["id"] for s in both.subjects] == ["dm", "full", "dm (IPC 50)"]
+    assert [c.subject for c in both.cells] == ["dm", "full", "dm (IPC 50)"]
+    assert both.info["notes"] == []  # the size is said by each set
+    assert all(c.caveats == [] for c in both.cells)
+
+
 def test_an_auditor_that_only_one_run_has_is_no_difference(tmp_path: Path) -> None:
     a = _run(tmp_path / "a", ["dm"])
     b = _run(tmp_path / "b", ["dm"], auditors=[_auditor("bias", shadows=1)])
@@ -135,4 +162,4 @@ def test_a_file_with_another_card_is_another_subject(
         return part
 
     monkeypatch.setattr(inside, "_one", one)
-    assert [s["id"] for s in collect([a, b]).subjects] == ["s", "s (b)"]
+    assert [s["id"] for s in collect([a, b]).subjects] == ["s", "s (ε 0.1)"]

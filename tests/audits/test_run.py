@@ -232,8 +232,8 @@ def test_reports_of_several_runs_hide_nothing(tmp_path):
     failing = [x.model_copy(update={"passed": False}) for x in checks.checks]
     store.save_cell(key, checks.model_copy(update={"checks": failing}))
     both = collect([a, b])
-    assert [s["id"] for s in both.subjects] == ["random", "random (b)"]
-    assert [x.subject for x in both.cells] == ["random", "random (b)"]
+    assert [s["id"] for s in both.subjects] == ["random", "random (IPC 2)"]
+    assert [x.subject for x in both.cells] == ["random", "random (IPC 2)"]
     assert len(both.checks["utility"]) == len(failing)
     assert not any(x.passed for x in both.checks["utility"])
     with pytest.raises(BadInput, match="another arch"):

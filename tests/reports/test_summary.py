@@ -21,6 +21,8 @@ from ddaudit.sets import LedgerEntry, PrivacyClaim
         ("dm+fair+dp", ["dm"], "dm"),
         ("dm+fair", ["random"], None),
         ("dm", ["dm"], None),
+        ("dm+fair (IPC 50)", ["dm", "dm (IPC 50)", "dm+fair"], "dm (IPC 50)"),
+        ("dm+dp (ε 8)", ["dm", "dm+dp"], "dm"),
     ],
 )
 def test_the_base_of_a_composed_recipe(subject: str, ids: list[str], base: str | None) -> None:
