@@ -91,8 +91,8 @@ def audit(
         str | None,
         typer.Option(
             "--arch",
-            help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18 (see 'ddaudit list archs'), or your own "
-            "FILE.py:ClassName.",
+            help="Victim architecture, such as ConvNet, ConvNetD2W32, ResNet18 (see 'ddaudit list archs'), timm:NAME, "
+            "or your own FILE.py:ClassName.",
         ),
     ] = None,
     archs: Annotated[

@@ -110,15 +110,15 @@ class Arch:
         """Read a name of the field: "ConvNetD2W32", "ConvNetASwishBN", "VGG11BN", "ResNet18AP".
 
         Case, ``_`` and ``-`` do not matter ("ResNet18BN_AP" is the released code's spelling). Other names are looked
-        up among the user's own: ``file.py:ClassName``, or what a package registers.
+        up among the user's own: ``file.py:ClassName``, ``timm:NAME``, or what a package registers.
 
         Raises:
             BadInput: unknown family or suffix; an own architecture that cannot be had.
         """
-        from ddaudit.models.own import ARCHS, own_arch
+        from ddaudit.models.own import ARCHS, is_timm, own_arch
 
         plain = re.sub(r"@[0-9a-f]{8}$", "", name)
-        if ".py:" in plain:
+        if ".py:" in plain or is_timm(plain):
             return own_arch(plain)
         try:
             return cls._of_the_field(name)
@@ -133,9 +133,8 @@ class Arch:
         head = _FAMILY.match(text)
         if head is None:
             known = ", ".join(FAMILIES.values())
-            raise BadInput(
-                name, "unknown architecture", f"Known: {known}; your own: FILE.py:ClassName."
-            )
+            todo = f"Known: {known}; timm:NAME; your own: FILE.py:ClassName."
+            raise BadInput(name, "unknown architecture", todo)
         parts: dict[str, str | int] = {}
         at = head.end()
         while at < len(text):

@@ -1,4 +1,4 @@
-"""Architectures of the user's own: a class that a package registers, ``file.py:ClassName``, or a module in hand.
+"""Architectures that are not ours: what a package registers, ``file.py:ClassName``, ``timm:NAME``, a module in hand.
 
 A class is called with those of these arguments that it takes: ``num_classes`` (or ``classes``, ``n_classes``),
 ``in_channels`` (``channel``, ``channels``, ``in_chans``), ``image_size`` (``im_size``, (H, W)), ``shape`` (C, H, W).
@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddaudit.errors import BadInput, Unsupported
+from ddaudit.errors import BadInput, Unsupported, closest
 from ddaudit.files import kind_of, read_bytes
 from ddaudit.models.arch import Arch
 from ddaudit.models.network import Body, Network
 from ddaudit.registry import Registry
 
 Make = Callable[..., nn.Module]
+_TIMM = "timm:"
 
 ARCHS: Registry[Make] = Registry(
     "arch",
@@ -38,13 +39,18 @@ ARCHS: Registry[Make] = Registry(
 
 
 def own_arch(name: str) -> Arch:
-    """The architecture that ``file.py:ClassName`` or a registered name stands for.
+    """The architecture that ``file.py:ClassName``, ``timm:NAME`` or a registered name stands for.
 
     Raises:
         BadInput: no such file, class or name, or the file cannot be imported.
     """
     make = find(name)
-    return Arch("own", own=name, digest=_digest(make), norm="unknown")
+    return Arch("own", own=name, digest=_digest(name, make), norm="unknown")
+
+
+def is_timm(name: str) -> bool:
+    """True for an architecture of PyTorch Image Models: ``timm:resnet10t``."""
+    return name.startswith(_TIMM)
 
 
 def find(name: str) -> Make:
@@ -53,6 +59,8 @@ def find(name: str) -> Make:
     Raises:
         BadInput: see :func:`own_arch`.
     """
+    if is_timm(name):
+        return _of_timm(name)
     file, colon, attribute = name.rpartition(":")
     if not colon or not file.endswith(".py"):
         return ARCHS.get(name)
@@ -191,10 +199,54 @@ class _Embedding(nn.Module):
         return taken[-1].flatten(1)
 
 
-def _digest(make: Make) -> str:
-    """A hash of the file that defines an architecture: edited code is another architecture."""
+def _of_timm(name: str) -> Make:
+    """A maker of untrained networks: victims learn from the set that is audited and from nothing else.
+
+    Raises:
+        BadInput: timm is not installed, has no such model, or its weights are named.
+    """
+    timm, model = _timm(name), name.removeprefix(_TIMM)
+    if not timm.is_model(model):
+        hint = closest(model, timm.list_models())
+        raise BadInput(f"--arch {name}", "timm has no such model", hint)
+    if "." in model:
+        plain = _TIMM + model.partition(".")[0]
+        raise BadInput(
+            f"--arch {name}",
+            "names pretrained weights, and victims start untrained",
+            f"Write {plain}.",
+        )
+
+    def make(num_classes: int, in_chans: int, image_size: tuple[int, int]) -> nn.Module:
+        # Position embeddings and the like are made for one size; other models take any, and no such argument.
+        sized = timm.get_pretrained_cfg(model).fixed_input_size
+        more = {"img_size": image_size} if sized else {}
+        made: nn.Module = timm.create_model(
+            model, pretrained=False, num_classes=num_classes, in_chans=in_chans, **more
+        )
+        return made
+
+    return make
+
+
+def _timm(name: str) -> Any:
     try:
-        content = Path(inspect.getfile(make)).read_bytes()
+        import timm
+    except ImportError:
+        raise BadInput(
+            f"--arch {name}", "needs timm, which is not installed", "pip install 'ddaudit[timm]'"
+        ) from None
+    return timm
+
+
+def _digest(name: str, make: Make) -> str:
+    """A hash of the file that defines an architecture, or of timm's version: other code is another architecture."""
+    try:
+        content = (
+            f"timm {_timm(name).__version__}".encode()
+            if is_timm(name)
+            else Path(inspect.getfile(make)).read_bytes()
+        )
     except (OSError, TypeError):
         content = repr(make).encode()
     return hashlib.sha256(content).hexdigest()[:8]

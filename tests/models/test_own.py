@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -153,3 +155,89 @@ def test_blocks_of_an_architecture_of_the_users_own_are_refused() -> None:
     body = wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), 3).body
     with pytest.raises(Unsupported, match="blocks"):
         body.blocks(torch.zeros(2, 1, 8, 8))
+
+
+def stand_in_for_timm() -> ModuleType:
+    """What is asked of timm, with one model of any size and one of a fixed size."""
+    timm = ModuleType("timm")
+
+    class Sized(nn.Module):
+        def __init__(self, num_classes: int, in_chans: int, img_size: tuple[int, int] = (224, 224)):
+            super().__init__()
+            self.fc = nn.Linear(in_chans * img_size[0] * img_size[1], num_classes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.flatten(1))
+
+    class Free(nn.Module):
+        def __init__(self, num_classes: int, in_chans: int):
+            super().__init__()
+            self.map, self.fc = nn.Conv2d(in_chans, 5, 3), nn.Linear(5, num_classes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.map(x).relu().mean((2, 3)))
+
+    kinds = {"test_resnet": Free, "test_vit": Sized}
+
+    def create_model(name: str, pretrained: bool, **given: object) -> nn.Module:
+        assert not pretrained
+        return kinds[name](**given)
+
+    timm.__version__ = "0"
+    timm.create_model = create_model
+    timm.is_model = lambda name: name.partition(".")[0] in kinds
+    timm.list_models = lambda: list(kinds)
+    timm.get_pretrained_cfg = lambda name: SimpleNamespace(fixed_input_size=name == "test_vit")
+    return timm
+
+
+@pytest.fixture(params=["stand-in", "timm"])
+def timm(request, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The real library where it is installed (1.0.31 was tried)."""
+    if request.param == "timm":
+        return pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+    made = stand_in_for_timm()
+    monkeypatch.setitem(sys.modules, "timm", made)
+    return made
+
+
+def test_models_of_timm_fit_the_data(timm: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"timm:test_resnet": (1, 8, 8), "timm:test_vit": (3, 32, 32)}
+    for name, (channels, *size) in shapes.items():
+        arch = Arch.parse(name)
+        given = {
+            "shape": (channels, *size),
+            "num_classes": 4,
+            "mean": (0.5,) * channels,
+            "std": (0.2,) * channels,
+        }
+        one, same, other = (build(arch, seed=s, **given).eval() for s in (0, 0, 1))
+        x = torch.rand(5, channels, *size)
+        assert one(x).shape == (5, 4)
+        assert torch.equal(one(x), same(x))
+        assert not torch.equal(one(x), other(x))
+        assert one.embed(x).ndim == 2
+        assert Arch.parse(str(arch)) == arch
+    monkeypatch.setattr(timm, "__version__", "another")
+    assert Arch.parse(str(arch)) != arch
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:test_resnett", "timm has no such model. Did you mean .*test_resnet"),
+        ("timm:hf-hub:ann/net", "timm has no such model"),
+        ("timm:test_vit.r160_in1k", "victims start untrained. Write timm:test_vit."),
+    ],
+)
+def test_what_timm_lacks_is_one_line(timm: ModuleType, name: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Arch.parse(name)
+
+
+def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        BadInput, match=r"needs timm, which is not installed. pip install 'ddaudit\[timm\]'"
+    ):
+        Arch.parse("timm:resnet18")
