@@ -23,6 +23,7 @@ from ddaudit.auditing import AUDITORS, Auditor, TrainsBy
 from ddaudit.audits import AuditConfig, Given, make_config, run_audit
 from ddaudit.audits.config import BASELINES
 from ddaudit.audits.run import Report as OnEvent
+from ddaudit.audits.tracking import tracked
 from ddaudit.data import DATASETS, Dataset, ImageData, load_data
 from ddaudit.devices import pick_device, pick_profile
 from ddaudit.distillation import DEFENSES, METHODS, Recipe, check_recipe, make_recipe
@@ -133,6 +134,7 @@ def audit(
     data_root: str | Path | None = None,
     download: bool = False,
     on_event: OnEvent | None = None,
+    track: str | None = None,
     quiet: bool = False,
 ) -> Run:
     """Audit subjects: ``ddaudit.audit(["dm", my_set], data="digits", auditors="utility")``.
@@ -150,6 +152,7 @@ def audit(
         data_root, download: where data come from, see ``load_data``.
         on_event: called with (what happened, the cell or None, cells done, cells in all), instead of the bar on a
             terminal and the line per cell elsewhere, on standard error.
+        track: "tensorboard" or "mlflow": also write each finished cell's headline metrics there.
         quiet: neither bar nor lines.
 
     Returns:
@@ -196,10 +199,11 @@ def audit(
     if jobs != 1:
         for note in notes:
             warnings.warn(note, stacklevel=2)
-    with nullcontext(on_event) if on_event or quiet else events() as tell:
+    shown = nullcontext(on_event) if on_event or quiet else events()
+    with shown as tell, tracked(track, folder, tell) as told:
         outcome = run_audit(
             config,
-            on_event=tell,
+            on_event=told,
             given=Given(data if isinstance(data, Dataset) else None, modules),
             modules=importable,
             here=bool(only_here),

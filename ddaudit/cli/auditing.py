@@ -136,6 +136,14 @@ def audit(
         LogFormat,
         typer.Option("--log-format", help="Progress as text, or as a JSON object per line."),
     ] = "text",
+    track: Annotated[
+        str | None,
+        typer.Option(
+            "--track",
+            metavar="tensorboard|mlflow",
+            help="Also write each finished cell's headline metrics there.",
+        ),
+    ] = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
 ) -> None:
@@ -186,7 +194,7 @@ def audit(
     if dry_run:
         _preview(made, as_json=json_)
         return
-    code = run_with_progress(made, shard=part, quiet=quiet, log_format=log_format)
+    code = run_with_progress(made, shard=part, quiet=quiet, log_format=log_format, track=track)
     typer.echo(f"run: {made.out}")
     typer.echo(f"next: ddaudit report {made.out}")
     raise typer.Exit(code)
@@ -198,15 +206,18 @@ def run_with_progress(
     shard: tuple[int, int] = (1, 1),
     quiet: bool = False,
     log_format: LogFormat = "text",
+    track: str | None = None,
 ) -> int:
     """Run an audit, say what it does and what failed; returns the exit code."""
     from ddaudit.audits import named_recipes, run_audit
     from ddaudit.audits.previews import preview_of
+    from ddaudit.audits.tracking import tracked
 
     remark: Callable[[str], None] = say if not quiet and log_format == "text" else lambda _: None
     for recipe in named_recipes(config):
         say_privacy_target(recipe, config.epsilon, config.delta)
-    with nullcontext(None) if quiet else events(log_format) as on_event:
+    shown = nullcontext(None) if quiet else events(log_format)
+    with shown as tell, tracked(track, config.out, tell) as on_event:
         outcome = run_audit(
             config,
             on_event=on_event,
