@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
     from ddaudit.audits import AuditConfig, run_audit
     from ddaudit.data import Dataset, ImageData, load_data
-    from ddaudit.distillation import Recipe, register, resolve
+    from ddaudit.distillation import Recipe, method, register, resolve
     from ddaudit.errors import BadInput
     from ddaudit.findings import Check, Finding, Metric, MetricInfo
     from ddaudit.reports import write_report
@@ -46,6 +46,7 @@ _HOME = {
     "import_set": "ddaudit.sets",
     "load": "ddaudit.sets",
     "load_data": "ddaudit.data",
+    "method": "ddaudit.distillation",
     "register": "ddaudit.distillation",
     "report_of": "ddaudit.reports.runs",
     "resolve": "ddaudit.distillation",
@@ -76,6 +77,7 @@ __all__ = [
     "import_set",
     "load",
     "load_data",
+    "method",
     "register",
     "report_of",
     "resolve",

@@ -352,7 +352,8 @@ def _subjects(
             raise BadInput(
                 f"subject {type(thing).__name__}",
                 "cannot be audited",
-                "Give a recipe's name (register(recipe) first), a path, a DistilledSet or a torch module.",
+                "Give a recipe's name, a path, a torch module or a DistilledSet. A function becomes a method by "
+                "method(name), images and labels a set by import_set((images, labels)).",
             )
         label = name or _free_name(thing, {*names.values(), *modules})
         if label in modules or label in names.values():

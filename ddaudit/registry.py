@@ -128,8 +128,8 @@ class Registry(Generic[T]):
 
     # ---- registering -----------------------------------------------------------------------------
 
-    def add(self, name: str, thing: T) -> T:
-        """Register ``thing`` under ``name``, for the module that calls.
+    def add(self, name: str, thing: T, *, owner: str | None = None) -> T:
+        """Register ``thing`` under ``name``, for the module that calls or for ``owner``.
 
         A module may register its name again (a notebook cell that runs twice); nobody may take another's.
 
@@ -139,7 +139,7 @@ class Registry(Generic[T]):
         if _importing:
             self._from_plugins[_importing[-1], name] = thing
             return thing
-        owner = self._caller()
+        owner = owner or self._caller()
         holder = self._owners.get(name)
         if holder is None and not self._is_builtin(owner):
             entry = (self._builtin() or {}).get(name)

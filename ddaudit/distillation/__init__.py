@@ -1,5 +1,6 @@
 """Base distillation: signals, distances, syntheses, network sources, loops, recipes."""
 
+from ddaudit.distillation.own import method
 from ddaudit.distillation.recipe import DEFENSES, METHODS, Defense, Recipe, register, resolve
 from ddaudit.distillation.requests import check_recipe, has_option, make_recipe
 from ddaudit.distillation.run import distill, distill_many, distill_sizes, versions
@@ -15,6 +16,7 @@ __all__ = [
     "distill_sizes",
     "has_option",
     "make_recipe",
+    "method",
     "register",
     "resolve",
     "versions",

@@ -45,7 +45,7 @@ from ddaudit.registry import Registry, split_recipe
 from ddaudit.training import EvaluationProtocol
 
 Family = Literal[
-    "selection", "distribution", "gradient", "trajectory", "kernel", "unrolled", "decoupled"
+    "selection", "distribution", "gradient", "trajectory", "kernel", "unrolled", "decoupled", "own"
 ]
 _LENT = ("objective", "synthesis", "networks")
 """Parts that another method can lend."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ddaudit.files import kind_of
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.classes import match_classes
 from ddaudit.sets.formats import FORMATS, Format, _names
-from ddaudit.sets.formats._plain import pair_in
+from ddaudit.sets.formats._plain import from_arrays, pair_in
 from ddaudit.sets.formats._safe import load_torch, npz_names
 
 COMMON_OPTIONS = {
@@ -28,7 +29,7 @@ COMMON_OPTIONS = {
 
 
 def import_set(
-    path: str | Path,
+    path: str | Path | tuple[Any, Any],
     *,
     format: str | None = None,
     data: Dataset | None = None,
@@ -37,7 +38,7 @@ def import_set(
     """Read a distilled set in a community format.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; or the pair (images, labels), tensors or arrays in memory.
         format: a name in ``FORMATS``; found from the file when left out.
         data: the real data it was distilled from. Gives the normalisation constants, the number of
             classes and their order, and is what the result is checked against.
@@ -50,17 +51,22 @@ def import_set(
     Raises:
         BadInput: unknown format or option, unsafe or damaged file, or it does not fit ``data``.
     """
-    path, options = Path(path), dict(options or {})
-    if kind_of(path) is None:
+    options = dict(options or {})
+    pair = path if isinstance(path, tuple) else None
+    path = Path("(images, labels)" if isinstance(path, tuple) else path)
+    if pair is not None and len(pair) != 2:
+        raise BadInput(path, f"a pair was expected, not {len(pair)} values")
+    if pair is None and kind_of(path) is None:
         raise BadInput(path, "no such file or folder")
-    importer = _importer(path, format)
+    importer = FORMATS.get("tensors") if pair else _importer(path, format)
     _check_options(importer, options)
     classes = _positive(options, "num_classes")
     mean, std = _numbers(options, "mean"), _numbers(options, "std")
     if data is not None:
         classes = data.num_classes if classes is None else classes
         mean, std = mean or data.mean, std or data.std
-    result = importer.read(
+    read = importer.read if pair is None else partial(from_arrays, *pair)
+    result = read(
         path,
         num_classes=classes,
         shape=data.shape if data is not None else None,

@@ -54,6 +54,12 @@ def dp(recipe: Recipe) -> Recipe:
             "sees the records through networks trained on them alone, and no noise on sums covers those",
             "Use dp-teacher (a teacher trained by DP-SGD, and images from it alone), dm+dp, dc+dp, ndpdc or psg.",
         )
+    if recipe.family == "own":
+        raise BadInput(
+            f"{recipe.name}+dp",
+            "reads records by code of its own, and noise goes on sums that a private reader takes",
+            "A function that is private by itself needs no '+dp'; else use dm+dp, dc+dp, ndpdc or psg.",
+        )
     if isinstance(recipe.loop, Selection) or recipe.target is None or recipe.synthesis is None:
         raise BadInput(
             f"{recipe.name}+dp",

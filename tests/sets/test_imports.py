@@ -187,3 +187,16 @@ def test_files_of_no_format_say_what_they_hold(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=words):
             import_set(path)
+
+
+def test_a_pair_in_memory_is_read_by_the_rules_of_files(tiny: Dataset) -> None:
+    images, labels = torch.rand(20, *tiny.shape), torch.arange(20) % tiny.num_classes
+    for pair in ((images, labels), (images.numpy(), labels.numpy())):
+        made = import_set(pair, data=tiny)
+        assert torch.equal(made.images, images)
+        assert torch.equal(made.labels, labels)
+        assert made.card.data == tiny.name
+    with pytest.raises(BadInput, match=r"values run from .* and the file does not say"):
+        import_set((images * 3 - 1, labels), data=tiny)
+    with pytest.raises(BadInput, match="a pair was expected, not 1 values"):
+        import_set((images,))
