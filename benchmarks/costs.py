@@ -31,7 +31,7 @@ from scipy.optimize import nnls
 from torch.nn import functional as F
 
 from ddaudit.auditing import AUDITORS, Context
-from ddaudit.audits import AuditConfig, RunStore, make_plan
+from ddaudit.audits import AuditConfig, Given, RunStore, make_plan
 from ddaudit.audits.costs import (
     BATCHES,
     Row,
@@ -368,13 +368,14 @@ def auditor_rows(name: str) -> tuple[Row, Row]:
         *,
         victims: int | None = None,
         checks: bool = False,
+        given: Given | None = None,
     ) -> tuple[Row, dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             config = AuditConfig(
                 subjects=[subject], auditors=[name], data=data, baselines=[], out=folder, victims=victims,
                 settings={name: {**SETTINGS.get(name, {}), **(settings or {})}},
             )  # fmt: skip
-            plan = make_plan(config, RunStore(folder))
+            plan = make_plan(config, RunStore(folder), given)
             context = plan.context
             auditor, knobs = plan.auditors[name]
             made = plan.subjects[subject]
@@ -395,6 +396,13 @@ def auditor_rows(name: str) -> tuple[Row, Row]:
             return row, now
 
     row, now = cell()
+    if row.work["network"] > NOISE:
+        # Much of that time is not arithmetic: how much is, larger images say.
+        same = AUDITORS.get(name).configure("quick").model_dump()
+        more, then = cell(same, given=Given(larger(load_data(data), 28)))
+        trained = row.work["training"] * (then["training"] / now["training"] - 1)
+        share = (more.seconds / row.seconds - 1 - trained) / (then["network"] / now["network"] - 1)
+        row.work["network"] = min(max(share, 0.0), 1 - row.work["training"])
     floor = max(NOISE, 0.05 / max(row.seconds, 0.05))
     for key in MATTERS.get(name, ()):
         other = halved(dict(AUDITORS.get(name).configure("quick"))[key])
