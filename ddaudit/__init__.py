@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor
     from ddaudit.audits import AuditConfig, run_audit
     from ddaudit.data import Dataset, ImageData, load_data
+    from ddaudit.data.hub_objects import from_datasets
     from ddaudit.distillation import Recipe, method, register, resolve
     from ddaudit.errors import BadInput
     from ddaudit.findings import Check, Finding, Metric, MetricInfo
@@ -43,6 +44,7 @@ _HOME = {
     "audit": "ddaudit.api",
     "auditor": "ddaudit.auditing",
     "distill": "ddaudit.api",
+    "from_datasets": "ddaudit.data.hub_objects",
     "import_set": "ddaudit.sets",
     "load": "ddaudit.sets",
     "load_data": "ddaudit.data",
@@ -74,6 +76,7 @@ __all__ = [
     "audit",
     "auditor",
     "distill",
+    "from_datasets",
     "import_set",
     "load",
     "load_data",

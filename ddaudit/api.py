@@ -42,13 +42,15 @@ if TYPE_CHECKING:
 
 Thing = str | Path | DistilledSet | nn.Module
 """What can be audited: a recipe's name, a file, a set or a network in memory."""
+Data = str | Dataset | Any
+"""Real data: a name, a data set, or an object of the ``datasets`` library (see ``from_datasets``)."""
 
 
 def distill(
     recipe: str | Recipe,
     train: ImageData | None = None,
     *,
-    data: str | Dataset = "digits",
+    data: Data = "digits",
     ipc: int = 10,
     seed: int = 0,
     device: torch.device | str = "auto",
@@ -66,7 +68,7 @@ def distill(
     Args:
         recipe: a name such as "dm+fair", or a recipe.
         train: records to distil instead of the data set's training split (a subset, a poisoned copy).
-        data: a name such as "digits-colored:bias=0.95", or a data set.
+        data: a name such as "digits-colored:bias=0.95", a data set, or a ``datasets.DatasetDict``.
         ipc: images per class, at least 1.
         seed: seeds everything but privacy noise.
         device: "auto", "cpu", "cuda", "cuda:0".
@@ -114,7 +116,7 @@ def distill(
 
 def audit(
     subjects: Thing | Iterable[Thing] | Mapping[str, Thing],
-    data: str | Dataset = "digits",
+    data: Data = "digits",
     *,
     auditors: str | Iterable[str | type[Auditor[Any]]] | None = None,
     preset: str = "quick",
@@ -142,7 +144,7 @@ def audit(
     Args:
         subjects: one or several of: a recipe's name, the path of a set file or checkpoint, a ``DistilledSet``, a
             ``torch.nn.Module`` from pixels in [0, 1] (N, C, H, W) to logits (N, K). A mapping gives them names.
-        data: a name, or a data set.
+        data: a name, a data set, or a ``datasets.DatasetDict`` (``ddaudit.from_datasets`` has options).
         auditors: names or classes; None: all.
         preset, ipc, seeds, epsilon, delta, options, arch, protocol, baselines, device: as on the command line.
         victims: networks trained on each set; None: the preset's number.
@@ -162,6 +164,8 @@ def audit(
         BadInput: anything that would make a cell impossible for a reason the user can mend, before any work.
     """
     folder = str(out)
+    if not isinstance(data, str):
+        data = _data(data, data_root, download)
     texts, names, modules = _subjects(subjects, folder)
     wanted = [auditors] if isinstance(auditors, str) else auditors
     config = make_config(
@@ -321,8 +325,14 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def _data(data: str | Dataset, root: str | Path | None, download: bool) -> Dataset:
-    return data if isinstance(data, Dataset) else load_data(data, root=root, download=download)
+def _data(data: Data, root: str | Path | None, download: bool) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str):
+        return load_data(data, root=root, download=download)
+    from ddaudit.data.hub_objects import from_datasets
+
+    return from_datasets(data)
 
 
 def _subjects(

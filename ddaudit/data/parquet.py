@@ -1,8 +1,11 @@
-"""Data sets in parquet files, Hugging Face style: a column of pictures and a column of labels."""
+"""Data sets in parquet files, Hugging Face style: a column of pictures and a column of labels.
+
+Objects of the ``datasets`` library hold the same tables (``ddaudit.data.from_datasets``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,7 @@ def parquet(request: Request) -> Dataset:
     folder = request.user_path(
         request.text("path"), get="Give a folder that holds train.parquet and test.parquet."
     )
-    columns = _Columns(
+    columns = Columns(
         image=request.text("image"),
         label=request.text("label"),
         group=request.text("group"),
@@ -77,7 +80,7 @@ def cifar10_jpeg(request: Request) -> Dataset:
     made = _load(
         request,
         folder,
-        columns=_Columns(class_names=CIFAR10_CLASSES),
+        columns=Columns(class_names=CIFAR10_CLASSES),
         mean=constants.mean,
         std=constants.std,
         notes=(JPEG_NOTE,),
@@ -86,16 +89,36 @@ def cifar10_jpeg(request: Request) -> Dataset:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
+    """Which columns are meant, and how pictures are read; an empty name is not said yet, or no group."""
+
     image: str = ""
     label: str = ""
     group: str = ""
     size: int = 0
     class_names: tuple[str, ...] | None = None
 
+    def among(self, names: Sequence[str], where: str) -> Columns:
+        """With the columns that there are.
+
+        Raises:
+            BadInput: one that is needed is not there.
+        """
+        return replace(
+            self,
+            image=_column(names, self.image, IMAGE_COLUMNS, "image", where),
+            label=_column(names, self.label, LABEL_COLUMNS, "label", where),
+            group=_column(names, self.group, (), "group", where) if self.group else "",
+        )
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The columns to read."""
+        return tuple(filter(None, (self.image, self.label, self.group)))
+
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """One split before its labels are numbered: pictures, and label and group columns as stored."""
 
     where: str
@@ -110,7 +133,7 @@ def _load(
     request: Request,
     folder: Path,
     *,
-    columns: _Columns,
+    columns: Columns,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     notes: tuple[str, ...] = (),
@@ -122,19 +145,42 @@ def _load(
         missing = "train" if train is None else "test"
         todo = "Wanted: train.parquet and test.parquet, or the Hub's train-00000-of-00001.parquet."
         raise BadInput(folder, f"holds no {missing}.parquet", todo)
+    return join_tables(
+        request, train, test, validation,
+        where=folder, columns=columns, mean=mean, std=std, notes=notes,
+    )  # fmt: skip
+
+
+def join_tables(
+    request: Request,
+    train: Table,
+    test: Table,
+    validation: Table | None,
+    *,
+    where: object,
+    columns: Columns,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """A data set of the splits' tables: one numbering of labels and groups for all of them.
+
+    Raises:
+        BadInput: labels or groups that are none, pictures of different sizes.
+    """
     tables = {t.where: t for t in (train, validation, test) if t is not None}
     found, labels = index_names(
-        {where: t.labels for where, t in tables.items()},
+        {name: t.labels for name, t in tables.items()},
         kind="label",
         names=columns.class_names or train.names,
     )
     class_names = found or numbered(1 + max(int(part.max()) for part in labels.values()))
     made = {
-        where: ImageData(images=t.images, labels=labels[where], class_names=class_names)
-        for where, t in tables.items()
+        name: ImageData(images=t.images, labels=labels[name], class_names=class_names)
+        for name, t in tables.items()
     }
     if columns.group:
-        cells = {where: t.groups or [] for where, t in tables.items()}
+        cells = {name: t.groups or [] for name, t in tables.items()}
         made, said = with_groups(made, cells, column=columns.group, names=train.group_names)
         notes = (*notes, *said)
     return assemble(
@@ -142,40 +188,61 @@ def _load(
         train=made[train.where],
         validation=None if validation is None else made[validation.where],
         test=made[test.where],
-        where=folder,
+        where=where,
         mean=mean,
         std=std,
         notes=notes,
     )
 
 
-def _channels(table: _Table | None) -> int | None:
+def _channels(table: Table | None) -> int | None:
     return None if table is None else int(table.images.shape[1])
 
 
 def _read(
-    folder: Path, prefixes: tuple[str, ...], columns: _Columns, *, channels: int | None = None
-) -> _Table | None:
+    folder: Path, prefixes: tuple[str, ...], columns: Columns, *, channels: int | None = None
+) -> Table | None:
     files = _files(folder, prefixes)
     if not files:
         return None
     first, where = ParquetFile(files[0]), str(files[0])
-    image = _column(first.names, columns.image, IMAGE_COLUMNS, "image", where)
-    label = _column(first.names, columns.label, LABEL_COLUMNS, "label", where)
-    group = _column(first.names, columns.group, (), "group", where) if columns.group else None
-    table = read_parquet(files, (image, label, *([group] if group else [])))
+    columns = columns.among(first.names, where)
+    return read_table(
+        read_parquet(files, columns.wanted), first.metadata, columns, where, channels=channels
+    )
+
+
+def read_table(
+    table: Any,
+    metadata: Mapping[bytes, bytes] | None,
+    columns: Columns,
+    where: str,
+    *,
+    channels: int | None = None,
+    paths: bool = False,
+) -> Table:
+    """The rows of a pyarrow table.
+
+    Args:
+        metadata: of its schema, which may name classes.
+        columns: each named.
+        where: what messages call it.
+        channels: see ``decode_images``.
+        paths: read pictures that are stored as a path; not for files of others.
+
+    Raises:
+        BadInput: no rows, or cells that are no pictures.
+    """
     if table.num_rows == 0:
         raise BadInput(where, "holds no rows")
-    pictures = table.column(image)
-    return _Table(
+    pictures = _pictures(table.column(columns.image), columns.image, where, paths=paths)
+    return Table(
         where=where,
-        images=decode_images(
-            _pictures(pictures, image, where), size=columns.size, channels=channels
-        ),
-        labels=as_list(table, label, where),
-        groups=as_list(table, group, where) if group else None,
-        names=hub_names(first.metadata, label),
-        group_names=hub_names(first.metadata, columns.group),
+        images=decode_images(pictures, size=columns.size, channels=channels),
+        labels=as_list(table, columns.label, where),
+        groups=as_list(table, columns.group, where) if columns.group else None,
+        names=hub_names(metadata, columns.label),
+        group_names=hub_names(metadata, columns.group),
     )
 
 
@@ -192,7 +259,9 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     return []
 
 
-def _column(names: list[str], wanted: str, usual: tuple[str, ...], option: str, where: str) -> str:
+def _column(
+    names: Sequence[str], wanted: str, usual: tuple[str, ...], option: str, where: str
+) -> str:
     for name in (wanted,) if wanted else usual:
         if name in names:
             return name
@@ -201,12 +270,16 @@ def _column(names: list[str], wanted: str, usual: tuple[str, ...], option: str, 
     raise BadInput(where, f"has no column {looked}", todo)
 
 
-def _pictures(column: Any, name: str, where: str) -> Iterator[tuple[str, bytes]]:
+def _pictures(
+    column: Any, name: str, where: str, *, paths: bool
+) -> Iterator[tuple[str, bytes | Path]]:
     row = 0
     for chunk in column.chunks:
         for value in chunk.to_pylist():
             data = value.get("bytes") if isinstance(value, dict) else value
-            if not isinstance(data, bytes):
+            if data is None and paths and isinstance(value, dict) and value.get("path"):
+                data = Path(value["path"])
+            if not isinstance(data, bytes | Path):
                 what = f"column '{name}' holds no encoded picture"
                 todo = "Store pictures as bytes, or as {bytes, path} like the Hugging Face Hub."
                 raise BadInput(f"{where}: row {row}", what, todo)
