@@ -39,6 +39,15 @@ class MetricInfo:
     meaning: str
     """One line."""
     unit: str = "fraction"
+    signed: bool = False
+    """It can be below 0: a difference."""
+
+    @property
+    def range(self) -> str:
+        """Which values it can take, in words."""
+        if self.unit in ("fraction", "probability"):
+            return "-1 to 1" if self.signed else "0 to 1"
+        return "any" if self.unit == "standard deviations" else "0 or more"
 
 
 class Estimate(Protocol):

@@ -86,7 +86,7 @@ class Backdoor(Auditor[BackdoorSettings]):
         MetricInfo("backdoor.asr", "lower", "attack success: stamped images that are called the target class"),
         MetricInfo("backdoor.asr_clean", "none", "the same for networks of the clean set, which know no trigger"),
         MetricInfo("backdoor.asr_full", "none", "the same for networks of the whole poisoned training set"),
-        MetricInfo("backdoor.asr_gain", "lower", "attack success less that of the clean set"),
+        MetricInfo("backdoor.asr_gain", "lower", "attack success less that of the clean set", signed=True),
         MetricInfo("backdoor.cta", "higher", "clean test accuracy of the poisoned networks"),
         MetricInfo("backdoor.cta_clean", "higher", "clean test accuracy of the clean networks"),
         MetricInfo("backdoor.cta_full", "higher", "clean test accuracy of networks of the poisoned training set"),

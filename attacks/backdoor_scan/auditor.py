@@ -148,7 +148,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
             "classes that no mask led 98 % of images to", unit="classes",
         ),
         MetricInfo("backdoor_scan.pruned_accuracy", "higher", "clean test accuracy after fine-pruning"),
-        MetricInfo("backdoor_scan.accuracy_lost", "lower", "clean test accuracy that fine-pruning costs"),
+        MetricInfo("backdoor_scan.accuracy_lost", "lower", "clean test accuracy that fine-pruning costs", signed=True),
         MetricInfo("backdoor_scan.trigger_asr", "lower", "attack success of the trigger that the set's card names"),
         MetricInfo("backdoor_scan.pruned_trigger_asr", "lower", "attack success of that trigger after fine-pruning"),
     )  # fmt: skip

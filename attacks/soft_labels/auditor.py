@@ -106,7 +106,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo(
             "soft_labels.leakage", "lower",
-            "how much more often a student names the planted label of a canary than a guess would",
+            "how much more often a student names the planted label of a canary than a guess would", signed=True,
         ),
         MetricInfo("soft_labels.canary_accuracy", "lower", "planted labels of canaries that a student recalls"),
         MetricInfo("soft_labels.teacher_memory", "none", "planted labels that the teacher itself recalls"),

@@ -35,7 +35,9 @@ def list_(
     if json_:
         typer.echo(json.dumps(rows, indent=1))
         return
-    heads = {"metrics": ("unit", "direction"), "settings": ("type", *_PRESETS)}.get(what, ())
+    heads = {"metrics": ("unit", "range", "direction"), "settings": ("type", *_PRESETS)}.get(
+        what, ()
+    )
     lines = [[str(r["name"]), *(_short(r[h]) for h in heads), r["description"]] for r in rows]
     if heads:  # several columns need names
         lines.insert(0, ["name", *heads, "meaning"])
@@ -70,6 +72,7 @@ def _metrics() -> list[Row]:
             "name": m.name,
             "auditor": name,
             "unit": m.unit,
+            "range": m.range,
             "direction": m.direction,
             "description": m.meaning,
         }

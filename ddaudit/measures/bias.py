@@ -101,7 +101,7 @@ class Bias(Auditor[BiasSettings]):
         ),
         MetricInfo(
             "bias.conflict_gap", "lower",
-            "what an image's majority version gains in accuracy over its other versions",
+            "what an image's majority version gains in accuracy over its other versions", signed=True,
         ),
         MetricInfo(
             "bias.aligned_accuracy", "higher",

@@ -86,7 +86,7 @@ class Calibration(Auditor[CalibrationSettings]):
         ),
         MetricInfo(
             "calibration.ece_debiased", "lower",
-            "ECE less what a perfectly calibrated network reads on these images by chance",
+            "ECE less what a perfectly calibrated network reads on these images by chance", signed=True,
         ),
         MetricInfo(
             "calibration.ks_error", "lower",
@@ -106,15 +106,21 @@ class Calibration(Auditor[CalibrationSettings]):
             "how far the accuracy of bins differs: what confidence knows of correctness",
         ),
         MetricInfo("calibration.brier_uncertainty", "none", "accuracy times error rate: what no confidence changes"),
-        MetricInfo("calibration.brier_within", "none", "the rest of the top label's Brier score, from within bins"),
+        MetricInfo(
+            "calibration.brier_within", "none", "the rest of the top label's Brier score, from within bins",
+            signed=True,
+        ),
         MetricInfo(
             "calibration.shifted_ece", "lower", "ECE on test images damaged by common corruptions of middle strength"
         ),
         MetricInfo(
             "calibration.matched_ece", "lower",
-            "ECE less that of networks as accurate that were trained on random real records",
+            "ECE less that of networks as accurate that were trained on random real records", signed=True,
         ),
-        MetricInfo("calibration.overconfidence", "none", "mean confidence less accuracy: above 0 is overconfident"),
+        MetricInfo(
+            "calibration.overconfidence", "none", "mean confidence less accuracy: above 0 is overconfident",
+            signed=True,
+        ),
         MetricInfo(
             "calibration.brier", "lower",
             "squared distance between predicted probabilities and the true class", unit="squared error, 0 to 2",

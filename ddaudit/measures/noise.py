@@ -111,7 +111,7 @@ class Noise(Auditor[NoiseSettings]):
         MetricInfo("noise.corrected", "higher", "wrongly labelled training records that get their true label"),
         MetricInfo("noise.clean_accuracy", "higher", "accuracy on test images, whose labels are right"),
         MetricInfo("noise.full_accuracy", "none", "the same of full training on noisy records, stopped early"),
-        MetricInfo("noise.gain", "higher", "accuracy less that of full training stopped early"),
+        MetricInfo("noise.gain", "higher", "accuracy less that of full training stopped early", signed=True),
         MetricInfo("noise.crossing", "none", "share of wrong labels from which the set beats full training"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"noise.gain": "gain on early stopping"}

@@ -28,12 +28,16 @@ WEIGHT = 0.5
 """Of the gain over random records against the loss to full data (LRS), and of augmented training (ARS)."""
 
 METRICS = (
-    MetricInfo("utility.hlr", "lower", "accuracy lost to the full data with hard labels (HLR of DD-Ranking)"),
+    MetricInfo(
+        "utility.hlr", "lower", "accuracy lost to the full data with hard labels (HLR of DD-Ranking)", signed=True,
+    ),
     MetricInfo(
         "utility.random_accuracy", "none",
         "what IOR compares with: as many random records, with labels by the same teachers where teachers write them",
     ),
-    MetricInfo("utility.ior", "higher", "accuracy gained over random records, trained alike (IOR of DD-Ranking)"),
+    MetricInfo(
+        "utility.ior", "higher", "accuracy gained over random records, trained alike (IOR of DD-Ranking)", signed=True,
+    ),
     MetricInfo("utility.lrs", "higher", "label-robust score: both in one, 1 is best (LRS of DD-Ranking)"),
     MetricInfo("utility.ars", "higher", "augmentation-robust score, 1 is best (ARS of DD-Ranking)"),
 )  # fmt: skip

@@ -63,7 +63,9 @@ class Shift(Auditor[ShiftSettings]):
     )
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("shift.accuracy", "higher", "accuracy under one kind of shift, mean over its types"),
-        MetricInfo("shift.drop", "lower", "accuracy on the same images as they were, less that under the shift"),
+        MetricInfo(
+            "shift.drop", "lower", "accuracy on the same images as they were, less that under the shift", signed=True,
+        ),
         MetricInfo("shift.type_accuracy", "higher", "accuracy under one type of shift"),
         MetricInfo("shift.clean_accuracy", "higher", "accuracy on the same images as they were"),
     )  # fmt: skip

@@ -84,7 +84,7 @@ class Tail(Auditor[TailSettings]):
     )
     metrics: ClassVar[tuple[MetricInfo, ...]] = (
         MetricInfo("tail.accuracy", "higher", "mean recall of the classes of one part: head, medium or tail"),
-        MetricInfo("tail.gap", "lower", "mean recall of the head less that of the tail"),
+        MetricInfo("tail.gap", "lower", "mean recall of the head less that of the tail", signed=True),
         MetricInfo("tail.class_recall", "higher", "share of a class's test images that are recognised"),
         MetricInfo(
             "tail.imbalance_factor", "none", "training records of the largest class for one of the smallest",

@@ -51,6 +51,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     depth = page.file.src_uri.count("/")
     for name in BESIDE:
         markdown = markdown.replace(f"]({'../' * (depth + 1)}{name}", f"]({'../' * depth}{name}")
+    # Pages of auditors are there once, with what the code knows of them.
+    markdown = markdown.replace("](auditors/", "](reference/auditors/") if depth == 0 else markdown
     if page.file.src_uri == "glossary.md":
         return markdown
     terms = TERM.findall((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))[1:]

@@ -1,6 +1,7 @@
 """``ddaudit list metrics`` says what auditors emit: every name, unit and direction of real audits, and no others."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,12 @@ AUDITED = {
         "epochs": 0,
     },
 }
+ENDS = {
+    "0 to 1": (0, 1),
+    "-1 to 1": (-1, 1),
+    "0 or more": (0, math.inf),
+    "any": (-math.inf, math.inf),
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +85,10 @@ def emitted(tiny) -> set[tuple[str, str, str]]:
         context = replace(ctx, data=asked)
         finding = auditor.run(subject, context, auditor.configure("quick", settings), 0)
         found |= {(m.name, m.unit, m.direction) for m in finding.metrics}
+        ranges = {m.name: m.range for m in auditor.metrics}
+        for m in finding.metrics:
+            least, most = ENDS[ranges[m.name]]
+            assert m.value is None or least <= m.value <= most, m
     return found
 
 

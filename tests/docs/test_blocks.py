@@ -1,4 +1,4 @@
-"""Every code block of README.md and docs/*.md runs: Python as it stands, ddaudit commands at small sizes.
+"""Every code block of README.md, docs/ and docs/auditors/ runs: Python as it stands, ddaudit commands at small sizes.
 
 A comment above a block (readers do not see it) says what is special:
 
@@ -25,7 +25,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(
+        page
+        for folder in ("", "auditors")
+        for page in sorted((ROOT / "docs" / folder).glob("*.md"))
+    ),
+]
 MARKERS = ("file", "first", "not run", "needs")
 SMALL = "--set loop.iterations=2 --set networks.width=8"
 SMALLER = {

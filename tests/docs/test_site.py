@@ -31,6 +31,9 @@ def test_every_auditor_has_a_page_with_its_metrics_settings_and_sources(pages):
         assert not [w for w in wanted if f"`{w}`" not in page]
         assert all(text in page for text in (auditor.threat_model, *auditor.sources))
         assert auditor.threat_model in pages["threat-models.md"]
+        for said in ("What it needs", "What it cannot tell", "Self-tests"):
+            assert re.search(rf"^## {said}\n\n\S", page, re.M), (name, said)
+        assert f"(auditors/{name}.md)" in (ROOT / "docs/auditors.md").read_text()
 
 
 def test_every_method_is_on_the_page_of_its_family(pages):
