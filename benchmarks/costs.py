@@ -348,8 +348,11 @@ MATTERS = {
 }
 """Settings that are halved to see how much of the time follows them; of other auditors, none."""
 
-SETTINGS = {"backdoor-scan": {"recipe": "random", "references": 12}}
-"""Settings without which an auditor has nothing to do on a recipe."""
+SETTINGS = {
+    "backdoor-scan": {"recipe": "random", "references": 12},
+    "privacy": {"adversaries": ("final-set", "nearest-copy", "intermediate")},
+}
+"""Settings without which an auditor has nothing to do on a recipe, or does what ``Auditor.work`` counts apart."""
 
 ONCE = ("noise",)
 """Auditors whose first cell does what all share; ``Auditor.work`` counts it with one subject."""

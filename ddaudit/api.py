@@ -21,7 +21,6 @@ from torch import nn
 from ddaudit._html import facts, interval, paragraphs, table
 from ddaudit.auditing import AUDITORS, Auditor, TrainsBy
 from ddaudit.audits import AuditConfig, Given, make_config, run_audit
-from ddaudit.audits.config import BASELINES
 from ddaudit.audits.run import Report as OnEvent
 from ddaudit.audits.tracking import tracked
 from ddaudit.data import DATASETS, Dataset, ImageData, load_data
@@ -125,7 +124,7 @@ def audit(
     out: str | Path = "runs/audit",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     jobs: int | None = None,
-    baselines: Sequence[str] = BASELINES,
+    baselines: Sequence[str] | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
     options: Mapping[str, Any] | None = None,
@@ -186,7 +185,7 @@ def audit(
             "arch": arch,
             "protocol": protocol,
             "victims": victims,
-            "baselines": list(baselines),
+            "baselines": None if baselines is None else list(baselines),
             "device": device,
             "jobs": jobs,
             "out": folder,
@@ -408,7 +407,7 @@ def _stored(thing: DistilledSet | nn.Module, label: str, folder: Path) -> Path:
 
 def _registered(config: AuditConfig) -> tuple[list[str], list[str]]:
     """Of what a configuration names: (modules that register some of it and can be imported, names only here)."""
-    recipes = [n for text in [*config.subjects, *config.baselines] for n in text.split("+")]
+    recipes = [n for text in [*config.subjects, *(config.baselines or ())] for n in text.split("+")]
     places = (
         (METHODS, recipes),
         (DEFENSES, recipes),

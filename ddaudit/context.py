@@ -94,12 +94,12 @@ class Preset(BaseModel):
     def for_images(self, shape: Sequence[int]) -> Preset:
         """The preset for images (C, H, W): a quick audit takes minutes on large ones, too.
 
-        Light auditors then see five draws of the random subset, heavy ones a single one and no other baseline that
-        nobody asked for, and auditors take their ``on_large`` settings. Intervals are computed as ever, and wider.
+        Auditors then see three draws of the random subset, heavy ones a single one and no other baseline that nobody
+        asked for, and they take their ``on_large`` settings. Intervals are computed as ever, and wider.
         """
         if self.name != "quick" or math.prod(shape) < LARGE:
             return self
-        return self.model_copy(update={"large": True, "light_draws": 5})
+        return self.model_copy(update={"large": True, "reference_draws": 3, "light_draws": 3})
 
 
 PRESETS: dict[str, Preset] = {

@@ -107,7 +107,7 @@ class Membership(Auditor[MembershipSettings]):
     }
     redistils = True
     heavy = True
-    on_large: ClassVar[Mapping[str, Any]] = {"shadows": 4, "control_runs": 4}
+    on_large: ClassVar[Mapping[str, Any]] = {"shadows": 4, "control_runs": 3}
     version = 5
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS

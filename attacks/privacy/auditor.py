@@ -140,6 +140,10 @@ class Privacy(Auditor[PrivacySettings]):
     }
     redistils = True
     heavy = True
+    # Networks are made of the set alone, and the other adversaries see all of it.
+    on_large: ClassVar[Mapping[str, Any]] = {
+        "adversaries": ("final-set", "nearest-copy", "intermediate")
+    }
     version = 6
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -191,8 +195,9 @@ class Privacy(Auditor[PrivacySettings]):
         return finding
 
     def work(self, subject: Subject, ctx: Context, settings: PrivacySettings) -> Work:
-        """One distillation with the canaries."""
-        return Work(1 if subject.recipe else 0)
+        """One distillation with the canaries, and networks trained on what it makes."""
+        networks = (ctx.arch,) if "victims" in settings.adversaries else ()
+        return Work(1 if subject.recipe else 0, archs=networks)
 
     def checks(self, ctx: Context, settings: PrivacySettings) -> list[Check]:
         """Mechanisms of known epsilon, no noise, permuted coins, verbatim releases, accountants."""

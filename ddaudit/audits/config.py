@@ -12,6 +12,7 @@ from ddaudit.errors import BadInput
 from ddaudit.files import read_yaml
 
 BASELINES = ("full", "random", "herding")
+ON_LARGE = ("full", "random")
 
 
 class AuditConfig(BaseModel):
@@ -42,7 +43,9 @@ class AuditConfig(BaseModel):
     protocol: TrainsBy = "audit"
     """Whose protocol victims are trained under: the audit's, each card's where it states one, or the audit's on
     attacked batches (adversarial)."""
-    baselines: list[str] = Field(default_factory=lambda: list(BASELINES))
+    baselines: list[str] | None = None
+    """None: all three; without herding, which trains a network on all records, where the preset is one for large images
+    (``Preset.large``)."""
     device: str = "auto"
     jobs: int | None = Field(default=None, ge=1, le=1024)
     """Parallel worker processes; None: one per core on a CPU, one per GPU."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from ddaudit import hub
 from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Preset, Settings, Subject
-from ddaudit.audits.config import AuditConfig
+from ddaudit.audits.config import BASELINES, ON_LARGE, AuditConfig
 from ddaudit.audits.subjects import make_subject, module_subject
 from ddaudit.data import Dataset, load_data
 from ddaudit.devices import pick_device
@@ -160,10 +160,13 @@ def _context(config: AuditConfig, artifacts: Artifacts | None, given: Given) -> 
 def _subjects(config: AuditConfig, context: Context, given: Given) -> dict[str, Subject]:
     """The subjects by id: modules, what is named, then baselines; a second file of one name goes by its path."""
     data = context.data
+    baselines = config.baselines
+    if baselines is None:
+        baselines = list(ON_LARGE if context.preset.large else BASELINES)
     subjects = {
         name: module_subject(name, module, data=data) for name, module in given.modules.items()
     }
-    for text in [*config.subjects, *config.baselines]:
+    for text in [*config.subjects, *baselines]:
         subject = make_subject(
             text,
             data=data,
@@ -173,12 +176,12 @@ def _subjects(config: AuditConfig, context: Context, given: Given) -> dict[str, 
             options=config.options,
             epsilon=config.epsilon,
             delta=config.delta,
-            baseline=text in config.baselines,
+            baseline=text in baselines,
             name=config.names.get(text),
         )
         if (
             subject.id in subjects
-            and text not in config.baselines
+            and text not in baselines
             and subjects[subject.id].path != subject.path
         ):
             subject = replace(subject, id=str(Path(text)))

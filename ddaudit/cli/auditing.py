@@ -84,7 +84,7 @@ def audit(
         typer.Option(
             "--baselines",
             metavar="NAME,..",
-            help="Reference rows (default: full,random,herding; 'none').",
+            help="Reference rows (default: full,random,herding; quick on large images: full,random; 'none').",
         ),
     ] = None,
     arch: Annotated[

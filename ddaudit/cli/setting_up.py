@@ -34,7 +34,7 @@ data: {data}
 #seeds: null                # distillations per recipe; default: the preset's
 #victims: null              # networks trained on each set; default: the preset's
 #ipc: 10                    # images per class of recipes
-#baselines: [full, random, herding]
+#baselines: [full, random, herding]  # default of quick on large images: [full, random]
 
 # Privacy target of private recipes (dm+dp); default: the recipe's own.
 #epsilon: null

@@ -188,12 +188,14 @@ def test_a_quick_audit_of_large_images_asks_heavy_auditors_less(tiny) -> None:
 
     few, all_of = planned(large), planned(tiny)
     assert counts(few, "adversarial") == {"dm": 1, "full": 0, "random": 1, "herding": 0}
-    assert counts(few, "utility") == {"dm": 1, "full": 1, "random": 5, "herding": 1}
+    assert counts(few, "utility") == {"dm": 1, "full": 1, "random": 3, "herding": 1}
     assert counts(all_of, "adversarial") == {"dm": 1, "full": 1, "random": 5, "herding": 1}
     assert images(few) < images(all_of)
     asked_for = planned(large, subjects=["dm", "herding"])
     assert counts(asked_for, "adversarial")["herding"] == 1
     assert images(planned(large, settings={"adversarial": {"images": 7}})) == 7
+    assert set(planned(large, baselines=None).subjects) == {"dm", "full", "random"}
+    assert set(planned(tiny, baselines=None).subjects) == {"dm", *rows}
     standard = planned(large, preset="standard")
     assert counts(standard, "adversarial") == {"dm": 3, "full": 3, "random": 5, "herding": 3}
     assert images(standard) == images(planned(tiny, preset="standard"))
