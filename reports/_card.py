@@ -236,4 +236,4 @@ def _flat(value: Any) -> Any:
         return {_flat(k): _flat(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_flat(v) for v in value]
-    return " ".join(labels.visible(value).split()) if isinstance(value, str) else value
+    return labels.visible(" ".join(value.split())) if isinstance(value, str) else value

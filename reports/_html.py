@@ -29,6 +29,7 @@ from ddaudit.reports.view import (
 )
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -76,6 +77,42 @@ def to_html(report: Report) -> str:
     Every text that comes from a run is escaped, and the page's own content policy allows no request and no script but
     its own, known by its hash, so a hostile name or caveat stays text.
     """
+    looks = styles(report.subjects)
+    (table,) = verdict(report)
+    axes = tradeoff.axes(report, table)
+    drawn = [draw(report, sweep) for sweep in sweeps(report)]
+    swept = {name: style for d in drawn for name, style in d.looks.items()}
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            run=report.run,
+            **shared(),
+            answers=alike(report.answers),
+            table=table,
+            quiet=table.quiet,
+            changes=changes(report),
+            axes=axes,
+            pairs=tradeoff.pairs(report, axes),
+            against=next((i for i in range(1, len(table.groups)) if i not in table.quiet), 1),
+            sizes=labels.sizes(report),
+            sections=[_section(report, a, table) for a in report.auditors],
+            beside=_beside(report),
+            differences=_differences(report),
+            sweeps=drawn,
+            swatches={name: swatch(style) for name, style in (looks | swept).items()},
+            uses=uses(report),
+            most_limits=_LIMITS if len(report.auditors) <= _FEW else 1,
+            cards={s.id: _card(s) for s in report.subjects},
+            glyphs={"good": "▲", "bad": "▼", "warning": "!", "neutral": "•"},
+        )
+    )
+    return re.sub(r"\n\s*\n+", "\n", page)
+
+
+def environment() -> Environment:
+    """Of the templates of one page: texts are escaped, and of each term the first is explained."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -104,38 +141,20 @@ def to_html(report: Report) -> str:
         pretty=lambda v: json.dumps(v, indent=2, ensure_ascii=False, sort_keys=False),
         svg=Markup,  # only for figures drawn by reports.plots and reports.tradeoff, which escape their texts
     )
-    looks = styles(report.subjects)
-    (table,) = verdict(report)
+    return env
+
+
+def shared() -> dict[str, Any]:
+    """What every page has in common: the style sheet, the one script, and its hash for the content policy."""
+    from markupsafe import Markup
+
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    axes = tradeoff.axes(report, table)
-    drawn = [draw(report, sweep) for sweep in sweeps(report)]
-    swept = {name: style for d in drawn for name, style in d.looks.items()}
-    page = env.get_template("report.html").render(
-        report=report,
-        run=report.run,
-        css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=_hash(script),
-        answers=alike(report.answers),
-        table=table,
-        quiet=table.quiet,
-        changes=changes(report),
-        axes=axes,
-        pairs=tradeoff.pairs(report, axes),
-        against=next((i for i in range(1, len(table.groups)) if i not in table.quiet), 1),
-        sizes=labels.sizes(report),
-        sections=[_section(report, a, table) for a in report.auditors],
-        beside=_beside(report),
-        differences=_differences(report),
-        sweeps=drawn,
-        swatches={name: swatch(style) for name, style in (looks | swept).items()},
-        uses=uses(report),
-        most_limits=_LIMITS if len(report.auditors) <= _FEW else 1,
-        cards={s.id: _card(s) for s in report.subjects},
-        missing=labels.MISSING,
-        glyphs={"good": "▲", "bad": "▼", "warning": "!", "neutral": "•"},
-    )
-    return re.sub(r"\n\s*\n+", "\n", page)
+    return {
+        "css": Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": _hash(script),
+        "missing": labels.MISSING,
+    }
 
 
 def _hash(script: str) -> str:

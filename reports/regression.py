@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ddaudit.errors import BadInput
 from ddaudit.findings import Metric
 from ddaudit.reports import labels
+from ddaudit.reports.comparability import basics
 from ddaudit.reports.compare import Difference, between_draws, difference, outcome
 from ddaudit.reports.gate import Outcome, RuleResult, result
 from ddaudit.reports.schema import Report
@@ -44,9 +45,9 @@ def changes(report: Report, earlier: Report) -> list[Change]:
     Raises:
         BadInput: the reports are not on the same test records, architecture and protocol.
     """
-    for name in ("data", "test records", "architecture", "protocol"):
-        now, before = _basics(report)[name], _basics(earlier)[name]
-        if now != before:
+    mine, theirs = basics(report), basics(earlier)
+    for name, now in mine.items():
+        if now != (before := theirs[name]):
             what = f"are not comparable: {name} {before} in one and {now} in the other"
             raise BadInput("the two reports", what, "Compare reports of the same audit.")
     pairs = list(_pairs(report, earlier))
@@ -75,18 +76,6 @@ def regressions(report: Report, earlier: Report) -> list[RuleResult]:
         if not earlier.subject(c.subject).baseline and c.now.direction != "none"
     ]
     return [*_lost(report, earlier), *_broken(report, earlier), *judged]
-
-
-def _basics(report: Report) -> dict[str, object]:
-    """What numbers must share to be compared."""
-    run = report.run
-    records = run.data_facts.get("test_fingerprint")
-    return {
-        "data": run.data,
-        "test records": records,
-        "architecture": run.arch,
-        "protocol": run.protocol,
-    }
 
 
 def _lost(report: Report, earlier: Report) -> Iterator[RuleResult]:

@@ -1,4 +1,4 @@
-"""Commands about finished runs: ``report``, ``gate``."""
+"""Commands about finished runs: ``report``, ``gate``, ``compare``, ``leaderboard``."""
 
 from __future__ import annotations
 
@@ -123,12 +123,47 @@ def compare(
         )
 
 
-def _read(run: str) -> Report:
-    """The report of a run folder, or out of a ``report.json``."""
+def leaderboard(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or report.json files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the site.")],
+    publishable: Annotated[
+        bool,
+        typer.Option("--publishable", help="Leave out what the sets' privacy claims do not cover."),
+    ] = False,
+) -> None:
+    """Write a static site of many runs: a table for those that can be compared, a page for each."""
+    places.check_folder(out)
+    from ddaudit.reports.labels import visible
+    from ddaudit.reports.leaderboard import write_site
+
+    named = [(_run_name(run), _read(run, publishable=publishable)) for run in runs]
+    index, apart = write_site(named, out)
+    typer.echo(index)
+    for line in apart:
+        typer.echo(visible(line), err=True)
+
+
+def _run_name(run: str) -> str:
+    """The name of a run's folder, also where its report is given."""
+    place = run.rstrip("/").removesuffix("/report.json")
+    return place.rsplit("/", 1)[-1]
+
+
+def _read(run: str, *, publishable: bool = False) -> Report:
+    """The report of a run folder, or out of a ``report.json``.
+
+    Raises:
+        BadInput: ``publishable``, and a report that is not: what it may show cannot be told from it.
+    """
     from ddaudit.reports import read_report
     from ddaudit.reports.runs import report_of
 
-    return read_report(run) if run.endswith(".json") else report_of([run])
+    if not run.endswith(".json"):
+        return report_of([run], publishable=publishable)
+    made = read_report(run)
+    if publishable and not made.run.publishable:
+        raise BadInput(run, "is a report, and --publishable needs the run", "Give its folder.")
+    return made
 
 
 def write(
@@ -148,10 +183,12 @@ def write(
     from ddaudit.reports.runs import report_of
 
     alone = len(runs) == 1 and runs[0].endswith(".json")
-    if alone and publishable:
-        raise BadInput(runs[0], "is a report, and --publishable needs the run", "Give its folder.")
     first = Path(runs[0]).parent if alone else Path(runs[0])
     # Beside the whole report, never over it: one of them is not to be shown.
     folder = out or (first / "publishable" if publishable else first)
-    made = _read(runs[0]) if alone else report_of(runs, publishable=publishable)
+    made = (
+        _read(runs[0], publishable=publishable)
+        if alone
+        else report_of(runs, publishable=publishable)
+    )
     return write_report(made, folder, formats).values()

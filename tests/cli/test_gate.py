@@ -130,3 +130,20 @@ def test_a_gate_needs_something_to_hold_the_run_against(
         "Known: text, junit"
         in run("gate", headline, "--policy", "ci-smoke", "--format", "xml")[2][-1]
     )
+
+
+def test_a_leaderboard_says_what_it_keeps_apart(
+    run: Callable[..., tuple[int, str, list[str]]], folder: Path, tmp_path: Path
+) -> None:
+    other = _second(folder, 0.6)
+    site = tmp_path / "site"
+    code, out, err = run("leaderboard", folder, other, "--out", site)
+    assert code == 0
+    assert out == f"{site / 'index.html'}\n"
+    assert [line for line in err if "kept apart" in line] == []
+    assert {p.parent.name for p in site.rglob("report.html")} == {"run", "other"}
+    store = RunStore(str(other))
+    store.write_info({**(store.read_info() or {}), "preset": {"name": "full"}})
+    code, _, err = run("leaderboard", folder, other, "--out", site)
+    assert (code, err[-1]) == (0, "other is kept apart from run: another preset: full, not unknown")
+    assert run("leaderboard", folder, "--out", folder / "cells" / "a.json")[0] == 2

@@ -9,10 +9,14 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from ddaudit.findings import Check, Curve, Finding, Metric, Picture
-from ddaudit.reports import FORMATS, Report, build_report
+from ddaudit.reports import FORMATS, Report, build_report, dataset_card
+from ddaudit.reports.labels import file_names
+from ddaudit.reports.leaderboard import Entry, _index, leagues
 
 PLAIN = "a plain name"
 PAYLOADS = (
@@ -90,7 +94,7 @@ def _run(text: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def plain() -> dict[str, str]:
+def plain() -> dict[str, Any]:
     """The report in every format, with harmless text."""
     return _written(build_report(_run(PLAIN)))
 
@@ -98,14 +102,19 @@ def plain() -> dict[str, str]:
 @pytest.fixture(
     scope="module", params=[" ".join(PAYLOADS[:2]), *PAYLOADS[2:6], " ".join(PAYLOADS[6:])]
 )
-def hostile(request: pytest.FixtureRequest) -> tuple[str, dict[str, str]]:
+def hostile(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """A payload, and the report in every format with it everywhere."""
     return request.param, _written(build_report(_run(request.param)))
 
 
-def _written(report: Report) -> dict[str, str]:
+def _written(report: Report) -> dict[str, Any]:
+    """Every format, the site's index, and a card with numbers: that of a report in which nobody claims privacy."""
     assert report.answers
-    return {name: write(report) for name, write in FORMATS.items()}
+    texts: dict[str, Any] = {name: write(report) for name, write in FORMATS.items()}
+    (entry,) = leagues([Entry(*file_names([report.run.data]), report)])
+    open_ = report.model_copy(update={"claims": []})
+    texts["site"], texts["open"] = _index([entry]), dataset_card(open_, report.subjects[-1].id)
+    return texts
 
 
 class _Markup(HTMLParser):
@@ -125,7 +134,7 @@ class _Markup(HTMLParser):
 
 
 def test_html_has_no_element_or_attribute_that_harmless_text_has_not(
-    plain: dict[str, str], hostile: tuple[str, dict[str, str]]
+    plain: dict[str, str], hostile: tuple[str, dict[str, Any]]
 ) -> None:
     _, texts = hostile
     page = _Markup(texts["html"])
@@ -139,7 +148,65 @@ def test_html_has_no_element_or_attribute_that_harmless_text_has_not(
     assert "\x1b" not in texts["html"]
 
 
-def test_csv_has_no_formula(hostile: tuple[str, dict[str, str]]) -> None:
+def test_the_site_has_no_element_attribute_or_target_of_a_text(
+    plain: dict[str, Any], hostile: tuple[str, dict[str, Any]]
+) -> None:
+    _, texts = hostile
+    page = _Markup(texts["site"])
+    assert page.kinds <= _Markup(plain["site"]).kinds
+    assert page.scripts == 1
+    assert all(
+        re.fullmatch(r"runs/[A-Za-z0-9_+-][A-Za-z0-9._+-]*/report\.html", t) for t in page.targets
+    )
+    assert page.targets
+    assert "\u202e" not in texts["site"]
+
+
+def test_a_card_s_block_holds_texts_as_values_and_its_body_as_words(
+    plain: dict[str, Any], hostile: tuple[str, dict[str, Any]]
+) -> None:
+    payload, texts = hostile
+    ((path, withheld),) = texts["card"].items()
+    assert re.fullmatch(r"cards/[A-Za-z0-9_+-][A-Za-z0-9._+-]*/README\.md", path)
+    for card, harmless in (
+        (texts["open"], plain["open"]),
+        (withheld, next(iter(plain["card"].values()))),
+    ):
+        block, body = re.split(r"^---[ \t]*$", card, maxsplit=2, flags=re.M)[1:]
+        other, harmless_body = re.split(r"^---[ \t]*$", harmless, maxsplit=2, flags=re.M)[1:]
+        read, expected = yaml.safe_load(block), yaml.safe_load(other)
+        assert read.keys() == expected.keys()
+        assert _shape(read) == _shape(expected)
+        assert len(body.splitlines()) == len(harmless_body.splitlines())
+        assert set(re.findall(r"<[^>]*>", body)) <= set(re.findall(r"<[^>]*>", harmless_body))
+        assert not re.search(r"(?<!\\)\]\(", body)
+        assert not re.search(r"@(?=\w)", body)
+        assert not re.search(
+            r"(?<!\\)`", body.replace("`ddaudit report RUN --publishable --format card`", "")
+        )
+    (index,) = yaml.safe_load(re.split(r"^---$", texts["open"], maxsplit=2, flags=re.M)[1])[
+        "model-index"
+    ]
+    (result,) = index["results"]
+    assert re.fullmatch(r"[\w.-]+", result["dataset"]["type"])
+    flat = re.sub("[\x00-\x08\x0e-\x1f\u202e]", "\ufffd", " ".join(payload.split()))
+    assert flat in [m["args"]["params"].get("attack") for m in result["metrics"]]
+
+
+def _shape(value: Any) -> Any:
+    """What is in what, texts aside."""
+    if isinstance(value, dict):
+        return [_shape(v) for v in value.values()]
+    return [_shape(v) for v in value] if isinstance(value, list) else type(value)
+
+
+def test_parquet_is_data(hostile: tuple[str, dict[str, Any]]) -> None:
+    payload, texts = hostile
+    table = pq.read_table(io.BytesIO(texts["parquet"]))
+    assert set(table["auditor"].to_pylist()) == {payload, f"{payload} more"}
+
+
+def test_csv_has_no_formula(hostile: tuple[str, dict[str, Any]]) -> None:
     _, texts = hostile
     for row in csv.DictReader(io.StringIO(texts["csv"], newline="")):
         for cell in row.values():
@@ -148,7 +215,7 @@ def test_csv_has_no_formula(hostile: tuple[str, dict[str, str]]) -> None:
 
 
 def test_latex_has_no_command_that_harmless_text_has_not(
-    plain: dict[str, str], hostile: tuple[str, dict[str, str]]
+    plain: dict[str, str], hostile: tuple[str, dict[str, Any]]
 ) -> None:
     _, texts = hostile
     known = set(re.findall(r"\\[a-zA-Z]+", plain["tex"]))
@@ -166,7 +233,7 @@ def test_latex_has_no_command_that_harmless_text_has_not(
 
 
 def test_markdown_has_no_markup_that_harmless_text_has_not(
-    plain: dict[str, str], hostile: tuple[str, dict[str, str]]
+    plain: dict[str, str], hostile: tuple[str, dict[str, Any]]
 ) -> None:
     _, texts = hostile
     tags = set(re.findall(r"<[^>]*>", texts["md"]))
@@ -179,7 +246,7 @@ def test_markdown_has_no_markup_that_harmless_text_has_not(
     )  # no text breaks out of its line
 
 
-def test_json_is_data(hostile: tuple[str, dict[str, str]]) -> None:
+def test_json_is_data(hostile: tuple[str, dict[str, Any]]) -> None:
     payload, texts = hostile
     content = json.loads(texts["json"])
     assert content["run"]["data"] == payload

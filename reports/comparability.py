@@ -1,0 +1,65 @@
+"""What two reports must share before their numbers may stand beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ddaudit.reports.schema import Report
+
+
+def basics(report: Report) -> dict[str, object]:
+    """What a number is measured with: nothing is compared across these."""
+    run = report.run
+    return {
+        "data": run.data,
+        "test records": run.data_facts.get("test_fingerprint"),
+        "architecture": run.arch,
+        "protocol": run.protocol,
+    }
+
+
+def conditions(report: Report) -> dict[str, object]:
+    """:func:`basics`, and what rows of one table share besides."""
+    run = report.run
+    return {
+        **basics(report),
+        "training records": run.data_facts.get("fingerprint"),
+        "shape": run.data_facts.get("shape"),
+        "protocol's settings": run.protocol_facts,
+        "preset": run.preset,
+        "profile": run.profile,
+        "number of test records": run.data_facts.get("test"),
+        "number of networks": run.config.get("victims"),
+    }
+
+
+def instruments(report: Report) -> dict[str, dict[str, object]]:
+    """By auditor, what its numbers depend on: its version and its settings."""
+    return {
+        a.name: {"version": (a.model_extra or {}).get("version"), **a.settings}
+        for a in report.auditors
+    }
+
+
+def apart(mine: Mapping[str, Any], theirs: Mapping[str, Any], *, of: str = "") -> str:
+    """The first thing that differs, in words (``another preset: full, not quick``); empty where nothing does.
+
+    Args:
+        of: an auditor, whose conditions these are.
+    """
+    for name in mine:
+        if name in theirs and mine[name] != theirs[name]:
+            what = f"another {name}{f' of {of}' if of else ''}"
+            return f"{what}: {_brief(mine[name], theirs[name])}"
+    return ""
+
+
+def _brief(mine: Any, theirs: Any) -> str:
+    """Both values; of two mappings what differs."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        keys = [k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)]
+        key = min(map(str, keys))
+        return f"{key} {mine.get(key)}, not {theirs.get(key)}"
+    told = ("unknown" if value in (None, "") else value for value in (mine, theirs))
+    return ", not ".join(map(str, told))
