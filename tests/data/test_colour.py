@@ -120,6 +120,14 @@ def test_balanced_cells_of_a_class_differ_by_at_most_one(grey: Callable[..., Ima
     assert not torch.equal(made.groups, one.groups), "colours are random within a class"
 
 
+def test_the_colours_are_the_published_ones_in_the_order_of_their_classes() -> None:
+    """FairDD's code, its list of ten: index is the class whose majority colour it is."""
+    assert list(COLOURS.values()) == [
+        (255, 0, 0), (255, 128, 0), (255, 255, 0), (255, 255, 128), (0, 255, 0),
+        (0, 255, 255), (0, 0, 255), (128, 0, 255), (255, 0, 255), (255, 255, 255),
+    ]  # fmt: skip
+
+
 def test_paired_records_run_through_all_colours_of_each_image(
     grey: Callable[..., ImageData],
 ) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from scipy import optimize
-from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.metrics import brier_score_loss, log_loss, zero_one_loss
 
 from ddaudit.measures.scores import (
     ALL_EQUAL,
@@ -101,6 +101,15 @@ def test_aurc_of_a_useless_confidence_is_the_error_rate() -> None:
     assert float(aurc(torch.full((1000,), 0.7), correct)) == pytest.approx(0.25)
     reversed_oracle = float(aurc(-torch.arange(1000.0), torch.arange(1000) >= 250))
     assert reversed_oracle > 0.25
+
+
+def test_aurc_is_the_mean_of_scikit_learns_errors_on_the_most_confident() -> None:
+    g = torch.Generator().manual_seed(3)
+    confidence, said = torch.rand(80, generator=g), torch.randint(3, (80,), generator=g)
+    truth = torch.randint(3, (80,), generator=g)
+    order = confidence.argsort(descending=True)
+    risks = [zero_one_loss(truth[order[:k]], said[order[:k]]) for k in range(1, 81)]
+    assert float(aurc(confidence, said == truth)) == pytest.approx(sum(risks) / 80)
 
 
 def test_aurc_by_hand() -> None:
