@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.calibration import cell, table
+from benchmarks.calibration import cell, names, table
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
@@ -117,7 +117,8 @@ def findings(run: Path) -> Found:
         return {}
     by: dict[str, dict[str, Finding]] = {}
     for f in report.findings:
-        by.setdefault(f.subject, {})[f.auditor] = f
+        if f.metrics:  # else it has not run yet
+            by.setdefault(f.subject, {})[f.auditor] = f
     return {m: by[m] for m in METHODS if {"utility", "noise"} <= set(by.get(m, ()))}
 
 
@@ -134,7 +135,7 @@ def text(runs: Path) -> str:
                 lines += [
                     f"Share of training labels that are wrong: {noise.metric('noise.rate').value:.3f}. All records, "
                     f"stopped early: accuracy {cell(noise, 'noise.full_accuracy')}.", "",
-                    table(COLUMNS, [row(m, by) for m, by in found.items()]), "",
+                    table(COLUMNS, [row(m, by) for m, by in found.items()]), "", reading(found), "",
                 ]  # fmt: skip
             lines += missing(found)
     lines += ["## From which share of wrong labels a set beats full training stopped early", ""]
@@ -146,6 +147,19 @@ def text(runs: Path) -> str:
             lines += [table(("method", "crossing"), body), ""]
         lines += missing(found)
     return "\n".join(lines)
+
+
+def reading(found: Found) -> str:
+    """Which methods are ahead of full training stopped early, and which repeat single mistakes."""
+    gains = {m: by["noise"].metric("noise.gain") for m, by in found.items()}
+    ahead = [m for m, g in gains.items() if (g.low or 0) > 0]
+    behind = [m for m, g in gains.items() if (g.high or 0) < 0]
+    repeated = {m: by["noise"].metric("noise.memorised") for m, by in found.items()}
+    above = [m for m, r in repeated.items() if (r.low or 0) > (r.floor or 0)]
+    return (
+        f"Ahead of full training stopped early, by more than the interval: {names(ahead)}; behind it: {names(behind)}; "
+        f"the others are not told apart. Single mistakes are remembered (above the floor) by: {names(above)}."
+    )
 
 
 def tried() -> str:
