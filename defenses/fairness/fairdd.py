@@ -105,7 +105,8 @@ class Barycentre:
         floor = (counts.sum(1, keepdim=True) * self.smallest_share).clamp_min(1.0)
         eligible = counts.clamp_min(floor)
         smallest = torch.where(counts > 0, eligible, torch.inf).amin(1, keepdim=True)
-        return replace(self, weight=smallest / eligible)
+        # A group that is empty, and so smaller than the smallest, weighs 1: one record more must not weigh more.
+        return replace(self, weight=(smallest / eligible).clamp_max(1.0))
 
     def rows(self, data: ImageData, index: Tensor) -> Tensor:
         """(num_classes, B) weights in [0, 1]."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
-from ddaudit.distillation import resolve
+from ddaudit.defenses.privacy.cells import cell_weights
+from ddaudit.distillation import distill, resolve
 from ddaudit.errors import BadInput
 
 
@@ -56,6 +57,17 @@ def test_a_lone_record_cannot_set_the_scale(tiny):
     )
     share = rows[:, 4:].sum(1) / rows.sum(1)
     assert bool((share > 0.8).all())
+
+
+def test_a_group_that_a_class_lacks_weighs_no_more_than_one(tiny):
+    """A record more could lie in it: under noise its weight is part of the sensitivity, though nobody has it yet."""
+    data = replace(tiny.train, groups=tiny.train.groups * (tiny.train.labels > 0))
+    table = cell_weights(Barycentre(), data).table
+    assert table.shape == (4, 8)
+    assert float(table.norm(dim=0).max()) == 1
+    recipe = resolve("dm+fair+dp", options={"loop.iterations": 1, "networks.width": 8})
+    made = distill(recipe, data, data=tiny, ipc=1, seed=0)
+    assert made.card.privacy is not None
 
 
 def test_fair_says_what_it_cannot_do(tiny):
