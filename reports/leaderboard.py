@@ -119,7 +119,7 @@ def kept_apart(league: League, first: League) -> list[str]:
 
 def boards(league: League) -> list[Board]:
     """A table for each size that its candidates have; what has no size (all records) is beside every one."""
-    tables = [(entry, *verdict(entry.report)) for entry in league.entries]
+    tables = [(entry, table) for entry in league.entries for table in verdict(entry.report)]
     groups = _groups([table for _, table in tables])
     rows = [(entry, table, row) for entry, table in tables for row in table.rows]
     sizes = dict.fromkeys(_size(row.subject) for *_, row in rows if not row.subject.baseline)

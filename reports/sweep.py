@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from ddaudit.findings import Curve, Metric
 from ddaudit.reports import labels
+from ddaudit.reports.cells import Column
 from ddaudit.reports.compare import own_base
 from ddaudit.reports.plots import Figure, Style, line_figure, styles
 from ddaudit.reports.schema import MetricKey, Report, SubjectInfo
-from ddaudit.reports.view import Column, Group, verdict
+from ddaudit.reports.view import Group, verdict
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def draw(report: Report, sweep: Sweep) -> Drawn:
             if curves:
                 title = f"{group.auditor.heading}: {column.title} {column.arrow}".strip()
                 figures[i > 0].append(line_figure(title, curves, looks, title=f"Over {sweep.axis}"))
-    return Drawn(sweep.axis, *map(tuple, figures), looks)
+    return Drawn(sweep.axis, tuple(figures[0]), tuple(figures[1]), looks)
 
 
 def number_at(report: Report, subject: SubjectInfo, auditor: str, key: MetricKey) -> Metric | None:
