@@ -74,7 +74,7 @@ def escape(text: object) -> str:
 
 
 def _letter(character: str) -> str:
-    base, *accents = unicodedata.normalize("NFD", character)
+    base, *accents = list(unicodedata.normalize("NFD", character))
     plain = base.isascii() and base.isalpha() and len(accents) == 1 and accents[0] in _ACCENTS
     return character if plain and ord(character) < 0x180 else f"[U+{ord(character):04X}]"
 
