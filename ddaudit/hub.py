@@ -60,7 +60,7 @@ class Place:
 
 def is_hub(text: object) -> bool:
     """True where a subject or a file is named by its place on the Hub."""
-    return str(text).startswith("hub:")
+    return isinstance(text, str | Path) and str(text).startswith("hub:")
 
 
 def parse(text: object) -> Place:
@@ -82,6 +82,15 @@ def pin(text: str) -> str:
         BadInput: see :func:`pull`.
     """
     return str(_pulled(text)[0])
+
+
+def local(path: str | Path) -> Path:
+    """A file on this machine: of a place on the Hub the one in the cache, any other path as it is.
+
+    Raises:
+        BadInput: see :func:`pull`.
+    """
+    return pull(path) if is_hub(path) else Path(path)
 
 
 def pull(text: object) -> Path:

@@ -268,6 +268,7 @@ def test_a_set_comes_back_as_it_went(store: Store, tmp_path: Path) -> None:
     assert "    privacy: no claim" in page
     assert hub.pull("hub:ann/set").read_bytes() == files["set.safetensors"]
     assert hub.pull("hub:ann/set@main/set.safetensors").read_bytes() == files["set.safetensors"]
+    assert load("hub:ann/set").card.method == "mine"
     shown = RUN.invoke(app, ["inspect", "hub:ann/set", "--json"])
     assert json.loads(shown.stdout)["method"] == "mine"
 
@@ -409,10 +410,14 @@ def test_what_a_holder_would_regret_needs_a_word(
 
 def test_a_private_set_says_what_it_promises(store: Store, tmp_path: Path) -> None:
     (tmp_path / "own.md").write_text("# Our scans\n")
-    done = pushed(tmp_path, digits_set(privacy=CLAIM), "--card", str(tmp_path / "own.md"))
+    done = pushed(
+        tmp_path, digits_set(privacy=CLAIM, seconds=12.5), "--card", str(tmp_path / "own.md")
+    )
     assert done.exit_code == 0, done.exception
     page = store.at("ann/set", "main")[1]["README.md"].decode()
     assert page.startswith("# Our scans\n")
+    assert "12.5" not in page  # how long it took may hang on the records
+    assert load("hub:ann/set").card.seconds is None
     for shown in (page, done.stderr):
         assert (
             "This set is (8, 1e-05)-differentially private under add-or-remove-one of one record"

@@ -63,7 +63,7 @@ def make_subject(
     """
     if is_file_name(text):
         path, entry = split_entry(text)
-        found = hub.pull(path) if hub.is_hub(path) else path
+        found = hub.local(path)
         subject = _file(found, text, entry=entry, data=data, arch=arch, baseline=baseline)
         if found != path:
             place = hub.parse(path)

@@ -23,7 +23,10 @@ def push(
     ] = False,
     card: Annotated[
         Path | None,
-        typer.Option("--card", help="Markdown that the repository's page begins with."),
+        typer.Option(
+            "--card",
+            help="Markdown that the repository's page begins with, from 'ddaudit report --format card', say.",
+        ),
     ] = None,
     despite: Annotated[
         str | None,
@@ -42,13 +45,15 @@ def push(
 
     from ddaudit.sets import inspect, load, to_bytes
     from ddaudit.sets.inspection import statement
-    from ddaudit.sets.publishing import check_publishable, set_card
+    from ddaudit.sets.publishing import check_publishable, released, set_card
 
     looked = inspect(file)
     claim = looked.card.privacy
     check_publishable(looked, despite=agreed, doubts=unsupported(claim))
     # Written anew: tensors that ddaudit does not know, and that nobody was shown, stay here.
-    there = hub.push(to_bytes(load(file)), to, card=set_card(looked, to, text), public=public)
+    value = released(load(file))
+    page = set_card(looked.model_copy(update={"card": value.card}), to, text)
+    there = hub.push(to_bytes(value), to, card=page, public=public)
     say("privacy: no claim" if claim is None else f"privacy: {statement(claim)}")
     typer.echo(there)
     say(f"next: ddaudit audit {there}")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddaudit import hub
 from ddaudit.cli import options, places
 from ddaudit.cli.output import say, say_error
 from ddaudit.errors import BadInput, printable
@@ -213,8 +212,7 @@ def import_(
     from ddaudit.sets import inspect as look
 
     loaded = load_data(data, root=data_root, download=download) if data else None
-    found = hub.pull_all(file) if hub.is_hub(file) else file
-    made = import_set(found, format=format_, data=loaded, options=changes)
+    made = import_set(file, format=format_, data=loaded, options=changes)
     if labels_of is not None and loaded is not None:
         made = _labelled(made, labels_of, loaded, profile, of_method, seed)
     save(made, out)
@@ -235,7 +233,7 @@ def inspect(
     from ddaudit.sets import describe
     from ddaudit.sets import inspect as look
 
-    looks = [_rederived(look(hub.pull(file) if hub.is_hub(file) else file)) for file in files]
+    looks = [_rederived(look(file)) for file in files]
     if json_:
         facts = [f.to_json() for f in looks]
         typer.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=1))

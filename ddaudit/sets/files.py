@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ddaudit import hub
 from ddaudit.containers import check_safetensors
 from ddaudit.errors import BadInput
 from ddaudit.files import OverBudget, kind_of, open_file, parse_json, write_bytes
@@ -84,14 +85,14 @@ def digest(path: str | Path) -> str:
 
 
 def load(path: str | Path) -> DistilledSet:
-    """Read a set file.
+    """Read a set file, or the one at a place on the Hub.
 
     Only safetensors is parsed, so nothing in the file is ever executed.
 
     Raises:
         BadInput: not a set file, truncated, from a newer version, or its content is invalid.
     """
-    return read_file(path)[0]
+    return read_file(hub.local(path))[0]
 
 
 def read_file(path: str | Path) -> tuple[DistilledSet, list[str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddaudit import hub
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
@@ -38,7 +39,7 @@ def import_set(
     """Read a distilled set in a community format.
 
     Args:
-        path: the file or folder; or the pair (images, labels), tensors or arrays in memory.
+        path: the file or folder, or a place on the Hub; or the pair (images, labels), tensors or arrays in memory.
         format: a name in ``FORMATS``; found from the file when left out.
         data: the real data it was distilled from. Gives the normalisation constants, the number of
             classes and their order, and is what the result is checked against.
@@ -53,6 +54,8 @@ def import_set(
     """
     options = dict(options or {})
     pair = path if isinstance(path, tuple) else None
+    if hub.is_hub(path):
+        path = hub.pull_all(path)
     path = Path("(images, labels)" if isinstance(path, tuple) else path)
     if pair is not None and len(pair) != 2:
         raise BadInput(path, f"a pair was expected, not {len(pair)} values")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from ddaudit import hub
 from ddaudit.errors import printable
 from ddaudit.sets._types import Card, DistilledSet, Poison, PrivacyClaim, empty_promise, given
 from ddaudit.sets.files import fingerprint, read_file
@@ -63,12 +64,12 @@ class Inspection(BaseModel):
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Read a set file and list what is in it.
+    """Read a set file, or the one at a place on the Hub, and list what is in it.
 
     Raises:
         BadInput: not a valid set file.
     """
-    path = Path(path)
+    path = hub.local(path)
     distilled, others = read_file(path)
     images, labels = distilled.images, distilled.labels
     low, high = distilled.pixel_range()

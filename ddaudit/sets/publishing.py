@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ddaudit.errors import BadInput
+from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.inspection import Inspection, claim_problems, describe
 
 CONCERNS = {
@@ -54,6 +56,13 @@ def concerns(looked: Inspection, doubts: Sequence[str] = ()) -> dict[str, str]:
     if any(mark in (card.data or "") for mark in ("/", "\\")):
         found["path"] = f"its card names a path of this machine ({card.data})"
     return found
+
+
+def released(value: DistilledSet) -> DistilledSet:
+    """A set as it leaves the house: of a private one not how long it took, which may hang on the records."""
+    if value.card.privacy is None:
+        return value
+    return replace(value, card=value.card.model_copy(update={"seconds": None}))
 
 
 def set_card(looked: Inspection, place: str, text: str = "") -> str:
