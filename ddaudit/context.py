@@ -54,6 +54,8 @@ class Subject:
     """Content hash of what is audited: two subjects with one identity give the same numbers."""
     notes: tuple[str, ...] = ()
     """What was assumed to read it, one sentence each."""
+    place: str = ""
+    """Where others find its file, ``hub:owner/name@commit/FILE``; empty: nobody says."""
 
     @property
     def private(self) -> bool:

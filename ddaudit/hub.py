@@ -167,12 +167,13 @@ def _pulled(text: object) -> tuple[Place, Path]:
     place = parse(text)
     if place.file and not place.file.lower().endswith(READABLE):
         raise BadInput(text, "is of no kind that ddaudit opens", f"It opens {', '.join(READABLE)}.")
-    if place.file and _COMMIT.fullmatch(place.revision):
+    if _COMMIT.fullmatch(place.revision):
+        file = place.file or SET_FILE
         cached = _library(text).try_to_load_from_cache(
-            place.repo, place.file, revision=place.revision, repo_type="dataset"
+            place.repo, file, revision=place.revision, repo_type="dataset"
         )
         if isinstance(cached, str):
-            return place, Path(cached)
+            return replace(place, file=file), Path(cached)
     info = _info(place, text)
     files = {f.rfilename: f for f in info.siblings or []}
     file = place.file or _only_set(list(files), text)

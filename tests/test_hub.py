@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from ddaudit import hub
 from ddaudit.audits import AuditConfig, make_plan
+from ddaudit.audits.run import run_info
 from ddaudit.cli.app import app
 from ddaudit.errors import BadInput
 from ddaudit.sets import Card, DistilledSet, LedgerEntry, Poison, PrivacyClaim, load, save
@@ -292,12 +293,16 @@ def test_a_plan_pins_the_commit_and_workers_ask_nobody(store: Store, tmp_path: P
     assert "ours" in first.subjects
     store.asked.clear()
     again = plan(subjects=first.config.subjects)
+    assert plan(subjects=[f"hub:ann/set@{old}"]).cells == again.cells
     assert store.asked == []
+    (entry,) = run_info(again, again.config)["subjects"]
+    assert (
+        entry["source"] == f"hub:ann/set@{old}/set.safetensors"
+    )  # not where this machine's cache is
     assert again.subjects["ann/set"].notes == (f"pulled from hub:ann/set@{old}/set.safetensors",)
     changed = save(digits_set(seed=1), tmp_path / "b.safetensors").read_bytes()
     new = store.add("ann/set", {"set.safetensors": changed})
     assert plan().config.subjects == [f"hub:ann/set@{new}/set.safetensors"]
-    assert plan(subjects=[f"hub:ann/set@{old}"]).cells == again.cells
 
 
 @pytest.mark.parametrize("name", ["set.safetensors", "net.pt"])  # SHA-256, and git's own hash

@@ -251,7 +251,7 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "drawn": not getattr(getattr(s.recipe, "loop", None), "whole", False),
                 "source": s.recipe.source
                 if s.recipe
-                else str(s.path or "a module of the user's own"),
+                else s.place or str(s.path or "a module of the user's own"),
                 "set_keys": _set_keys(plan, s),
                 "private": s.private,
                 "card": s.set.card.model_dump(mode="json") if s.set else None,

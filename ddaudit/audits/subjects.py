@@ -68,7 +68,7 @@ def make_subject(
         if found != path:
             place = hub.parse(path)
             notes = (*subject.notes, f"pulled from {place}")
-            subject = replace(subject, id=place.repo, notes=notes)
+            subject = replace(subject, id=place.repo, notes=notes, place=str(place))
         return replace(subject, id=name) if name else subject
     recipe = make_recipe(text, profile=profile, options=options, epsilon=epsilon, delta=delta)
     check_recipe(recipe, data)
