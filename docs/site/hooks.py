@@ -14,6 +14,8 @@ BESIDE = (
     "benchmarks/training.md",
     "benchmarks/false_alarms.md",
     "reports/report.schema.json",
+    "examples/audit_your_own_set.ipynb",
+    "examples/distil_privately.ipynb",
 )
 TERM = re.compile(r"^\| ([^|]+?) \| ([^|]+?) \|$", re.M)
 

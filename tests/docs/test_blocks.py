@@ -7,6 +7,8 @@ A comment above a block (readers do not see it) says what is special:
     <!-- not run: a synopsis -->           and why not
     <!-- needs: data -->                   needs real data; skipped where there are none
 
+The code cells of a notebook in examples/ are one block.
+
 An ``audit`` is planned exactly as printed (``--dry-run``), so that every name and option holds, and then run small.
 """
 
@@ -33,6 +35,7 @@ DOCUMENTS = [
         for page in sorted((ROOT / "docs" / folder).glob("*.md"))
     ),
 ]
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 MARKERS = ("file", "first", "not run", "needs")
 SMALL = "--set loop.iterations=2 --set networks.width=8"
 SMALLER = {
@@ -105,6 +108,10 @@ def blocks() -> list[Block]:
             line = text[: match.end(1)].count("\n") + 1
             where = f"{document.relative_to(ROOT)}:{line}"
             found.append(Block(where, match[2], match[3], tuple(MARKER.findall(match[1]))))
+    for notebook in NOTEBOOKS:
+        cells = json.loads(notebook.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        found.append(Block(f"{notebook.relative_to(ROOT)}:1", "python", "\n\n".join(code), ()))
     return found
 
 
@@ -150,6 +157,15 @@ def test_markers_are_known_and_blocks_are_found():
         assert {name for name, _ in block.markers} <= set(MARKERS), block.where
         for reason in block.marked("not run"):
             assert len(reason) > 3, block.where
+
+
+def test_notebooks_are_committed_without_outputs_and_linked_from_the_docs():
+    assert len(NOTEBOOKS) >= 2
+    tutorial = (ROOT / "docs/tutorial.md").read_text()
+    for notebook in NOTEBOOKS:
+        cells = json.loads(notebook.read_text())["cells"]
+        assert not [c for c in cells if c.get("outputs") or c.get("execution_count")]
+        assert f"](../examples/{notebook.name})" in tutorial
 
 
 def test_a_block_that_fails_is_reported(tmp_path):
