@@ -94,6 +94,8 @@ def image_folder(request: Request) -> Dataset:
     own = [name for name in ("val", "validation") if (root / name).is_dir()][:1]
     files = {name: _pictures(root / name) for name in ("train", *own, "test")}
     class_names = class_order(path.parent.name for path in files["train"])
+    if len(class_names) < 2:
+        raise BadInput(root / "train", f"holds pictures of one class only ('{class_names[0]}')")
     size = request.whole("size")
     splits = {"train": _folder_split(files["train"], class_names, size=size, where=root / "train")}
     channels = splits["train"].shape[0]
@@ -101,9 +103,10 @@ def image_folder(request: Request) -> Dataset:
         splits[name] = _folder_split(
             files[name], class_names, size=size, where=root / name, channels=channels
         )
-    notes: tuple[str, ...] = ()
+    notes = _left_out(root, files, class_names)
     if list(class_names) != sorted(class_names):
         notes = (
+            *notes,
             "Class folders named by numbers are in the order of the numbers; torchvision numbers them as text, so "
             "a file that counts classes by position may mean others.",
         )
@@ -222,6 +225,25 @@ def _pictures(folder: Path) -> list[Path]:
         todo = f"Put them at {folder.name}/CLASS/NAME.png (also {', '.join(PICTURES[1:])})."
         raise BadInput(folder, "holds no pictures", todo)
     return files
+
+
+def _left_out(
+    root: Path, files: dict[str, list[Path]], class_names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What a reader of the numbers should hear: files that were not read, classes without a test picture."""
+    notes = []
+    taken = {file for found in files.values() for file in found}
+    there = sorted(file for name in files for file in (root / name).rglob("*"))
+    others = [f.relative_to(root) for f in there if f not in taken and not f.is_dir()]
+    others = [f for f in others if not any(part.startswith(".") for part in f.parts)]
+    if others:
+        notes.append(
+            f"{len(others)} files are no SPLIT/CLASS/NAME{'|'.join(PICTURES)} and are left out ('{others[0]}', say)."
+        )
+    shown = {file.parent.name for file in files["test"]}
+    if missing := [f"'{name}'" for name in class_names if name not in shown]:
+        notes.append(f"The test pictures show no {', '.join(missing)}: nothing is measured of it.")
+    return tuple(notes)
 
 
 def _folder_split(

@@ -122,6 +122,9 @@ def csv_table(request: Request) -> Dataset:
             raise BadInput(
                 path, f"has no column '{name}'", f"Columns: {', '.join(header)}. ({option}=)"
             )
+    if target == group:
+        what = "target and group are the same column, so every group would hold one class"
+        raise BadInput(f"group={group}", what)
     special = {target, group, *dropped}
     inputs = [name for name in header if name not in special]
     if not inputs:
@@ -309,6 +312,10 @@ def _from_data(name: str, train: list[Row], rows: list[Row], path: Path) -> Colu
         values = np.array([v for v in known if v is not None] or [0.0], dtype=np.float64)
         # A constant column has no spread; 1 keeps it finite.
         return Column(name, float(values.mean()), float(values.std()) or 1.0)
+    infinite = [v for v in present if _infinite(v)]
+    if infinite and any(number is not None for number in numbers):
+        what = f"column '{name}' holds numbers that are not finite ({len(infinite)}, such as '{infinite[0]}')"
+        raise BadInput(path, what, f"Correct them or leave these cells empty; or drop={name}.")
     categories = sorted(set(present))
     if len(categories) > MOST_CATEGORIES:
         odd = next(value for value, number in zip(present, numbers, strict=True) if number is None)
@@ -403,6 +410,14 @@ def _assumed(declared: Mapping[str, object], *, path: str, public: bool) -> tupl
             "kinds, means and spreads of the columns, categories and class names (constants=public)",
         )
     return ()
+
+
+def _infinite(text: str) -> bool:
+    """True for "inf", "-Infinity", and numbers too large for a float."""
+    try:
+        return math.isinf(float(text))
+    except ValueError:
+        return False
 
 
 def _number(text: str) -> float | None:

@@ -149,6 +149,21 @@ def test_broken_folders_name_the_fault(tmp_path: Path) -> None:
         load_data(f"image-folder:path={empty}")
 
 
+def test_files_that_are_not_read_and_classes_without_test_pictures_are_said(tmp_path: Path) -> None:
+    root = _folder(tmp_path / "pictures")
+    name = f"image-folder:path={root}"
+    assert not [note for note in load_data(name).notes if "left out" in note or "no '" in note]
+    (first, *_) = sorted(path.name for path in (root / "train").iterdir())
+    (root / "train" / first / "deeper").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "train" / first / "deeper" / "a.png")
+    Image.new("RGB", (8, 8)).save(root / "train" / "beside.png")
+    for picture in (root / "test" / first).iterdir():
+        picture.unlink()
+    notes = "\n".join(load_data(name).notes)
+    assert "2 files are no SPLIT/CLASS/NAME.png" in notes
+    assert f"The test pictures show no '{first}'" in notes
+
+
 def test_splits_of_different_shape_are_refused(tmp_path: Path) -> None:
     root = _folder(tmp_path)
     for file in (root / "test").glob("*/*.png"):

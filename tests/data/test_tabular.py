@@ -172,6 +172,9 @@ def test_a_private_recipe_refuses_constants_of_the_records(tmp_path):
             "different labels",
         ),
         (lambda rows: rows.clear(), "holds no records"),
+        # Not a column of texts: its numbers would become categories without a word.
+        (lambda rows: rows[4].__setitem__(1, "-inf"), r"not finite \(1, such as '-inf'\)"),
+        (lambda rows: rows[4].__setitem__(1, "1e999"), r"not finite \(1, such as '1e999'\)"),
     ],
 )
 def test_what_is_no_table_of_classes_is_refused(tmp_path, change, said):
@@ -245,3 +248,9 @@ def test_a_text_in_a_column_declared_as_numbers_is_refused_in_one_line(tmp_path)
     file = write(tmp_path / "t.csv", rows)
     with pytest.raises(BadInput, match=r"column 'age': holds a text .* 'forty'"):
         load_data(f"csv:path={file},target=risk,ranges={tmp_path / 'r.json'}")
+
+
+def test_the_class_is_no_group(tmp_path):
+    path = write(tmp_path / "t.csv", table())
+    with pytest.raises(BadInput, match="target and group are the same column"):
+        load_data(f"csv:path={path},target=risk,group=risk")

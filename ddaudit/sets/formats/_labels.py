@@ -36,6 +36,8 @@ def hard(labels: Tensor, where: Path) -> Tensor:
     """
     if labels.ndim != 1:
         raise BadInput(where, f"labels have shape {tuple(labels.shape)}, expected (M,)")
+    if labels.dtype == torch.bool:
+        raise BadInput(where, "labels are true or false", "Class indices were expected: 0, 1, ...")
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
         raise BadInput(where, "labels are not whole numbers", "Soft labels have shape (M, K).")
     return labels.to(torch.int64)
