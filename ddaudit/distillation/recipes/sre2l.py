@@ -33,7 +33,8 @@ SMALL = {
     "protocol.lr": 5e-3,
     "protocol.epochs": 300,
 }
-# The sum over two narrow layers is far below that over the twenty of the published teacher.
+# The sum over two narrow layers is far below that over the twenty of the published teacher. Chosen on validation images
+# of digits at 10 images per class; at one image per class the published weight is better (0.46 against 0.32).
 FEW_LAYERS = {"terms.1.weight": 10.0}
 
 
