@@ -24,6 +24,8 @@ from ddaudit.errors import BadInput
 from ddaudit.models import Arch
 from ddaudit.models.own import own_body
 
+LEFT_OUT = "a quick audit of large images asks this of no baseline but the random subset; name it as a subject"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -34,6 +36,8 @@ class Cell:
     auditor: str | None
     seed: int
     key: str
+    left_out: str = ""
+    """Why its question is not asked; the finding says so."""
 
     @property
     def label(self) -> str:
@@ -121,6 +125,12 @@ def make_plan(
         if seed in seeds[s.id]
         for name in names
         if seed < _draws(auditors[name][0], s, preset, asked_for=s.id in config.subjects)
+    ]
+    cells += [
+        Cell(s.id, name, 0, key(**_identity(s), left_out=True, **asked[name]), LEFT_OUT)
+        for s in subjects.values()
+        for name in names
+        if not _draws(auditors[name][0], s, preset, asked_for=s.id in config.subjects)
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
 

@@ -203,7 +203,7 @@ def _planned(plan: Plan, cell: Cell, missing: bool) -> PlannedCells:
     """One cell of an auditor."""
     assert cell.auditor is not None
     row = PlannedCells(cell.subject, cell.auditor, 1, 0 if missing else 1)
-    if not missing:
+    if not missing or cell.left_out:
         return row
     auditor, settings = plan.auditors[cell.auditor]
     ctx = plan.context

@@ -193,6 +193,8 @@ def _run_cell(plan: Plan, task: _Task) -> str | None:
         )
     else:
         try:
+            if cell.left_out:
+                raise Unsupported(cell.left_out)
             finding = auditor.run(plan.subjects[cell.subject], context, settings, cell.seed)
         except Unsupported as error:
             finding = Finding(

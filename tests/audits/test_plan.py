@@ -180,7 +180,7 @@ def test_a_quick_audit_of_large_images_asks_heavy_auditors_less(tiny) -> None:
         return make_plan(config(**{**asked, **changes}), given=Given(data))
 
     def counts(plan: Plan, auditor: str) -> dict[str, int]:
-        named = [c.subject for c in plan.cells if c.auditor == auditor and c.subject]
+        named = [c.subject for c in plan.cells if c.auditor == auditor and not c.left_out]
         return {name: named.count(name) for name in ("dm", *rows)}
 
     def images(plan: Plan) -> int:
@@ -191,6 +191,9 @@ def test_a_quick_audit_of_large_images_asks_heavy_auditors_less(tiny) -> None:
     assert counts(few, "utility") == {"dm": 1, "full": 1, "random": 3, "herding": 1}
     assert counts(all_of, "adversarial") == {"dm": 1, "full": 1, "random": 5, "herding": 1}
     assert images(few) < images(all_of)
+    assert {(c.subject, c.auditor) for c in few.cells if c.left_out} == {
+        ("full", "adversarial"), ("herding", "adversarial")
+    }  # fmt: skip
     asked_for = planned(large, subjects=["dm", "herding"])
     assert counts(asked_for, "adversarial")["herding"] == 1
     assert images(planned(large, settings={"adversarial": {"images": 7}})) == 7
