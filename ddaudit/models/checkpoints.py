@@ -141,7 +141,7 @@ def load_state(
         BadInput: names or shapes do not fit, there are several that do, or weights are not finite numbers.
     """
     target = network.state_dict()
-    fit = f"Is it a {network.arch} for {network.shape} images and {network.num_classes} classes?"
+    fit = f"Is it a {network.arch} for {network.shape} images and {network.num_classes} classes? --arch names another."
     found = find_weights(
         state, target, family=network.arch.family, entry=entry, where=where, fit=fit
     )
@@ -192,7 +192,9 @@ def read_weights(path: Path) -> object:
             if unsafe
             else f"is not a readable checkpoint ({reason})"
         )
-        raise BadInput(path, what, "Save a plain state dict, best as .safetensors.") from None
+        raise BadInput(
+            path, what, "Save its weights alone: torch.save(model.state_dict(), FILE)."
+        ) from None
     except Exception as error:  # zip, safetensors and pickle readers raise a dozen unrelated types
         reason = (str(error).strip().splitlines() or [""])[0][:120]
         raise BadInput(
