@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 _LIMITS, _FEW = 2, 4
 """Limits that an auditor's section shows: two where there are few auditors, one in a longer report."""
+_SHORT = 12
+"""A limit is shown in its first sentence, and only where that has at most so many words."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class _Section:
     checks: list[_CheckLine]
     limits: list[Limit]
     """Those that are its own, the weightiest first."""
+    shown: list[str]
+    """What of them is seen at once."""
     unanswered: list[Finding]
     pictures: list[tuple[str, Picture]]
     seconds: float
@@ -103,7 +107,6 @@ def to_html(report: Report) -> str:
             sweeps=drawn,
             swatches={name: swatch(style) for name, style in (looks | swept).items()},
             uses=uses(report),
-            most_limits=_LIMITS if len(report.auditors) <= _FEW else 1,
             cards={s.id: _card(s) for s in report.subjects},
             glyphs={"good": "▲", "bad": "▼", "warning": "!", "neutral": "•"},
         )
@@ -183,6 +186,8 @@ def _terms() -> Callable[[str], Markup]:
 
 def _section(report: Report, auditor: AuditorInfo, table: Verdict) -> _Section:
     findings = [f for f in report.findings if f.auditor == auditor.name]
+    own = [x for x in report.limits if x.auditors == [auditor.name]]
+    most = _LIMITS if len(report.auditors) <= _FEW else 1
     return _Section(
         auditor=auditor,
         anchor=anchor(auditor),
@@ -191,11 +196,18 @@ def _section(report: Report, auditor: AuditorInfo, table: Verdict) -> _Section:
         plots=curve_plots(report, auditor),
         tables=metric_tables(report, auditor),
         checks=_checks(findings),
-        limits=[x for x in report.limits if x.auditors == [auditor.name]],
+        limits=own,
+        shown=_shown(own)[:most],
         unanswered=[f for f in findings if f.status != "ok"],
         pictures=_pictures(findings),
         seconds=sum(f.seconds for f in findings),
     )
+
+
+def _shown(limits: list[Limit]) -> list[str]:
+    """The first sentences of those that are no result, where they are short enough to be read whole."""
+    first = [labels.first_sentence(x.text, _SHORT) for x in limits if x.kind != "result"]
+    return [text for text in first if not text.endswith("…")]
 
 
 def _pictures(findings: list[Finding]) -> list[tuple[str, Picture]]:

@@ -196,7 +196,7 @@ def first_sentence(text: str, most: int) -> str:
     words = re.split(r"(?<=[.!?]) ", text.strip(), maxsplit=1)[0].split()
     if len(words) <= most:
         return " ".join(words)
-    ends = [i for i, w in enumerate(words[:most], 1) if w[-1] in ",;:" and i > 0.7 * most]
+    ends = [i for i, w in enumerate(words[:most], 1) if w[-1] in ",;:" and i > 3]
     return " ".join(words[: ends[-1] if ends else most]).rstrip(",;:") + " …"
 
 

@@ -64,8 +64,8 @@ class Plot:
 
     @property
     def deciding(self) -> tuple[Figure, ...]:
-        """What to look at first: of panels that share a legend the first, of panels of subjects all."""
-        return self.panels[:1] if self.legend else self.panels
+        """What to look at first: of panels that share a legend the first, of panels of subjects six."""
+        return self.panels[: 1 if self.legend else 6]
 
     @property
     def others(self) -> tuple[Figure, ...]:
@@ -181,6 +181,10 @@ def _plot(looks: dict[str, Style], title: str, lines: Sequence[_Line], *, salt: 
     return Plot(title, figures, legend, _notes(main, over, len(panels) - len(shown)))
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} sets"
+
+
 def _notes(main: Sequence[_Line], over: Sequence[_Line], left_out: int) -> str:
     notes = []
     marks = dict.fromkeys(x.name for x in over if x.curve.kind == "points")
@@ -191,7 +195,7 @@ def _notes(main: Sequence[_Line], over: Sequence[_Line], left_out: int) -> str:
         if x.curve.kind != "points":
             ceilings.setdefault(x.name, []).append(x.subject)
     if ceilings:
-        said = (f"{name} of {', '.join(dict.fromkeys(who))}" for name, who in ceilings.items())
+        said = (f"{name} of {_listed(list(dict.fromkeys(who)))}" for name, who in ceilings.items())
         notes.append(f"Dotted: {'; '.join(said)}.")
     if any(base_label(x.curve.label) != x.curve.label for x in (*main, *over)):
         notes.append("Curves whose points differ between seeds show the first seed.")

@@ -21,6 +21,7 @@ def summarise(report: Report) -> list[Sentence]:
     """The findings of a report, most urgent first (what is more urgent still is in its alerts): failed instruments,
     what is missing, what merged runs do not have in common, numbers that are too good to be true, where candidates are
     worse and better than the reference, what the best set keeps, and what auditors say beyond their tables."""
+    once = _one_draw(report)
     found = [
         *_checks(report),
         *_missing(report, "failed", NOT_RUN, "incomplete"),
@@ -31,14 +32,16 @@ def summarise(report: Report) -> list[Sentence]:
         *_untested(report),
         *_utility_kept(report),
         *_against_reference(report, "better"),
-        *_one_draw(report),
+        *once,
         *_missing(report, "skipped"),
         *_unpaired(report),
         *_claims(report),
         *_sentences(report),
     ]
-    # Who is better is already told need by need, above.
-    short = [s for s in found if len(s.text.split()) <= WORDS and s.tone != "good"]
+    # Who is better is told need by need above them, one draw in what the answers rest on.
+    short = [
+        s for s in found if len(s.text.split()) <= WORDS and s.tone != "good" and s not in once
+    ]
     for sentence in short[:FIRST]:
         sentence.first = True
     return sorted(found, key=lambda s: not s.first)
@@ -55,7 +58,7 @@ def _checks(report: Report) -> Iterator[Sentence]:
         hit = greyed[auditor, name]
         who = _who(report, subjects)
         effect = f"{count(hit, 'number')} greyed out" if hit else "no number depends on it"
-        text = f"The instrument check “{name}” of {auditor} failed for {who}: {effect}."
+        text = f"The check “{name}” of {auditor} failed for {who}: {effect}."
         yield _say("warning", text)
 
 

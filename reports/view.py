@@ -102,6 +102,20 @@ class Verdict:
         return len(self.rows) > MOST_WORDS
 
     @cached_property
+    def alike(self) -> dict[int, Tag]:
+        """The state that the primary numbers of all candidates have, by group: a long table has it in its head."""
+        rows = [r for r in self.rows if not r.subject.baseline]
+        marks = {i: [r.groups[i][0].mark for r in rows] for i in range(len(self.groups))}
+        return {
+            i: found[0]
+            for i, found in marks.items()
+            if self.terse
+            and found[0]
+            and found[0].settled
+            and len({m.word if m else "" for m in found}) == 1
+        }
+
+    @cached_property
     def shared(self) -> list[tuple[int, str, Tag]]:
         """What beside the primary number is told of every candidate alike: once below the table, not in each cell."""
         candidates = [r for r in self.rows if not r.subject.baseline]
@@ -190,7 +204,7 @@ def answer(table: Verdict, i: int, reference: str | None) -> str:
             said.setdefault(_told(table, row, i, reference), []).append(row.subject.id)
     if not said:
         return ""
-    rows = sorted(said.items(), key=lambda x: not x[0].startswith(("better", "worse")))
+    rows = sorted(said.items(), key=lambda x: (not x[0].startswith(("better", "worse")), len(x[1])))
     text = "; ".join(
         f"{word}: {_named(who, alone=len(rows) == 1, last=word == rows[-1][0])}"
         for word, who in rows

@@ -21,7 +21,7 @@ from ddaudit.attacks._common.records import join
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.errors import NotEnoughData
-from ddaudit.findings import Check
+from ddaudit.findings import Caveat, Check
 from ddaudit.stats import auc
 
 TOLERANCE = 0.505
@@ -49,9 +49,13 @@ class HeldOut:
         if not self.matched:
             return []
         return [
-            "Validation and test differ from training in class or group composition; "
-            f"{len(self.records)} of {self.available} held-out records were drawn to match it. "
-            "Other differences would look like membership."
+            Caveat(
+                "Validation and test differ from training in class or group composition; "
+                f"{len(self.records)} of {self.available} held-out records were drawn to match it. "
+                "Other differences would look like membership.",
+                "sample",
+                4,
+            )
         ]
 
 

@@ -16,7 +16,7 @@ from ddaudit.attacks.adversarial.losses import loss_note
 from ddaudit.attacks.adversarial.settings import GREY, AdversarialSettings, Radii
 from ddaudit.attacks.adversarial.square import Square
 from ddaudit.auditing import Context
-from ddaudit.findings import Check, Curve, Metric
+from ddaudit.findings import Caveat, Check, Curve, Metric
 from ddaudit.stats import Interval, Resamples, crossed, wilson
 
 BUDGETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -162,13 +162,14 @@ def caveats(
     """What a reader must know of budgets, radii, shapes and classes."""
     aimed = min(9, ctx.data.num_classes - 1)
     attacked = min(victims, settings.autoattack_victims or victims)
-    out = [
+    text = (
         f"PGD: {settings.pgd_steps} steps of 2.5 eps / steps on the cross-entropy, random start, "
         f"{settings.pgd_restarts} run(s), {len(ctx.test(settings.images))} test images. AutoAttack standard: APGD-CE, "
         f"APGD-T and FAB-T ({aimed} targets) with 100 steps, Square with 5000 queries, on "
         f"{len(ctx.test(settings.autoattack_images))} test images and {attacked} of {victims} victim(s). Own attacks, "
-        "fixed seeds, normalisation inside the network; an image counts as broken at the first x' that fools it.",
-    ]  # fmt: skip
+        "fixed seeds, normalisation inside the network; an image counts as broken at the first x' that fools it."
+    )  # fmt: skip
+    out: list[str] = [Caveat(text, "setup", 7)]
     if not radii.pixels:
         out.append(
             f"Radii are standard deviations of the inputs, without bounds on their values; the headline is "
@@ -179,19 +180,23 @@ def caveats(
             f"The headline radius is {settings.autoattack_norm} {settings.autoattack_eps:.4g}, set by the user."
         )
     else:
-        out.append(
+        text = (
             "The headline radius of 2/255 is the one that papers on distilled data use; other work on robustness uses "
             "8/255, where undefended networks on natural images keep nothing. Compare equal radii only."
         )
+        out.append(Caveat(text, "setup"))
     if attacked == 1 and "autoattack" in settings.attacks:
-        out.append(
+        text = (
             "The AutoAttack intervals cover the choice of images, not of victims: one was attacked."
         )
+        out.append(Caveat(text, "sample", 3))
     if radii.pixels and min(ctx.data.shape[1:]) < 28:
-        out.append(
-            f"Images of {ctx.data.shape[1]} x {ctx.data.shape[2]} pixels have few dimensions, so the same Linf radius "
-            "is a much weaker attack than on 32 x 32 images: do not compare with published tables."
+        text = (
+            "Do not compare with published tables. Images of "
+            f"{ctx.data.shape[1]} x {ctx.data.shape[2]} pixels have few dimensions, so the same Linf radius is a much "
+            "weaker attack than on 32 x 32 images."
         )
+        out.append(Caveat(text, "setup", 2))
     note = loss_note(ctx.data.num_classes)
     return [*out, note] if note else out
 

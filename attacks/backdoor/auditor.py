@@ -13,7 +13,7 @@ from ddaudit.attacks.backdoor.known_answers import controls, stamp_check
 from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, Work, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import BadInput, Unsupported
-from ddaudit.findings import Check, Finding, MetricInfo
+from ddaudit.findings import Caveat, Check, Finding, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
 from ddaudit.training import train_many
@@ -178,7 +178,7 @@ class Backdoor(Auditor[BackdoorSettings]):
                 )
                 finding.metrics.append(accuracy("backdoor.cta_full", full, **attempt.params))
                 finding.metrics += success("backdoor.asr_full", full, attempt.params)
-            finding.caveats.append(attempt.words())
+            finding.caveats.append(Caveat(attempt.words(), "setup", 6))
             if headline:
                 finding.images.append(attempt.picture())
 
@@ -261,18 +261,22 @@ def _check_target(target: int, classes: int) -> None:
 
 
 def _caveats(ctx: Context, settings: BackdoorSettings) -> list[str]:
-    out = [
-        f"Victims: {ctx.preset.victims} x {ctx.arch} per set, protocol '{ctx.protocol.name}', same seeds with and "
-        "without the backdoor."
+    out: list[str] = [
+        Caveat(
+            f"Victims: {ctx.preset.victims} x {ctx.arch} per set, protocol '{ctx.protocol.name}', same seeds with and "
+            "without the backdoor.",
+            "setup",
+            7,
+        )
     ]
     if settings.attacks == ("naive",):
-        out.append(
-            "Only NAIVEATTACK is tried: a low ASR does not exclude optimised triggers (DOORPING, KIP, SNEAKDOOR)."
-        )
+        text = "Only NAIVEATTACK is tried. A low ASR does not exclude optimised triggers (DOORPING, KIP, SNEAKDOOR)."
+        out.append(Caveat(text, rank=1))
     few = max(1, round(0.01 * len(ctx.data.train)))
     if "naive" in settings.attacks and few < 50:
-        out.append(
+        text = (
             f"At ratio 0.01 only {few} images of this small data set are poisoned; which ones they are moves the "
             "result, so look at several seeds."
         )
+        out.append(Caveat(text, "sample", 3))
     return out

@@ -8,7 +8,7 @@ from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.attacks.backdoor_scan.detector import Detector
 from ddaudit.attacks.backdoor_scan.references import Reference
 from ddaudit.attacks.backdoor_scan.scanning import ByDetector, Scanned
-from ddaudit.findings import Curve, Metric, Picture
+from ddaudit.findings import Caveat, Curve, Metric, Picture
 from ddaudit.stats import clopper_pearson
 
 _SHOWN = 10
@@ -101,10 +101,13 @@ def pictures(
 def caveats(scanned: Scanned, reference: Reference, reasons: Mapping[str, str]) -> list[str]:
     """What the suspect was compared with, and what was not measured; ``reasons`` by title."""
     result = scanned.calibrated
-    notes = [
+    notes: list[str] = [
         f"Compared with {result.clean_sets} {reference.words}, so no p-value is below {result.smallest:.3g}. The "
         "scan's counts all detectors at once: of ten clean sets about one reads 0.1 or less.",
-        "Neural Cleanse and the patch look for small marks: a trigger over the whole image escapes them.",
+        Caveat(
+            "Neural Cleanse and the patch look for small marks. A trigger over the whole image escapes them.",
+            rank=2,
+        ),
     ]
     if reference.doubt:
         notes.append(reference.doubt)

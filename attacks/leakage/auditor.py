@@ -24,7 +24,7 @@ from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, audito
 from ddaudit.data import ImageData
 from ddaudit.distillation.networks import fit
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo, Picture
+from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo, Picture
 from ddaudit.models import Arch, Network
 from ddaudit.sets import Card
 from ddaudit.stats import bootstrap, clopper_pearson
@@ -309,9 +309,11 @@ def _check(bench: _Bench, name: str, images: Tensor, *, low: float, high: float)
 
 
 def _caveats(card: Card, ctx: Context, bench: _Bench, sampled: bool, count: int) -> list[str]:
-    caveats, source = [*bench.caveats], card.source_fingerprint
+    caveats: list[str] = [*bench.caveats]
+    source = card.source_fingerprint
     if card.shows_records:
-        caveats.append("The card says that images hold pixels of real records as they are.")
+        text = "The card says that images hold pixels of real records as they are."
+        caveats.append(Caveat(text, "setup", 1))
     if sampled:
         caveats.append(f"The set is larger than what was examined: a random {count} of its images.")
     if source is not None and source != ctx.data.train.fingerprint:
@@ -320,9 +322,12 @@ def _caveats(card: Card, ctx: Context, bench: _Bench, sampled: bool, count: int)
             f"{ctx.data.train.fingerprint}): copies of records we do not have stay unseen."
         )
     caveats += [
-        "Crops, mirror images and larger shifts of a record are not searched for; a clean "
-        "reading here says nothing about what a trained network or a statistic can extract (see "
-        "membership).",
+        Caveat(
+            "Crops, mirror images and larger shifts of a record are not searched for. A clean "
+            "reading here says nothing about what a trained network or a statistic can extract (see "
+            "membership).",
+            rank=2,
+        ),
         "The p-value counts distinct nearest records and assumes nothing but that training and "
         "held-out records are exchangeable; a set made from the training data leans towards them "
         "even without copying.",

@@ -6,17 +6,20 @@ from ddaudit.attacks.membership.attacks import OWN_SPREAD
 from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.attacks.membership.shadows import Trial
 from ddaudit.auditing import Context, Subject
+from ddaudit.findings import Caveat
 
-NO_FREE_LUNCH = (
+NO_FREE_LUNCH = Caveat(
     "A low reading is not privacy by itself. It says that this attack, with these few runs, found little in "
     "ordinary records; another attack may find more, and a record unlike the others may be exposed although "
     "the average is not. A random subset leaks nothing about the records it leaves out and everything about "
     "those it holds. Compare with the controls and with the 'random' and 'full' rows at equal accuracy, and "
-    "see the privacy auditor for planted worst-case records."
+    "see the privacy auditor for planted worst-case records.",
+    rank=1,
 )
-AVERAGE = (
+AVERAGE = Caveat(
     "Rates are averages over natural records; outliers and mislabelled records can be far more "
-    "exposed."
+    "exposed.",
+    rank=3,
 )
 
 
@@ -27,9 +30,12 @@ def recipe_caveats(trial: Trial, settings: MembershipSettings, *, claimed: bool)
     inside = int(trial.members.sum())
     caveats = [
         *trial.cohort.caveats,
-        f"Measured on {count} re-distillations of random halves of {records} training records, "
-        f"about {inside // count} a run: one record weighs more in them than in a set made from "
-        "all of the data.",
+        Caveat(
+            f"Measured on {count} re-distillations of random halves of {records} training records, "
+            f"about {inside // count} a run: one record weighs more in them than in a set made from "
+            "all of the data.",
+            "setup",
+        ),
         f"TPR and ROC pool {inside} member and {count * records - inside} non-member pairs (run, "
         "record) under one threshold. Pairs share records and references, and runs need not leak "
         "alike, so the interval adds a bootstrap over records to the spread between runs, and n "

@@ -11,7 +11,7 @@ from scipy import special
 from torch import Tensor
 
 from ddaudit.errors import NotEnoughData
-from ddaudit.findings import CLAIMED, Check, Curve, Metric
+from ddaudit.findings import CLAIMED, Caveat, Check, Curve, Metric
 from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import Interval, auc, clopper_pearson
 from ddaudit.stats.gdp import tpr_ceiling
@@ -231,7 +231,7 @@ def _auc_metric(
         value = _auc(item, keep)
     except NotEnoughData as error:
         records = f"records of the group '{group['group']}'" if group else "all records"
-        caveats.append(f"AUC over {records} not available: {error}.")
+        caveats.append(Caveat(f"AUC over {records} not available: {error}.", "result"))
         return metric
     return metric.model_copy(
         update={"value": value.value, "low": value.low, "high": value.high, "n": value.n}
@@ -261,13 +261,14 @@ def _tpr_metric(
     try:
         value = pooled_tpr(ranked, item.members, fpr, references=item.references)
     except NotEnoughData as error:
-        caveats.append(f"TPR at {fpr:.1%} FPR not available: {error}.")
+        caveats.append(Caveat(f"TPR at {fpr:.1%} FPR not available: {error}.", "result"))
         return metric
     if outside < FEW / fpr:
-        caveats.append(
+        text = (
             f"The threshold of TPR at {fpr:.1%} FPR rests on few of {outside} non-members: luck alone reads "
             f"{floor:.4f} on average (the floor), and at least {round(FEW / fpr)} are wanted."
         )
+        caveats.append(Caveat(text, "sample", 2))
     return metric.model_copy(
         update={"value": value.value, "low": value.low, "high": value.high,
                 "n": item.scores.shape[1]}

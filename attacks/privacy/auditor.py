@@ -35,7 +35,7 @@ from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.selfcheck import check_reader, check_rule, check_signals, check_start
 from ddaudit.distillation import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
-from ddaudit.findings import Check, Curve, Finding, MetricInfo
+from ddaudit.findings import Caveat, Check, Curve, Finding, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import roc_curve
@@ -235,13 +235,15 @@ class Privacy(Auditor[PrivacySettings]):
         )
 
 
-_ASSUMED = (
+_ASSUMED = Caveat(
     "Re-deriving a claim checks the arithmetic of its ledger. That the code which made the set asked "
-    "only the queries in the ledger, with that noise, has to be believed."
+    "only the queries in the ledger, with that noise, has to be believed.",
+    rank=3,
 )
-_NO_CLAIM = (
-    "No DP guarantee: nothing bounds what a better attack could learn; epsilon is at least the lower "
-    "bound."
+_NO_CLAIM = Caveat(
+    "No DP guarantee: nothing bounds what a better attack could learn. Epsilon is at least the lower "
+    "bound.",
+    rank=1,
 )
 
 
@@ -364,9 +366,13 @@ def _caveats(
     m = len(audit.canaries)
     notes = [describe(claim), _ASSUMED] if claim else [_NO_CLAIM]
     notes += [
-        f"{m} canaries ({', '.join(settings.kinds)}) in a pool of {len(audit.canaries.pool)}: a "
-        f"perfect attack would prove an epsilon of {top:.3g} and no more. The bound is for the recipe "
-        "run on this pool, not for the released file.",
+        Caveat(
+            f"A perfect attack on these canaries would prove epsilon {top:.3g}, no more. They are {m} "
+            f"({', '.join(settings.kinds)}) in a pool of {len(audit.canaries.pool)}. The bound is for the recipe "
+            "run on this pool, not for the released file.",
+            "sample",
+            2,
+        ),
         "Bounds of method 'one-run-gdp' assume a Gaussian trade-off curve: nearly true for many "
         "subsampled Gaussian queries, untrue for sets made without noise. They decide nothing here.",
         "Bounds of single adversaries hold at the stated confidence each; 'any' holds for all of them "

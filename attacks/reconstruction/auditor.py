@@ -21,7 +21,7 @@ from ddaudit.attacks.reconstruction.attacks import (
 from ddaudit.attacks.reconstruction.clues import Log
 from ddaudit.attacks.reconstruction.inversion import Case
 from ddaudit.auditing import Auditor, Context, Subject, Work, auditor, stratified
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo, Picture
+from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo, Picture
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import bootstrap, clopper_pearson
 
@@ -211,11 +211,14 @@ def _caveats(
     case = attacks[0].inside.case
     count, size = len(case.targets), int(case.members.sum())
     per_class = size / len(torch.unique(case.pool.labels[case.members]))
-    notes = [
+    notes: list[str] = [
         f"{count} records in a set made from {size} ({per_class:.0f} a class): every record weighs less "
         "where there are more.",
-        "What was not rebuilt is not safe: other attackers may do better. The rate is what this attack "
-        "achieved, a lower bound.",
+        Caveat(
+            "What was not rebuilt is not safe: other attackers may do better. The rate is what this attack "
+            "achieved, a lower bound.",
+            rank=1,
+        ),
     ]
     if subject.recipe is not None:
         notes.append(

@@ -39,7 +39,7 @@ from ddaudit.attacks.soft_labels.students import (
 from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
 from ddaudit.data import ImageData
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Finding, Metric, MetricInfo
+from ddaudit.findings import Caveat, Check, Finding, Metric, MetricInfo
 from ddaudit.sets import DistilledSet
 
 
@@ -321,10 +321,11 @@ def _of_file(
             "The set does not say that it was made from exactly these training records; where it was not, the "
             "membership attack looks for the wrong ones."
         )
-    finding.caveats.append(
+    text = (
         "The images carry traces of their records too. Only what the soft labels add to the rounded ones is due "
         "to the labels."
     )
+    finding.caveats.append(Caveat(text, rank=2))
     return finding
 
 

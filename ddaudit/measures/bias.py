@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
 from ddaudit.errors import Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
+from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import deo, gaps, subgroups
 from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.measures._fairlearn import class_gaps
@@ -261,7 +261,7 @@ def _over(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _caveats(answers: gaps.Answers, metrics: Sequence[Metric]) -> list[str]:
     """What the reader must know about the cells, and whether the gaps rise above chance."""
-    out = []
+    out: list[str] = []
     empty = int((answers.counts == 0).sum())
     smallest = int(answers.counts[answers.counts > 0].min())
     if empty:
@@ -270,19 +270,21 @@ def _caveats(answers: gaps.Answers, metrics: Sequence[Metric]) -> list[str]:
             "left out."
         )
     if smallest < SMALL_CELL:
-        out.append(
-            f"The smallest (group, class) cell has {smallest} test images: most of a max-min gap "
-            "over such cells is chance. Read it against its floor, or the paired test set."
+        text = (
+            f"The smallest (group, class) cell has {smallest} test images. Most of a max-min gap "
+            "over such cells is chance: read it against its floor, or the paired test set."
         )
+        out.append(Caveat(text, "sample", 2))
     found = {m.name: m for m in metrics}
     for name in ("deo_m", "deo_a"):
         gap, chance = found[f"bias.{name}"].value, found[f"bias.{name}_floor95"].value
         if gap is not None and chance is not None and gap <= chance:
-            out.append(
+            text = (
                 f"{name.upper()} {gap:.3f} does not exceed what a perfectly fair network of this "
                 f"accuracy shows in 1 of 20 test sets ({chance:.3f}): by itself it is no evidence "
                 "of bias."
             )
+            out.append(Caveat(text, "result", 3))
     share = answers.counts.double() / answers.counts.sum(1, keepdim=True).clamp(min=1)
     if float((share.amax(0) - share.amin(0)).max()) > 0.02:
         out.append(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor, stratified
 from ddaudit.data import ImageData
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
+from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ece as binned
 from ddaudit.measures import outliers, scores
 from ddaudit.measures._common import few_images, victim_logits
@@ -181,10 +181,16 @@ class Calibration(Auditor[CalibrationSettings]):
             subject=subject.id, auditor=self.name, caveats=few_images(len(test), len(logits))
         )
         finding.caveats += [
-            "ECE is biased upwards by about its noise floor and depends on the binning; "
-            "compare sets at one binning, and against their floors.",
-            "Networks trained on soft labels are less over-confident for free: compare sets with "
-            "the same kind of labels.",
+            Caveat(
+                "ECE is biased upwards by about its noise floor. It depends on the binning, too: "
+                "compare sets at one binning, and against their floors.",
+                rank=3,
+            ),
+            Caveat(
+                "Networks trained on soft labels are less over-confident for free. Compare sets with "
+                "the same kind of labels.",
+                rank=4,
+            ),
         ]
         damaged = _damaged(ctx, settings)
         shown = None if damaged is None else answers(damaged)
@@ -233,10 +239,11 @@ class Calibration(Auditor[CalibrationSettings]):
                 unit="ratio",
             )
         )
-        finding.caveats.append(
+        text = (
             f"The temperature is fitted on {len(held)} labelled real images that somebody who only "
             "holds the distilled set does not have."
         )
+        finding.caveats.append(Caveat(text, "setup"))
         if test.groups is not None:
             finding.caveats.append(
                 "The temperature is fitted on images that carry the bias of the training data, and "

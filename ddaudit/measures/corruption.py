@@ -14,7 +14,7 @@ from ddaudit.data import ImageData
 from ddaudit.data.corrupted import Published, generated, published
 from ddaudit.data.corruptions import CORRUPTIONS, LEVELS, corrupt
 from ddaudit.errors import closest
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
+from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images
 from ddaudit.stats import crossed_mean
 
@@ -109,7 +109,10 @@ class Corruption(Auditor[CorruptionSettings]):
         finding = Finding(subject=subject.id, auditor=self.name)
         finding.metrics = _metrics(ctx, records, plain, cells, types, levels)
         finding.curves = [_curve(subject.id, plain, cells, types, levels)]
-        finding.caveats = [*few_images(len(records), len(victims)), _source(files, types, levels)]
+        finding.caveats = [
+            *few_images(len(records), len(victims)),
+            Caveat(_source(files, types, levels), "setup", 4),
+        ]
         return finding
 
     def checks(self, ctx: Context, settings: CorruptionSettings) -> list[Check]:
@@ -192,6 +195,6 @@ def _source(files: Published | None, types: tuple[str, ...], levels: tuple[int, 
     if files is not None:
         return f"{files.name} from the data root: {len(types)} types at {len(levels)} level(s)."
     return (
-        f"C-lite: {len(types)} types at {len(levels)} levels, generated here with strengths of our own. Compare it "
-        "with C-lite alone, never with published numbers on CIFAR-10-C or MNIST-C."
+        "Never compare with published numbers on CIFAR-10-C or MNIST-C. This is C-lite: "
+        f"{len(types)} types at {len(levels)} levels, generated here with strengths of our own."
     )

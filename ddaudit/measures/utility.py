@@ -11,7 +11,7 @@ from torch import Tensor
 from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
 from ddaudit.distillation.networks import fit
 from ddaudit.errors import BadInput, Unsupported
-from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
+from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ranking
 from ddaudit.measures._common import correct, few_images
 from ddaudit.models import Arch
@@ -119,11 +119,12 @@ class Utility(Auditor[UtilitySettings]):
         )
         finding.curves.append(_class_curve(finding.metrics, test.class_names, subject.id))
         self._by_card(finding, subject, ctx, settings, seed)
-        finding.caveats.append(
-            "Accuracy belongs to the set, its labels and the training protocol together: it can be "
-            f"compared within this report (protocol {ctx.protocol.name}), and with published "
-            "numbers only under their protocol."
+        text = (
+            "Accuracy holds under this training protocol alone. It belongs to the set, its labels and the protocol "
+            f"together: compare it within this report (protocol {ctx.protocol.name}), and with published numbers "
+            "only under theirs."
         )
+        finding.caveats.append(Caveat(text, "setup", 4))
         if subject.kind != "checkpoint":
             self._set(finding, subject, right, ctx, settings, seed)
         if settings.cross_architectures:

@@ -57,7 +57,9 @@ def html(report: Report) -> str:
     return to_html(report)
 
 
-def test_at_most_900_words_are_open(html: str) -> None:
+@pytest.mark.parametrize("which", ["report", "twelve"])
+def test_at_most_900_words_are_open(which: str, request: pytest.FixtureRequest) -> None:
+    html = to_html(request.getfixturevalue(which))
     assert 300 < len(Open(html).words) <= 900
     everything = Open(html.replace("<details", "<details open")).words
     assert len(everything) > 2 * len(Open(html).words)  # the counter sees folds
@@ -118,6 +120,36 @@ def test_the_policy_knows_the_script_by_its_hash(html: str) -> None:
 def test_columns_that_separate_nobody_are_a_footnote_and_can_be_shown(html: str) -> None:
     assert len(html.encode()) < 2_000_000
     assert len(re.findall(r'id="show-g\d+"', html)) == 6
+
+
+def test_a_section_shows_at_most_two_limits_and_whole_sentences(twelve: Report) -> None:
+    html = to_html(twelve)
+    for section in re.findall(r'<section id="auditor-.*?</section>', html, re.S):
+        shown = re.findall(r"<b>Limit:</b> (.*?)</p>", section)
+        assert 1 <= len(shown) <= 2
+        assert all(text.endswith(".") and len(text.split()) <= 12 for text in shown)
+    few = [x for x in twelve.limits if x.kind == "sample" and x.auditors == ["bias"]]
+    assert [(x.rank, len(x.subjects), len(x.variants)) for x in few] == [(2, 12, 12)]
+    table = html[html.index('<table class="limits">') :]
+    assert table.count(few[0].text) == 2  # the row, and its wordings
+
+
+def test_long_tables_say_once_what_holds_for_every_candidate(
+    report: Report, twelve: Report
+) -> None:
+    def cells(html: str) -> str:
+        return re.sub(
+            r'<span class="hidden">.*?</span>',
+            "",
+            html.split('class="verdict"')[1].split("</table>")[0],
+        )
+
+    assert "no difference shown" in cells(to_html(report))
+    long = to_html(twelve)
+    rows = re.sub(r'<tr class="more">.*?</tr>', "", cells(long), flags=re.S)
+    assert "≈" in rows
+    assert "no difference shown" not in rows
+    assert '<span class="key">≈ no difference shown</span>' in long
 
 
 def test_a_caveat_of_many_subjects_is_one_limit(report: Report) -> None:
