@@ -23,7 +23,7 @@
       button.setAttribute("aria-label", "Sort by " + head.getAttribute("data-name"));
       button.textContent = "⇅";
       button.addEventListener("click", function () { sort(table, head, head.getAttribute("data-col")); });
-      head.appendChild(button);
+      head.insertBefore(button, head.querySelector(".sub, .ends"));
     });
   });
 })();
