@@ -17,14 +17,14 @@ from ddaudit.training import PROTOCOLS, train_many
 
 CONTROL_GAIN = 0.8
 """Exclusive ASR gain that a victim trained on poisoned real data must reach for the instrument to count as working."""
-CONTROL_RATIO = 0.1
+CONTROL_RATIO = 0.3
 CONTROL_IMAGES = 1200
 CONTROL_STEPS = 400
 CONTROL_BATCH = 128
 
 
 def controls(ctx: Context, target: int) -> list[Check]:
-    """Two small networks on real images: one sees 10 % stamped and relabelled records, one sees none."""
+    """Two small networks on real images: one sees 30 % stamped and relabelled records, one sees none."""
     train, test = stratified(ctx.data.train, CONTROL_IMAGES), ctx.test(CONTROL_IMAGES)
     trigger = SquareTrigger.published(ctx.data.shape)
     planted = poison(

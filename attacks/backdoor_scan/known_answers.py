@@ -102,7 +102,7 @@ def _trial(ctx: Context) -> _Trial:
         own = data.train.labels[order]
         index = torch.cat([order[own == k][:size] for k in range(data.num_classes)])
         sets.append(data.train.subset(index))
-    trigger = SquareTrigger.published(data.shape)
+    trigger = SquareTrigger(side=max(2, SquareTrigger.published(data.shape).side))
     planted = poison(
         sets[0], trigger, ratio=RATIO, target=TARGET, generator=ctx.generator("scan check", "planted")
     )  # fmt: skip
