@@ -9,7 +9,7 @@ from ddaudit.reports.labels import brief, number
 from ddaudit.reports.schema import Alert, Claim, Report
 from ddaudit.sets import PrivacyClaim, given
 
-QUICK = "Quick preset: fewer seeds, images and steps. Do not publish these numbers."
+QUICK = "Quick preset: fewer seeds, images and steps. Do not quote these numbers."
 
 
 def alerts(report: Report) -> list[Alert]:
@@ -163,8 +163,8 @@ def _private(report: Report) -> list[Alert]:
     if not report.claims or report.run.publishable:
         return []
     text = (
-        "This report is private: it shows real records and numbers measured on them. "
-        "'ddaudit report RUN --publishable' keeps the claims."
+        "Confidential: shows real records and numbers measured on them. "
+        "'ddaudit report RUN --publishable' writes one to share."
     )
     return [Alert(text=text)]
 
@@ -177,8 +177,8 @@ def _together(report: Report) -> list[Alert]:
         return []
     delta, cost = joint_delta(claims), compose(claims)
     text = (
-        f"This report rests on {len(releases)} private releases of the same records: publishing all "
-        f"costs ε = {brief(cost)} at δ = {brief(delta)}."
+        f"{len(releases)} private releases of the same records: publishing all costs "
+        f"ε = {brief(cost)} at δ = {brief(delta)}."
     )
     return [Alert(text=text)]
 

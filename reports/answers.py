@@ -44,11 +44,21 @@ def standing(table: Verdict, row: Row, word: str) -> list[int]:
     ]
 
 
+def ahead(row: Row) -> list[int]:
+    """The groups whose first number, the one that the verdict table prints, is better than the reference's.
+
+    One of several further numbers warns where it is worse; being better in it alone is no praise of the set.
+    """
+    return [
+        i for i, cells in enumerate(row.groups) if any(t.word == "better" for t in cells[0].tags)
+    ]
+
+
 def _urgency(report: Report, table: Verdict, row: Row) -> tuple[bool, bool, bool, int, float]:
     name = row.subject.id
     chance = any(d.subject == name for d in report.at_chance)
     warned = bool(row.subject.problem or _warnings(report, name))
-    balance = len(standing(table, row, "better")) - len(standing(table, row, "worse"))
+    balance = len(ahead(row)) - len(standing(table, row, "worse"))
     basis = report.basis(name)
     value = basis.value if basis is not None and basis.value is not None else 0.0
     return not chance, not (row.claim and row.claim.broken), not warned, balance, value
@@ -66,7 +76,7 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
     if any(d.subject == name for d in report.at_chance):
         value = f"{metric_name(basis)} {_short(basis)} " if basis else ""
         return _line(name, "bad", [*lead, f"useless: {value}is not clearly above guessing"])
-    better, worse = standing(table, row, "better"), standing(table, row, "worse")
+    better, worse = ahead(row), standing(table, row, "worse")
     clauses = [*lead]
     tone: Tone = "bad" if lead else "warning" if worse else "neutral"
     if basis is not None:  # the auditor that has it is the first
@@ -80,7 +90,7 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
         clauses.append(f"claims ε {number(row.claim.epsilon, 'epsilon')}")
     titles = [_lower(g.auditor.heading) for g in table.groups]
     # Better than records as they are is not yet good: what lies above its floor was still found.
-    found = any(cell.beyond for i in better for cell in row.groups[i])
+    found = any(row.groups[i][0].beyond for i in better)
     good = [titles[i] for i in better]
     return _line(
         name, tone, clauses, [titles[i] for i in worse], good, ", still measurable" * found

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ddaudit.auditing import AUDITORS
 from ddaudit.reports.alerts import capital, count
-from ddaudit.reports.answers import WORDS, standing
+from ddaudit.reports.answers import WORDS, ahead
 from ddaudit.reports.cells import Cell
 from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.schema import Answer, Need, Report
@@ -31,7 +31,7 @@ def needs(report: Report) -> list[Need]:
     for i, group in enumerate(table.groups):
         if (i == 0 and measured) or beside is None or not group.columns:
             continue
-        found = [r for r in rows if i in standing(table, r, "better")]
+        found = [r for r in rows if i in ahead(r)]
         if found:
             out.append(_met(group, i, found, beside))
         elif any(t.word in _JUDGED for r in rows for c in r.groups[i] for t in c.tags):
@@ -83,7 +83,7 @@ def _accuracy(report: Report, table: Verdict, rows: Sequence[Row]) -> Need:
     if beside is None or beside.value is None:
         return Need(need=title, text=f"highest {top}, {best}")
     other = number(beside.value, beside.unit, digits=2)
-    better = [r.subject.id for r in rows if 0 in standing(table, r, "better")]
+    better = [r.subject.id for r in rows if 0 in ahead(r)]
     if better:
         top = max(better, key=lambda n: of[n].value or 0.0)
         best = number(of[top].value, of[top].unit, digits=2)
@@ -114,13 +114,10 @@ def _guarantee(rows: Sequence[Row]) -> Need:
 
 
 def _met(group: Group, i: int, found: Sequence[Row], beside: Row) -> Need:
-    """Who is better than the reference, in the number that shows it of the first."""
-    k = next(
-        k for k, cell in enumerate(found[0].groups[i]) if any(t.word == "better" for t in cell.tags)
-    )
-    first, other = found[0].groups[i][k], beside.groups[i][k]
-    values = f"{group.columns[k].name} {_short(first)} against {_short(other)}"
-    above = any(cell.beyond for r in found for cell in r.groups[i])
+    """Who is better than the reference, in the number that the verdict table prints."""
+    first, other = found[0].groups[i][0], beside.groups[i][0]
+    values = f"{group.columns[0].name} {_short(first)} against {_short(other)}"
+    above = any(r.groups[i][0].beyond for r in found)
     title, who = _need(group), [r.subject.id for r in found]
     shown = f"{who[0]} {values}" if len(who) > 1 else values
     return Need(need=title, subjects=who, text=_fit(title, who, shown, "still measurable" * above))
@@ -129,8 +126,8 @@ def _met(group: Group, i: int, found: Sequence[Row], beside: Row) -> Need:
 def _missed(titles: Sequence[str]) -> Iterator[Need]:
     if titles:
         names = ", ".join(t[:1].lower() + t[1:] for t in titles)
-        fits = len(f"No set shown: {names}".split()) <= WORDS
-        yield Need(need="No set shown", text=names if fits else count(len(titles), "other need"))
+        fits = len(f"Shown of no set: {names}".split()) <= WORDS
+        yield Need(need="Shown of no set", text=names if fits else count(len(titles), "other need"))
 
 
 def _need(group: Group) -> str:

@@ -205,7 +205,7 @@ def _point(
         f'<g class="pt{" base" if baseline else ""}" tabindex="0" role="img" aria-label="{said}" '
         f'style="color: {look.css}"><title>{said}</title>'
         + (f'<path class="cross" d="{cross}"/>' if cross else "")
-        + f'{mark}<text x="{px + 8}" y="{round(text_y + 3.5, 1)}">{_text(labels.short(name, 18))}</text></g>'
+        + f'{mark}<text x="{px + 8}" y="{round(text_y - 4, 1)}">{_text(labels.short(name, 18))}</text></g>'
     )
 
 

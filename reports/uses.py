@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ddaudit.reports import labels
 from ddaudit.reports.alerts import claim_text, join
-from ddaudit.reports.answers import standing
+from ddaudit.reports.answers import ahead, standing
 from ddaudit.reports.schema import Claim, Report
 from ddaudit.reports.view import Row, Verdict, verdict
 
@@ -59,9 +59,9 @@ def _suitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
         )
         value = f"{labels.metric_name(basis)} {labels.number(basis.value, basis.unit, digits=2)}"
         yield f"training classifiers of {run.data}: {value}{f' ({how})' if how else ''}"
-    if better := standing(table, row, "better"):
+    if better := ahead(row):
         titles = [table.groups[i].auditor.heading for i in better]
-        above = any(cell.beyond for i in better for cell in row.groups[i])
+        above = any(row.groups[i][0].beyond for i in better)
         more = ", though above the noise floor" if above else ""
         yield f"uses that turn on {join(titles)}: better than {report.reference} there{more}"
 

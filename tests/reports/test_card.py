@@ -86,7 +86,7 @@ def test_a_quick_preset_has_no_model_index(make_run: Callable[..., Any]) -> None
     ]
     card = dataset_card(build_report(run), "dm")
     assert "model-index" not in front(card)
-    assert "Do not publish these numbers" in card
+    assert "Do not quote these numbers" in card
     assert "**0.35" in card
 
 

@@ -39,13 +39,13 @@ def test_alerts_are_in_all_formats(waiting: Report, texts: dict[str, str]) -> No
     count = len(waiting.alerts)
     assert count >= 4
     said = [a.text for a in waiting.alerts]
-    assert any("Do not publish" in t for t in said)
+    assert any("Do not quote" in t for t in said)
     assert any("the claim is false" in t for t in said)
     assert any("not run yet" in t for t in said)
-    assert any("This report is private" in t for t in said)
+    assert any("Confidential: shows" in t for t in said)
     rows = list(csv.DictReader(io.StringIO(texts["csv"])))
     assert {t for r in rows for t in json.loads(r["warnings"])} == set(said)
-    assert all("Do not publish" in r["warnings"] for r in rows)
+    assert all("Do not quote" in r["warnings"] for r in rows)
     assert [a["text"] for a in json.loads(texts["json"])["alerts"]] == said
     assert texts["html"].count('<li class="alert">') == count
     assert len(re.findall(r"^> - ", texts["md"], re.M)) == count

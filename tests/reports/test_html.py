@@ -161,7 +161,7 @@ def test_colours_have_contrast(html: str, scheme: int) -> None:
 
 
 def test_the_banner_is_there_only_for_quick_runs(report: Report, html: str) -> None:
-    assert "Do not publish these numbers" in html
+    assert "Do not quote these numbers" in html
     slow = report.model_copy(
         update={"run": report.run.model_copy(update={"preset": "standard"}), "findings": []}
     )

@@ -59,7 +59,7 @@ def test_marks_and_intervals(report: Report) -> None:
     assert re.search(r"^dm\+dp & 1\$\^\{\\times\}\$ & ", text, re.M)
     assert r"\multicolumn{2}{c}{\emph{skipped}}" in text
     assert r"^{\dagger}" in text
-    assert "Do not publish these numbers" in text
+    assert "Do not quote these numbers" in text
 
 
 DOCUMENT = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{report}\end{document}"

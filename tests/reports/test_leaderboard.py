@@ -171,7 +171,7 @@ def test_the_site_is_whole_and_ranks_nobody(make: Callable[..., Report], tmp_pat
     assert shaded
     assert not [kind for kind, _ in shaded if kind == "reference"]
     assert "ε 1</span>" in html  # the claim of dm+dp
-    assert "This report is private" in html
+    assert "Confidential: shows" in html
     assert apart[0] in html
     assert not re.search(r"\b(rank(ed)? [0-9]|overall score|winner|first place)\b", html)
     script = re.findall(r"<script>(.*?)</script>", html, re.S)

@@ -73,7 +73,7 @@ def test_the_highest_number_is_told_as_what_it_is() -> None:
         "none shown better than random; highest a, 0.41 against 0.40",
     )
     assert needs["Privacy guarantee"] == ([], "none of these sets claims one")
-    assert needs["No set shown"] == ([], "leakage")
+    assert needs["Shown of no set"] == ([], "leakage")
     assert _needs(_report(a=(0.39, 0.5)))["Accuracy"][1] == "none shown better than random"
     assert _needs(_report(a=(0.1, 0.5)))["Accuracy"][1] == "none is clearly above guessing"
 

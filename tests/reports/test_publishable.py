@@ -127,8 +127,8 @@ def test_what_it_leaves_out_and_says(runs: tuple[str, str], tmp_path: Path) -> N
     assert "Left out: subjects without a claim (random)" in promise
     for text in texts.values():
         assert "test records are not covered" in text.replace("\\_", "_")
-    assert not any("This report is private" in a.text for a in shown.alerts)
-    assert any("This report is private" in a.text for a in whole.alerts)
+    assert not any("Confidential: shows" in a.text for a in shown.alerts)
+    assert any("Confidential: shows" in a.text for a in whole.alerts)
 
 
 def test_a_claim_that_is_broken_or_absent_cannot_be_kept(

@@ -17,7 +17,7 @@ register(
         name="random",
         purpose="random records, equally many of each class",
         family="selection",
-        source="class-balanced random subset",
+        source="random real records, class-balanced",
         loop=Selection("random"),
     )
 )
