@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ddaudit.distillation.loops import Job, Outcome
+from ddaudit.distillation.loops import Job, Outcome, Unasked
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.targets import protected
 from ddaudit.errors import BadInput
@@ -35,7 +35,7 @@ class Cloud:
 
 
 @dataclass(frozen=True)
-class Dictionary:
+class Dictionary(Unasked):
     """Learn atoms and each domain's mixture of them, and release the target's barycentre, ipc points a class.
 
     Attributes:
@@ -61,18 +61,6 @@ class Dictionary:
     def __post_init__(self) -> None:
         if min(self.atoms, self.iterations, self.sweeps) < 1:
             raise ValueError("loop.atoms, loop.iterations and loop.sweeps must be at least 1")
-
-    def shareable(self, recipe: Recipe, ipc: int) -> bool:
-        """Never: atoms are learned of one run's records."""
-        return False
-
-    def reusable(self, recipe: Recipe, ipc: int) -> bool:
-        """Nothing is asked, and nothing private can be made this way."""
-        return False
-
-    def queries(self, ipc: int) -> int:
-        """It reads records, and asks no questions."""
-        return 0
 
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
         """Learn a dictionary once per row of ``job.members``.

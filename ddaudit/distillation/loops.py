@@ -97,6 +97,22 @@ class Outcome:
     teachers: tuple[Network, ...] = ()
 
 
+class Unasked:
+    """A loop that reads its records freely: runs share nothing, and nothing private can be made this way."""
+
+    def shareable(self, recipe: object, ipc: int) -> bool:
+        """Never: what is learned is learned of one run's records."""
+        return False
+
+    def reusable(self, recipe: object, ipc: int) -> bool:
+        """Nothing is asked that could be answered again."""
+        return False
+
+    def queries(self, ipc: int) -> int:
+        """None."""
+        return 0
+
+
 @runtime_checkable
 class Screen(Protocol):
     """Which of the records a method sees, and under which labels; a frozen dataclass."""

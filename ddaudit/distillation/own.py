@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.distillation.loops import Job, Outcome
+from ddaudit.distillation.loops import Job, Outcome, Unasked
 from ddaudit.distillation.recipe import METHODS, Recipe
 from ddaudit.errors import BadInput
 
@@ -21,7 +21,7 @@ Distil = Callable[[ImageData, int, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Calls:
+class Calls(Unasked):
     """The loop of such a method: one call for each run, on the records that the run may see.
 
     Attributes:
@@ -32,15 +32,6 @@ class Calls:
 
     function: Distil = field(repr=False)
     code: str
-
-    def shareable(self, recipe: Recipe, ipc: int) -> bool:
-        return False
-
-    def reusable(self, recipe: Recipe, ipc: int) -> bool:
-        return False
-
-    def queries(self, ipc: int) -> int:
-        return 0
 
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
         """Distil once per row of ``job.members``.

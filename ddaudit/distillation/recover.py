@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.distillation.jitter import Jitter
-from ddaudit.distillation.loops import Constants, Job, Outcome, trained_networks
+from ddaudit.distillation.loops import Constants, Job, Outcome, Unasked, trained_networks
 from ddaudit.distillation.parts import Synthesis, Term, View
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.terms import added
@@ -36,7 +36,7 @@ class Judged(Protocol):
 
 
 @dataclass(frozen=True)
-class Recover:
+class Recover(Unasked):
     """Adam on the images of one batch after another; the loss is the sum of the recipe's terms on one teacher.
 
     Teachers take turns, in evaluation mode. The step falls along a cosine to 0, and pixels are kept in [0, 1]. Without
@@ -66,18 +66,6 @@ class Recover:
             raise ValueError(
                 "loop.iterations must not be negative, loop.batch at least 1, loop.lr positive"
             )
-
-    def shareable(self, recipe: Recipe, ipc: int) -> bool:
-        """Every run has teachers of its own."""
-        return False
-
-    def reusable(self, recipe: Recipe, ipc: int) -> bool:
-        """Nothing is asked, and nothing private can be made this way."""
-        return False
-
-    def queries(self, ipc: int) -> int:
-        """Teachers read the records freely."""
-        return 0
 
     def run(self, recipe: Recipe, job: Job) -> list[Outcome]:
         """Distil the one set of ``job``.

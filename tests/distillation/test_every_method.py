@@ -24,4 +24,5 @@ def test_every_method_makes_a_set_of_digits(name: str) -> None:
     assert len(made) % 10 == 0 or name == "full"
     assert made.images.shape[1:] == data.shape
     assert bool(torch.isfinite(made.images).all())
-    assert set(made.hard_labels.tolist()) == set(range(10))
+    if not made.soft:  # learned labels may call no image a class
+        assert set(made.hard_labels.tolist()) == set(range(10))
