@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ddaudit
 from ddaudit.auditing import PRESETS
-from ddaudit.findings import Finding
+from ddaudit.findings import Finding, Metric
 
 METHODS = ("dm", "idm", "dc", "mtt", "rded", "frepo")
 SIZES = (1, 2, 5, 10, 20, 50)
@@ -159,6 +159,11 @@ def cell(finding: Finding, name: str, *, plain: bool = False, **params: str) -> 
     if plain or m.low is None or m.high is None:
         return f"{m.value:.3f}"
     return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+
+
+def kept(metric: Metric) -> dict[str, object]:
+    """What the .json beside a page holds of a number: value, interval, floor, the value of every distillation."""
+    return metric.model_dump(include={"value", "low", "high", "floor", "draws", "per_seed"})
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.calibration import table
+from benchmarks.calibration import kept, table
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
@@ -225,12 +225,11 @@ def answer(question: str, one: str, other: str, there: Rows) -> list[str]:
 
 
 def numbers(found: Mapping[str, Rows]) -> dict[str, object]:
-    """Everything on the page: data -> method -> column -> value, interval, floor, the value of every distillation."""
-    keep = {"value", "low", "high", "floor", "draws", "per_seed"}
+    """Everything on the page: data -> method -> column -> what is kept of a number."""
     return {
-        data: {m: {name: v.model_dump(include=keep) for name, v in by.items()} for m, by in r.items()}
+        data: {m: {name: kept(v) for name, v in by.items()} for m, by in r.items()}
         for data, r in found.items()
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.calibration import cell, names, table
+from benchmarks.calibration import cell, kept, names, table
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
@@ -97,12 +97,12 @@ def main() -> None:
         )
         print(seeds, kind, rate, rates, flush=True)
     args.page.write_text(text(args.runs))
-    kept = {
+    saved = {
         f"{kind} {rate}": numbers(findings(folder(args.runs, kind, rate)))
         for kind in KINDS
         for rate in RATES
     }
-    args.page.with_suffix(".json").write_text(json.dumps(kept, indent=0) + "\n")
+    args.page.with_suffix(".json").write_text(json.dumps(saved, indent=0) + "\n")
 
 
 def folder(runs: Path, kind: str, rate: float, *, crossing: bool = False) -> Path:
@@ -191,11 +191,10 @@ def crossing(noise: Finding) -> str:
 
 
 def numbers(found: Found) -> dict[str, object]:
-    """method -> metric -> value, interval, floor, the value of every distillation."""
-    keep = {"value", "low", "high", "floor", "draws", "per_seed"}
+    """method -> metric -> what is kept of a number."""
     return {
         m: {
-            v.name: v.model_dump(include=keep)
+            v.name: kept(v)
             for f in (by["utility"], by["noise"])
             for v in f.metrics
             if v.name == "utility.accuracy" or v.name.startswith("noise.")

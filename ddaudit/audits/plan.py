@@ -117,6 +117,11 @@ def make_plan(
         for name, (auditor, settings) in auditors.items()
         if not all(auditor.work(s, context, settings).ends for s in subjects.values())
     ]
+    draws = {
+        (s.id, name): _draws(auditors[name][0], s, preset, asked_for=s.id in config.subjects)
+        for s in subjects.values()
+        for name in names
+    }
     cells = [Cell(None, name, 0, key(checks=True, **asked[name])) for name in applies]
     cells += [
         Cell(s.id, name, seed, key(**_identity(s), seed=seed, **asked[name]))
@@ -124,13 +129,13 @@ def make_plan(
         for s in subjects.values()
         if seed in seeds[s.id]
         for name in names
-        if seed < _draws(auditors[name][0], s, preset, asked_for=s.id in config.subjects)
+        if seed < draws[s.id, name]
     ]
     cells += [
         Cell(s.id, name, 0, key(**_identity(s), left_out=True, **asked[name]), LEFT_OUT)
         for s in subjects.values()
         for name in names
-        if not _draws(auditors[name][0], s, preset, asked_for=s.id in config.subjects)
+        if not draws[s.id, name]
     ]
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ddaudit.distillation.learned import to_simplex
 from ddaudit.distillation.loops import Job, Outcome, Unasked
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.targets import protected
@@ -131,7 +132,7 @@ class Dictionary(Unasked):
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():
-                mix.copy_(onto_simplex(mix))
+                mix.copy_(to_simplex(mix))
             if progress is not None:
                 progress(step + 1, self.iterations)
         with torch.no_grad():
@@ -187,18 +188,6 @@ def distance(one: Cloud, other: Cloud, label_cost: float) -> Tensor:
     if one.y is not None and other.y is not None:
         total = total + label_cost * (one.y - other.y[at]).square().sum(1)
     return total.mean()
-
-
-def onto_simplex(rows: Tensor) -> Tensor:
-    """(L, K) the nearest rows that are not negative and sum to 1.
-
-    Source: Duchi et al., "Efficient Projections onto the l1-Ball", ICML 2008, figure 1.
-    """
-    down = rows.sort(1, descending=True).values
-    over = down.cumsum(1) - 1
-    count = torch.arange(1, rows.shape[1] + 1)
-    last = (down * count > over).sum(1, keepdim=True)
-    return (rows - over.gather(1, last - 1) / last).clamp_min(0)
 
 
 def _batch(domain: Cloud, count: int, generator: torch.Generator) -> Cloud:

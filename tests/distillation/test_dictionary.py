@@ -14,8 +14,8 @@ from ddaudit.distillation.dictionary import (
     Dictionary,
     barycentre,
     distance,
-    onto_simplex,
 )
+from ddaudit.distillation.learned import to_simplex
 from ddaudit.errors import BadInput
 
 
@@ -53,7 +53,7 @@ def test_the_distance_of_translates_is_the_squared_shift_and_labels_cost_extra()
 def test_rows_go_to_the_nearest_point_of_the_simplex() -> None:
     rows = torch.tensor([[0.2, 0.3, 0.5], [2.0, 0.0, 0.0], [0.5, 0.5, 0.5], [1.0, 0.8, -3.0]])
     known = [[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [1 / 3] * 3, [0.6, 0.4, 0.0]]
-    torch.testing.assert_close(onto_simplex(rows), torch.tensor(known))
+    torch.testing.assert_close(to_simplex(rows), torch.tensor(known))
 
 
 def test_a_domain_without_labels_gets_points_of_its_own_with_the_labels_of_others() -> None:
