@@ -9,6 +9,7 @@ and calibration; running again computes what is missing. Every sentence with a n
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import ddaudit
@@ -151,14 +152,24 @@ def names(found: list[str]) -> str:
 def cell(finding: Finding, name: str, *, plain: bool = False, **params: str) -> str:
     """A number with its interval; a dash where there is none."""
     try:
-        m = finding.metric(name, **params)
+        return bracketed(finding.metric(name, **params), plain=plain)
     except KeyError:
         return "-"
+
+
+def bracketed(m: Metric, *, plain: bool = False) -> str:
+    """A number with its interval where it has one and is not asked for ``plain``; a dash where there is none."""
     if m.value is None:
         return "-"
     if plain or m.low is None or m.high is None:
         return f"{m.value:.3f}"
     return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+
+
+def absent(titles: Mapping[str, str], found: Container[str]) -> list[str]:
+    """The lines of a page that name the methods that are not there yet."""
+    missing = [f"{title} (`{m}`)" for m, title in titles.items() if m not in found]
+    return [f"Not run yet: {'; '.join(missing)}.", ""] if missing else []
 
 
 def kept(metric: Metric) -> dict[str, object]:

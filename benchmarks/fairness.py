@@ -1,6 +1,7 @@
 """Group fairness of distilled sets on coloured Fashion-MNIST: makes docs/results/fairness.md and fairness.json.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.fairness --runs runs/fairness --data-root DIR [--seconds N] [--page-only]
+    OMP_NUM_THREADS=1 python -m benchmarks.fairness --runs runs/fairness --data-root DIR [--data NAME,..]
+                                                    [--seconds N] [--page-only]
 
 Audits every method at its small profile with the auditors utility and bias, one distillation of all before the next and
 the cheap methods first; a run that was stopped goes on where it was. The page is written from whatever is there, and
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.calibration import kept, table
+from benchmarks.calibration import absent, bracketed, kept, table
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
@@ -94,13 +95,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="folder of run folders")
     parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--data", default=",".join(DATA), help="what to compute now; default: all")
     parser.add_argument("--page", type=Path, default=Path("docs/results/fairness.md"))
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long")
     parser.add_argument("--page-only", action="store_true")
     args = parser.parse_args()
     until = time.monotonic() + args.seconds
     # All data of one distillation before the next: an early page has every row.
-    wanted = [(s, d, m) for s in range(1, SEEDS + 1) for d in DATA for m in METHODS]
+    wanted = [(s, d, m) for s in range(1, SEEDS + 1) for d in args.data.split(",") for m in METHODS]
     for seeds, data, method in [] if args.page_only else wanted:
         if time.monotonic() > until:
             break
@@ -155,9 +157,7 @@ def text(found: Mapping[str, Rows]) -> str:
             lines += [table(COLUMNS, [row(data, m, there[m]) for m in there]), ""]
         if len(PUBLISHED.get(data, {}).keys() & there.keys()) > 1:
             lines += [ordering(PUBLISHED[data], there), ""]
-        missing = [f"{METHODS[m]} (`{m}`)" for m in METHODS if m not in there]
-        if missing:
-            lines += [f"Not run yet: {'; '.join(missing)}.", ""]
+        lines += absent(METHODS, there)
         asked = [q for q in QUESTIONS.items() if all(m in there for m in q[1])]
         if asked:
             body = [answer(question, *pair, there) for question, pair in asked]
@@ -202,25 +202,25 @@ def row(data: str, method: str, by: Mapping[str, Metric]) -> list[str]:
     gap = [
         shown
         for name in ("DEO_M", "DEO_A", "paired DEO_M", "paired DEO_A")
-        for shown in (number(by[name]), f"{by[name].floor or 0.0:.3f}")
+        for shown in (bracketed(by[name]), floor(by[name]))
     ]
     known = PUBLISHED.get(data, {}).get(method, "")
     title = f"{METHODS[method]} (`{method}`)"
-    return [title, str(by["accuracy"].draws), number(by["accuracy"]), *gap, known]
+    return [title, str(by["accuracy"].draws), bracketed(by["accuracy"]), *gap, known]
 
 
-def number(m: Metric) -> str:
-    return f"{m.value or 0.0:.3f} [{m.low or 0.0:.3f}, {m.high or 0.0:.3f}]"
+def floor(m: Metric) -> str:
+    return "-" if m.floor is None else f"{m.floor:.3f}"
 
 
 def answer(question: str, one: str, other: str, there: Rows) -> list[str]:
     shown = []
     for name in WHAT:
         d = difference(there[one][name], there[other][name])
-        assert d is not None
-        assert d.low is not None
-        assert d.high is not None
-        shown.append(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
+        if d is None or d.low is None or d.high is None:
+            shown.append("-")
+        else:
+            shown.append(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
     return [question, f"`{one}` - `{other}`", *shown]
 
 

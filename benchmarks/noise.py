@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.calibration import cell, kept, names, table
+from benchmarks.calibration import absent, cell, kept, names, table
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
@@ -137,7 +137,7 @@ def text(runs: Path) -> str:
                     f"stopped early: accuracy {cell(noise, 'noise.full_accuracy')}.", "",
                     table(COLUMNS, [row(m, by) for m, by in found.items()]), "", reading(found), "",
                 ]  # fmt: skip
-            lines += missing(found)
+            lines += absent(METHODS, found)
     lines += ["## From which share of wrong labels a set beats full training stopped early", ""]
     for kind in KINDS:
         found = findings(folder(runs, kind, RATES[0], crossing=True))
@@ -145,7 +145,7 @@ def text(runs: Path) -> str:
         if found:
             body = [[title(m), crossing(by["noise"])] for m, by in found.items()]
             lines += [table(("method", "crossing"), body), ""]
-        lines += missing(found)
+        lines += absent(METHODS, found)
     return "\n".join(lines)
 
 
@@ -168,11 +168,6 @@ def tried() -> str:
 
 def title(method: str) -> str:
     return f"{METHODS[method]} (`{method}`)"
-
-
-def missing(found: Found) -> list[str]:
-    names = [title(m) for m in METHODS if m not in found]
-    return [f"Not run yet: {'; '.join(names)}.", ""] if names else []
 
 
 def row(method: str, by: Mapping[str, Finding]) -> list[str]:

@@ -22,6 +22,13 @@ def test_version_is_the_package_s(run):
     assert (code, out) == (0, f"ddaudit {ddaudit.__version__}\n")
 
 
+def test_python_dash_m_is_the_command():
+    argv = [sys.executable, "-m", "ddaudit", "audit", "dmm"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean dm" in done.stderr
+
+
 def test_the_shell_completes_commands():
     env = {
         **os.environ,
