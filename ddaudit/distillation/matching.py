@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.distillation.canvas import Outlying
+from ddaudit.distillation.canvas import Canvas, Outlying
 from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.loops import (
     Job,
@@ -148,26 +148,8 @@ class Matching:
                 reader in a schedule whose questions cannot be counted beforehand.
             DDAuditError: the optimisation diverged (NaN), or K > 1 for a recipe that cannot share.
         """
+        self._check(recipe, job)
         objective, networks = recipe.matching_parts()
-        terms = recipe.terms_for(job)
-        if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
-            raise DDAuditError(
-                f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
-            )
-        if isinstance(networks, Learning) and self.pool is not None:
-            raise BadInput(
-                recipe.name,
-                "trains its networks between steps, so that no question can be asked again",
-                "Leave loop.pool out.",
-            )
-        if networks.follows() and (self.pool is not None or self.schedule(job.ipc).outer > 1):
-            raise BadInput(
-                recipe.name,
-                "has networks that learn from the synthetic set by themselves, one step after the other",
-                "Use --set loop.outer=1 and leave loop.pool out.",
-            )
-        if recipe.reader is not None and recipe.reader.private:
-            self._check_countable(recipe)
         generator = torch.Generator().manual_seed(job.seed)
         schedule = self.schedule(job.ipc)
         total = self.iterations * schedule.outer * self.repeats
@@ -186,6 +168,7 @@ class Matching:
         main, classwise = (
             _Side.of(s, canvas.labels, job.train.num_classes) for s in (source, early)
         )
+        terms = recipe.terms_for(job)
         optimiser = self._optimiser(canvas.parameters, job.ipc)
         average = [p.detach().clone() for p in canvas.parameters]
         mean, std = recipe.constants(job.data)
@@ -207,19 +190,11 @@ class Matching:
                     objective = asker.objective(name)
                     taught = networks.follows() or (round_ > 0 and schedule.inner > 0)
                     query = asker.query(name, net, objective, taught=taught)
-                    targets = side.source.targets(query)
-                    x, y = canvas.decode(), canvas.labels
-                    flat = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment)
-                    seen = flat.view_as(x)
-                    aggregate = objective.synthetic(net, seen, y, side.rows, side.source.clip)
-                    distance = objective.distance(net, targets.values, aggregate[:, side.slots])
+                    loss, x, seen = side.match(query, net, objective, canvas)
                     view = view_of(
                         job, canvas, x, net, std=std, step=done, matched=seen, teacher=teacher
                     )
-                    losses = side.source.layout.reduction.reduce(
-                        distance * targets.weights, targets.weights > 0
-                    )
-                    canvas.pull(losses.sum(), extra=added(terms, view))
+                    canvas.pull(loss, extra=added(terms, view))
                     optimiser.step()
                     if self.ema is not None:
                         blend(average, canvas.parameters, self.ema)
@@ -249,8 +224,27 @@ class Matching:
                 )
         return finish(canvas, None if self.ema is None else average, source.claims(), mean, std)
 
-    def _check_countable(self, recipe: Recipe) -> None:
-        if self.watch is not None or self.warmup_networks:
+    def _check(self, recipe: Recipe, job: Job) -> None:
+        """Refuse what this schedule cannot do (see :meth:`run`)."""
+        _, networks = recipe.matching_parts()
+        if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
+            raise DDAuditError(
+                f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
+            )
+        if isinstance(networks, Learning) and self.pool is not None:
+            raise BadInput(
+                recipe.name,
+                "trains its networks between steps, so that no question can be asked again",
+                "Leave loop.pool out.",
+            )
+        if networks.follows() and (self.pool is not None or self.schedule(job.ipc).outer > 1):
+            raise BadInput(
+                recipe.name,
+                "has networks that learn from the synthetic set by themselves, one step after the other",
+                "Use --set loop.outer=1 and leave loop.pool out.",
+            )
+        private = recipe.reader is not None and recipe.reader.private
+        if private and (self.watch is not None or self.warmup_networks):
             raise BadInput(
                 recipe.name,
                 "asks questions beside those of its target, which no private reader has a budget for",
@@ -322,6 +316,20 @@ class _Side:
     @classmethod
     def of(cls, source: Source, labels: Tensor, num_classes: int) -> _Side:
         return cls(source, *_slots(labels, source.layout.slots, num_classes))
+
+    def match(
+        self, query: Query, net: Network, objective: Objective, canvas: Canvas
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of K sets together on one question, with the images (K, M, C, H, W) and as they were augmented."""
+        targets = self.source.targets(query)
+        x, y = canvas.decode(), canvas.labels
+        seen = augment_by_class(x.flatten(0, 1), y.repeat(len(x)), query.augment).view_as(x)
+        aggregate = objective.synthetic(net, seen, y, self.rows, self.source.clip)
+        distance = objective.distance(net, targets.values, aggregate[:, self.slots])
+        losses = self.source.layout.reduction.reduce(
+            distance * targets.weights, targets.weights > 0
+        )
+        return losses.sum(), x, seen
 
 
 def _accuracy_of(source: Source, net: Network, num_classes: int, name: str) -> Callable[[], float]:

@@ -34,58 +34,20 @@ def dp(recipe: Recipe) -> Recipe:
         BadInput: the method is private already, releases real records and cannot be made private this way, or weighs
             or measures records by other records.
     """
-    if recipe.reader is not None and recipe.reader.private:
-        raise BadInput(
-            f"{recipe.name}+dp",
-            f"'{recipe.name}' is private already",
-            f"Use {recipe.name} with --epsilon and --delta.",
-        )
-    if recipe.records is not None:
-        raise BadInput(
-            f"{recipe.name}+dp",
-            "trains networks on private records outside the ledger to tell right labels from wrong ones",
-            "Leave 'cleaned' and 'rdc' out, or the privacy.",
-        )
+    refused = _refusal(recipe)
+    if refused is not None:
+        raise BadInput(f"{recipe.name}+dp", *refused)
     if isinstance(recipe.networks, ExpertPaths):
         return on_private_paths(recipe)
-    if recipe.target is None and isinstance(recipe.networks, LearnsRecords):
-        raise BadInput(
-            f"{recipe.name}+dp",
-            "sees the records through networks trained on them alone, and no noise on sums covers those",
-            "Use dp-teacher (a teacher trained by DP-SGD, and images from it alone), dm+dp, dc+dp, ndpdc or psg.",
-        )
-    if recipe.family == "own":
-        raise BadInput(
-            f"{recipe.name}+dp",
-            "reads records by code of its own, and noise goes on sums that a private reader takes",
-            "A function that is private by itself needs no '+dp'; else use dm+dp, dc+dp, ndpdc or psg.",
-        )
-    if isinstance(recipe.loop, Selection) or recipe.target is None or recipe.synthesis is None:
-        raise BadInput(
-            f"{recipe.name}+dp",
-            f"'{recipe.name}' releases real records, and noise on sums cannot hide them",
-            "Use dm+dp, dc+dp, ndpdc or psg.",
-        )
-    synthesis = recipe.synthesis.from_noise()
+    assert recipe.target is not None
+    assert recipe.synthesis is not None
+    synthesis, target = recipe.synthesis.from_noise(), recipe.target.bounded()
     if recipe.objective is None:
         raise BadInput(
             f"{recipe.name}+dp",
             "has gradients of a scale of its own, for which no clip is known",
             f"Use dp-{recipe.name} where it exists ('ddaudit list methods').",
         )
-    if couples_records(recipe.reader):
-        raise BadInput(
-            f"{recipe.name}+dp",
-            f"{type(recipe.reader).__name__} picks records by other records, and no noise is calibrated for that",
-            "Take a method that draws them at random, such as idc or dc.",
-        )
-    if isinstance(recipe.reader, Around):
-        raise BadInput(
-            f"{recipe.name}+dp",
-            f"{type(recipe.reader).__name__} changes records before they are read, and the private reader does not",
-            "Leave it or the privacy out.",
-        )
-    target = recipe.target.bounded()
     for part in (target, recipe.objective):
         refuse_coupling(part, f"{recipe.name}+dp")
     states = getattr(recipe.objective, "private_defaults", None)
@@ -122,6 +84,54 @@ def dp(recipe: Recipe) -> Recipe:
         status="ours",
         source=f"{NDPDC}, applied to: {recipe.source}",
     )
+
+
+def _refusal(recipe: Recipe) -> tuple[str, str] | None:
+    """Why noise cannot make a recipe private, and what to do instead; None where it can."""
+    reader = recipe.reader
+    if reader is not None and reader.private:
+        return (
+            f"'{recipe.name}' is private already",
+            f"Use {recipe.name} with --epsilon and --delta.",
+        )
+    if recipe.records is not None:
+        return (
+            "trains networks on private records outside the ledger to tell right labels from wrong ones",
+            "Leave 'cleaned' and 'rdc' out, or the privacy.",
+        )
+    if isinstance(recipe.networks, ExpertPaths):
+        return None
+    if recipe.target is None and isinstance(recipe.networks, LearnsRecords):
+        return (
+            "sees the records through networks trained on them alone, and no noise on sums covers those",
+            "Use dp-teacher (a teacher trained by DP-SGD, and images from it alone), dm+dp, dc+dp, ndpdc or psg.",
+        )
+    if recipe.family == "own":
+        return (
+            "reads records by code of its own, and noise goes on sums that a private reader takes",
+            "A function that is private by itself needs no '+dp'; else use dm+dp, dc+dp, ndpdc or psg.",
+        )
+    if isinstance(recipe.loop, Selection):
+        return (
+            f"'{recipe.name}' releases real records, and noise on sums cannot hide them",
+            "Use dm+dp, dc+dp, ndpdc or psg.",
+        )
+    if recipe.target is None or recipe.synthesis is None:
+        return (
+            f"'{recipe.name}' compares its images with single records, and noise goes on sums of many",
+            "Use dm+dp, dc+dp, ndpdc or psg.",
+        )
+    if couples_records(reader):
+        return (
+            f"{type(reader).__name__} picks records by other records, and no noise is calibrated for that",
+            "Take a method that draws them at random, such as idc or dc.",
+        )
+    if isinstance(reader, Around):
+        return (
+            f"{type(reader).__name__} changes records before they are read, and the private reader does not",
+            "Leave it or the privacy out.",
+        )
+    return None
 
 
 DEFENSES.add(
