@@ -9,12 +9,12 @@ and calibration; running again computes what is missing. Every sentence with a n
 from __future__ import annotations
 
 import argparse
-from collections.abc import Container, Mapping
 from pathlib import Path
 
 import ddaudit
+from benchmarks.pages import cell, names, table
 from ddaudit.auditing import PRESETS
-from ddaudit.findings import Finding, Metric
+from ddaudit.findings import Finding
 
 METHODS = ("dm", "idm", "dc", "mtt", "rded", "frepo")
 SIZES = (1, 2, 5, 10, 20, 50)
@@ -143,43 +143,6 @@ def matching(rows: dict[str, dict[str, Finding]]) -> str:
         f"{names(said['below'])}; not told apart: {names(said['unclear'])}; no records as accurate: "
         f"{names(said['none'])}."
     )
-
-
-def names(found: list[str]) -> str:
-    return ", ".join(f"`{s}`" for s in found) or "none"
-
-
-def cell(finding: Finding, name: str, *, plain: bool = False, **params: str) -> str:
-    """A number with its interval; a dash where there is none."""
-    try:
-        return bracketed(finding.metric(name, **params), plain=plain)
-    except KeyError:
-        return "-"
-
-
-def bracketed(m: Metric, *, plain: bool = False) -> str:
-    """A number with its interval where it has one and is not asked for ``plain``; a dash where there is none."""
-    if m.value is None:
-        return "-"
-    if plain or m.low is None or m.high is None:
-        return f"{m.value:.3f}"
-    return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
-
-
-def absent(titles: Mapping[str, str], found: Container[str]) -> list[str]:
-    """The lines of a page that name the methods that are not there yet."""
-    missing = [f"{title} (`{m}`)" for m, title in titles.items() if m not in found]
-    return [f"Not run yet: {'; '.join(missing)}.", ""] if missing else []
-
-
-def kept(metric: Metric) -> dict[str, object]:
-    """What the .json beside a page holds of a number: value, interval, floor, the value of every distillation."""
-    return metric.model_dump(include={"value", "low", "high", "floor", "draws", "per_seed"})
-
-
-def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

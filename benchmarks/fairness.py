@@ -20,11 +20,10 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.calibration import absent, bracketed, kept, table
+from benchmarks.pages import absent, apart, bracketed, kept, table
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
-from ddaudit.reports.compare import difference
 
 IPC, SEEDS = 10, 3
 DATA = {
@@ -214,13 +213,7 @@ def floor(m: Metric) -> str:
 
 
 def answer(question: str, one: str, other: str, there: Rows) -> list[str]:
-    shown = []
-    for name in WHAT:
-        d = difference(there[one][name], there[other][name])
-        if d is None or d.low is None or d.high is None:
-            shown.append("-")
-        else:
-            shown.append(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
+    shown = [apart(there[one][name], there[other][name]) for name in WHAT]
     return [question, f"`{one}` - `{other}`", *shown]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.calibration import absent, cell, kept, names, table
+from benchmarks.pages import absent, apart, cell, kept, names, table
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
@@ -38,6 +38,11 @@ METHODS = {
     "mtt": "MTT",
     "mct": "MCT",
 }
+
+ADDED = {
+    "dm+cleaned": "dm", "dm+rdc": "dm", "idm+rdc": "idm", "random+cleaned": "random",
+}  # fmt: skip
+"""What telling wrong labels from right ones is held against: the same method without."""
 
 HEAD = """# Wrong labels, distilled
 
@@ -135,7 +140,7 @@ def text(runs: Path) -> str:
                 lines += [
                     f"Share of training labels that are wrong: {noise.metric('noise.rate').value:.3f}. All records, "
                     f"stopped early: accuracy {cell(noise, 'noise.full_accuracy')}.", "",
-                    table(COLUMNS, [row(m, by) for m, by in found.items()]), "", reading(found), "",
+                    table(COLUMNS, [row(m, by) for m, by in found.items()]), "", reading(found), "", *added(found),
                 ]  # fmt: skip
             lines += absent(METHODS, found)
     lines += ["## From which share of wrong labels a set beats full training stopped early", ""]
@@ -160,6 +165,28 @@ def reading(found: Found) -> str:
         f"Ahead of full training stopped early, by more than the interval: {names(ahead)}; behind it: {names(behind)}; "
         f"the others are not told apart. Single mistakes are remembered (above the floor) by: {names(above)}."
     )
+
+
+def added(found: Found) -> list[str]:
+    """What cleaning adds to each method."""
+    body = [
+        [f"`{m}` - `{base}`"]
+        + [
+            apart(found[m][auditor].metric(name), found[base][auditor].metric(name))
+            for auditor, name in (("utility", "utility.accuracy"), ("noise", "noise.memorised"))
+        ]
+        for m, base in ADDED.items()
+        if m in found and base in found
+    ]
+    if not body:
+        return []
+    head = ("what cleaning adds", "accuracy", "memorised")
+    return [
+        "Taken as independent, so that the intervals are on the wide side:",
+        "",
+        table(head, body),
+        "",
+    ]
 
 
 def tried() -> str:

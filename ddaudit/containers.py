@@ -107,11 +107,14 @@ def open_torch(path: Path) -> Iterator[BinaryIO]:
     """A file of ``torch.save`` for the restricted loader: nothing in it unpacks to more than the budget.
 
     Raises:
-        BadInput: see :func:`open_file`; compressed (torch.save stores plainly), or a pickle that is no state of a
-            few thousand tensors.
+        BadInput: see :func:`open_file`; empty; compressed (torch.save stores plainly), or a pickle that is no state of
+            a few thousand tensors.
     """
     with open_file(path) as file:
-        if file.read(4) == b"PK\x03\x04":
+        start = file.read(4)
+        if not start:
+            raise BadInput(path, "is empty", _AGAIN)
+        if start == b"PK\x03\x04":
             _check_torch_zip(path)
             file.seek(0)
             yield file
@@ -189,7 +192,10 @@ def check_safetensors(path: Path) -> None:
         BadInput: see :func:`open_file`.
     """
     with open_file(path) as file:
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(8)
+    if not start:
+        raise BadInput(path, "is empty", _AGAIN)
+    length = int.from_bytes(start, "little")
     if MOST_HEADER_BYTES < length <= 100 * MB:  # beyond: the library says that it is damaged
         what = f"has a header of {length / MB:,.0f} MB, more than {MOST_HEADER_BYTES // MB} MB"
         raise BadInput(

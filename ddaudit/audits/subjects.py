@@ -31,7 +31,7 @@ from ddaudit.sets import (
 from ddaudit.sets.imports import unknown_format
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".npy", ".parquet", ".pkl", ".ckpt")
-ARRAYS = (".npz", ".npy", ".parquet")
+NO_WEIGHTS = (".npz", ".npy", ".parquet", ".csv", ".json", ".txt", ".png", ".zip")
 """Files that may hold a set, and never a checkpoint."""
 
 
@@ -164,7 +164,7 @@ def _file(
             f"looks like a distilled set in the '{found}' format",
             f"First: ddaudit import {text} --format {found} --data {data.name} --out set.safetensors",
         )
-    if path.is_dir() or path.suffix in ARRAYS:
+    if path.is_dir() or path.suffix.lower() in NO_WEIGHTS:
         raise unknown_format(path)
     network = load_checkpoint(
         path,

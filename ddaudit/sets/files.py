@@ -189,7 +189,7 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor], list[str]]:
 def _check_header(header: dict[str, str], names: list[str], path: Path) -> None:
     if "ddaudit.format" not in header and "ddaudit.card" not in header:
         what = "is a safetensors file but not a ddaudit set (its header holds no 'ddaudit.card')"
-        raise BadInput(path, what, _NOT_OURS)
+        raise BadInput(path, what, import_hint(path))
     version = header.get("ddaudit.format", "missing")
     if not _is_number(version):
         raise BadInput(path, f"header says format '{version[:20]}', expected 1 or {FORMAT_VERSION}")

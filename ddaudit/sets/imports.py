@@ -175,7 +175,7 @@ def _complete(
         if card.data is not None and not _names.same_data(card.data, data.name):
             notes.append(f"the file says it was distilled from {card.data}, not {data.name}")
         update["data"] = data.name
-        if card.mean is None:
+        if card.mean is None and len(data.mean) == result.shape[0]:
             update |= {"mean": list(data.mean), "std": list(data.std)}
         if result.num_classes == data.num_classes:
             update["class_names"] = list(data.train.class_names)

@@ -45,12 +45,12 @@ def _screened(recipe: Recipe, name: str, cleaned: Cleaned) -> Recipe:
 
 
 def cleaned(recipe: Recipe) -> Recipe:
-    """Leave out the records whose labels seem wrong.
+    """Leave out the records whose labels seem wrong: of a high loss, and not what the networks say themselves.
 
     Raises:
         BadInput: a private recipe, or one that is screened already.
     """
-    return _screened(recipe, "cleaned", Cleaned())
+    return _screened(recipe, "cleaned", Cleaned(agree=True))
 
 
 def rdc(recipe: Recipe) -> Recipe:

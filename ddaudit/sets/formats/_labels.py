@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
-from ddaudit.sets.formats._safe import array_tensor, is_plain
+from ddaudit.sets.formats._safe import array_tensor, described, is_plain
 from ddaudit.sets.formats._soft import probabilities
 
 
@@ -24,7 +24,7 @@ def tensor(value: Any, where: Path) -> Tensor:
     if isinstance(value, np.ndarray):
         value = array_tensor(value, where, "labels")
     if not isinstance(value, Tensor) or not is_plain(value):
-        raise BadInput(where, f"labels are {type(value).__name__}, expected a numeric tensor")
+        raise BadInput(where, f"labels are {described(value)}, expected a numeric tensor")
     return value.detach().cpu()
 
 
@@ -46,13 +46,15 @@ def hard(labels: Tensor, where: Path) -> Tensor:
 def hard_or_soft(
     labels: Tensor, where: Path, options: Mapping[str, str]
 ) -> tuple[Tensor, str | None]:
-    """Hard labels as they are; (M, K) ones as distributions, see :func:`ddaudit.sets.formats._soft.probabilities`.
+    """Hard labels, (M,) or a column (M, 1), as they are; (M, K) ones as distributions.
+
+    See :func:`ddaudit.sets.formats._soft.probabilities`.
 
     Raises:
         BadInput: neither shape, not finite, or probabilities and logits are both plausible.
     """
-    if labels.ndim != 2:
-        return hard(labels, where), None
+    if labels.ndim != 2 or labels.shape[1] == 1:
+        return hard(labels[:, 0] if labels.ndim == 2 else labels, where), None
     _finite(labels, where)
     return probabilities(labels, where, options)
 

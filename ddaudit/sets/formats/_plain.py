@@ -16,7 +16,7 @@ from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import assemble, choice
 from ddaudit.sets.formats._pixels import RANGES, Pixels, as_pixels
-from ddaudit.sets.formats._safe import array_tensor, is_plain
+from ddaudit.sets.formats._safe import array_tensor, described, is_plain
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 PLAIN_RANGES = (*RANGES, "standard")
@@ -103,7 +103,7 @@ def _tensor(value: Any, path: Path) -> Tensor:
     if isinstance(value, np.ndarray):
         value = array_tensor(value, path, "images")
     if not isinstance(value, Tensor) or not is_plain(value):
-        raise BadInput(path, f"images are {type(value).__name__}, expected a numeric array")
+        raise BadInput(path, f"images are {described(value)}, expected a numeric array")
     if value.dtype == torch.bool:
         raise BadInput(path, "images are true or false, expected numbers")
     afford(path, 4 * value.numel(), "pixels")

@@ -31,7 +31,6 @@ def load_torch(path: Path) -> Any:
     Raises:
         BadInput: holds anything but data, or is no PyTorch file.
     """
-    _not_empty(path)
     try:
         return unpickle(path)
     except BadInput:
@@ -119,6 +118,15 @@ def array_tensor(values: np.ndarray[Any, Any], where: Path, what: str) -> torch.
 def is_plain(value: torch.Tensor) -> bool:
     """True for a tensor of real numbers, one after the other: not sparse, quantized or complex."""
     return value.layout == torch.strided and not value.is_quantized and not value.is_complex()
+
+
+def described(value: Any) -> str:
+    """What a stored value is that is no plain array of numbers."""
+    if not isinstance(value, torch.Tensor):
+        return f"of type {type(value).__name__}"
+    if value.layout != torch.strided:
+        return f"a tensor of layout {str(value.layout).removeprefix('torch.')}"
+    return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
 
 
 def _not_empty(path: Path) -> bytes:

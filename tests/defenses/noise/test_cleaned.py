@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ddaudit.data import load_data
 from ddaudit.distillation import distill, distill_many, resolve
 from ddaudit.distillation.contrast import GoldenContrast, supervised_contrast
 from ddaudit.distillation.loops import Job
@@ -97,6 +98,24 @@ def test_wrong_labels_are_left_out_or_put_right(tiny):
     assert not (changed & ~again.members[0]).any()
     right = again.train.labels == tiny.train.labels
     assert float(right[changed].float().mean()) > 0.6
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-noisy:rate=0.2,kind=asymmetric"])
+def test_right_labels_are_kept_where_none_is_wrong_or_few_classes_hold_them(name):
+    """A mixture of two distributions finds two, whatever there is; that networks agree is another witness."""
+    data, truth = load_data(name), load_data("digits").train.labels
+    right = data.train.labels == truth
+    everyone = torch.ones(1, len(data.train), dtype=torch.bool)
+    job = Job(data.train, everyone, data, 1, 0, torch.device("cpu"))
+    lost, wrong = [], []
+    for agree in (False, True):
+        rule = Cleaned(arch="ConvNetD2W32", epochs=10, networks=1, agree=agree)
+        kept = rule.screen(job).members[0]
+        lost.append(float((~kept & right).sum() / right.sum()))
+        wrong.append(float((kept & ~right).sum() / kept.sum()))
+    assert lost[0] > 0.2
+    assert lost[1] < 0.06
+    assert wrong[1] < 0.02
 
 
 def test_a_class_of_which_nothing_is_left_keeps_all(tiny, monkeypatch):

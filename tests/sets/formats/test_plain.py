@@ -117,3 +117,29 @@ def test_pickled_code_is_refused(tmp_path: Path, name: str, capsys: pytest.Captu
     with pytest.raises(BadInput, match="pickled code"):
         import_set(path, format="tensors" if name == "x.pt" else "npz")
     assert "planted" not in capsys.readouterr().out
+
+
+def test_a_column_of_class_indices_is_hard_labels(tmp_path: Path):
+    """As Keras stores them: (M, 1)."""
+    made = import_set(npz(tmp_path / "x.npz", unit(), LABELS[:, None]))
+    assert made.labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.zeros(4, 1, 8, 8).to_sparse(), "a tensor of layout sparse_coo"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.complex64), "a tensor of complex64"),
+        ([[0.0]], "of type list"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_named(tmp_path: Path, images: Any, said: str):
+    torch.save({"images": images, "labels": torch.arange(4)}, tmp_path / "x.pt")
+    with pytest.raises(BadInput, match=f"images are {said}, expected a numeric array"):
+        import_set(tmp_path / "x.pt", format="tensors")
+
+
+def test_images_of_other_channels_than_the_data_are_named_as_such(tmp_path: Path):
+    digits = load_data("digits")
+    with pytest.raises(BadInput, match=r"images are \(3, 8, 8\) .* 'digits' is \(1, 8, 8\)"):
+        import_set(npz(tmp_path / "x.npz", unit((4, 3, 8, 8))), data=digits)

@@ -1,0 +1,53 @@
+"""How results pages show numbers of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+
+from ddaudit.findings import Finding, Metric
+from ddaudit.reports.compare import difference
+
+
+def names(found: list[str]) -> str:
+    return ", ".join(f"`{s}`" for s in found) or "none"
+
+
+def cell(finding: Finding, name: str, *, plain: bool = False, **params: str) -> str:
+    """A number with its interval; a dash where there is none."""
+    try:
+        return bracketed(finding.metric(name, **params), plain=plain)
+    except KeyError:
+        return "-"
+
+
+def bracketed(m: Metric, *, plain: bool = False) -> str:
+    """A number with its interval where it has one and is not asked for ``plain``; a dash where there is none."""
+    if m.value is None:
+        return "-"
+    if plain or m.low is None or m.high is None:
+        return f"{m.value:.3f}"
+    return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+
+
+def absent(titles: Mapping[str, str], found: Container[str]) -> list[str]:
+    """The lines of a page that name the methods that are not there yet."""
+    missing = [f"{title} (`{m}`)" for m, title in titles.items() if m not in found]
+    return [f"Not run yet: {'; '.join(missing)}.", ""] if missing else []
+
+
+def kept(metric: Metric) -> dict[str, object]:
+    """What the .json beside a page holds of a number: value, interval, floor, the value of every distillation."""
+    return metric.model_dump(include={"value", "low", "high", "floor", "draws", "per_seed"})
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def apart(one: Metric, other: Metric) -> str:
+    """The first less the second with its interval, the two taken as independent; a dash where either is not known."""
+    d = difference(one, other)
+    if d is None or d.low is None or d.high is None:
+        return "-"
+    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
