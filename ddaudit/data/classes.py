@@ -63,6 +63,8 @@ def index_names(
     Raises:
         BadInput: missing or fractional values, numbers out of range, texts that ``names`` lacks, or a mixture.
     """
+    for where, values in columns.items():
+        _refuse_many(where, kind, values)
     kept = {where: [_whole(value) for value in values] for where, values in columns.items()}
     for where, values in kept.items():
         _refuse(where, kind, values, missing=missing)
@@ -81,6 +83,14 @@ def index_names(
                 declared = "" if names is None else f": {top} names are declared"
                 what = f"{kind} column holds {over[0]}, out of range{declared}"
                 raise BadInput(where, what, "Numbers are positions from 0 on.")
+        gaps = sorted(set(range(max(numbers))) - set(numbers))
+        if kind == "label" and names is None and gaps:
+            there = ", ".join(str(n) for n in sorted(numbers)[:6])
+            raise BadInput(
+                next(iter(columns)),
+                f"labels are {there}{', ...' * (len(numbers) > 6)} and no record has {gaps[0]}",
+                "Numbers are positions from 0 on without gaps; texts may be any names.",
+            )
         # The positions are the numbers themselves.
         known: Mapping[Any, int] = {value: value for value in numbers}
         chosen = None if names is None else tuple(names)
@@ -146,6 +156,14 @@ def _whole(value: Any) -> int | float | str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return int(value) if float(value).is_integer() else value
+
+
+def _refuse_many(where: str, kind: str, values: Sequence[Any]) -> None:
+    """One line for several classes in one record."""
+    several = [v for v in values if isinstance(v, list | tuple | dict | bytes)]
+    if several:
+        what = f"{len(several)} of {len(values)} {kind}s are of type {type(several[0]).__name__} ({several[0]!r:.40})"
+        raise BadInput(where, what, f"A {kind} is a class: a whole number or a name.")
 
 
 def _refuse(where: str, kind: str, values: Sequence[Any], *, missing: bool) -> None:

@@ -71,11 +71,15 @@ def flatten(picture: Image, name: str) -> tuple[Image, int | None]:
     16 bits of grey are scaled by their depth: 65535 is white. Alpha that hides nothing is left out.
 
     Raises:
-        BadInput: 32 bits or floating point, whose white nobody states; transparent pixels, which look different on
-            every background; a pixel type that is no picture.
+        BadInput: several frames; 32 bits or floating point, whose white nobody states; transparent pixels, which look
+            different on every background; a pixel type that is no picture.
     """
     from PIL import Image
 
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        raise BadInput(
+            name, f"holds {frames} frames, expected one picture", "Store the one that is meant."
+        )
     mode, hidden = picture.mode, "transparency" in picture.info
     if mode.startswith("I;16") and not hidden:
         values = np.asarray(picture).astype(np.uint16)

@@ -19,7 +19,7 @@ from ddaudit.data.groups import groups_of, read_group_table, with_groups
 from ddaudit.data.names import numbered
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
-from ddaudit.data.splits import VALIDATION, channel_statistics, empty_like, with_validation
+from ddaudit.data.splits import VALIDATION, channel_statistics, copies, empty_like, with_validation
 from ddaudit.errors import BadInput
 from ddaudit.files import afford, files_below
 
@@ -158,6 +158,13 @@ def assemble(
     if mean is None or std is None:
         mean, std = channel_statistics(train.images)
         notes = (*notes, STATISTICS_NOTE)
+    for name, split in (("validation", validation), ("test", test)):
+        if split is not None and (twins := copies(split, train)):
+            notes = (
+                *notes,
+                f"{twins} of the {len(split)} {name} images are also among the training images: numbers on them say "
+                "what was memorised, not what was learned.",
+            )
     made = Dataset(
         name=request.name,
         train=train,
@@ -241,6 +248,13 @@ def _left_out(
             f"{len(others)} files are no SPLIT/CLASS/NAME{'|'.join(PICTURES)} and are left out ('{others[0]}', say)."
         )
     shown = {file.parent.name for file in files["test"]}
+    empty = [
+        folder.name
+        for folder in sorted((root / "train").iterdir())
+        if folder.is_dir() and folder.name not in class_names and not folder.name.startswith(".")
+    ]
+    if empty:
+        notes.append(f"Folders of train without a picture are no classes: {', '.join(empty)}.")
     if missing := [f"'{name}'" for name in class_names if name not in shown]:
         notes.append(f"The test pictures show no {', '.join(missing)}: nothing is measured of it.")
     return tuple(notes)

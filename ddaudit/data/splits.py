@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,11 @@ def with_validation(data: Dataset, fraction: float) -> Dataset:
         "train on all of them (validation=0)."
     )
     return replace(data, train=train, validation=validation, notes=(*data.notes, note))
+
+
+def copies(data: ImageData, of: ImageData) -> int:
+    """How many images are byte for byte among those of another split."""
+    return int(np.isin(coins(data.images, "copies"), coins(of.images, "copies")).sum())
 
 
 def empty_like(data: ImageData) -> ImageData:

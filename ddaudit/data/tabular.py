@@ -31,6 +31,8 @@ from ddaudit.files import afford, read_json, read_text
 
 MOST_CATEGORIES, MOST_GROUPS = 100, 20
 """A column with more texts than this is a name or a number with a typo; a group with few records measures nothing."""
+FEWEST_DISTINCT = 20
+"""Records from which on a column that never repeats is told of: an identifier, perhaps."""
 
 TEST, VALIDATION = 0.2, 0.1
 """Default shares of the records for test and validation."""
@@ -130,6 +132,11 @@ def csv_table(request: Request) -> Dataset:
     if not inputs:
         raise BadInput(path, "has no column left to learn from")
     rows, notes = _complete(rows, inputs, [target, *filter(None, [group])], request, path)
+    notes += [
+        f"Column '{name}' differs in every record: if it is an identifier, add drop={name}."
+        for name in inputs
+        if _identifies([row[name] for row in rows])
+    ]
     declared = _declared(request, target, group)
     roles = split_roles(
         ["\x1f".join(row[name] for name in header) for row in rows],
@@ -316,10 +323,13 @@ def _from_data(name: str, train: list[Row], rows: list[Row], path: Path) -> Colu
     if infinite and any(number is not None for number in numbers):
         what = f"column '{name}' holds numbers that are not finite ({len(infinite)}, such as '{infinite[0]}')"
         raise BadInput(path, what, f"Correct them or leave these cells empty; or drop={name}.")
+    odd = [v for v, number in zip(present, numbers, strict=True) if number is None]
+    if 2 * len(odd) < len(present):
+        what = f"column '{name}' holds {len(present) - len(odd)} numbers and {len(odd)} texts ('{odd[0]}', say)"
+        raise BadInput(path, what, f"Correct the cells or leave them empty; or drop={name}.")
     categories = sorted(set(present))
     if len(categories) > MOST_CATEGORIES:
-        odd = next(value for value, number in zip(present, numbers, strict=True) if number is None)
-        what = f"column '{name}' holds {len(categories)} different texts ('{odd}', say)"
+        what = f"column '{name}' holds {len(categories)} different texts ('{odd[0]}', say)"
         raise BadInput(
             path, what, f"An identifier? drop={name} leaves it out. A number? Correct the cells."
         )
@@ -378,6 +388,13 @@ def _classes(
         what = f"holds {len(names)} different {kind}s, more than {limit}"
         raise BadInput(where, what, "Group its values first; regression targets are not supported.")
     return indexed[where], names
+
+
+def _identifies(values: Sequence[str]) -> bool:
+    """Whether no two records share a text or whole number, which measurements with decimals seldom do anyway."""
+    numbers = [_number(value) for value in values]
+    fractions = any(number is not None and not number.is_integer() for number in numbers)
+    return len(values) >= FEWEST_DISTINCT and len(set(values)) == len(values) and not fractions
 
 
 def _said(columns: list[Column], declared: Mapping[str, object], public: bool) -> tuple[str, ...]:

@@ -53,11 +53,20 @@ def test_columns_are_numbered_by_one_rule(values: list[Any], names: Any, wanted:
         ([0.5, 1.0], "1 of 2 labels are not whole numbers"),
         ([0, "a"], "mixes numbers and texts"),
         ([0, 10**9], "holds 1000000000, out of range"),
+        ([10, 0, 5, 5], "labels are 0, 5, 10 and no record has 1"),
+        ([1, 2, 3], "labels are 1, 2, 3 and no record has 0"),
+        ([[0], [0, 2]], r"2 of 2 labels are of type list \(\[0\]\)"),
+        ([b"a", b"b"], "2 of 2 labels are of type bytes"),
     ],
 )
 def test_values_that_are_no_class_are_refused_with_their_count(values: list[Any], said: str):
     with pytest.raises(BadInput, match=said):
         index_names({"file": values}, kind="label")
+
+
+def test_groups_may_leave_numbers_out():
+    found, indexed = index_names({"file": [1, 2, 1]}, kind="group")
+    assert (found, indexed["file"].tolist()) == (None, [1, 2, 1])
 
 
 def test_names_decide_where_they_fit_and_doubt_is_refused():

@@ -83,6 +83,15 @@ def test_floating_point_and_32_bits_are_refused(picture: Image.Image) -> None:
         data(picture, "TIFF")
 
 
+@pytest.mark.parametrize("kind", ["GIF", "TIFF"])
+def test_several_frames_are_refused(kind: str) -> None:
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 200)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(BadInput, match="holds 2 frames, expected one picture"):
+        decode_images([("a", file.getvalue())], size=0)
+
+
 def _alpha(lowest: int) -> Image.Image:
     alpha = np.linspace(255, lowest, 64).reshape(8, 8).astype(np.uint8)
     return Image.fromarray(alpha)

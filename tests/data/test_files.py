@@ -164,6 +164,20 @@ def test_files_that_are_not_read_and_classes_without_test_pictures_are_said(tmp_
     assert f"The test pictures show no '{first}'" in notes
 
 
+def test_copies_between_splits_and_empty_class_folders_are_said(tmp_path: Path) -> None:
+    root = _folder(
+        tmp_path / "pictures"
+    )  # of each class, the test pictures are the first training ones
+    (root / "train" / "nothing").mkdir()
+    notes = load_data(f"image-folder:path={root},validation=0").notes
+    assert notes[0] == "Folders of train without a picture are no classes: nothing."
+    assert notes[-1].startswith("6 of the 6 test images are also among the training images")
+    for number, picture in enumerate(sorted((root / "test").rglob("*.png"))):
+        Image.new("RGB", (8, 8), (number, 1, 99)).save(picture)
+    notes = load_data(f"image-folder:path={root},validation=0").notes
+    assert not [note for note in notes if "among the training images" in note]
+
+
 def test_splits_of_different_shape_are_refused(tmp_path: Path) -> None:
     root = _folder(tmp_path)
     for file in (root / "test").glob("*/*.png"):

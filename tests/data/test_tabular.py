@@ -175,6 +175,10 @@ def test_a_private_recipe_refuses_constants_of_the_records(tmp_path):
         # Not a column of texts: its numbers would become categories without a word.
         (lambda rows: rows[4].__setitem__(1, "-inf"), r"not finite \(1, such as '-inf'\)"),
         (lambda rows: rows[4].__setitem__(1, "1e999"), r"not finite \(1, such as '1e999'\)"),
+        (
+            lambda rows: rows[4].__setitem__(1, "4o"),
+            r"'age' holds 299 numbers and 1 texts \('4o', say\)",
+        ),
     ],
 )
 def test_what_is_no_table_of_classes_is_refused(tmp_path, change, said):
@@ -194,6 +198,13 @@ def test_identifiers_and_unknown_columns_are_named(tmp_path):
         load(path, "validation=0")
     with pytest.raises(BadInput, match="has no column 'name'"):
         load(path, "drop=id+name")
+
+
+def test_a_column_that_never_repeats_is_told_of(tmp_path):
+    rows = [[str(i), f"{i / 7:.3f}", str(i % 5), "ab"[i % 2]] for i in range(60)]
+    path = write(tmp_path / "t.csv", rows, ["id", "height", "floor", "risk"])
+    said = [n for n in load_data(f"csv:path={path},target=risk").notes if "differs in every" in n]
+    assert said == ["Column 'id' differs in every record: if it is an identifier, add drop=id."]
 
 
 def test_numeral_classes_sort_by_value(tmp_path):
