@@ -21,6 +21,7 @@ from ddaudit.models import Arch
 from ddaudit.registry import Registry
 from ddaudit.seeds import stable_seed
 from ddaudit.sets import DistilledSet, Poison
+from ddaudit.training import reuse_memory
 
 Threat = Literal["distiller", "interceptor"]
 
@@ -156,6 +157,7 @@ class Injection(ABC):
         return {f.name: describe(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
 
 
+@reuse_memory()
 def inject(attack: Injection, scene: Scene) -> Injected:
     """Carry an attack out and write it on the set's card, with the trigger in the set.
 

@@ -26,6 +26,7 @@ from ddaudit.errors import DDAuditError, Unsupported
 from ddaudit.files import sweep
 from ddaudit.findings import Finding
 from ddaudit.sets import digest
+from ddaudit.training import reuse_memory
 
 Report = Callable[[str, Cell | None, int, int], None]
 """Called with (what happened, the cell, cells done, cells in all)."""
@@ -178,6 +179,7 @@ def _execute(task: _Task) -> str | None:
     return _run_cell(_plan(task.config, task.run), task)
 
 
+@reuse_memory()
 def _run_cell(plan: Plan, task: _Task) -> str | None:
     """Run one cell. Returns None, or the reason a preparation failed (its cells will say it again)."""
     cell, context = task.cell, plan.context

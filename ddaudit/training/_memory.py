@@ -1,4 +1,4 @@
-"""Keep freed memory in the process while networks train: page faults cost up to a third of the time."""
+"""Keep freed memory in the process while networks work: page faults cost up to half of the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reuse_memory() -> Iterator[None]:
 
     Every step of training allocates the same maps (100 MB and more). By default glibc maps and
     unmaps each of them, and the kernel clears every page again: a fifth to a third of a
-    ConvNet-3/128 step and up to half of a prediction (benchmarks/training.md). Nests; on leaving,
+    ConvNet-3/128 step and up to half of a prediction (benchmarks/training.md) or an attack. Nests; on leaving,
     large blocks go back to the system again when they are freed. Does nothing on systems other
     than Linux with glibc, and changes no result.
     """

@@ -9,6 +9,7 @@ from torch import Tensor
 from ddaudit.attacks.adversarial.execution import classify, run, verify
 from ddaudit.attacks.adversarial.suite import autoattack, pgd, require_known
 from ddaudit.errors import BadInput, Unsupported
+from ddaudit.training import _memory
 
 from .linear import Linear, convnet, middle_of_the_box, true_radii
 
@@ -194,3 +195,16 @@ def test_runs_on_the_network_s_device():
     result = autoattack(net, x, classify(net, x), eps=0.02, queries=100)
     assert result.survived.device.type == "cpu"
     assert result.invalid == 0
+
+
+def test_attacks_keep_their_memory_from_step_to_step(monkeypatch):
+    """Page faults cost an attack on images of 28x28 as much as its arithmetic."""
+    inside = []
+    net, x = Linear(classes=2, size=36, seed=3), middle_of_the_box(4, (1, 6, 6), seed=3)
+    y = classify(net, x)
+    forward = net.forward
+    monkeypatch.setattr(net, "forward", lambda v: inside.append(_memory._depth) or forward(v))
+    pgd(net, x, y, eps=0.01, steps=2, seed=0)
+    assert len(inside) > 2
+    assert min(inside) == 1
+    assert _memory._depth == 0
