@@ -1,4 +1,4 @@
-"""Tables: a CSV file of the user's own, and scikit-learn's breast-cancer and wine sets.
+"""Tables: a CSV file of the user's own.
 
 A record is (1, 1, D): numbers standardised, categories one-hot (0 or 1). Which part of the data a record is in
 (train, validation, test) depends on a hash of its own row alone, so that adding or removing a record moves no
@@ -10,29 +10,29 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddaudit.data._types import Dataset, ImageData
 from ddaudit.data.classes import index_names, is_missing
 from ddaudit.data.coins import coins
+from ddaudit.data.columns import (
+    MOST_CATEGORIES,
+    MOST_GROUPS,
+    Column,
+    Row,
+    from_data,
+    from_ranges,
+    identifies,
+)
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
 from ddaudit.errors import BadInput
 from ddaudit.files import afford, read_json, read_text
-
-MOST_CATEGORIES, MOST_GROUPS = 100, 20
-"""A column with more texts than this is a name or a number with a typo; a group with few records measures nothing."""
-FEWEST_DISTINCT = 20
-"""Records from which on a column that never repeats is told of: an identifier, perhaps."""
 
 TEST, VALIDATION = 0.2, 0.1
 """Default shares of the records for test and validation."""
@@ -43,54 +43,6 @@ PRIVATE = (
 )
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
-
-Row = dict[str, str]
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """How one input column becomes numbers.
-
-    Attributes:
-        name: as in the header.
-        centre, scale: of a number: (x - centre) / scale; ``low`` and ``high`` bound x first, where declared.
-        categories: of a text: one 0/1 input each, in this order; empty for a number.
-    """
-
-    name: str
-    centre: float = 0.0
-    scale: float = 1.0
-    low: float = -math.inf
-    high: float = math.inf
-    categories: tuple[str, ...] = ()
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs it becomes."""
-        return tuple(f"{self.name}={c}" for c in self.categories) or (self.name,)
-
-    def encode(self, values: Sequence[str]) -> NDArray[np.float32]:
-        """(N, inputs) float32. A missing value is 0 in every input: the centre of a number, no category.
-
-        Raises:
-            BadInput: a text in a column of numbers.
-        """
-        if self.categories:
-            known = {c: i for i, c in enumerate(self.categories)}
-            out = np.zeros((len(values), len(known)), dtype=np.float32)
-            for row, value in enumerate(values):
-                if value in known:
-                    out[row, known[value]] = 1.0
-            return out
-        try:
-            numbers = np.array([self.centre if is_missing(v) else float(v) for v in values])
-        except ValueError as error:
-            what = f"holds a text where a number is declared ({error})"
-            raise BadInput(
-                f"column '{self.name}'", what, "Correct the cell, or the range."
-            ) from None
-        scaled = (numbers.clip(self.low, self.high) - self.centre) / self.scale
-        return scaled.astype(np.float32)[:, None]
 
 
 @dataset(
@@ -135,7 +87,7 @@ def csv_table(request: Request) -> Dataset:
     notes += [
         f"Column '{name}' differs in every record: if it is an identifier, add drop={name}."
         for name in inputs
-        if _identifies([row[name] for row in rows])
+        if identifies([row[name] for row in rows])
     ]
     declared = _declared(request, target, group)
     roles = split_roles(
@@ -147,9 +99,9 @@ def csv_table(request: Request) -> Dataset:
     if not train:
         raise BadInput(path, f"has only {len(rows)} records, none of them in train")
     columns = [
-        _from_ranges(name, declared[name], request)
+        from_ranges(name, declared[name], request.text("ranges"))
         if declared
-        else _from_data(name, train, rows, path)
+        else from_data(name, train, rows, path)
         for name in inputs
         if not declared or name in declared
     ]
@@ -308,34 +260,6 @@ def _complete(
     return rows, [f"Missing values became the centre of their column, or no category ({listed})."]
 
 
-def _from_data(name: str, train: list[Row], rows: list[Row], path: Path) -> Column:
-    """A column as the training records show it; categories of all records, so that test has no unknown ones."""
-    present = [row[name] for row in rows if not is_missing(row[name])]
-    if not present:
-        raise BadInput(path, f"column '{name}' is empty", f"Add drop={name}.")
-    numbers = [_number(value) for value in present]
-    if all(number is not None for number in numbers):
-        known = [_number(row[name]) for row in train if not is_missing(row[name])]
-        values = np.array([v for v in known if v is not None] or [0.0], dtype=np.float64)
-        # A constant column has no spread; 1 keeps it finite.
-        return Column(name, float(values.mean()), float(values.std()) or 1.0)
-    infinite = [v for v in present if _infinite(v)]
-    if infinite and any(number is not None for number in numbers):
-        what = f"column '{name}' holds numbers that are not finite ({len(infinite)}, such as '{infinite[0]}')"
-        raise BadInput(path, what, f"Correct them or leave these cells empty; or drop={name}.")
-    odd = [v for v, number in zip(present, numbers, strict=True) if number is None]
-    if 2 * len(odd) < len(present):
-        what = f"column '{name}' holds {len(present) - len(odd)} numbers and {len(odd)} texts ('{odd[0]}', say)"
-        raise BadInput(path, what, f"Correct the cells or leave them empty; or drop={name}.")
-    categories = sorted(set(present))
-    if len(categories) > MOST_CATEGORIES:
-        what = f"column '{name}' holds {len(categories)} different texts ('{odd[0]}', say)"
-        raise BadInput(
-            path, what, f"An identifier? drop={name} leaves it out. A number? Correct the cells."
-        )
-    return Column(name, categories=tuple(categories))
-
-
 def _declared(request: Request, target: str, group: str) -> dict[str, list[object]]:
     """The ranges file: column -> [low, high] or a list of categories; {} without one."""
     if not request.text("ranges"):
@@ -355,26 +279,6 @@ def _declared(request: Request, target: str, group: str) -> dict[str, list[objec
     return content
 
 
-def _from_ranges(name: str, value: list[object], request: Request) -> Column:
-    """A column from its declared range (standardised as if uniform in it) or categories."""
-    texts = [v for v in value if isinstance(v, str)]
-    if len(texts) == len(value):
-        if len(set(texts)) < len(texts):
-            raise BadInput(request.text("ranges"), f"lists a category of '{name}' twice")
-        return Column(name, categories=tuple(texts))
-    numbers = [float(v) for v in value if isinstance(v, int | float) and not isinstance(v, bool)]
-    if (
-        len(value) != 2
-        or len(numbers) != 2
-        or not numbers[0] < numbers[1]
-        or not all(map(math.isfinite, numbers))
-    ):
-        what = f"column '{name}' is neither [low, high] nor a list of texts"
-        raise BadInput(request.text("ranges"), what)
-    low, high = numbers
-    return Column(name, (low + high) / 2, (high - low) / math.sqrt(12), low, high)
-
-
 def _classes(
     rows: list[Row], name: str, path: Path, *, kind: str, given: list[object] | None
 ) -> tuple[Tensor, tuple[str, ...]]:
@@ -388,13 +292,6 @@ def _classes(
         what = f"holds {len(names)} different {kind}s, more than {limit}"
         raise BadInput(where, what, "Group its values first; regression targets are not supported.")
     return indexed[where], names
-
-
-def _identifies(values: Sequence[str]) -> bool:
-    """Whether no two records share a text or whole number, which measurements with decimals seldom do anyway."""
-    numbers = [_number(value) for value in values]
-    fractions = any(number is not None and not number.is_integer() for number in numbers)
-    return len(values) >= FEWEST_DISTINCT and len(set(values)) == len(values) and not fractions
 
 
 def _said(columns: list[Column], declared: Mapping[str, object], public: bool) -> tuple[str, ...]:
@@ -427,76 +324,3 @@ def _assumed(declared: Mapping[str, object], *, path: str, public: bool) -> tupl
             "kinds, means and spreads of the columns, categories and class names (constants=public)",
         )
     return ()
-
-
-def _infinite(text: str) -> bool:
-    """True for "inf", "-Infinity", and numbers too large for a float."""
-    try:
-        return math.isinf(float(text))
-    except ValueError:
-        return False
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-_CELL = (
-    "radius", "texture", "perimeter", "area", "smoothness",
-    "compactness", "concavity", "concave points", "symmetry", "fractal dimension",
-)  # fmt: skip
-BREAST_CANCER = tuple(f"{what} {name}" for what in ("mean", "error", "worst") for name in _CELL)
-WINE = (
-    "alcohol", "malic acid", "ash", "alcalinity of ash", "magnesium", "total phenols", "flavanoids",
-    "nonflavanoid phenols", "proanthocyanins", "color intensity", "hue", "od280/od315", "proline",
-)  # fmt: skip
-
-
-def _embedded(file: str, names: tuple[str, ...]) -> Callable[[Request], Dataset]:
-    def load(request: Request) -> Dataset:
-        class_names, table = _sklearn_table(file)
-        rows = [",".join(f"{v:.10g}" for v in row) for row in table]
-        roles = split_roles(rows, test=0.3, validation=0.1)
-        x = table[:, :-1]
-        train = x[[role == "train" for role in roles]]
-        scaled = ((x - train.mean(0)) / train.std(0)).astype(np.float32)
-        whole = ImageData(
-            images=torch.from_numpy(scaled)[:, None, None, :].contiguous(),
-            labels=torch.from_numpy(table[:, -1].astype(np.int64)),
-            class_names=class_names,
-            space="standard",
-            modality="tabular",
-        )
-        small = f"{request.name} has {len(x)} records: numbers on it are a demonstration."
-        public = "means and spreads of the columns (the data set is public)"
-        return assemble(
-            request, whole, roles, columns=names, notes=(small,),
-            assumed=(public,), where=request.name,
-        )  # fmt: skip
-
-    return load
-
-
-dataset(
-    "breast-cancer",
-    "scikit-learn's breast cancer table: 569 records, 30 numbers, 2 classes",
-    embedded=True,
-)(_embedded("breast_cancer.csv", BREAST_CANCER))
-dataset("wine", "scikit-learn's wine table: 178 records, 13 numbers, 3 classes", embedded=True)(
-    _embedded("wine_data.csv", WINE)
-)
-
-
-def _sklearn_table(file: str) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Class names and (N, D + 1) numbers with the class last, read from scikit-learn's files without its code."""
-    package = find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise BadInput("scikit-learn", "is not installed", "pip install scikit-learn")
-    path = Path(package.origin).parent / "datasets" / "data" / file
-    with path.open(encoding="ascii") as lines:
-        head = next(lines).strip().split(",")
-        return tuple(head[2:]), np.loadtxt(lines, delimiter=",", dtype=np.float64, ndmin=2)
