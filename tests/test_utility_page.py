@@ -20,7 +20,7 @@ def test_published_numbers_are_fractions_with_a_tag() -> None:
     with (HERE / "published.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(0 < float(r["accuracy"]) < 1 for r in rows)
-    assert {r["tag"] for r in rows} == {"from memory", "[C] README"}
+    assert {r["tag"] for r in rows} == {"from memory", "[C] README", "[P]"}
     assert len({(r["method"], r["data"], r["ipc"]) for r in rows}) == len(rows)
     # the table of numbers in the README of VICO-UoE/DatasetCondensation, and one from memory
     assert read_published()["dsa", "fashion-mnist", 10] == "0.846 ([C] README)"
