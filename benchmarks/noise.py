@@ -57,6 +57,8 @@ is accuracy less that of networks trained on all the noisy records and stopped w
 rightly labelled records of the same classes are given it. "Corrected" are given their true label. Brackets are 95 %
 intervals over test images, networks and distillations. Asymmetric noise moves five of the ten classes to a look-alike
 ({{2: 7, 3: 8, 5: 6, 6: 5, 7: 1}}), so that the share of wrong labels is about half the rate.
+`cleaned` also keeps a record whose label is what networks say; `rdc` goes by losses alone, as its source does, which
+throws most right records of those five classes away (`--set records.agree=true` keeps them).
 
 Published on CIFAR-10, IPC 10, for scale (RDC, ICCV 2025; accuracy in percent at symmetric 20 / 40, asymmetric 20 / 40):
 random 17.1 / 18.4, 19.6 / 19.5; IDM 43.0 / 41.2, 39.6 / 30.6; cleaned, then IDM 45.7 / 46.5, 45.6 / 33.3; IDM + RDC
