@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from ddaudit.errors import BadInput
@@ -90,6 +91,14 @@ def _position(parts: tuple[Any, ...], name: str) -> int | None:
 
 
 def _parse(value: Any, old: Any, where: str) -> Any:
+    """The value as the type of the old one; a float of infinity or NaN passes every bound that a part checks."""
+    parsed = _converted(value, old, where)
+    if isinstance(parsed, float) and not math.isfinite(parsed):
+        raise BadInput(where, f"'{value}' is not a finite number")
+    return parsed
+
+
+def _converted(value: Any, old: Any, where: str) -> Any:
     if not isinstance(value, str):
         return value
     if value.lower() in ("none", "null"):

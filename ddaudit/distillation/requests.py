@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -28,8 +29,8 @@ def make_recipe(
     Raises:
         BadInput: unknown name; see ``strict``; bad values always.
     """
-    if epsilon is not None and not epsilon > 0:
-        raise BadInput(f"--epsilon {epsilon:g}", "must be positive")
+    if epsilon is not None and not 0 < epsilon < math.inf:
+        raise BadInput(f"--epsilon {epsilon:g}", "must be positive and finite")
     if delta is not None and not 0 < delta < 1:
         raise BadInput(f"--delta {delta:g}", "must lie strictly between 0 and 1")
     recipe = resolve(name, profile=profile)

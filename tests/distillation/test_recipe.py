@@ -82,6 +82,9 @@ def test_options_are_typed_by_what_they_replace():
         ("speed", "1", "no option 'speed' in Recipe"),
         ("loop.lr", "-1", "loop.lr positive"),
         ("reader.per_class", "many", "is not a number"),
+        ("loop.lr", "nan", "is not a finite number"),
+        ("loop.lr", "-inf", "is not a finite number"),
+        ("loop.lr", float("inf"), "is not a finite number"),
     ):
         with pytest.raises(BadInput, match=message):
             resolve("dm", options={path: value})
