@@ -80,6 +80,9 @@ published test set (100 images a class and colour); "paired" shows 1000 images i
 intervals over test images and networks, and over distillations where there are several; the floor is what a perfectly
 fair network of the same accuracy reads. [P]: accuracy / DEO_M / DEO_A in percent, FairDD, NeurIPS 2025, IPC 10, 10
 networks of width 128.
+
+Short rows are the likely reason where the published order does not hold (not tested): `dc` makes 20 networks of 5
+rounds (published 1000 of 10), `idc` 10 of 20 without multi-formation, and networks of `full` take 500 steps in all.
 """
 COLUMNS = (
     "method", "distillations", "accuracy", "DEO_M", "floor", "DEO_A", "floor", "paired DEO_M", "floor", "paired DEO_A",
