@@ -46,6 +46,7 @@ def index_names(
     kind: str,
     names: Sequence[str] | None = None,
     missing: bool = False,
+    gaps: bool = True,
 ) -> tuple[tuple[str, ...] | None, dict[str, Tensor]]:
     """Number the values of a label or group column that may be spread over several files.
 
@@ -56,6 +57,7 @@ def index_names(
         names: the classes where the file declares them (a ClassLabel): numbers are positions in them, texts are
             looked up.
         missing: True gives missing values position -1 instead of refusing them.
+        gaps: False refuses numbers that leave one out: a class without a record cannot be distilled.
 
     Returns:
         The names (None where the values are numbers and nothing names them) and int64 positions of each part.
@@ -83,12 +85,12 @@ def index_names(
                 declared = "" if names is None else f": {top} names are declared"
                 what = f"{kind} column holds {over[0]}, out of range{declared}"
                 raise BadInput(where, what, "Numbers are positions from 0 on.")
-        gaps = sorted(set(range(max(numbers))) - set(numbers))
-        if kind == "label" and names is None and gaps:
+        left_out = sorted(set(range(max(numbers))) - set(numbers))
+        if left_out and not gaps and names is None:
             there = ", ".join(str(n) for n in sorted(numbers)[:6])
             raise BadInput(
                 next(iter(columns)),
-                f"labels are {there}{', ...' * (len(numbers) > 6)} and no record has {gaps[0]}",
+                f"{kind}s are {there}{', ...' * (len(numbers) > 6)} and no record has {left_out[0]}",
                 "Numbers are positions from 0 on without gaps; texts may be any names.",
             )
         # The positions are the numbers themselves.

@@ -173,6 +173,7 @@ def join_tables(
         {name: t.labels for name, t in tables.items()},
         kind="label",
         names=columns.class_names or train.names,
+        gaps=False,
     )
     class_names = found or numbered(1 + max(int(part.max()) for part in labels.values()))
     made = {

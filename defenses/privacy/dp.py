@@ -11,6 +11,7 @@ from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.loops import LearnsRecords
 from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.parts import Reader
 from ddaudit.distillation.reading import Around, couples_records
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
@@ -48,6 +49,9 @@ def dp(recipe: Recipe) -> Recipe:
             "has gradients of a scale of its own, for which no clip is known",
             f"Use dp-{recipe.name} where it exists ('ddaudit list methods').",
         )
+    unreadable = _unreadable(recipe.reader)
+    if unreadable is not None:
+        raise BadInput(f"{recipe.name}+dp", *unreadable)
     for part in (target, recipe.objective):
         refuse_coupling(part, f"{recipe.name}+dp")
     states = getattr(recipe.objective, "private_defaults", None)
@@ -121,6 +125,11 @@ def _refusal(recipe: Recipe) -> tuple[str, str] | None:
             f"'{recipe.name}' compares its images with single records, and noise goes on sums of many",
             "Use dm+dp, dc+dp, ndpdc or psg.",
         )
+    return None
+
+
+def _unreadable(reader: Reader | None) -> tuple[str, str] | None:
+    """Why a private reader cannot stand for this one, and what to do instead; None where it can."""
     if couples_records(reader):
         return (
             f"{type(reader).__name__} picks records by other records, and no noise is calibrated for that",

@@ -61,11 +61,12 @@ def test_columns_are_numbered_by_one_rule(values: list[Any], names: Any, wanted:
 )
 def test_values_that_are_no_class_are_refused_with_their_count(values: list[Any], said: str):
     with pytest.raises(BadInput, match=said):
-        index_names({"file": values}, kind="label")
+        index_names({"file": values}, kind="label", gaps=False)
 
 
-def test_groups_may_leave_numbers_out():
-    found, indexed = index_names({"file": [1, 2, 1]}, kind="group")
+@pytest.mark.parametrize("kind", ["group", "label"])
+def test_groups_and_distilled_sets_may_leave_numbers_out(kind: str):
+    found, indexed = index_names({"file": [1, 2, 1]}, kind=kind)
     assert (found, indexed["file"].tolist()) == (None, [1, 2, 1])
 
 
