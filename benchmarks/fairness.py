@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.pages import absent, apart, bracketed, kept, table
+from benchmarks.pages import absent, apart, bracketed, floor, kept, table, title
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
@@ -152,9 +152,9 @@ def text(found: Mapping[str, Rows]) -> str:
     """The page."""
     victims = PRESETS["quick"].victims
     lines = [HEAD.format(ipc=IPC, seeds=SEEDS, victims=victims)]
-    for data, title in DATA.items():
+    for data, heading in DATA.items():
         there = found[data]
-        lines += [f"## {title}", ""]
+        lines += [f"## {heading}", ""]
         if there:
             lines += [table(COLUMNS, [row(data, m, there[m]) for m in there]), ""]
         if len(PUBLISHED.get(data, {}).keys() & there.keys()) > 1:
@@ -207,12 +207,9 @@ def row(data: str, method: str, by: Mapping[str, Metric]) -> list[str]:
         for shown in (bracketed(by[name]), floor(by[name]))
     ]
     known = PUBLISHED.get(data, {}).get(method, "")
-    title = f"{METHODS[method]} (`{method}`)"
-    return [title, str(by["accuracy"].draws), bracketed(by["accuracy"]), *gap, known]
-
-
-def floor(m: Metric) -> str:
-    return "-" if m.floor is None else f"{m.floor:.3f}"
+    accuracy = by["accuracy"]
+    draws = min(m.draws for m in by.values())
+    return [title(METHODS, method), str(draws), bracketed(accuracy), *gap, known]
 
 
 def answer(question: str, one: str, other: str, there: Rows) -> list[str]:

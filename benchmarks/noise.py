@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import ddaudit
-from benchmarks.pages import absent, apart, cell, kept, names, table
+from benchmarks.pages import absent, apart, cell, floor, kept, names, table, title
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
@@ -150,7 +150,7 @@ def text(runs: Path) -> str:
         found = findings(folder(runs, kind, RATES[0], crossing=True))
         lines += [f"{kind.capitalize()} noise; rates tried: {tried()}.", ""]
         if found:
-            body = [[title(m), crossing(by["noise"])] for m, by in found.items()]
+            body = [[title(METHODS, m), crossing(by["noise"])] for m, by in found.items()]
             lines += [table(("method", "crossing"), body), ""]
         lines += absent(METHODS, found)
     return "\n".join(lines)
@@ -195,16 +195,11 @@ def tried() -> str:
     return ", ".join(f"{r:.0%}" for r in sorted({*CROSSING, RATES[0]}))
 
 
-def title(method: str) -> str:
-    return f"{METHODS[method]} (`{method}`)"
-
-
 def row(method: str, by: Mapping[str, Finding]) -> list[str]:
     accuracy, noise = by["utility"].metric("utility.accuracy"), by["noise"]
-    floor = noise.metric("noise.memorised").floor or 0.0
     return [
-        title(method), str(accuracy.draws), cell(by["utility"], "utility.accuracy"), cell(noise, "noise.gain"),
-        cell(noise, "noise.memorised"), f"{floor:.3f}", cell(noise, "noise.corrected"),
+        title(METHODS, method), str(accuracy.draws), cell(by["utility"], "utility.accuracy"), cell(noise, "noise.gain"),
+        cell(noise, "noise.memorised"), floor(noise.metric("noise.memorised")), cell(noise, "noise.corrected"),
     ]  # fmt: skip
 
 

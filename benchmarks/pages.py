@@ -29,9 +29,19 @@ def bracketed(m: Metric, *, plain: bool = False) -> str:
     return f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
 
 
+def floor(m: Metric) -> str:
+    """A number's noise floor; a dash where there is none."""
+    return "-" if m.floor is None else f"{m.floor:.3f}"
+
+
+def title(titles: Mapping[str, str], method: str) -> str:
+    """A method as rows name it."""
+    return f"{titles[method]} (`{method}`)"
+
+
 def absent(titles: Mapping[str, str], found: Container[str]) -> list[str]:
     """The lines of a page that name the methods that are not there yet."""
-    missing = [f"{title} (`{m}`)" for m, title in titles.items() if m not in found]
+    missing = [title(titles, m) for m in titles if m not in found]
     return [f"Not run yet: {'; '.join(missing)}.", ""] if missing else []
 
 
