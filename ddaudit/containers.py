@@ -39,6 +39,18 @@ PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 _AGAIN = "Make or download it again."
 
 
+def start_of(file: BinaryIO, path: Path) -> bytes:
+    """The first 8 bytes of an open file, fewer where there are fewer.
+
+    Raises:
+        BadInput: there are none.
+    """
+    start = file.read(8)
+    if not start:
+        raise BadInput(path, "is empty", _AGAIN)
+    return start
+
+
 # ---- zip archives ----------------------------------------------------------------------------------------------------
 
 
@@ -111,10 +123,7 @@ def open_torch(path: Path) -> Iterator[BinaryIO]:
             a few thousand tensors.
     """
     with open_file(path) as file:
-        start = file.read(4)
-        if not start:
-            raise BadInput(path, "is empty", _AGAIN)
-        if start == b"PK\x03\x04":
+        if start_of(file, path)[:4] == b"PK\x03\x04":
             _check_torch_zip(path)
             file.seek(0)
             yield file
@@ -192,10 +201,7 @@ def check_safetensors(path: Path) -> None:
         BadInput: see :func:`open_file`.
     """
     with open_file(path) as file:
-        start = file.read(8)
-    if not start:
-        raise BadInput(path, "is empty", _AGAIN)
-    length = int.from_bytes(start, "little")
+        length = int.from_bytes(start_of(file, path), "little")
     if MOST_HEADER_BYTES < length <= 100 * MB:  # beyond: the library says that it is damaged
         what = f"has a header of {length / MB:,.0f} MB, more than {MOST_HEADER_BYTES // MB} MB"
         raise BadInput(

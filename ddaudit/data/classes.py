@@ -85,8 +85,10 @@ def index_names(
                 declared = "" if names is None else f": {top} names are declared"
                 what = f"{kind} column holds {over[0]}, out of range{declared}"
                 raise BadInput(where, what, "Numbers are positions from 0 on.")
-        left_out = sorted(set(range(max(numbers))) - set(numbers))
-        if left_out and not gaps and names is None:
+        left_out = (
+            [] if gaps or names is not None else sorted(set(range(max(numbers))) - set(numbers))
+        )
+        if left_out:
             there = ", ".join(str(n) for n in sorted(numbers)[:6])
             raise BadInput(
                 next(iter(columns)),

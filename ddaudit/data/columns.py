@@ -117,9 +117,10 @@ def from_ranges(name: str, value: list[object], where: object) -> Column:
 
 def identifies(values: Sequence[str]) -> bool:
     """Whether no two records share a text or whole number, which measurements with decimals seldom do anyway."""
+    if len(values) < FEWEST_DISTINCT or len(set(values)) < len(values):
+        return False
     numbers = [_number(value) for value in values]
-    fractions = any(number is not None and not number.is_integer() for number in numbers)
-    return len(values) >= FEWEST_DISTINCT and len(set(values)) == len(values) and not fractions
+    return all(number is None or number.is_integer() for number in numbers)
 
 
 def _infinite(text: str) -> bool:

@@ -151,20 +151,19 @@ def assemble(
     Raises:
         BadInput: splits of different shapes.
     """
-    for split in (validation, test):
-        if split is not None and split.shape != train.shape:
+    others = {"test": test} if validation is None else {"validation": validation, "test": test}
+    for split in others.values():
+        if split.shape != train.shape:
             what = f"train images are {train.shape} (C, H, W) but another split has {split.shape}"
             raise BadInput(where, what, "Add size=32 (or another side length) to the data spec.")
     if mean is None or std is None:
         mean, std = channel_statistics(train.images)
         notes = (*notes, STATISTICS_NOTE)
-    for name, split in (("validation", validation), ("test", test)):
-        if split is not None and (twins := copies(split, train)):
-            notes = (
-                *notes,
-                f"{twins} of the {len(split)} {name} images are also among the training images: numbers on them say "
-                "what was memorised, not what was learned.",
-            )
+    notes += tuple(
+        f"{count} of the {len(others[name])} {name} images are also among the training images: numbers on them say "
+        "what was memorised, not what was learned."
+        for name, count in copies(train, others).items()
+    )
     made = Dataset(
         name=request.name,
         train=train,

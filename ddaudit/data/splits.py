@@ -43,9 +43,14 @@ def with_validation(data: Dataset, fraction: float) -> Dataset:
     return replace(data, train=train, validation=validation, notes=(*data.notes, note))
 
 
-def copies(data: ImageData, of: ImageData) -> int:
-    """How many images are byte for byte among those of another split."""
-    return int(np.isin(coins(data.images, "copies"), coins(of.images, "copies")).sum())
+def copies(train: ImageData, others: Mapping[str, ImageData]) -> dict[str, int]:
+    """How many images of other splits are, byte for byte, among those of train; only splits that have any."""
+    known = coins(train.images, "copies")
+    found = {
+        name: int(np.isin(coins(split.images, "copies"), known).sum())
+        for name, split in others.items()
+    }
+    return {name: count for name, count in found.items() if count}
 
 
 def empty_like(data: ImageData) -> ImageData:

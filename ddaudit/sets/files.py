@@ -262,8 +262,6 @@ def _unreadable(path: Path, err: Exception) -> BadInput:
     size = path.stat().st_size
     with open_file(path) as file:
         head = file.read(8)
-        if size == 0:
-            return BadInput(path, "is empty", "Make or download it again.")
         if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
             what = "is a pickle, which can run code when opened; refused"
             return BadInput(path, what, import_hint(path))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddaudit.containers import open_zip, read_npy
+from ddaudit.containers import open_zip, read_npy, start_of
 from ddaudit.errors import BadInput
 from ddaudit.files import open_file
 from ddaudit.unpickle import unpickle
@@ -51,7 +51,8 @@ def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, An
     Raises:
         BadInput: no such arrays, pickled objects, or no NumPy archive.
     """
-    start = _not_empty(path)
+    with open_file(path, whole=False) as file:
+        start = start_of(file, path)
     if start.startswith(b"\x93NUMPY"):
         raise BadInput(path, "is a single NumPy array, expected an .npz archive")
     if start[:1] == b"\x80":
@@ -127,12 +128,3 @@ def described(value: Any) -> str:
     if value.layout != torch.strided:
         return f"a tensor of layout {str(value.layout).removeprefix('torch.')}"
     return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
-
-
-def _not_empty(path: Path) -> bytes:
-    """The first bytes of a file."""
-    with open_file(path, whole=False) as file:
-        start = file.read(8)
-    if not start:
-        raise BadInput(path, "is empty", _AGAIN)
-    return start
