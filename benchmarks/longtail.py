@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from ddaudit.stats import mean_t
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, Extras, predict, train_many
 
 IPC, SEEDS, NETWORKS, FACTORS = 10, 3, 2, (10, 100)
+# All records: this many passes, and no fewer steps than a distilled set is trained for.
+PASSES, STEPS = 30, 500
 BASES = {
     "digits": ("digits-lt", "ConvNetD2W32", "Digits (scikit-learn's, 8x8)"),
     "fashion-mnist": ("fmnist-lt", "ConvNetW32", "Fashion-MNIST"),
@@ -90,12 +92,12 @@ class Cell:
         return f"{self.base}/{self.factor}/{self.method}/{self.seed}"
 
 
-def cells(bases: list[str]) -> Iterator[Cell]:
+def cells(bases: list[str], methods: Iterable[str] = METHODS) -> Iterator[Cell]:
     """First all methods with one seed, then the next: an early page has every row."""
     for base in bases:
         for seed in range(SEEDS):
             for factor in reversed(FACTORS):
-                for method in METHODS:
+                for method in methods:
                     yield Cell(base, factor, method, seed)
 
 
@@ -112,7 +114,8 @@ def measure(cell: Cell, data: Dataset, store: FolderStore) -> list[list[float]]:
     extra = Extras()
     if method.recipe is None:
         shown, extra = teach(method.lesson, train)
-        protocol = replace(protocol, epochs=30, epochs_plain=30)
+        passes = max(PASSES, -(-STEPS // -(-len(train) // protocol.batch_size)))
+        protocol = replace(protocol, epochs=passes, epochs_plain=passes)
         images, labels = shown.images, shown.labels
     else:
         recipe = resolve(method.recipe, profile="small", options=method.options)
@@ -153,11 +156,12 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
         f"IPC {IPC}, `--profile small`, {SEEDS} distillations x {NETWORKS} networks; the test set is balanced. "
         "Accuracy in percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means "
         "over seeds, with a 95 % t-interval over them where there are two or more. Sets with stored labels are trained "
-        "on as their card says, others by the quick protocol; all records for 30 passes.", "",
+        f"on as their card says, others by the quick protocol; all records for {PASSES} passes and at least {STEPS} "
+        "steps.", "",
         "    python -m benchmarks.longtail --runs DIR --data digits,fashion-mnist --data-root DIR", "",
         "What a method adds is what it has above its control (points of all classes): the records and labels that it "
-        "starts from, random records that the very same teacher labels, or else random records. A row of one seed has "
-        "no interval, and small differences in it say nothing.", "",
+        "starts from, random records that the very same teacher labels, or else random records; differences are taken "
+        "seed by seed. A row of one seed has no interval, and small differences in it say nothing.", "",
         "Published accuracies on CIFAR-10-LT (IPC 10, factors 10 / 100, ConvNet-3): random 32.5 / 34.4, MTT 58.0 / "
         "37.7, DATM 57.2 / 37.3, DAMED 58.1 / 53.4, uni-level 63.6 / 62.7; ADSA takes SRe2L at factor 100 from 22.6 to "
         "25.9. None are published on these data.", "",
@@ -187,28 +191,31 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
     return "\n".join(lines)
 
 
-def _runs(state: Mapping[str, Any], base: str, factor: int, method: str) -> list[Tensor]:
-    """(K,) recalls of every seed that is there, averaged over networks."""
-    keys = [Cell(base, factor, method, seed).key for seed in range(SEEDS)]
-    return [torch.tensor(state[k]["recall"]).mean(0) for k in keys if "recall" in state.get(k, {})]
+def _runs(state: Mapping[str, Any], base: str, factor: int, method: str) -> dict[int, Tensor]:
+    """(K,) recalls by seed, averaged over networks."""
+    found = {n: state.get(Cell(base, factor, method, n).key, {}) for n in range(SEEDS)}
+    return {n: torch.tensor(c["recall"]).mean(0) for n, c in found.items() if "recall" in c}
 
 
-def _row(title: str, runs: list[Tensor], parts: Parts, control: list[Tensor]) -> str:
+def _row(title: str, runs: dict[int, Tensor], parts: Parts, control: dict[int, Tensor]) -> str:
     everything = torch.arange(len(parts.counts))
-    of = [everything, *(parts.classes[name] for name in (HEAD, MEDIUM, TAIL))]
     shown = []
-    for classes in of:
-        values = torch.stack([100 * r[classes].mean() for r in runs])
-        low, high = (mean_t(values).low, mean_t(values).high) if len(runs) > 1 else (None, None)
-        interval = (
-            "" if low is None or high is None else f" [{max(low, 0):.1f}, {min(high, 100):.1f}]"
-        )
-        shown.append(f"{float(values.mean()):.1f}{interval}")
+    for classes in (everything, *(parts.classes[name] for name in (HEAD, MEDIUM, TAIL))):
+        values = torch.stack([100 * r[classes].mean() for r in runs.values()])
+        shown.append(f"{float(values.mean()):.1f}{_interval(values, 0, 100)}")
     above = ""
-    if control:
-        ours, theirs = (100 * torch.stack(r).mean() for r in (runs, control))
-        above = f"{float(ours - theirs):+.1f}"
+    if both := sorted(set(runs) & set(control)):
+        values = torch.stack([100 * (runs[n] - control[n]).mean() for n in both])
+        above = f"{float(values.mean()):+.1f}{_interval(values, -100, 100, '+')}"
     return f"| {title} | {len(runs)} | " + " | ".join([*shown, above]) + " |"
+
+
+def _interval(values: Tensor, least: float, most: float, sign: str = "") -> str:
+    """The 95 % t-interval, within what can be; nothing for a single value."""
+    if len(values) < 2:
+        return ""
+    found = mean_t(values)
+    return f" [{max(found.low, least):{sign}.1f}, {min(found.high, most):{sign}.1f}]"
 
 
 def main() -> None:
@@ -216,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", default="digits,fashion-mnist")
+    parser.add_argument("--methods", default=",".join(METHODS), help="run these alone")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--state", type=Path, default=Path("docs/results/longtail.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/longtail.md"))
@@ -225,7 +233,7 @@ def main() -> None:
     bases, started = args.data.split(","), time.monotonic()
     state = json.loads(args.state.read_text()) if args.state.exists() else {}
     store = FolderStore(args.runs)
-    for cell in [] if args.page_only else cells(bases):
+    for cell in [] if args.page_only else cells(bases, args.methods.split(",")):
         if cell.key in state:
             continue
         if time.monotonic() - started > args.seconds:
