@@ -24,7 +24,7 @@ MOST_CLASSES = 100_000
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
     """Distinct names in the order of their classes: numbers by value, anything else as text."""
     distinct = sorted(set(names))
-    values = [_number(name) for name in distinct]
+    values = [number_of(name) for name in distinct]
     if any(value is None for value in values):
         return tuple(distinct)
     return tuple(name for _, name in sorted(zip(values, distinct, strict=True)))
@@ -144,8 +144,8 @@ def canonical_name(name: str) -> str:
     return str(int(name)) if name.isascii() and name.isdecimal() else name
 
 
-def _number(name: str) -> float | None:
-    """The value of a name that is a number; None for a text."""
+def number_of(name: str) -> float | None:
+    """The value of a text that is a finite number; None for any other (``1_000`` is Python's, not a table's)."""
     try:
         value = float(name)
     except ValueError:

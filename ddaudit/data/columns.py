@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ddaudit.data.classes import is_missing
+from ddaudit.data.classes import is_missing, number_of
 from ddaudit.errors import BadInput
 
 MOST_CATEGORIES, MOST_GROUPS = 100, 20
@@ -72,9 +72,9 @@ def from_data(name: str, train: list[Row], rows: list[Row], path: Path) -> Colum
     present = [row[name] for row in rows if not is_missing(row[name])]
     if not present:
         raise BadInput(path, f"column '{name}' is empty", f"Add drop={name}.")
-    numbers = [_number(value) for value in present]
+    numbers = [number_of(value) for value in present]
     if all(number is not None for number in numbers):
-        known = [_number(row[name]) for row in train if not is_missing(row[name])]
+        known = [number_of(row[name]) for row in train if not is_missing(row[name])]
         values = np.array([v for v in known if v is not None] or [0.0], dtype=np.float64)
         # A constant column has no spread; 1 keeps it finite.
         return Column(name, float(values.mean()), float(values.std()) or 1.0)
@@ -119,7 +119,7 @@ def identifies(values: Sequence[str]) -> bool:
     """Whether no two records share a text or whole number, which measurements with decimals seldom do anyway."""
     if len(values) < FEWEST_DISTINCT or len(set(values)) < len(values):
         return False
-    numbers = [_number(value) for value in values]
+    numbers = [number_of(value) for value in values]
     return all(number is None or number.is_integer() for number in numbers)
 
 
@@ -129,11 +129,3 @@ def _infinite(text: str) -> bool:
         return math.isinf(float(text))
     except ValueError:
         return False
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -29,16 +29,18 @@ def tensor(value: Any, where: Path) -> Tensor:
 
 
 def hard(labels: Tensor, where: Path) -> Tensor:
-    """(M,) int64 class indices of integer labels or floats with whole values.
+    """(M,) int64 class indices of integer labels or floats with whole values, (M,) or a column (M, 1).
 
     Raises:
         BadInput: not one whole number per image.
     """
+    if _is_column(labels):
+        labels = labels[:, 0]
     if labels.ndim != 1:
         raise BadInput(where, f"labels have shape {tuple(labels.shape)}, expected (M,)")
     if labels.dtype == torch.bool:
         raise BadInput(where, "labels are true or false", "Class indices were expected: 0, 1, ...")
-    if labels.is_floating_point() and not bool((labels == labels.round()).all()):
+    if labels.is_floating_point() and not bool((_finite(labels, where) == labels.round()).all()):
         raise BadInput(where, "labels are not whole numbers", "Soft labels have shape (M, K).")
     return labels.to(torch.int64)
 
@@ -53,8 +55,8 @@ def hard_or_soft(
     Raises:
         BadInput: neither shape, not finite, or probabilities and logits are both plausible.
     """
-    if labels.ndim != 2 or labels.shape[1] == 1:
-        return hard(labels[:, 0] if labels.ndim == 2 else labels, where), None
+    if labels.ndim != 2 or _is_column(labels):
+        return hard(labels, where), None
     _finite(labels, where)
     return probabilities(labels, where, options)
 
@@ -68,7 +70,7 @@ def from_regression(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:
     Raises:
         BadInput: wrong shape, or not finite.
     """
-    if labels.ndim == 1:
+    if labels.ndim == 1 or _is_column(labels):
         return hard(labels, where), None
     if labels.ndim != 2:
         raise BadInput(where, f"labels have shape {tuple(labels.shape)}, expected (M, K)")
@@ -77,6 +79,10 @@ def from_regression(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:
         "accuracies by kernel regression on the targets are not comparable"
     )
     return _finite(labels, where).argmax(1), note
+
+
+def _is_column(labels: Tensor) -> bool:
+    return labels.ndim == 2 and labels.shape[1] == 1
 
 
 def _finite(labels: Tensor, where: Path) -> Tensor:
