@@ -44,7 +44,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install -q --no-deps --target build/site dist/*.whl
 	cd build/site && ../../$(BIN)/python -c "import ddaudit.attacks, ddaudit.defenses, ddaudit.reports, sys; assert 'build/site' in ddaudit.__file__"
 	cd build/site && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml
-	cd build/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p ddaudit
+	cp -r benchmarks build/site/benchmarks
+	cd build/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p ddaudit -p benchmarks
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def rows(args: argparse.Namespace) -> list[Row]:
     def clipped(net: Network, x: Tensor, y: Tensor) -> Tensor:
         return clip_only(net, x) == y
 
-    def compat(norm: str, targeted: bool) -> Verdicts:
+    def compat(norm: Literal["Linf", "L2"], targeted: bool) -> Verdicts:
         return lambda net, x, y: beard_pgd(
             net, x, y, norm=norm, targeted=targeted, beard_compat=True
         )
@@ -112,7 +113,9 @@ def pieces(state: State, names: list[str], todo: list[Row]) -> Iterator[tuple[st
                     yield name, row, done, stop
 
 
-def networks(folder: Path, test: ImageData, mean: tuple[float, ...], std: tuple[float, ...]):
+def networks(
+    folder: Path, test: ImageData, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Network]:
     """Name -> network, for every checkpoint of the benchmark in the folder."""
     found = {}
     for file in sorted(folder.glob("*_ConvNet_CIFAR10_50_*.pth")):

@@ -51,7 +51,7 @@ def contenders(args: argparse.Namespace) -> dict[str, Attack]:
         ).survived
 
     def reference(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        from autoattack import AutoAttack
+        from autoattack import AutoAttack  # type: ignore[import-not-found]
 
         aa = AutoAttack(net, norm="Linf", eps=eps, seed=0, verbose=False, device="cpu")
         for part in (aa.apgd, aa.apgd_targeted):
@@ -96,12 +96,13 @@ def main() -> None:
         "|---|---|---|---|---|---|"
     )
     for grey in args.eps:
-        base = seconds = None
+        first: tuple[Tensor, float] | None = None
         for name, attack in contenders(args).items():
             began = time.process_time()
             stands = attack(net, x, y, grey / 255)
             spent = time.process_time() - began
-            base, seconds = (stands, spent) if base is None else (base, seconds)
+            first = first or (stands, spent)
+            base, seconds = first
             differ = int((stands != base).sum())
             print(
                 f"| {grey:g}/255 | {name} | {float(stands.double().mean()):.4f} | {differ} images | {spent:.1f} | "

@@ -35,8 +35,7 @@ from ddaudit.models import Arch, Network
 from ddaudit.sets import DistilledSet, load, save
 
 ARCH = Arch.parse("ConvNetW32")
-TARGET, VICTIMS = 2
-IPC = 0, 10
+TARGET, VICTIMS, IPC = 0, 2, 10
 FEWEST_CLEAN = 5
 OPTIONS: dict[str, dict[str, Any]] = {
     "naive": {},

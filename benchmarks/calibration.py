@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import ddaudit
 from benchmarks.pages import cell, names, table
@@ -18,8 +19,9 @@ from ddaudit.findings import Finding
 
 METHODS = ("dm", "idm", "dc", "mtt", "rded", "frepo")
 SIZES = (1, 2, 5, 10, 20, 50)
-RAW, SCALED = {"stage": "raw"}, {"stage": "temperature"}
-WIDTH = {"binning": "equal-width"}
+RAW: dict[str, Any] = {"stage": "raw"}
+SCALED: dict[str, Any] = {"stage": "temperature"}
+WIDTH: dict[str, Any] = {"binning": "equal-width"}
 
 SCALING = (
     "subject", "accuracy", "temperature", "ECE", "scaled", "floor", "smooth ECE", "scaled", "NLL", "scaled",
@@ -64,7 +66,7 @@ def main() -> None:
         jobs=args.jobs,
     )
     found: dict[str, dict[str, Finding]] = {}
-    for finding in run.report().findings:
+    for finding in run.findings:
         found.setdefault(finding.subject, {})[finding.auditor] = finding
     page = args.page or args.out / "page.md"
     page.write_text(text(found, seeds=args.seeds, ipc=args.ipc))
@@ -77,7 +79,8 @@ def text(found: dict[str, dict[str, Finding]], *, seeds: int, ipc: int) -> str:
     victims = PRESETS["quick"].victims
     head = HEAD.format(ipc=ipc, seeds=seeds, victims=victims, sizes=", ".join(map(str, SIZES)))
     both = (RAW, SCALED)
-    scaling, beyond = [], []
+    scaling: list[list[str]] = []
+    beyond: list[list[str]] = []
     for s, row in rows.items():
         c = row["calibration"]
         floor = c.metric("calibration.ece", **WIDTH, **SCALED).floor or 0.0

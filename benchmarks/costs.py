@@ -348,7 +348,7 @@ MATTERS = {
 }
 """Settings that are halved to see how much of the time follows them; of other auditors, none."""
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "backdoor-scan": {"recipe": "random", "references": 12},
     "privacy": {"adversaries": ("final-set", "nearest-copy", "intermediate")},
 }

@@ -16,11 +16,12 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -327,7 +328,7 @@ def tables(numbers: dict[tuple[str, Setting], Held], said: dict[Setting, list[Ve
         _table(
             ["Coverage of the 95 % interval of a difference, paired (unpaired)", *titles],
             [
-                [m, *(" ".join(_both(said[s], lambda v, r, m=m: v.covered[r, m])) for s in settings)]
+                [m, *(_both([v.covered for v in said[s]], (m,)) for s in settings)]
                 for m in metrics
                 if m in PAIRED
             ],
@@ -343,7 +344,7 @@ def tables(numbers: dict[tuple[str, Setting], Held], said: dict[Setting, list[Ve
         _table(
             ["Power, paired (unpaired)", *titles],
             [
-                [name, *(" ".join(_both(said[s], lambda v, r, k=key: [v.seen[(r, *k)]])) for s in settings)]
+                [name, *(_both([{k: [x] for k, x in v.seen.items()} for v in said[s]], key) for s in settings)]
                 for name, key in _rows(metrics)
             ],
         ),
@@ -363,12 +364,12 @@ def _rows(metrics: Sequence[str]) -> list[tuple[str, tuple[str, str, int]]]:
     ]
 
 
-def _both(found: Sequence[Verdicts], of: object) -> tuple[str, str]:
+def _both(found: Sequence[Mapping[Any, Sequence[bool]]], key: tuple[object, ...]) -> str:
+    """The share under the paired rule, and under the unpaired one in brackets."""
     paired, unpaired = (
-        _mean([float(x) for v in found for x in of(v, rule)])
-        for rule in RULES  # type: ignore[operator]
+        _mean([float(x) for values in found for x in values[(rule, *key)]]) for rule in RULES
     )
-    return f"{paired:.0%}", f"({unpaired:.0%})"
+    return f"{paired:.0%} ({unpaired:.0%})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

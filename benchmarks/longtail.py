@@ -180,7 +180,7 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
                 "| method | seeds | all | head | medium | tail | above its control |",
                 "|---|---|---|---|---|---|---|",
                 *(
-                    _row(METHODS[m].title, runs, parts, found.get(CONTROLS.get(m, ""), []))
+                    _row(METHODS[m].title, runs, parts, found.get(CONTROLS.get(m, ""), {}))
                     for m, runs in found.items()
                     if runs
                 ), "",

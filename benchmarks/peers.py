@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.costs import processor
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation import Recipe, distill, make_recipe
-from ddaudit.distillation.trajectory import unrolled
+from ddaudit.distillation.students import unrolled
 from ddaudit.models import Arch, Network, build
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, reuse_memory, train_many
 
@@ -170,7 +170,7 @@ def modules_of(folder: Path) -> Iterator[Any]:
 
 def their_network(theirs: Any, net: Network, args: argparse.Namespace) -> nn.Module:
     """Their ConvNet with the weights of ours."""
-    made = theirs.networks.ConvNet(
+    made: nn.Module = theirs.networks.ConvNet(
         1, CLASSES, args.width, 3, "relu", "instancenorm", "avgpooling", (args.images, args.images)
     )
     for mine, other in zip(made.parameters(), net.body.parameters(), strict=True):
@@ -249,7 +249,7 @@ def dm_step(theirs: Any, args: argparse.Namespace) -> Case:
     optimiser = torch.optim.SGD([synthetic], lr=1.0, momentum=0.5)
     pools = [(y == c).nonzero().squeeze(1) for c in range(CLASSES)]
 
-    def loss(network: nn.Module) -> Tensor:
+    def loss(network: Any) -> Tensor:  # ours or theirs: each has its ``embed``
         total = torch.tensor(0.0)
         for c in range(CLASSES):
             seen = real[pools[c][torch.randperm(args.per_class)]]
@@ -290,8 +290,8 @@ def dc_step(theirs: Any, args: argparse.Namespace) -> Case:
         for c in range(CLASSES):
             at = slice(c * args.per_class, (c + 1) * args.per_class)
             own = slice(c * IPC, (c + 1) * IPC)
-            there = torch.autograd.grad(criterion(network(real[at]), y[at]), weights)
-            there = [g.detach().clone() for g in there]
+            aims = torch.autograd.grad(criterion(network(real[at]), y[at]), weights)
+            there = [g.detach().clone() for g in aims]
             here = torch.autograd.grad(
                 criterion(network(synthetic[own]), labels[own]), weights, create_graph=True
             )
@@ -351,7 +351,7 @@ def victim_step(theirs: Any, args: argparse.Namespace) -> Case:
         theirs.utils.epoch("train", loader, made, optimiser, criterion, how, aug=False)
 
     def ours(count: int) -> list[tuple[float, float]]:
-        few, many = (timed(lambda n=n: train(n)) for n in (2, 2 + 4 * count))
+        few, many = timed(lambda: train(2)), timed(lambda: train(2 + 4 * count))
         return [((many[0] - few[0]) / (4 * count), (many[1] - few[1]) / (4 * count))]
 
     net = our_network(args)
@@ -379,7 +379,8 @@ def mtt_step(theirs: Any, args: argparse.Namespace) -> Case:
         return missing / nn.functional.mse_loss(begin, end, reduction="sum")
 
     def student() -> nn.Module:
-        return theirs.reparam_module.ReparamModule(their_network(theirs, start, args))
+        made: nn.Module = theirs.reparam_module.ReparamModule(their_network(theirs, start, args))
+        return made
 
     def lesson(at: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return nn.functional.cross_entropy(functional_call(start.body, dict(at), (x,)), y)

@@ -167,25 +167,30 @@ class Bench:
     ) -> Network:
         goal = self._validated(self.victim(Row(row.like), seed)) if row.how == "stopped" else 2.0
         kept: list[Mapping[str, Tensor]] = []
-        options = {"shape": self.data.shape, "num_classes": self.data.num_classes, "seed": seed}
-        constants = {"mean": self.data.mean, "std": self.data.std}
 
         def watch(_: int, passes: int, parameters: Mapping[str, Tensor]) -> None:
             if goal > 1 or kept or passes % 5:
                 return
-            net = build(self.arch, **options, **constants)
+            net = self._fresh(seed)
             now = {n: p.detach().clone() for n, p in parameters.items()}
             net.body.load_state_dict(now, strict=False)
             if self._validated(net) >= goal:
                 kept.append(now)
 
         (net,) = train_many(
-            [(made.images, made.labels)], arch=self.arch, num_classes=self.data.num_classes, **constants,
-            protocol=protocol, seeds=[seed], extras=[Extras(made.store)], after_pass=watch, strategy="loop",
+            [(made.images, made.labels)], arch=self.arch, num_classes=self.data.num_classes,
+            mean=self.data.mean, std=self.data.std, protocol=protocol, seeds=[seed], extras=[Extras(made.store)],
+            after_pass=watch, strategy="loop",
         )  # fmt: skip
         if kept:
             net.body.load_state_dict(kept[0], strict=False)
         return net
+
+    def _fresh(self, seed: int) -> Network:
+        data = self.data
+        return build(
+            self.arch, shape=data.shape, num_classes=data.num_classes, seed=seed, mean=data.mean, std=data.std
+        )  # fmt: skip
 
     def _set(self, method: str, seed: int) -> DistilledSet:
         key = f"{self.data.name}-{method}-{seed}"

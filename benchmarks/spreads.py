@@ -92,7 +92,9 @@ def measure(data: str, *, draws: int, victims: int, ipc: int) -> str:
     recipe = make_recipe("random", profile="small", epsilon=None, delta=None, options={})
     subject = Subject("random", "recipe", recipe, identity="random")
     test = real.extra.get("test_paired", real.test)
-    answers, inside, outside = [], [], []
+    answers: list[Tensor] = []
+    inside: list[Tensor] = []
+    outside: list[Tensor] = []
     for seed in range(draws):
         nets = ctx.victims(subject, seed)
         answers.append(torch.stack([ctx.predict(net, test.images) for net in nets]))
