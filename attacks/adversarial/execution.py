@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ddaudit.attacks.adversarial.ball import PIXELS, Ball, Bounds, Noise, Norm
 from ddaudit.errors import BadInput
-from ddaudit.training import require_finite, reuse_memory
+from ddaudit.training import exact_float32, require_finite, reuse_memory
 
 SLACK = 1e-6
 """Allowed overshoot of the eps ball, in input units (float32 rounding)."""
@@ -128,6 +128,7 @@ class InputAttack(Protocol):
         ...
 
 
+@exact_float32()
 @reuse_memory()
 def run(
     network: nn.Module,

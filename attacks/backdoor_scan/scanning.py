@@ -15,7 +15,7 @@ from ddaudit.attacks.backdoor_scan.scan import Scan
 from ddaudit.attacks.backdoor_scan.spectral import SpectralSignatures
 from ddaudit.attacks.backdoor_scan.strip import Strip
 from ddaudit.models import Network
-from ddaudit.training import reuse_memory
+from ddaudit.training import exact_float32, reuse_memory
 
 ByDetector = Mapping[str, DetectorReading]
 
@@ -49,6 +49,7 @@ def usable(
     return asked, {title: reason for title, reason in reasons.items() if reason}
 
 
+@exact_float32()
 @reuse_memory()
 def read(
     detectors: Sequence[Detector], networks: Sequence[Network], seen: Exhibit

@@ -16,6 +16,7 @@ from ddaudit.data.corruptions import LEVELS, corrupt
 from ddaudit.errors import BadInput
 
 _FOLDERS = {"cifar10": "CIFAR-10-C", "cifar10-jpeg": "CIFAR-10-C", "mnist": "mnist_c"}
+_SHAPES = {"CIFAR-10-C": (3, 32, 32), "mnist_c": (1, 28, 28)}
 _SIZE = 10_000  # images of one level in a file of CIFAR-10-C
 _EXTRA = ("labels", "gaussian_blur", "saturate", "spatter", "speckle_noise", "identity")
 """Files that belong to no score: labels, the four extra types of CIFAR-10-C, MNIST-C's clean images."""
@@ -66,11 +67,16 @@ class Published:
 def published(data: Dataset) -> Published | None:
     """The published corruptions of a data set, if its data root has them.
 
+    None, too, for data whose test images are no longer those of the files: coloured or greyed ones, other sizes, some
+    classes left out.
+
     Raises:
         BadInput: labels that are missing or damaged.
     """
     folder = _FOLDERS.get(data.origin or data.name)
     if folder is None or data.root is None or not (data.root / folder).is_dir():
+        return None
+    if (data.shape, data.num_classes) != (_SHAPES[folder], 10) or data.test.groups is not None:
         return None
     where = data.root / folder
     if folder == "CIFAR-10-C":

@@ -11,6 +11,7 @@ from ddaudit.data import ImageData
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.parts import Opening, Query
 from ddaudit.distillation.reading import Minibatch, MinibatchSource, load_batch
+from ddaudit.errors import BadInput
 from ddaudit.models import Network
 
 
@@ -68,6 +69,22 @@ class RepresentativeSource(MinibatchSource):
         return pool[nearest(z, kmeans(z, count, self._generator))]
 
 
+def records_of(data: ImageData, row: Tensor, label: int) -> Tensor:
+    """(n,) positions of a class's records among those that a run may see; at least one.
+
+    Raises:
+        BadInput: there are none.
+    """
+    found = ((data.labels == label) & row).nonzero().squeeze(1)
+    if len(found) == 0:
+        raise BadInput(
+            f"class '{data.class_names[label]}'",
+            "has no training record to start from",
+            "Use --set synthesis.init=noise.",
+        )
+    return found
+
+
 def central_records(
     data: ImageData,
     members: Tensor,
@@ -78,7 +95,11 @@ def central_records(
     generator: torch.Generator,
 ) -> Tensor:
     """(K, num_classes * count) positions of the records of each class nearest to the centres of ``count`` clusters,
-    on the embedding of a random ConvNet; repeated where a class has fewer."""
+    on the embedding of a random ConvNet; repeated where a class has fewer.
+
+    Raises:
+        BadInput: a class without any record.
+    """
     seed = int(torch.randint(2**31, (), generator=generator))
     net = Fresh().make(
         shape=data.shape, num_classes=data.num_classes, seed=seed, device=torch.device("cpu")
@@ -86,7 +107,7 @@ def central_records(
     rows = []
     for row in members:
         for c in range(data.num_classes):
-            pool = ((data.labels == c) & row).nonzero().squeeze(1)
+            pool = records_of(data, row, c)
             if len(pool) > count:
                 with torch.no_grad():
                     x = [(data.pixels(part) - mean) / std for part in pool.split(512)]

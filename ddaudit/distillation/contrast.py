@@ -58,7 +58,7 @@ class GoldenContrast:
         if view.net is None or self.records is None or len(view.matched) != 1:
             raise BadInput("GoldenContrast", "needs a network, and the records of one run")
         x, y = view.matched[0], view.labels
-        g = torch.Generator().manual_seed(stable_seed("golden", view.step))
+        g = torch.Generator().manual_seed(stable_seed("golden", view.seed, view.step))
         pick = torch.randint(len(self.records[1]), (len(x),), generator=g)
         real, theirs = self.records[0][pick].to(x), self.records[1][pick].to(y.device)
         embed = view.net.body.features

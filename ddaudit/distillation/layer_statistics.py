@@ -120,7 +120,7 @@ class LayerStatistics:
                 "compares what enters batch normalisations, and the network has none",
                 "Use --set networks.arch=ConvNetBN or ResNet18BN.",
             )
-        g = torch.Generator().manual_seed(stable_seed("drop", view.step))
+        g = torch.Generator().manual_seed(stable_seed("drop", view.seed, view.step))
         total = view.images.new_zeros(())
         for position, layer in enumerate(layers):
             if not _is_norm(layer) and float(torch.rand((), generator=g)) < self.drop:

@@ -221,6 +221,7 @@ def view_of(
         None if soft is None else soft.detach(),
         teacher=teacher,
         outliers=None if canvas.outlying is None else canvas.outlying.values,
+        seed=job.seed,
     )
 
 

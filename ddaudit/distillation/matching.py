@@ -208,9 +208,11 @@ class Matching:
                     if self.watch.has_settled(accuracies):
                         break
                 if round_ < schedule.outer - 1:
+                    with torch.no_grad():  # networks learn of images as they will be released
+                        learnt = canvas.decode()[0]
                     self._train(
                         net,
-                        canvas.decode().detach()[0],
+                        learnt,
                         canvas.labels,
                         outlying=canvas.outlying,
                         epochs=schedule.inner,

@@ -118,7 +118,7 @@ class OutlierMatch:
             raise BadInput("OutlierMatch", "needs outliers, a network, and the records of one run")
         train, members, (mean, std), strategy = self.known
         classes, device = view.num_classes, view.outliers.device
-        g = torch.Generator().manual_seed(stable_seed("outliers", view.step))
+        g = torch.Generator().manual_seed(stable_seed("outliers", view.seed, view.step))
         slots = labels_of(classes, self.per_slot)
         real = ((spoilt_records(train, members, slots, g) - mean) / std).to(device)
         own = labels_of(classes, view.outliers.shape[1] // classes)

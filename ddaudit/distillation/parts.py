@@ -313,6 +313,7 @@ class View:
         index: (M,) positions of the images in the set that is made; None: they are all of it.
         teacher: the trained network that ``net`` was made from; None where there is none.
         outliers: (K, M2, C, H, W) normalised outliers that are optimised beside the images, differentiable.
+        seed: of the distillation: what a term draws differs from one to the next.
     """
 
     images: Tensor
@@ -326,6 +327,7 @@ class View:
     index: Tensor | None = None
     teacher: Network | None = None
     outliers: Tensor | None = None
+    seed: int = 0
 
     @cached_property
     def trace(self) -> Trace:

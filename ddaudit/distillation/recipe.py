@@ -286,11 +286,16 @@ class Recipe:
             )
 
     def check_unit(self, data: Dataset) -> None:
-        """Refuse a private recipe on data where one record more or less changes other records.
+        """Refuse images that no set holds, and a private recipe where one record more or less changes other records.
 
         Raises:
             BadInput: such data; the line says which step of their construction it is.
         """
+        if data.space == "pixels" and data.shape[0] not in (1, 3):
+            raise BadInput(
+                f"{self.name} on '{data.name}'",
+                f"images have {data.shape[0]} channels, and distilled sets hold grey or colour (1 or 3)",
+            )
         if data.whole_set and self.reader is not None and self.reader.private:
             raise BadInput(
                 f"{self.name} on '{data.name}'",

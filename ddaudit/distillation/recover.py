@@ -138,6 +138,7 @@ class Recover(Unasked):
                     std,
                     done,
                     index=index,
+                    seed=job.seed,
                 )
                 loss = added(terms, view)
                 assert loss is not None, "there are terms"

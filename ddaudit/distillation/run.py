@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
+from ddaudit.distillation.expert_paths import ExpertPaths
+from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import Job, LabelWriter, Outcome, Progress, trained_networks
 from ddaudit.distillation.reading import OpenedOnce
@@ -242,8 +244,17 @@ def _card(
         std=list(std),
         privacy=outcome.claim,
         member_indices=outcome.member_indices,
-        notes=[*outcome.notes, *_repeated(outcome.member_indices)],
+        notes=[*outcome.notes, *_repeated(outcome.member_indices), *_shared(recipe)],
     )
+
+
+def _shared(recipe: Recipe) -> list[str]:
+    """What all distillations of the same records have in common, so that their spread leaves it out."""
+    if not isinstance(recipe.networks, Experts | ExpertPaths):
+        return []
+    return [
+        "networks trained on the records are shared by every seed: a spread over seeds leaves theirs out"
+    ]
 
 
 def _stored(outcome: Outcome) -> StorageBytes | None:

@@ -49,16 +49,17 @@ def k_center(features: Tensor, count: int, generator: torch.Generator) -> Tensor
     """Greedy farthest point, starting from the record nearest to the class mean.
 
     Source: Sener & Savarese, "Active Learning for CNNs: A Core-Set Approach", ICLR 2018, algorithm 1; class-mean
-    start as in the DC code family.
+    start as in the DC code family. All, again, where there are fewer.
     """
     first = int((features - features.mean(0)).square().sum(1).argmin())
     chosen = [first]
     distance = (features - features[first]).square().sum(1)
-    while len(chosen) < count:
+    while len(chosen) < min(count, len(features)):
         best = int(distance.argmax())
         chosen.append(best)
         distance = torch.minimum(distance, (features - features[best]).square().sum(1))
-    return torch.tensor(chosen)
+        distance[chosen] = -1.0  # a copy of a record is taken before the record itself again
+    return torch.tensor(chosen).repeat(-(-count // len(chosen)))[:count]
 
 
 def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:

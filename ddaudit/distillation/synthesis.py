@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.distillation.canvas import Canvas, Start, Synthesis
-from ddaudit.distillation.clusters import central_records
+from ddaudit.distillation.clusters import central_records, records_of
 from ddaudit.errors import BadInput
 
 
@@ -180,13 +180,7 @@ def draw_records(
     picks = []
     for row in members:
         for c in range(data.num_classes):
-            index = ((data.labels == c) & row).nonzero().squeeze(1)
-            if len(index) == 0:
-                raise BadInput(
-                    f"class '{data.class_names[c]}'",
-                    "has no training record to start from",
-                    "Use --set synthesis.init=noise.",
-                )
+            index = records_of(data, row, c)
             order = torch.randperm(len(index), generator=generator)
             picks.append(index[order.repeat(-(-count // len(index)))[:count]])
     return torch.cat(picks).view(len(members), -1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddaudit.auditing import Context, Subject
 from ddaudit.findings import Caveat
 from ddaudit.models import Network
-from ddaudit.training import require_finite
+from ddaudit.training import exact_float32, require_finite
 
 
 def victim_logits(ctx: Context, subject: Subject, seed: int, images: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def victim_features(net: Network, images: Tensor) -> Tensor:
     Raises:
         Unsupported: one is NaN or infinite.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_float32():
         parts = [
             net.embed((b.float() / 255 if b.dtype == torch.uint8 else b).to(net.device)).cpu()
             for b in images.split(512)

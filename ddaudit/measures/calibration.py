@@ -147,7 +147,7 @@ class Calibration(Auditor[CalibrationSettings]):
         "calibration.matched_ece": "ECE beyond accuracy's",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     from_records: ClassVar[tuple[str, ...] | None] = (
         "calibration.temperature",
         "calibration.matched_ece",

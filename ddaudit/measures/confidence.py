@@ -61,7 +61,11 @@ def stage_metrics(
     whole = read(torch.ones(1, n, dtype=torch.float64))
     drawn = [{k: values.mean(1) for k, values in read(weights).items()} for weights in pieces]
     replicates = {name: torch.cat([d[name] for d in drawn]) for name in whole}
-    intervals = {k: crossed(v[0], replicates[k], n=n).clamp() for k, v in whole.items()}
+    # Brier's part within bins is negative by chance where a network is calibrated; cut, the parts would not add up.
+    low = {"brier_within": -1.0}
+    intervals = {
+        k: crossed(v[0], replicates[k], n=n).clamp(low.get(k, 0.0), 1.0) for k, v in whole.items()
+    }
 
     out = []
     for name in binned.BINNINGS:
@@ -109,7 +113,7 @@ def _errors(
     if not main:
         return [ece]
     low, high = found.low - floor, found.high - floor
-    above = Interval(found.value - floor, low, high, found.n, found.within).clamp()
+    above = Interval(found.value - floor, low, high, found.n, found.within).clamp(-1.0, 1.0)
     return [ece, Metric.of("calibration.ece_debiased", above, direction="lower", params=params)]
 
 

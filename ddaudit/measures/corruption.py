@@ -16,7 +16,7 @@ from ddaudit.data.corruptions import CORRUPTIONS, LEVELS, corrupt
 from ddaudit.errors import closest
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images
-from ddaudit.stats import crossed_mean
+from ddaudit.stats import crossed_rate
 
 
 class CorruptionSettings(Settings):
@@ -67,7 +67,7 @@ class Corruption(Auditor[CorruptionSettings]):
         MetricInfo("corruption.worst_type_accuracy", "higher", "accuracy under the type that hurts most"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"corruption.accuracy": "accuracy on corrupted images"}
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = ()
     settings: ClassVar[type[Settings]] = CorruptionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -160,11 +160,11 @@ def _metrics(
     worst = min(types, key=lambda kind: float(by_type[kind].mean()))
 
     def metric(name: str, table: Tensor, **params: Any) -> Metric:
-        interval = crossed_mean(table).clamp()
+        interval = crossed_rate(table)
         return Metric.of(f"corruption.{name}", interval, direction="higher", params=params)
 
     headline = Metric.of(
-        "corruption.accuracy", crossed_mean(everything).clamp(), direction="higher", headline=True,
+        "corruption.accuracy", crossed_rate(everything), direction="higher", headline=True,
         resampled=ctx.resamples(records).of_rate(everything),
     )  # fmt: skip
     return [
@@ -183,7 +183,7 @@ def _curve(
     levels: tuple[int, ...],
 ) -> Curve:
     tables = [clean, *[torch.stack([cells[kind, k] for kind in types]).mean(0) for k in levels]]
-    intervals = [crossed_mean(t).clamp() for t in tables]
+    intervals = [crossed_rate(t) for t in tables]
     return Curve(
         plot="Accuracy by corruption level", label=subject, x=[0.0, *map(float, levels)],
         y=[i.value for i in intervals], low=[i.low for i in intervals], high=[i.high for i in intervals],

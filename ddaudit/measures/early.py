@@ -15,7 +15,7 @@ from ddaudit.models import Network
 from ddaudit.training import train_many
 
 PASSES = 60
-"""At most about so many passes are looked at; every other, third, ... of a longer training."""
+"""At most about so many passes are looked at; every other, third, ... of a longer training, and the end."""
 
 
 def early_stopped(ctx: Context, train: ImageData, held: ImageData, seed: int) -> list[Network]:
@@ -39,8 +39,8 @@ def early_stopped(ctx: Context, train: ImageData, held: ImageData, seed: int) ->
             f"early stopping keeps parameters, and {ctx.arch} also keeps batch statistics"
         )
     schedule = protocol.schedule(len(train))
-    every = -(-schedule.steps // schedule.per_epoch // PASSES) or 1
-    keeper = _Keeper(ctx, held, every, kept)
+    passes = -(-schedule.steps // schedule.per_epoch)
+    keeper = _Keeper(ctx, held, -(-passes // PASSES), passes, kept)
     train_many(
         [(train.images, train.labels)] * count,
         arch=ctx.arch,
@@ -62,11 +62,12 @@ class _Keeper:
     ctx: Context
     held: ImageData
     every: int
+    last: int
     kept: list[Network]
     best: dict[int, float] = field(default_factory=dict)
 
     def __call__(self, position: int, passes: int, parameters: Mapping[str, Tensor]) -> None:
-        if passes % self.every:
+        if passes % self.every and passes != self.last:
             return
         probe = self.ctx.random_network("early probe")
         probe.body.load_state_dict(dict(parameters), strict=False)

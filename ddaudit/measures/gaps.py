@@ -81,7 +81,7 @@ class Resampling:
     """Every gap on resamples of the test images: its interval, and what pairs it with that of other subjects."""
 
     intervals: dict[str, Interval]
-    kept: dict[str, Resampled]
+    kept: dict[str, Resampled | None]
 
 
 def gap_metrics(
@@ -262,7 +262,8 @@ def _resampling(
     is more than the whole interval; half a step of a typical cell is added on both sides.
     """
     step = 0.5 / float(counts[counts > 0].double().median())
-    out, kept = {}, {}
+    out: dict[str, Interval] = {}
+    kept: dict[str, Resampled | None] = {}
     for name, values in per_network.items():
         i = crossed(values, drawn[name], n=n)
         slack = step if name in ("deo_m", ODDS, WORST_CELL) else 0.0

@@ -17,7 +17,7 @@ from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.measures.early import early_stopped
-from ddaudit.stats import Interval, crossed_mean, crossed_rate
+from ddaudit.stats import Interval, crossed_difference, crossed_rate
 from ddaudit.stats.intervals import quantiles
 
 
@@ -115,7 +115,7 @@ class Noise(Auditor[NoiseSettings]):
         MetricInfo("noise.crossing", "none", "share of wrong labels from which the set beats full training"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"noise.gain": "gain on early stopping"}
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = None
     settings: ClassVar[type[Settings]] = NoiseSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -146,7 +146,7 @@ class Noise(Auditor[NoiseSettings]):
         finding.metrics += [
             Metric.of("noise.full_accuracy", crossed_rate(best)),
             Metric.of(
-                "noise.gain", crossed_mean(right - best).clamp(-1.0, 1.0), direction="higher",
+                "noise.gain", crossed_difference(right - best), direction="higher",
                 headline=True, resampled=ctx.resamples(test).of_rate(right - best),
             ),
         ]  # fmt: skip
@@ -203,8 +203,15 @@ class Noise(Auditor[NoiseSettings]):
         test, points = ctx.test(), {noise.rate: own}
         for rate in settings.rates:
             other = at_rate(ctx, noise, rate)
+            given = other.data.train.labels
+            reached = WrongLabels.of(noise.true, given, ctx.data.num_classes).rate
+            if abs(reached - rate) > 0.02:  # a class cannot err more often than always
+                finding.caveats.append(
+                    f"{rate:.2f} of the labels were to be wrong, and {reached:.2f} are: noise of this kind has no more "
+                    "classes to move."
+                )
             said = victim_logits(other, subject, seed, test.images).argmax(2)
-            points[rate] = (said == test.labels).double(), self._full(ctx, other, seed)
+            points[reached] = (said == test.labels).double(), self._full(ctx, other, seed)
         rates = sorted(points)
         resamples = ctx.resamples(test)
         ahead = torch.tensor([float((points[r][0] - points[r][1]).mean()) for r in rates])

@@ -20,7 +20,15 @@ from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images, victim_features
 from ddaudit.measures.detection import KNN, SCORES, detection, msp, nearness
-from ddaudit.measures.outliers import DISTANCE, NOISE, PHOTOGRAPHS, SHUFFLED, UNSEEN, outliers
+from ddaudit.measures.outliers import (
+    CORRUPTED,
+    DISTANCE,
+    NOISE,
+    PHOTOGRAPHS,
+    SHUFFLED,
+    UNSEEN,
+    outliers,
+)
 from ddaudit.models import Network
 from ddaudit.stats import Interval, Resamples, clopper_pearson, crossed
 
@@ -87,7 +95,7 @@ class Ood(Auditor[OodSettings]):
         "ood.aupr_out": "AUPR, outliers",
     }
     from_records: ClassVar[tuple[str, ...] | None] = (f"set={UNSEEN}",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     settings: ClassVar[type[Settings]] = OodSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 300, "unseen": 0, "bootstrap": 200},
@@ -102,6 +110,12 @@ class Ood(Auditor[OodSettings]):
         victims = ctx.victims(subject, seed)
         self._score(finding, subject, ctx, settings, seed, made)
         finding.caveats += few_images(len(test), len(victims))
+        if subject.kind != "checkpoint" and ctx.distilled(subject, seed).outliers is not None:
+            finding.caveats.append(
+                f"The set was made with outliers of its own, exchanged quarters, enlarged pixels and noise among them: "
+                f"'{SHUFFLED}', '{CORRUPTED}' and '{NOISE}' are no strangers to networks that learn of those "
+                "(--protocol card). The others are."
+            )
         if subject.kind == "checkpoint":
             finding.caveats.append("No score by neighbours: a checkpoint comes without its set.")
         given = only_unseen(ctx.data)

@@ -43,10 +43,18 @@ def outliers(test: ImageData, data: Dataset, generator: torch.Generator) -> dict
         made[SHUFFLED] = shuffled(pixels, generator)
         made[CORRUPTED] = damaged(test, level=5)
         made[PHOTOGRAPHS] = photographs(len(test), data.shape, generator)
-        if data.train.class_names != DIGIT_CLASSES:
+        if not _of_digits(data):
             digits = load_data("digits").test.images[: len(test)]
             made[DIGITS] = fitted(digits.float() / 255, data.shape)
     return {name: _outside(images, test) for name, images in made.items()}
+
+
+def _of_digits(data: Dataset) -> bool:
+    """Whether more digits would be no outliers; some classes may have been left out, or coloured."""
+    return data.train.class_names == DIGIT_CLASSES or (data.origin or data.name) in (
+        "digits",
+        "mnist",
+    )
 
 
 def noise(test: ImageData, generator: torch.Generator) -> Tensor:

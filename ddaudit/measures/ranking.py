@@ -21,7 +21,7 @@ from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Metric, MetricInfo
 from ddaudit.measures._common import correct
 from ddaudit.sets import DistilledSet
-from ddaudit.stats import Interval, crossed_mean, crossed_rate
+from ddaudit.stats import Interval, crossed_difference, crossed_rate
 from ddaudit.training import EvaluationProtocol
 
 WEIGHT = 0.5
@@ -174,7 +174,7 @@ def _baseline(name: str, ctx: Context) -> Subject:
 
 def _difference(table: Tensor) -> Interval:
     """A difference of accuracies with the interval over (V, N): the same images, victims trained with like seeds."""
-    return crossed_mean(table).clamp(-1.0, 1.0)
+    return crossed_difference(table)
 
 
 def _score(table: Tensor) -> Interval:

@@ -17,7 +17,7 @@ from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images, victim_logits
 from ddaudit.measures.outliers import as_bytes, fitted
-from ddaudit.stats import crossed_mean, crossed_rate
+from ddaudit.stats import crossed_difference, crossed_rate
 
 ROTATION, COLOUR, DOMAIN = "rotation", "colour", "domain"
 
@@ -104,7 +104,7 @@ class Shift(Auditor[ShiftSettings]):
             if tables:
                 mean = torch.stack(list(tables.values())).mean(0)
                 finding.metrics += _metrics(ctx, kind, test, mean, tables)
-                drop = crossed_mean(clean - mean).clamp(-1.0, 1.0)
+                drop = crossed_difference(clean - mean)
                 params = {"kind": kind}
                 finding.metrics.append(
                     Metric.of("shift.drop", drop, direction="lower", floor=0.0, params=params)
@@ -186,7 +186,7 @@ def _metrics(
 ) -> list[Metric]:
     """Accuracy under a kind of shift, the mean (V, N) over its types, and under each."""
     headline = Metric.of(
-        "shift.accuracy", crossed_mean(mean).clamp(), direction="higher", headline=True,
+        "shift.accuracy", crossed_rate(mean), direction="higher", headline=True,
         params={"kind": kind}, resampled=ctx.resamples(records).of_rate(mean),
     )  # fmt: skip
     types = [
@@ -206,7 +206,7 @@ def _curve(
     for angle in sorted(degrees):
         pair = [tables[f"rotation {d:g}"] for d in (angle, -angle)]
         both[angle] = torch.stack(pair).mean(0)
-    intervals = [crossed_mean(t).clamp() for t in both.values()]
+    intervals = [crossed_rate(t) for t in both.values()]
     return Curve(
         plot="Accuracy by angle of rotation", label=subject, x=list(both),
         y=[i.value for i in intervals], low=[i.low for i in intervals],

@@ -9,7 +9,7 @@ from ddaudit.data import ImageData
 from ddaudit.findings import Metric
 from ddaudit.measures import deo
 from ddaudit.measures.gaps import PAIRED, STANDARD, Answers, versions_of
-from ddaudit.stats import Resamples, crossed, crossed_mean, crossed_rate, max_min_gap
+from ddaudit.stats import Resamples, crossed, crossed_difference, crossed_rate, max_min_gap
 
 
 def group_metrics(answers: Answers) -> list[Metric]:
@@ -66,11 +66,11 @@ def alignment_metrics(
             "aligned": (right * own).sum(2),
             "conflicting": (right * ~own).sum(2) / (right.shape[2] - 1),
         }
-        gap = crossed_mean(mean["aligned"] - mean["conflicting"]).clamp(-1.0, 1.0)
+        gap = crossed_difference(mean["aligned"] - mean["conflicting"])
         return [
             *(
                 Metric.of(
-                    f"bias.{name}_accuracy", crossed_mean(table).clamp(), direction="higher",
+                    f"bias.{name}_accuracy", crossed_rate(table), direction="higher",
                     params={"test": test},
                 )
                 for name, table in mean.items()

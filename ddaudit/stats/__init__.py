@@ -2,6 +2,7 @@
 
 from ddaudit.stats.crossing import (
     crossed,
+    crossed_difference,
     crossed_mean,
     crossed_rate,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "bootstrap",
     "clopper_pearson",
     "crossed",
+    "crossed_difference",
     "crossed_mean",
     "crossed_rate",
     "fair_gap_floor",

@@ -6,13 +6,11 @@ either accuracy; comparing two separate intervals throws that away.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from ddaudit.errors import NotEnoughData
-from ddaudit.stats.crossing import crossed_mean
-from ddaudit.stats.intervals import Interval, Values, as_float, mean_t, normal
+from ddaudit.stats.crossing import adjusted_wald, crossed_difference
+from ddaudit.stats.intervals import Interval, Values, as_float, mean_t
 
 
 def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interval:
@@ -41,22 +39,12 @@ def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interva
         raise NotEnoughData(f"a paired comparison over {n} image(s)")
     if x.ndim == 2 and y.ndim == 2 and min(len(x), len(y)) > 1:
         rows = min(len(x), len(y))
-        wide = crossed_mean(_spread_rows(x, rows) - _spread_rows(y, rows), confidence)
-        return wide.clamp(-1.0, 1.0)
+        return crossed_difference(_spread_rows(x, rows) - _spread_rows(y, rows), confidence)
     x, y = x.reshape(-1, n).mean(0), y.reshape(-1, n).mean(0)
     d = x - y
-    value = float(d.mean())
     if bool(((x == 0) | (x == 1)).all()) and bool(((y == 0) | (y == 1)).all()):
-        wins, losses = _discordant(x, y)
-        p, q = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-        half = normal(confidence) * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-        low, high = min(p - q - half, value), max(p - q + half, value)
-        return Interval(value, low, high, n).clamp(-1.0, 1.0)
+        return adjusted_wald(float((d > 0).sum()), float((d < 0).sum()), n, confidence)
     return mean_t(d, confidence).clamp(-1.0, 1.0)
-
-
-def _discordant(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
-    return int((x > y).sum()), int((x < y).sum())
 
 
 def _spread_rows(x: torch.Tensor, rows: int) -> torch.Tensor:

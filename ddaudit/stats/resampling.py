@@ -65,12 +65,12 @@ class Resamples:
         rows = table.double().mean(0)
         return torch.cat([weights @ rows for weights in self.weights()]) / self.n
 
-    def of_rate(self, table: Tensor) -> Resampled:
+    def of_rate(self, table: Tensor) -> Resampled | None:
         """What pairs the mean of a (V, N) table with that of other subjects."""
         return self.kept(table.double().mean(1), self.means(table))
 
-    def kept(self, networks: Tensor, replicates: Tensor, *, step: float = 0.0) -> Resampled:
-        """What pairs any other statistic.
+    def kept(self, networks: Tensor, replicates: Tensor, *, step: float = 0.0) -> Resampled | None:
+        """What pairs any other statistic; None where a resample has no value of it.
 
         Args:
             networks: (V,) its value of each network.
@@ -79,6 +79,8 @@ class Resamples:
         """
         if len(replicates) != self.count:
             raise ValueError(f"{len(replicates)} replicates of {self.count} resamples")
+        if not bool(torch.isfinite(replicates).all()):
+            return None
         values = [float(v) for v in networks]
         return Resampled(name=self.name, networks=values, replicates=pack(replicates), step=step)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ddaudit.training import augment
 from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import measure
+from ddaudit.training._precision import exact_float32
 from ddaudit.training._steps import blend
 from ddaudit.training.engine import Extras, predict, require_finite, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
@@ -20,6 +21,7 @@ __all__ = [
     "Schedule",
     "augment",
     "blend",
+    "exact_float32",
     "measure",
     "predict",
     "require_finite",

@@ -13,6 +13,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
 from ddaudit.models import Body, Network
+from ddaudit.seeds import stable_seed
 from ddaudit.training._data import Pool, generator, orders
 from ddaudit.training._sharpness import sharpness_aware
 from ddaudit.training.augment import AugmentParams, apply, concatenate, draw
@@ -246,7 +247,9 @@ def _outlying(
         return None
     device, strategy = pool.images.device, protocol.augment or ""
     size = min(protocol.batch_size, pool.size)
-    batches = orders([seed + 1], size=pool.size, batch_size=size, device=device)
+    batches = orders(
+        [stable_seed(seed, "outliers")], size=pool.size, batch_size=size, device=device
+    )
     augment, look = generator(seed, "outliers"), generator(seed, "outlier views")
 
     def next_loss() -> Tensor:
@@ -271,8 +274,8 @@ def _descend(
     """Gradient descent; at a learning-rate cut the optimiser is made anew, as published.
 
     ``loss_at`` draws what a step sees and returns its loss as a function of the leaves' present values; ``after`` is
-    told how many passes are done, and what the leaves would be if it ended there: their moving average, where the
-    protocol keeps one.
+    told how many passes are done (the last may be cut short), and what the leaves would be if it ended there: their
+    moving average, where the protocol keeps one.
     """
     optimizer = _optimizer(leaves, protocol, protocol.lr)
     kept = [p.detach().clone() for p in leaves] if protocol.ema else leaves
@@ -289,8 +292,8 @@ def _descend(
         optimizer.step()
         if protocol.ema:
             blend(kept, leaves, protocol.ema)
-        if step % schedule.per_epoch == 0:
-            after(step // schedule.per_epoch, kept)
+        if step % schedule.per_epoch == 0 or step == schedule.steps:
+            after(-(-step // schedule.per_epoch), kept)
         if step == schedule.steps:
             if protocol.ema:
                 with torch.no_grad():
@@ -301,7 +304,7 @@ def _descend(
             lr = protocol.lr * _share_of_rate(protocol, step / schedule.steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-        elif step == schedule.decay_at:
+        elif step == schedule.decay_at and protocol.decay != 1.0:
             optimizer = _optimizer(leaves, protocol, protocol.lr * protocol.decay)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +21,7 @@ from ddaudit.models import Arch, Network, build
 from ddaudit.training._data import Pool, check_set, pixels
 from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import Plan, plan
+from ddaudit.training._precision import exact_float32
 from ddaudit.training._steps import AfterChunk, Beside, Compiled, train_loop, train_stacked
 from ddaudit.training.losses import check_labels, targets
 from ddaudit.training.protocols import EvaluationProtocol
@@ -115,7 +115,7 @@ def train_many(
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for k, (x, y) in enumerate(sets):
         groups[(tuple(x.shape), x.dtype == torch.uint8, y.ndim)].append(k)
-    with _exact_float32(device), reuse_memory():
+    with exact_float32(), reuse_memory():
         for members in groups.values():
             chosen = plan(
                 strategy, networks[members[0]], count=len(members), size=len(sets[members[0]][0]),
@@ -166,7 +166,7 @@ def predict(
     logits = torch.empty(len(images), network.num_classes)
     training = network.training
     network.eval()
-    with torch.inference_mode(), reuse_memory():
+    with torch.inference_mode(), exact_float32(), reuse_memory():
         for i in range(0, len(images), batch_size):
             batch = pixels(images[i : i + batch_size].to(network.device))
             logits[i : i + batch_size] = network(batch).cpu()
@@ -310,17 +310,3 @@ def _check_extras(extra: Extras, size: int, protocol: EvaluationProtocol) -> Non
 def _shape(images: Tensor) -> tuple[int, int, int]:
     c, h, w = images.shape[1:]
     return int(c), int(h), int(w)
-
-
-@contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
-    """Full float32 products on CUDA: with TF32 a network would depend on the card it met."""
-    if device.type != "cuda":
-        yield
-        return
-    old = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = old

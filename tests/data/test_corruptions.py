@@ -96,6 +96,14 @@ def test_bad_requests_are_one_line(name, level, says):
 # ---- published files ---------------------------------------------------------------------------------
 
 
+def _of_shape(data, channels, side):
+    def blank(split):
+        images = torch.zeros(len(split), channels, side, side, dtype=torch.uint8)
+        return replace(split, images=images)
+
+    return replace(data, **{k: blank(getattr(data, k)) for k in ("train", "validation", "test")})
+
+
 def test_cifar10_c_is_read_by_level_without_pickles(tmp_path, monkeypatch):
     from ddaudit.data import corrupted
 
@@ -106,7 +114,7 @@ def test_cifar10_c_is_read_by_level_without_pickles(tmp_path, monkeypatch):
     np.save(folder / "fog.npy", data)
     np.save(folder / "labels.npy", np.tile(np.arange(20) % 10, 5))
     digits = load_data("digits")
-    cifar = replace(digits, name="cifar10", origin="", root=tmp_path)
+    cifar = replace(_of_shape(digits, 3, 32), name="cifar10", origin="", root=tmp_path)
     found = published(cifar)
     assert (found.name, found.types, found.levels) == ("CIFAR-10-C", ("fog",), LEVELS)
     cell = found.images("fog", 3, torch.tensor([0, 7]))
@@ -126,6 +134,20 @@ def test_mnist_c_has_one_level(tmp_path):
     folder.mkdir(parents=True)
     np.save(folder / "test_images.npy", np.full((30, 28, 28, 1), 9, np.uint8))
     np.save(folder / "test_labels.npy", np.arange(30) % 10)
-    found = published(replace(load_data("digits"), name="mnist", origin="", root=tmp_path))
+    mnist = replace(_of_shape(load_data("digits"), 1, 28), name="mnist", origin="", root=tmp_path)
+    found = published(mnist)
     assert (found.name, found.levels) == ("MNIST-C", (0,))
     assert found.images("fog", 0, torch.tensor([4])).shape == (1, 1, 28, 28)
+    some = replace(mnist.test, class_names=mnist.test.class_names[:7], labels=mnist.test.labels % 7)
+    grouped = replace(
+        mnist.test, groups=torch.zeros(len(mnist.test), dtype=torch.int64), group_names=("a",)
+    )
+    for changed in (
+        replace(_of_shape(mnist, 3, 28)),  # coloured
+        replace(
+            mnist,
+            train=replace(mnist.train, class_names=some.class_names, labels=mnist.train.labels % 7),
+        ),
+        replace(mnist, test=grouped),
+    ):
+        assert published(changed) is None, "the files hold other images, or other classes"

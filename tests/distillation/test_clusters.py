@@ -101,3 +101,9 @@ def test_dream_runs_is_not_shared_between_runs_and_is_refused_under_privacy(tiny
     assert not clustered.loop.shareable(clustered, 1)
     with pytest.raises(BadInput, match="picks records by other records"):
         resolve("dream+dp")
+
+
+def test_a_class_without_records_is_named(tiny):
+    gone = tiny.train.subset(tiny.train.labels != 2)
+    with pytest.raises(BadInput, match="has no training record to start from"):
+        distill(resolve("dream", options=FAST), gone, data=tiny, ipc=1, seed=0)

@@ -83,3 +83,9 @@ def test_a_class_that_runs_out_of_records_is_said_on_the_card(tiny, name, tmp_pa
     assert f"{280 - unique} of 280 images are copies" in warning
     enough = distill(resolve(name, profile="small"), tiny.train, data=tiny, ipc=3, seed=0)
     assert enough.card.notes == []
+
+
+def test_k_center_takes_every_record_before_one_again():
+    z = torch.tensor([[0.0], [1.0], [5.0], [5.0]])
+    chosen = k_center(z, 10, torch.Generator()).tolist()
+    assert sorted(chosen[:4]) == sorted(chosen[4:8]) == [0, 1, 2, 3]

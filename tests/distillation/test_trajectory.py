@@ -304,7 +304,10 @@ def test_the_card_states_the_learned_rate_the_protocol_and_the_buffer(tiny):
     card = distill(recipe, tiny.train, data=tiny, ipc=1, seed=0).card
     assert card.learned_lr > 0
     assert (card.protocol["name"], card.protocol["epochs"]) == ("mtt", 1000)
-    assert card.notes == ["matched on the paths of 2 experts, 4 checkpoints each: 0.0 MB in all"]
+    assert card.notes == [
+        "matched on the paths of 2 experts, 4 checkpoints each: 0.0 MB in all",
+        "networks trained on the records are shared by every seed: a spread over seeds leaves theirs out",
+    ]
 
 
 def test_one_iteration_is_one_step_of_the_loss_it_states(tiny):

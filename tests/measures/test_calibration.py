@@ -198,3 +198,25 @@ def test_checks_pass_and_can_fail(audit, monkeypatch) -> None:
     broken = scores.Temperature(1.0)
     monkeypatch.setattr(calibration.scores, "fit_temperature", lambda *a: broken)
     assert not any(c.passed for c in Calibration().checks(audit, SETTINGS))
+
+
+def test_parts_of_the_brier_score_add_up_and_errors_below_chance_are_negative() -> None:
+    g = torch.Generator().manual_seed(3)
+    z = 2 * torch.randn(1, 4000, 2, generator=g).double()
+    z[..., 0] += 0.5
+    p = z[0].softmax(1)
+    y = torch.multinomial(p, 1, generator=g)[:, 0]
+    found = stage_metrics(z, y, SETTINGS, stage="raw", generator=torch.Generator().manual_seed(0))
+    value = {m.name: m.value for m in found}
+    parts = [f"calibration.brier_{k}" for k in ("reliability", "uncertainty", "within")]
+    top = (p.max(1).values - (p.argmax(1) == y).double()).square().mean()
+    got = sum(value[k] for k in parts) - value["calibration.brier_resolution"]
+    assert got == pytest.approx(float(top), abs=1e-9)
+    low = [
+        next(m.value for m in stage_metrics(
+            zz[None], torch.multinomial(zz.softmax(1), 1, generator=g)[:, 0], SETTINGS, stage="raw",
+            generator=torch.Generator().manual_seed(0),
+        ) if m.name == "calibration.ece_debiased")
+        for zz in (2 * torch.randn(300, 4, generator=g).double() for _ in range(6))
+    ]  # fmt: skip
+    assert min(low) < 0, "six calibrated networks, and none reads less than chance gives on average"

@@ -139,7 +139,8 @@ def test_end_to_end_with_other_rates(small, random_subset) -> None:
     assert finding.status == "ok"
     assert finding.metric("noise.full_accuracy").value > 0.5
     (own, full) = finding.curves
-    assert own.x == full.x == pytest.approx([finding.metric("noise.rate").value, 0.6])
+    assert own.x == full.x == pytest.approx([finding.metric("noise.rate").value, 0.6], abs=0.05)
+    assert own.x[1] != 0.6, "what the labels are, not what was asked for"
     crossing = [m for m in finding.metrics if m.name == "noise.crossing"]
     assert crossing or any("No crossing" in c for c in finding.caveats)
     assert auditor.work(random_subset, small, settings).distillations == 1

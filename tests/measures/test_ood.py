@@ -128,3 +128,16 @@ def test_checks_pass_and_can_fail(audit, monkeypatch) -> None:
     swapped = lambda s, i, w: {k: v * 0.8 for k, v in honest(s, i, w).items()}  # noqa: E731
     monkeypatch.setattr(ood, "detection", swapped)
     assert not any(c.passed for c in Ood().checks(audit, SETTINGS))
+
+
+def test_digits_are_no_strangers_to_digits_without_some_classes() -> None:
+    digits = load_data("unseen:base=digits,classes=2")
+    assert "digits" not in outliers(digits.test, digits, torch.Generator().manual_seed(0))
+
+
+def test_few_outliers_leave_an_interval() -> None:
+    table = {"msp": torch.rand(2, 104, generator=torch.Generator().manual_seed(0))}
+    found = ood.detection_metrics(table, 100, ood.Resamples("a few", 104, 400), "noise")
+    assert all(m.low <= m.value <= m.high for m in found)
+    assert all(m.low == m.low for m in found)
+    assert all(m.resampled is None for m in found), "a resample without outliers pairs with nothing"

@@ -14,6 +14,7 @@ from ddaudit.stats import (
     bootstrap,
     clopper_pearson,
     crossed,
+    crossed_difference,
     crossed_mean,
     crossed_rate,
     crossing,
@@ -147,3 +148,30 @@ def test_the_value_is_always_inside(rows) -> None:
         assert got.value == pytest.approx(float(x.mean()))
     got = bootstrap(x[0], n_boot=50)
     assert got.low <= got.value <= got.high
+
+
+def test_shares_near_an_end_are_as_wide_as_wilsons() -> None:
+    """All shares 1: no spread to read, and 400 images still leave more than nothing open."""
+    got = crossed_rate(torch.ones(3, 400) - 1e-9)
+    assert got.low == pytest.approx(wilson(400, 400).low, abs=1e-6)
+    one = crossed_rate(torch.full((1, 400), 0.999))
+    assert one.low < 0.995 < 0.999 < one.high
+
+
+def test_differences_without_spread_keep_bonett_and_prices_width() -> None:
+    for value in (0.0, 1.0, -1.0):
+        got = crossed_difference(torch.full((3, 400), value))
+        assert got.value == value
+        assert got.high - got.low > 0.004
+        assert -1 <= got.low <= value <= got.high <= 1
+    spread = torch.randint(-1, 2, (3, 400), generator=torch.Generator().manual_seed(0))
+    assert crossed_difference(spread) == crossed_mean(spread).clamp(-1, 1), "enough events: as ever"
+
+
+def test_resamples_without_a_value_are_left_out() -> None:
+    drawn = torch.linspace(0.2, 0.6, 200).double()
+    holes = torch.cat([drawn, torch.full((20,), torch.nan)])
+    with_holes = crossed(torch.tensor([0.4, 0.4]), holes, n=50)
+    assert with_holes == crossed(torch.tensor([0.4, 0.4]), drawn, n=50)
+    nothing = crossed(torch.tensor([0.4]), torch.full((9,), torch.nan), n=50)
+    assert (nothing.low, nothing.high) == (-np.inf, np.inf)

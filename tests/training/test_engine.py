@@ -374,3 +374,38 @@ def test_cuda_equals_cpu(strategy: str) -> None:
     )  # fmt: skip
     assert all(n.device.type == "cuda" for n in cuda)
     assert max(difference(a, b.cpu()) for a, b in zip(cpu, cuda, strict=True)) < 1e-3
+
+
+def test_no_cut_keeps_the_optimiser() -> None:
+    images, labels = random_set(0)
+    how = replace(PROTOCOLS["dc"], augment="", epochs_plain=20, decay=1.0)
+    [ours] = train([(images, labels)], [5], how)
+    theirs = build(SMALL, shape=(3, 8, 8), num_classes=4, seed=5, mean=MEAN, std=STD)
+    x = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    sgd = torch.optim.SGD(theirs.body.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    for _ in range(21):
+        sgd.zero_grad()
+        F.cross_entropy(theirs.body(x), labels).backward()
+        sgd.step()
+    assert difference(ours, theirs) < 1e-5
+
+
+def test_the_end_of_a_training_cut_short_is_told() -> None:
+    images, labels = random_set(0, 40)
+    told: list[int] = []
+    how = replace(protocol("", steps=7), batch_size=8)  # five steps a pass
+    train_many(
+        [(images, labels)], arch=SMALL, num_classes=4, mean=MEAN, std=STD, protocol=how, seeds=[0],
+        after_pass=lambda _, passes, __: told.append(passes),
+    )  # fmt: skip
+    assert told == [0, 1, 2]
+
+
+def test_networks_train_and_answer_in_full_float32(monkeypatch) -> None:
+    seen: list[bool] = []
+    net = build(SMALL, shape=(3, 8, 8), num_classes=4, seed=5, mean=MEAN, std=STD)
+    net.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    predict(net, random_set(0)[0])
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32, "put back"

@@ -49,7 +49,7 @@ M3D = register(
         synthesis=Pixels(init="real", factor=2, space="unit"),
         reader=Minibatch(per_class=128),
         loop=Matching(iterations=2000, repeats=5, lr=1.0, lr_ipc=1, momentum=0.5),
-        augment="color_crop_cutout",
+        augment="color+crop+cutout",
         protocol=IDC.protocol,
         small={
             "loop.iterations": 60,
@@ -97,7 +97,7 @@ NCFM = register(
         reader=Minibatch(per_class=1024),
         terms=(CrossEntropy(weight=1.0, on="teacher", per_class=True),),
         loop=Matching(iterations=20_000, lr=0.001, optimiser="adam"),
-        augment="color_crop_cutout",
+        augment="color+crop+cutout",
         protocol=EvaluationProtocol(
             name="ncfm",
             epochs=2000,
@@ -106,8 +106,12 @@ NCFM = register(
             lr=1e-3,
             optimiser="adamw",
             weight_decay=0.01,
+            augment="flip+color+crop_scale_rotate",
             cutmix=0.5,
-            deviations=("one cut of the learning rate (source: halved four times)",),
+            deviations=(
+                "one cut of the learning rate (source: halved four times)",
+                "CutMix before the other augmentation (source: after it)",
+            ),
         ),
         small={
             "loop.iterations": 300,

@@ -39,7 +39,11 @@ FREPO = register(
             weight_decay=0.0,
             decay=1.0,
             loss="mse",
-            deviations=("the last weights (source: their moving average, 0.995)",),
+            deviations=(
+                "the last weights (source: their moving average, 0.995)",
+                "squared distance to the distributions (source: to targets, less 1 / classes)",
+                "the data set's own augmentation (source: colour, crop, rotation, shift, cutout)",
+            ),
         ),
         small={
             "loop.steps": 300,

@@ -43,6 +43,11 @@ def squeezed(arch: str, *, epochs: int = 200, lr: float = 0.1, batch: int = 128)
     return Experts(arch, count=1, epochs=epochs, lr=lr, batch_size=batch, lr_schedule="cosine")
 
 
+HARD_HERE = (
+    "the class beside the soft labels is the one that teachers give an image (theirs: its folder's)"
+)
+
+
 def by_views(
     name: str,
     *,
@@ -67,7 +72,7 @@ def by_views(
         temperature=20.0 if loss == "kl" else 1.0,
         labels="store",
         hard_weight=hard_weight,
-        deviations=deviations,
+        deviations=(*deviations, *([HARD_HERE] if hard_weight else [])),
     )
 
 

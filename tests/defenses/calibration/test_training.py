@@ -120,3 +120,22 @@ def test_what_cannot_be_is_refused_in_one_line(name, why):
     with pytest.raises(BadInput, match=why) as refused:
         resolve(name)
     assert "\n" not in str(refused.value)
+
+
+def test_networks_learn_of_whole_images_between_rounds(tiny, monkeypatch):
+    from ddaudit.distillation.matching import Matching
+
+    shown, train = [], Matching._train
+
+    def watched(self, net, images, *rest, **named):
+        shown.append(images)
+        return train(self, net, images, *rest, **named)
+
+    monkeypatch.setattr(Matching, "_train", watched)
+    small = {
+        "networks.arch": "ConvNetD2W8", "networks.width": None, "loop.iterations": 1, "loop.outer": 2,
+        "loop.inner": 1, "synthesis.drop": 0.5,
+    }  # fmt: skip
+    distill(resolve("dc+masked", options=small), tiny.train, data=tiny, ipc=2, seed=0)
+    assert shown
+    assert all(float((x == 0).float().mean()) < 0.1 for x in shown)
