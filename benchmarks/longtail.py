@@ -31,7 +31,7 @@ from ddaudit.training import PROTOCOLS, EvaluationProtocol, Extras, predict, tra
 
 IPC, SEEDS, NETWORKS, FACTORS = 10, 3, 2, (10, 100)
 # All records: this many passes, and no fewer steps than a distilled set is trained for.
-PASSES, STEPS = 30, 500
+PASSES, STEPS = 10, 500
 BASES = {
     "digits": ("digits-lt", "ConvNetD2W32", "Digits (scikit-learn's, 8x8)"),
     "fashion-mnist": ("fmnist-lt", "ConvNetW32", "Fashion-MNIST"),

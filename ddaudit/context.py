@@ -406,7 +406,10 @@ def missing_part(protocol: EvaluationProtocol, distilled: DistilledSet) -> str:
 
 
 def stratified(data: ImageData, limit: int) -> ImageData:
-    """A fixed sample of at most ``limit`` records, spread evenly over (class, group) cells and seeded by nothing."""
+    """A fixed sample of at most ``limit`` records, spread evenly over (class, group) cells and seeded by nothing.
+
+    Fewer records than cells are one each of cells that are drawn, not those of the first classes.
+    """
     if len(data) <= limit:
         return data
     cell = (
@@ -417,6 +420,10 @@ def stratified(data: ImageData, limit: int) -> ImageData:
     order = torch.argsort(cell, stable=True)
     position = torch.empty_like(order)
     _, counts = torch.unique_consecutive(cell[order], return_counts=True)
+    if limit < len(counts):
+        firsts = order[counts.cumsum(0) - counts]
+        drawn = torch.randperm(len(firsts), generator=torch.Generator().manual_seed(limit))[:limit]
+        return data.subset(torch.sort(firsts[drawn]).values)
     position[order] = torch.cat([torch.arange(int(c)) for c in counts])
     chosen = torch.argsort(position, stable=True)[:limit]
     return data.subset(torch.sort(chosen).values)

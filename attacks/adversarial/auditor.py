@@ -72,7 +72,7 @@ class Adversarial(Auditor[AdversarialSettings]):
             "accuracy in the BEARD benchmark's evaluation, as coded (not robustness) and as meant",
         ),
     )  # fmt: skip
-    version = 6
+    version = 7
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {
         "images": 60,
@@ -93,6 +93,8 @@ class Adversarial(Auditor[AdversarialSettings]):
         self, subject: Subject, ctx: Context, settings: AdversarialSettings, seed: int
     ) -> Finding:
         """Attack the subject's victims, then test the numbers for gradient masking."""
+        if settings.benchmark == "dd-robustbench":
+            ctx.require_pixels("DD-RobustBench's radii are steps of 1/255")
         radii = Radii.of(settings, ctx.data.test)
         victims = ctx.victims(subject, seed)
         arena = _Arena(radii, settings, ctx.seed_for("adversarial", seed))
@@ -121,6 +123,7 @@ class Adversarial(Auditor[AdversarialSettings]):
             finding.curves += rows.curve(subject.id, linf, radii)
         chosen = victims[: settings.autoattack_victims]
         few, square = ctx.test(settings.autoattack_images), None
+        finding.caveats += rows.classes_seen(few, ctx.data.test)
         if "autoattack" in settings.attacks:
             auto = arena.attack(
                 chosen, few, ATTACKS["autoattack"](), radii.headline, settings.autoattack_norm

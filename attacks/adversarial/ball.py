@@ -43,7 +43,11 @@ class Ball:
     def size(self, delta: Tensor) -> Tensor:
         """(N,) norms."""
         flat = delta.flatten(1)
-        return flat.abs().amax(1) if self.norm == "Linf" else flat.norm(dim=1)
+        if self.norm == "Linf":
+            return flat.abs().amax(1)
+        # A sum of 150,000 squares in float32 is off by more than a ball may be overshot.
+        length: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+        return length.to(delta.dtype)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The unit step that raises a linear function most."""

@@ -21,8 +21,11 @@ from ddaudit.attacks.adversarial.ball import PIXELS, Ball, Bounds, Noise, Norm
 from ddaudit.errors import BadInput
 from ddaudit.training import exact_float32, require_finite, reuse_memory
 
-SLACK = 1e-6
-"""Allowed overshoot of the eps ball, in input units (float32 rounding)."""
+
+def slack(eps: float) -> float:
+    """Allowed overshoot of the eps ball, in input units: float32 rounding, which grows with radii above 1."""
+    return 1e-6 * max(1.0, eps)
+
 
 _VALUES = 256 * 3072
 """Input values in one batch, at most: 256 images of 3 x 32 x 32."""
@@ -128,7 +131,6 @@ class InputAttack(Protocol):
         ...
 
 
-@exact_float32()
 @reuse_memory()
 def run(
     network: nn.Module,
@@ -189,7 +191,7 @@ def run(
 def verify(
     original: Tensor, adversarial: Tensor, *, eps: float, norm: Norm, bounds: Bounds = PIXELS
 ) -> Tensor:
-    """(N,) bool: x' is finite, within the bounds, and within ``eps`` (+1e-6) of x.
+    """(N,) bool: x' is finite, within the bounds, and within ``eps`` (and :func:`slack`) of x.
 
     Args:
         original, adversarial: (N, C, H, W).
@@ -198,7 +200,7 @@ def verify(
     size = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
     flat, (low, high) = adversarial.flatten(1), bounds
     inside = (flat >= low).all(1) & (flat <= high).all(1) & torch.isfinite(flat).all(1)
-    return inside & (size <= eps + SLACK)
+    return inside & (size <= eps + slack(eps))
 
 
 def classify(network: nn.Module, inputs: Tensor, *, batch_size: int = 512) -> Tensor:
@@ -214,7 +216,7 @@ def classify(network: nn.Module, inputs: Tensor, *, batch_size: int = 512) -> Te
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[Model]:
-    """Eval mode and no parameter gradients inside; modes and flags as before outside."""
+    """Eval mode, full float32 and no parameter gradients inside; modes and flags as before outside."""
     modes = [(module, module.training) for module in network.modules()]
     flags = [(p, p.requires_grad) for p in network.parameters()]
     tensors = [*network.parameters(), *network.buffers()]
@@ -222,7 +224,8 @@ def frozen(network: nn.Module) -> Iterator[Model]:
     for p, _ in flags:
         p.requires_grad_(False)
     try:
-        yield Model(network, tensors[0].device if tensors else torch.device("cpu"))
+        with exact_float32():
+            yield Model(network, tensors[0].device if tensors else torch.device("cpu"))
     finally:
         for p, flag in flags:
             p.requires_grad_(flag)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks.adversarial.ball import Ball, Noise, Norm
-from ddaudit.attacks.adversarial.execution import SLACK, Model
+from ddaudit.attacks.adversarial.execution import Model, slack
 from ddaudit.attacks.adversarial.losses import rivals
 
 OVERSHOOT, PULL_BACK, TOWARDS_IMAGE = 1.05, 0.9, 0.1
@@ -57,7 +57,7 @@ class FAB:
             logits, gap, gradient = model.gradient(at, lambda z: _gap(z, y, target))  # noqa: B023
             errs = logits.argmax(1) != y
             if bool(errs.any()):
-                near = errs & (ball.size(at - x) <= ball.eps + SLACK)
+                near = errs & (ball.size(at - x) <= ball.eps + slack(ball.eps))
                 made[ids[near]], broken[ids[near]] = at[near], True
                 # Broken from too far: pulled towards the image, where the boundary is linearised again.
                 at = torch.where(errs.view(-1, 1, 1, 1), x + (at - x) * PULL_BACK, at)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddaudit.attacks.adversarial.adam import InputAdam
 from ddaudit.attacks.adversarial.ball import Ball, Noise
-from ddaudit.attacks.adversarial.execution import SLACK, Model
+from ddaudit.attacks.adversarial.execution import Model, slack
 from ddaudit.attacks.adversarial.losses import margin, rivals
 
 _TINY = 1e-12
@@ -91,7 +91,7 @@ class CarliniWagner:
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
         for _ in range(self.searches):
             found, errs = self._minimise(model, x, y, c, ball)
-            near = errs & (ball.size(found - x) <= ball.eps + SLACK)
+            near = errs & (ball.size(found - x) <= ball.eps + slack(ball.eps))
             made[ids[near]] = found[near]
             low, high = torch.where(errs, low, c), torch.where(errs, c, high)
             c = torch.where(torch.isinf(high), c * 10, (low + high) / 2)
@@ -131,5 +131,5 @@ class CarliniWagner:
 
 def _within(ball: Ball, x: Tensor, found: Tensor) -> Tensor:
     """What was found where it lies within eps, x elsewhere."""
-    near = ball.size(found - x) <= ball.eps + SLACK
+    near = ball.size(found - x) <= ball.eps + slack(ball.eps)
     return torch.where(near.view(-1, 1, 1, 1), found, x)

@@ -13,6 +13,7 @@ from ddaudit.attacks.adversarial.execution import AttackResult, InputAttack, cla
 from ddaudit.attacks.adversarial.gradient import PGD
 from ddaudit.attacks.adversarial.masking import MaskingEvidence, clip_only_changes
 from ddaudit.attacks.adversarial.square import Square
+from ddaudit.training import exact_float32
 
 FAR = 10.0
 """A radius that reaches everything, in standard deviations, where inputs have no bounds."""
@@ -153,6 +154,7 @@ class Probe:
         return _mean(says == (self.labels[right] + 1) % classes)
 
 
+@exact_float32()
 def nonzero_gradient_share(
     network: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 256
 ) -> float:

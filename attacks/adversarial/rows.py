@@ -16,6 +16,7 @@ from ddaudit.attacks.adversarial.losses import loss_note
 from ddaudit.attacks.adversarial.settings import GREY, AdversarialSettings, Radii
 from ddaudit.attacks.adversarial.square import Square
 from ddaudit.auditing import Context
+from ddaudit.data import ImageData
 from ddaudit.findings import Caveat, Check, Curve, Metric
 from ddaudit.stats import Interval, Resamples, crossed, wilson
 
@@ -154,6 +155,17 @@ def not_to_be_quoted(failed: Sequence[Check]) -> str:
     name = first.name.partition(": ")[2] or first.name
     more = f" ({len(failed) - 1} more failed)" if len(failed) > 1 else ""
     return f"robust accuracy is not to be quoted: it fails the test “{name}”{more}."
+
+
+def classes_seen(few: ImageData, test: ImageData) -> list[str]:
+    """A caveat where a sample of the test images leaves classes out."""
+    seen, known = (len(torch.unique(data.labels)) for data in (few, test))
+    if seen == known:
+        return []
+    return [
+        f"AutoAttack and its like see {len(few)} images of {seen} of the {known} classes, drawn at random: "
+        f"--setting adversarial.autoattack_images={known} sees each."
+    ]
 
 
 def caveats(

@@ -12,7 +12,7 @@ from ddaudit.attacks.backdoor.injection import INJECTIONS, Injection, Scene, inj
 from ddaudit.attacks.backdoor.known_answers import controls, stamp_check
 from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, Work, auditor
 from ddaudit.data import ImageData
-from ddaudit.errors import BadInput, Unsupported
+from ddaudit.errors import BadInput, NotEnoughData, Unsupported
 from ddaudit.findings import Caveat, Check, Finding, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
@@ -102,7 +102,7 @@ class Backdoor(Auditor[BackdoorSettings]):
         "backdoor.cta": "clean test accuracy",
         "backdoor.asr": "attack success rate",
     }
-    version = 5
+    version = 6
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"poison_ratios": (0.1,)}
     settings = BackdoorSettings
@@ -126,8 +126,8 @@ class Backdoor(Auditor[BackdoorSettings]):
         for name, variants in chosen(settings, ctx.preset.profile).items():
             try:
                 self._carry_out(finding, variants, subject, ctx, settings, seed)
-            except Unsupported as error:
-                refused[name] = str(error)
+            except (Unsupported, NotEnoughData) as error:
+                refused[name] = str(error).rstrip(".")
         if not finding.metrics:
             raise Unsupported("; ".join(dict.fromkeys(refused.values())))
         finding.caveats += _caveats(ctx, settings)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddaudit.attacks._common.trigger import Blend, check_poison
 from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threat, register
 from ddaudit.attacks.backdoor.restamping import distil_restamped, heaviest_unit, relabelled
+from ddaudit.errors import Unsupported
 from ddaudit.models import Network
 
 
@@ -54,7 +55,12 @@ class Invisible(Injection):
     def plant(self, scene: Scene) -> Injected:
         check_poison(scene.data.train, self.ratio, scene.target)
         train = scene.data.train
-        first = int((train.labels == scene.target).nonzero()[0])
+        of_target = (train.labels == scene.target).nonzero().flatten()
+        if not len(of_target):
+            raise Unsupported(
+                "starts its trigger at a record of the target class, and there is none"
+            )
+        first = int(of_target[0])
         made, trigger, poisoned = distil_restamped(
             scene, relabelled(scene, self.ratio, scene.generator("invisible")),
             train.pixels(torch.tensor([first]))[0], _Pattern(self), every=self.every,

@@ -13,10 +13,14 @@ from ddaudit.attacks.backdoor.outcomes import gain, outcome
 from ddaudit.auditing import Context, stratified
 from ddaudit.findings import Check
 from ddaudit.models import Arch
+from ddaudit.stats import paired_difference
 from ddaudit.training import PROTOCOLS, train_many
 
 CONTROL_GAIN = 0.8
-"""Exclusive ASR gain that a victim trained on poisoned real data must reach for the instrument to count as working."""
+"""Share of what the clean network leaves of the exclusive ASR that a victim trained on poisoned real data must gain for
+the instrument to count as working."""
+CONTROL_QUIET = 0.05
+"""How much more often than without the stamp a clean network may say the target, as far as the interval can tell."""
 CONTROL_RATIO = 0.3
 CONTROL_IMAGES = 1200
 CONTROL_STEPS = 400
@@ -47,19 +51,21 @@ def controls(ctx: Context, target: int) -> list[Check]:
     clean = outcome(ctx, [clean_net], test, trigger, target)
     attacked = outcome(ctx, [planted_net], test, trigger, target)
     found = gain(attacked, clean).value
-    quiet = rate(clean.exclusive)
-    chance = 1 / ctx.data.num_classes
-    limit = chance + 2 * (chance * (1 - chance) / quiet.n) ** 0.5
+    needed = CONTROL_GAIN * (1 - rate(clean.exclusive).value)
+    unstamped = (ctx.predict(clean_net, test.images).argmax(1) == target)[clean.other]
+    quiet = paired_difference(clean.exclusive[0].float(), unstamped.float())
     return [
         Check(
-            name="planted backdoor is found", passed=found > CONTROL_GAIN, value=found, expected=f"> {CONTROL_GAIN}",
+            name="planted backdoor is found", passed=found > needed, value=found,
+            expected=f"> {needed:.3f} ({CONTROL_GAIN} of what is left to gain)",
             detail=f"exclusive ASR gain of a network trained on {len(train)} real images, {len(planted.index)} of them "
             "stamped and relabelled, no distillation", affects=["backdoor."],
         ),
         Check(
-            name="clean network shows no backdoor", passed=quiet.value <= limit, value=quiet.value,
-            expected=f"<= {limit:.3f} (chance {chance:.3f} + 2 standard errors)",
-            detail="exclusive ASR of a network trained on the same images, none of them stamped", affects=["backdoor."],
+            name="clean network shows no backdoor", passed=quiet.low <= CONTROL_QUIET, value=quiet.value,
+            expected=f"not above {CONTROL_QUIET} by its interval [{quiet.low:.3f}, {quiet.high:.3f}]",
+            detail="how much more often a network trained on the same images, none of them stamped, says the target of "
+            "stamped images", affects=["backdoor."],
         ),
     ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ddaudit.attacks._common.trigger import Blend, Poisoned
 from ddaudit.attacks.backdoor.injection import Scene
 from ddaudit.data import ImageData
+from ddaudit.distillation.loops import LearnsRecords
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.parts import Layout, Opening, Query, Source, Targets
 from ddaudit.distillation.reading import Around
@@ -138,6 +139,10 @@ def distil_restamped(
     if recipe.reader.private:
         raise Unsupported(
             "stamps records anew between questions, and a private reader's records are fixed"
+        )
+    if isinstance(recipe.networks, LearnsRecords):
+        raise Unsupported(
+            f"stamps records anew, and the networks of {recipe.name} learn copies of them that keep the first stamp"
         )
     if not (untrained or _teaches(scene)):
         raise Unsupported(

@@ -23,7 +23,8 @@ class SimpleTrigger(Injection):
 
     Attributes:
         ratio: copies added, as a share of all training records.
-        side: of the square, pixels of 32 (2, 4, 8, 16), in proportion at other sizes; 32: the whole image.
+        side: of the square, pixels of 32 (2, 4, 8, 16), in proportion at other sizes; 32, or what leaves no
+            margin: the whole image.
         opacity: of the pattern (1.0, 0.3).
     """
 
@@ -42,9 +43,9 @@ class SimpleTrigger(Injection):
 
     def plant(self, scene: Scene) -> Injected:
         shape = scene.shape
-        mask = torch.ones(shape)
-        if self.side < 32:
-            mask = SquareTrigger(scaled(self.side, shape)).mask(shape)
+        mask, side = torch.ones(shape), scaled(self.side, shape)
+        if self.side < 32 and side < min(shape[1:]):  # else no pixel is left for the margin
+            mask = SquareTrigger(side).mask(shape)
         trigger = Blend.of(torch.ones(shape), self.opacity * mask)
         return planted_copies(scene, trigger, self.ratio)
 

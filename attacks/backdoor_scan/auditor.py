@@ -56,7 +56,7 @@ class BackdoorScanSettings(Settings):
     """At most this many images of the set, evenly over classes."""
     steps: int = Field(default=400, ge=16)
     """Of Neural Cleanse."""
-    patch_steps: int = Field(default=100, ge=0)
+    patch_steps: int = Field(default=100, ge=1)
     """Of the universal patch."""
     epochs: int = Field(default=10, ge=0)
     """Of fine-tuning after pruning."""
@@ -161,7 +161,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         },
         "backdoor_scan.neural_cleanse_not_reached": "Neural Cleanse: classes not reached",
     }  # fmt: skip
-    version = 2
+    version = 3
     settings = BackdoorScanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {

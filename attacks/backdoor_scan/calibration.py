@@ -104,8 +104,8 @@ def excesses(values: Tensor) -> Tensor:
 
 
 def rank_p_value(value: Tensor, clean: Tensor) -> float:
-    """(1 + clean readings at least as large) / (1 + n), for (n,) clean readings.
+    """(1 + clean readings at least as large) / (1 + n), for (n,) clean readings; one that is no number counts as large.
 
     Source: Phipson and Smyth, "Permutation P-values Should Never Be Zero", 2010.
     """
-    return (1 + int((clean >= value).sum())) / (1 + len(clean))
+    return (1 + int((~(clean < value)).sum())) / (1 + len(clean))

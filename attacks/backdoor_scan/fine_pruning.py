@@ -18,7 +18,7 @@ from ddaudit.models import Network
 STEP = 0.01
 TOLERATED = 0.1
 RATE, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
-_BATCH = 64
+_BATCH, _READ = 64, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,12 @@ def fine_prune(
     made = copy.deepcopy(network).eval()
     clean, labels = clean.to(made.device), labels.to(made.device)
     with torch.no_grad():
-        *_, last, features = made.body.blocks(made.normalize(clean))
-        activity = last.transpose(0, 1).flatten(1).mean(1)
-        order = activity.argsort()
+        sums, parts = torch.zeros(()), []
+        for part in clean.split(_READ):
+            *_, last, embedded = made.body.blocks(made.normalize(part))
+            sums = sums.to(last) + last.transpose(0, 1).flatten(1).mean(1) * len(part)
+            parts.append(embedded)
+        features, order = torch.cat(parts), sums.argsort()
         gone = quiet_channels(made.body.classifier, features, labels, order)
     columns = features.shape[1] // len(order)
     kept = torch.ones(len(order), device=made.device)

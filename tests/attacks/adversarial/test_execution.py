@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddaudit.attacks.adversarial.ball import Ball, Noise
 from ddaudit.attacks.adversarial.execution import classify, run, verify
+from ddaudit.attacks.adversarial.probe import nonzero_gradient_share
 from ddaudit.attacks.adversarial.suite import autoattack, pgd, require_known
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.training import _memory
@@ -208,3 +210,26 @@ def test_attacks_keep_their_memory_from_step_to_step(monkeypatch):
     assert len(inside) > 2
     assert min(inside) == 1
     assert _memory._depth == 0
+
+
+@pytest.mark.parametrize("eps", [3.3, 40.0])
+def test_l2_attacks_on_large_images_stay_in_the_ball(eps):
+    """Rounded in float32, the length of 150,528 values is off by more than the slack, and good attacks were dropped."""
+    x = middle_of_the_box(8, (3, 224, 224), seed=0)
+    ball, noise = Ball(eps, "L2", -100, 100), Noise(0, torch.arange(8))
+    far = x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    for moved in (ball.project(x, far), ball.surface(x, noise)):
+        assert bool(verify(x, moved, eps=eps, norm="L2", bounds=(-100, 100)).all())
+        assert float((moved - x).double().flatten(1).norm(dim=1).min()) > 0.999 * eps
+
+
+def test_networks_are_asked_in_full_float32(monkeypatch):
+    net, seen = convnet(), []
+    net.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    x = middle_of_the_box(2, (3, 8, 8), seed=0)
+    y = classify(net, x)
+    pgd(net, x, y, eps=0.1, norm="Linf", steps=2)
+    nonzero_gradient_share(net, x, y)
+    assert seen
+    assert not any(seen)

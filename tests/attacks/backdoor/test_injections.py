@@ -266,6 +266,20 @@ def test_doorping_may_take_untrained_networks_and_leave_the_range_of_pixels(tiny
     )  # fmt: skip
 
 
+def test_a_trigger_that_moves_refuses_networks_that_learn_copies_of_records(tiny) -> None:
+    for recipe in ("idm", "dm+guard"):
+        with pytest.raises(Unsupported, match="learn copies"):
+            inject(Doorping(ratio=0.1, untrained=True), scene(tiny, recipe))
+
+
+@pytest.mark.parametrize("side", [30, 31])
+def test_a_pattern_that_leaves_no_margin_is_the_whole_image(tiny, side: int) -> None:
+    planted = inject(
+        INJECTIONS.get("simple-trigger").options({"side": side}), scene(tiny, "random")
+    )
+    assert bool((planted.trigger.add > 0).all())
+
+
 def test_invisible_shrinks_and_adds(tiny) -> None:
     attack = INJECTIONS.get("invisible").options({"steps": 40, "ratio": 0.1})
     planted = inject(attack, scene(tiny, "dc", **DC))

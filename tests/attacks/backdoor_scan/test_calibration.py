@@ -71,3 +71,8 @@ def test_rank_p_value_counts_ties_against_the_suspicion():
     clean = torch.tensor([1.0, 2.0, 3.0])
     assert rank_p_value(torch.tensor(2.0), clean) == 3 / 4
     assert rank_p_value(torch.tensor(9.0), clean) == 1 / 4
+
+
+def test_a_reading_that_is_no_number_accuses_nobody():
+    assert rank_p_value(torch.tensor(float("nan")), torch.zeros(5)) == 1.0
+    assert rank_p_value(torch.tensor(1.0), torch.tensor([0.0, float("nan")])) == 2 / 3
