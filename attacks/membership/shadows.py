@@ -296,8 +296,8 @@ def draw_members(
 ) -> Tensor:
     """(count, N) bool: each record in each shadow with probability 1/2, independently.
 
-    A row that would leave one of the present classes empty is drawn again (for classes of 20
-    records that happens once in a million rows).
+    The coins of a class that would be left empty in a shadow are drawn again (for classes of 20 records that happens
+    once in a million). Classes are independent, so this is the law of rows drawn again as a whole.
 
     Raises:
         Unsupported: a class has a single record, so that every shadow would have to hold it.
@@ -309,11 +309,15 @@ def draw_members(
             f"class {name} has a single training record in the pool, which cannot be halved"
         )
     rows: list[Tensor] = []
-    while len(rows) < count:
+    for _ in range(count):
         row = torch.rand(len(labels), generator=generator) < 0.5
-        held = torch.bincount(labels[row], minlength=num_classes)
-        if bool(((held > 0) | (sizes == 0)).all()):
-            rows.append(row)
+        while True:
+            empty = (torch.bincount(labels[row], minlength=num_classes) == 0) & (sizes > 0)
+            again = empty[labels]
+            if not bool(again.any()):
+                break
+            row[again] = torch.rand(int(again.sum()), generator=generator) < 0.5
+        rows.append(row)
     return torch.stack(rows)
 
 

@@ -94,7 +94,16 @@ def _make(kind: Kind, records: ImageData, generator: torch.Generator) -> ImageDa
     classes = records.num_classes
     if kind == "pattern":
         labels = torch.randint(classes, (len(records),), generator=generator)
-        return replace(records, images=_waves(len(records), records.shape), labels=labels)
+        if records.space != "pixels":
+            raise BadInput(
+                "canaries",
+                "of kind pattern are pictures, and the data are none",
+                "Take another kind.",
+            )
+        waves = _waves(len(records), records.shape)
+        if records.images.is_floating_point():
+            waves = waves.float() / 255
+        return replace(records, images=waves, labels=labels)
     if classes < 2:
         raise BadInput("canaries", "cannot be mislabelled: the data have a single class")
     return mislabel(records, generator)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 
-from ddaudit.defenses.privacy.accounting import RELATIONS, all_accountants, check_delta, deciding
+from ddaudit.defenses.privacy.accounting import (
+    RELATIONS,
+    all_accountants,
+    check_delta,
+    covered,
+    deciding,
+)
 from ddaudit.errors import BadInput
 from ddaudit.findings import CLAIMED, Check, Metric
 from ddaudit.sets import PrivacyClaim, empty_promise, given
@@ -31,7 +37,7 @@ def check_claim(claim: PrivacyClaim, *, subject: str, records: int) -> list[Chec
         _delta(claim, subject, records),
         Check(
             name="claim: sampling is what the accountants assume",
-            passed=_covered(claim),
+            passed=covered(claim),
             expected="poisson, or full batch at rate 1",
             detail=f"The card says '{claim.sampling}'. Shuffled or fixed-size batches are not covered.",
             affects=AFFECTS,
@@ -113,12 +119,6 @@ def describe(claim: PrivacyClaim) -> str:
     return text
 
 
-def _covered(claim: PrivacyClaim) -> bool:
-    sampling = claim.sampling.lower()
-    whole = sampling.startswith("full batch") and all(e.q == 1 for e in claim.ledger)
-    return whole or sampling.startswith("poisson")
-
-
 def _ledger(claim: PrivacyClaim, subject: str) -> Check:
     name = "claim: the ledger re-derives the claimed epsilon"
     expected = f"<= {claim.epsilon * (1 + _TOLERANCE):.4g}"
@@ -154,11 +154,12 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
 
 
 def _delta(claim: PrivacyClaim, subject: str, records: int) -> Check:
-    try:
-        check_delta(claim.delta, records)
-        detail = ""
-    except BadInput as error:
-        detail = str(error)
+    detail = ""
+    if claim.delta > 0:  # 0 promises more than any other
+        try:
+            check_delta(claim.delta, records)
+        except BadInput as error:
+            detail = str(error)
     return Check(
         name="claim: delta is below 1 / n",
         passed=not detail,

@@ -26,7 +26,7 @@ from ddaudit.attacks.reconstruction.inversion import (
 from ddaudit.auditing import Context, Settings, Subject, stratified
 from ddaudit.data import ImageData
 from ddaudit.distillation.parts import TargetRule
-from ddaudit.distillation.targets import ByClass
+from ddaudit.distillation.targets import ByClass, Reduced, Weighted
 from ddaudit.errors import Unsupported
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
@@ -231,10 +231,17 @@ def class_rule(rule: TargetRule | None, pool: ImageData) -> TargetRule:
     """The recipe's own class rows in their bounded form, else plain ones."""
     if rule is None:
         return ByClass()
-    bounded = rule.bounded()
+    bounded = _every_row(rule).bounded()
     slots = bounded.layout(pool).slots
     fits = torch.equal(slots, torch.arange(pool.num_classes))
     return bounded if fits else ByClass()
+
+
+def _every_row(rule: TargetRule) -> TargetRule:
+    """The rows of a rule that counts only the worst of them: a clue is about each."""
+    if isinstance(rule, Reduced):
+        return _every_row(rule.rule)
+    return replace(rule, rule=_every_row(rule.rule)) if isinstance(rule, Weighted) else rule
 
 
 def _networks(ctx: Context, count: int, seed: int) -> list[Network]:

@@ -238,7 +238,7 @@ def differentiable(
     def signal(pixels: Tensor, labels: Tensor) -> Tensor:
         x = augment_by_class((pixels - mean) / std, labels, query.augment)
         if net is not None and isinstance(query.objective, MeanEmbedding):
-            z: Tensor = net.body.features(x).float()
+            z: Tensor = query.objective.measure(net, x).float()
         else:
             z = query.objective.signals(net, x, labels).float()
         return z * clip_factor(z, clip)

@@ -13,6 +13,7 @@ from ddaudit.attacks._common.nonmembers import held_out
 from ddaudit.attacks._common.signals import logit_margin
 from ddaudit.attacks.soft_labels import known_answers
 from ddaudit.attacks.soft_labels.canaries import (
+    HARD_LABELS,
     CanaryRun,
     planted_margin,
     recalled,
@@ -123,7 +124,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "soft_labels.leakage": "leak through soft labels",
     }
-    version = 3
+    version = 4
     settings = SoftLabelsSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -144,9 +145,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
         if subject.recipe is None or subject.recipe.labels is None:
             released = ctx.distilled(subject, seed)
             if not released.soft:
-                raise Unsupported(
-                    "its labels are hard: they name a class and say nothing of a teacher's doubts"
-                )
+                raise Unsupported(HARD_LABELS)
             if subject.recipe is None:
                 return _of_file(subject.id, released, ctx, settings, seed)
         run = run_with_canaries(
@@ -188,6 +187,8 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
             finding.metrics.append(memory_metric(run.memory, ctx.data.num_classes))
         finding.curves += curves(readings)
         finding.caveats += _caveats(run, ctx)
+        if run.made.store is not None:
+            finding.caveats.append(_STORE)
         finding.caveats += selection_caveats(run.planted.base, run.made)
         return finding
 
@@ -335,6 +336,12 @@ def _accuracy_only(version: Version, logits: Tensor, test: ImageData) -> Student
         version.name, version.temperature, nothing, nothing, logits.argmax(2) == test.labels
     )
 
+
+_STORE = Caveat(
+    "The set also comes with a store of labels for many views of each image. Networks here see one label an image: "
+    "what the store says beyond those, some hundred answers of the teacher an image, is not measured.",
+    rank=1,
+)
 
 _UNDONE = (
     "Temperature is no protection: whoever holds soft labels can flatten or sharpen them again, so the largest "

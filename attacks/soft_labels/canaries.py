@@ -26,6 +26,8 @@ from ddaudit.stats import clopper_pearson
 FEWEST = 20
 """Canaries of one kind: fewer would leave an interval as wide as the question."""
 
+HARD_LABELS = "its labels are hard: they name a class and say nothing of a teacher's doubts"
+
 
 @dataclass(frozen=True, eq=False)
 class Marked:
@@ -166,7 +168,7 @@ def run_with_canaries(
         canaries, unseen: see :func:`plant`.
 
     Raises:
-        Unsupported: too few classes or records.
+        Unsupported: hard labels, or too few classes or records.
     """
     recipe = subject.recipe
     if recipe is None:
@@ -186,6 +188,8 @@ def run_with_canaries(
     if not isinstance(model, LabelModel):
         # Whatever wrote the labels is part of the method: there is no teacher to ask about the canaries.
         made = ctx.redistill(subject, planted.everything, at)
+        if not made.soft:
+            raise Unsupported(HARD_LABELS)
         everyone = Marked(
             concatenate([hidden.records, shown.records]), torch.cat([hidden.truth, shown.truth])
         )
@@ -201,6 +205,8 @@ def run_with_canaries(
         seed=at,
         device=ctx.device,
     )
+    if labels.ndim == 1:
+        raise Unsupported(HARD_LABELS)
     memory = recalled([labels[len(made) :].log()], hidden)
     made = replace(made, labels=labels[: len(made)])
     return CanaryRun(planted, made, hidden, memory, getattr(model, "temperature", None))

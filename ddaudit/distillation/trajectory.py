@@ -175,6 +175,12 @@ class Trajectory:
         follow = unrolled if self.gradient == "unrolled" else stepwise
         biased: Loss = F.cross_entropy
         if self.agnostic != "no":
+            if recipe.reader is not None and recipe.reader.private:
+                raise BadInput(
+                    recipe.name,
+                    "loop.agnostic weighs classes by how many private records they have, which no ledger counts",
+                    "Leave it at no.",
+                )
             seen = job.train.labels[job.members[0]]
             biased = biased_loss(self.agnostic, log_shares(seen, job.train.num_classes))
         assigned = None

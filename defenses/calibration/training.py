@@ -48,8 +48,8 @@ class SmoothLabels:
         device: torch.device,
     ) -> Tensor:
         """(M, num_classes) distributions; see :class:`~ddaudit.distillation.parts.LabelModel`."""
-        hard = F.one_hot(labels, data.num_classes).float()
-        return (1 - self.share) * hard + self.share / data.num_classes
+        given = labels if labels.ndim == 2 else F.one_hot(labels, data.num_classes).float()
+        return (1 - self.share) * given + self.share / data.num_classes
 
 
 def masked(recipe: Recipe) -> Recipe:

@@ -244,17 +244,18 @@ def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float
         delta: of the joint statement; default: :func:`joint_delta`.
 
     Returns:
-        epsilon by PLD; infinity where a claim has no ledger to re-derive it from, noise from a published seed (two
-        mechanisms on the same noise subtract to the exact sums), or ``delta`` is below what the claims add up to.
+        epsilon by PLD; infinity where a claim has no ledger to re-derive it from, sampling that no accountant here
+        covers, noise from a published seed (two mechanisms on the same noise subtract to the exact sums), or ``delta``
+        is below what the claims add up to.
 
     Raises:
         BadInput: claims under another neighbouring relation.
     """
     kept = _releases(claims)
-    if any(c.noise_seed_published or not c.ledger for c in kept):
+    if any(c.noise_seed_published or not c.ledger or not covered(c) for c in kept):
         return math.inf
-    added = [c for c in kept if c.accountant == ADDED]
-    fixed = [entry for c in kept if c.accountant != ADDED for entry in c.ledger]
+    added = [c for c in kept if _is_added(c)]
+    fixed = [entry for c in kept if not _is_added(c) for entry in c.ledger]
     rest = (joint_delta(claims) if delta is None else delta) - math.fsum(c.delta for c in added)
     spent = math.fsum(c.epsilon for c in added)
     if not fixed:
@@ -266,8 +267,29 @@ def joint_delta(claims: Sequence[PrivacyClaim]) -> float:
     """The delta at which :func:`compose` states what several claims cost together: the largest, or where claims were
     added up from parts, theirs added to the largest of the others."""
     kept = _releases(claims)
-    added = math.fsum(c.delta for c in kept if c.accountant == ADDED)
-    return added + max((c.delta for c in kept if c.accountant != ADDED), default=0.0) or 1e-5
+    added = math.fsum(c.delta for c in kept if _is_added(c))
+    return added + max((c.delta for c in kept if not _is_added(c)), default=0.0) or 1e-5
+
+
+def covered(claim: PrivacyClaim) -> bool:
+    """Whether the accountants' formulas are about how this claim's records were sampled: by independent coins, or
+    all of them. Shuffled or fixed-size batches are not."""
+    sampling = claim.sampling.lower()
+    whole = sampling.startswith("full batch") and all(e.q == 1 for e in claim.ledger)
+    return whole or sampling.startswith("poisson")
+
+
+def _is_added(claim: PrivacyClaim) -> bool:
+    """Whether a claim composes by its epsilon alone: it was added up from parts, or states more than its ledger
+    costs, which then lists only some of what was spent."""
+    if claim.accountant == ADDED:
+        return True
+    by: Accountant = next((a for a in ACCOUNTANTS if a == claim.accountant), "pld")
+    try:
+        derived = epsilon(claim.ledger, claim.delta, accountant=by)
+    except (BadInput, RuntimeError, ValueError):
+        return True
+    return claim.epsilon > 1.01 * derived
 
 
 def _releases(claims: Sequence[PrivacyClaim]) -> list[PrivacyClaim]:

@@ -112,7 +112,7 @@ def check_start(recipe: Recipe, data: Dataset, *, ipc: int, subject: str) -> lis
     order = torch.arange(len(train)).roll(1)
     for records in (
         train,
-        replace(train, images=inverted(train.images)),
+        replace(train, images=inverted(train.images, train.space)),
         replace(train.subset(order), images=train.images),
         train.subset(order[1:]),
     ):

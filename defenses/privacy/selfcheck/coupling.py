@@ -106,7 +106,8 @@ def _largest_signal_move(signals: Callable[[ImageData], Tensor], batch: ImageDat
     for record in range(min(_CHANGED, len(batch))):
         others = torch.arange(len(batch)) != record
         moved = row_norms(
-            signals(_with_pixels(batch, record, inverted(batch.images[record]))) - before
+            signals(_with_pixels(batch, record, inverted(batch.images[record], batch.space)))
+            - before
         )
         size = row_norms(before).clamp_min(1e-12)
         worst = max(worst, float((moved / size)[others].max()))
@@ -222,7 +223,7 @@ def _alike_in_counts(data: ImageData, record: int) -> Iterator[tuple[ImageData, 
 
 
 def _pixel_changes(data: ImageData, record: int) -> Iterator[ImageData]:
-    yield _with_pixels(data, record, inverted(data.images[record]))
+    yield _with_pixels(data, record, inverted(data.images[record], data.space))
     # A copy of a record of the same cell shows at every bandwidth of a density.
     same = data.labels == data.labels[record]
     if data.groups is not None:

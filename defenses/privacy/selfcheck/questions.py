@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from scipy import stats as scipy_stats
@@ -56,9 +57,11 @@ def made_up(train: ImageData) -> ImageData:
     )
 
 
-def inverted(images: Tensor) -> Tensor:
+def inverted(images: Tensor, space: Literal["pixels", "standard"]) -> Tensor:
     """Other inputs of the same kind: pixels as their negative, standardised values with their sign turned."""
-    return 255 - images if images.dtype == torch.uint8 else -images
+    if images.dtype == torch.uint8:
+        return 255 - images
+    return 1 - images if space == "pixels" else -images
 
 
 def ask(
@@ -82,7 +85,7 @@ def ask(
     stored = _same_again(source, asker, values, ledger)
     answered, counted = _beyond(source, asker, ledger)
     # Other pixels, the same counts: what comes back without noise may not differ.
-    others = replace(records, images=inverted(records.images))
+    others = replace(records, images=inverted(records.images, records.space))
     second = _Asker(reader.open(others, everyone, opening), clip or 1.0, records.num_classes)
     again = [second(i) for i in range(4)]
     counted_noisily = len(ledger) > 1

@@ -29,3 +29,15 @@ def test_every_class_stays_populated_and_singletons_are_refused() -> None:
     assert bool(members[:, 50:].any(1).all())
     with pytest.raises(Unsupported, match="single training record"):
         draw_members(torch.tensor([0, 0, 1]), 3, num_classes=2, generator=g)
+
+
+def test_many_small_classes_do_not_wait_for_a_lucky_row() -> None:
+    """1000 classes of 4: a whole row has all of them once in 1e28 rows."""
+    labels = torch.arange(4000) % 1000
+    g = torch.Generator().manual_seed(0)
+    members = draw_members(labels, 30, num_classes=1000, generator=g)
+    held = torch.stack([torch.bincount(labels[row], minlength=1000) for row in members])
+    assert int(held.min()) == 1
+    # Binomial(4, 1/2) without 0: 4, 6, 4, 1 of 15.
+    share = torch.bincount(held.flatten(), minlength=5)[1:] / held.numel()
+    assert share.tolist() == pytest.approx([4 / 15, 6 / 15, 4 / 15, 1 / 15], abs=0.01)

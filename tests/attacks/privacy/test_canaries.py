@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,3 +85,13 @@ def test_small_sets_and_too_many_patterns_are_refused(tiny: Dataset) -> None:
     single = tiny.train.__class__(tiny.train.images, torch.zeros(240, dtype=torch.int64), ("a",))
     with pytest.raises(BadInput, match="single class"):
         plant(single, count=16, kinds=("mislabelled",), generator=_generator())
+
+
+def test_patterns_are_of_the_kind_of_the_data(tiny: Dataset) -> None:
+    floats = replace(tiny.train, images=tiny.train.pixels())
+    found = plant(floats, count=20, kinds=("pattern", "natural"), generator=_generator())
+    assert found.records.images.dtype == torch.float32
+    assert float(found.records.images.max()) <= 1
+    table = replace(floats, space="standard")
+    with pytest.raises(BadInput, match="are pictures"):
+        plant(table, count=20, kinds=("pattern",), generator=_generator())

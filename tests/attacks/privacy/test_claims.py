@@ -92,3 +92,8 @@ def test_sentence_names_relation_public_facts_and_published_noise() -> None:
     for part in ("epsilon 1 ", "1e-05", "add-or-remove-one", "class counts", "void"):
         assert part in text
     assert "void" not in describe(_claim())
+
+
+def test_a_delta_of_nothing_is_below_every_other() -> None:
+    failed = _failed(_claim(delta=0.0))
+    assert "claim: delta is below 1 / n" not in failed

@@ -19,6 +19,7 @@ from ddaudit.attacks.reconstruction.auditor import Reconstruction, triples
 from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject, stratified
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import resolve
+from ddaudit.distillation.targets import Reduced
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, build
@@ -116,6 +117,11 @@ def test_fair_rows_are_the_ones_attacked(ctx: Context) -> None:
     rule = class_rule(resolve("fairdd-dm").target, ctx.data.train)
     assert type(rule).__name__ == "Barycentre"
     assert type(class_rule(resolve("psg").target, ctx.data.train)).__name__ == "ByClass"
+    for name in (
+        "dm+group-dro",
+        "dm+density+group-dro",
+    ):  # counts the worst row; a clue is about each
+        assert not isinstance(class_rule(resolve(name).target, ctx.data.train), Reduced)
     assert type(class_rule(None, ctx.data.train)).__name__ == "ByClass"
 
 

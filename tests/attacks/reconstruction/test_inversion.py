@@ -12,7 +12,9 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
+from ddaudit.attacks._common.releases import Observed
 from ddaudit.attacks.reconstruction.clues import (
+    Log,
     NoisySums,
     SumClue,
     set_clues,
@@ -31,6 +33,7 @@ from ddaudit.attacks.reconstruction.inversion import (
 from ddaudit.attacks.reconstruction.known_answers import attack_sums, small_network
 from ddaudit.auditing import stratified
 from ddaudit.data import Dataset, ImageData, load_data
+from ddaudit.distillation import distill_many, resolve
 from ddaudit.distillation.targets import ByClass
 from ddaudit.sets import Card, DistilledSet
 
@@ -302,3 +305,30 @@ def test_scores_by_hand() -> None:
     assert float(found.ratio) == pytest.approx(0.1 / (mean - 0.2), abs=1e-6)
     assert not bool(score(torch.full((1, 1, 1, 1), 0.45), case, prior).success)
     assert math.isclose(float(score(case.truth, case, prior).ratio), 1e-3)
+
+
+@pytest.mark.parametrize("name", ["ndpdc", "dm+dp", "ncfm+dp", "datadam+dp"])
+def test_the_signal_that_is_inverted_is_the_one_that_was_released(tiny: Dataset, name: str) -> None:
+    """Every subclass of the mean embedding measures something else; the attack inverted plain features."""
+    options = {
+        "loop.iterations": 1,
+        "networks.width": 8,
+        "reader.clip": 1.0,
+        "reader.delta": 1e-3,
+        "reader.batch": 5,
+    }
+    recipe = resolve(name, profile="small", options=options)
+    pool, released, log = tiny.train.subset(torch.arange(60)), [], Log(4)
+
+    def watch(asked):
+        released.append(asked.signals(pool))
+        log(asked)
+
+    everyone = torch.ones(1, len(pool), dtype=torch.bool)
+    watched = replace(recipe, reader=Observed(recipe.reader, watch))
+    distill_many(watched, pool, everyone, data=tiny, ipc=1, seed=0)
+    assert log.blind is None
+    signal = log.of(everyone[0])[0].signal
+    torch.testing.assert_close(
+        signal(pool.pixels(), pool.labels), released[0], rtol=1e-4, atol=1e-6
+    )

@@ -199,6 +199,15 @@ def test_labels_made_with_the_images_are_audited_together(ctx: Context, tiny: Da
         found.metric("soft_labels.teacher_memory")
 
 
+class _Hard:
+    """A label model that leaves labels as they are, as labels.image=hard does."""
+
+    reads_records = False
+
+    def relabel(self, images: Tensor, labels: Tensor, **_: Any) -> Tensor:
+        return labels
+
+
 def test_who_cannot_be_asked(ctx: Context, tiny: Dataset) -> None:
     with pytest.raises(Unsupported, match="hard"):
         audit(ctx, resolve("random"))
@@ -208,6 +217,10 @@ def test_who_cannot_be_asked(ctx: Context, tiny: Dataset) -> None:
     network: Any = torch.nn.Identity()
     with pytest.raises(Unsupported, match="distilled set"):
         SoftLabels().run(Subject(id="c", kind="checkpoint", network=network), ctx, SETTINGS, 0)
+    kept = replace(resolve("random"), labels=TeacherLabels(epochs=1))
+    hardened = replace(kept, labels=_Hard())
+    with pytest.raises(Unsupported, match="hard"):
+        audit(ctx, hardened)
     few = replace(tiny, train=tiny.train.subset(torch.arange(80)))
     with pytest.raises(Unsupported, match="cannot spare"):
         audit(replace(ctx, data=few), replace(resolve("random"), labels=TeacherLabels(epochs=1)))

@@ -1,10 +1,12 @@
 """Masked images, smoothed labels and mixup: closed forms, and what a card then says."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ddaudit.defenses.calibration.training import SmoothLabels
 from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.masked import Masked
@@ -139,3 +141,11 @@ def test_networks_learn_of_whole_images_between_rounds(tiny, monkeypatch):
     distill(resolve("dc+masked", options=small), tiny.train, data=tiny, ipc=2, seed=0)
     assert shown
     assert all(float((x == 0).float().mean()) < 0.1 for x in shown)
+
+
+def test_labels_of_a_teacher_are_smoothed_as_distributions():
+    given = torch.tensor([[0.7, 0.3], [0.1, 0.9]])
+    made = SmoothLabels(share=0.2).relabel(
+        torch.zeros(2, 1, 1, 1), given, train=None, data=SimpleNamespace(num_classes=2), seed=0, device=None
+    )  # fmt: skip
+    torch.testing.assert_close(made, 0.8 * given + 0.1)

@@ -117,3 +117,17 @@ def test_public_counts_stand_beside_the_relation(tiny) -> None:
     for text in (statement(claim), describe(claim)):
         assert "add-or-remove-one" in text
         assert "given the class counts" in text
+
+
+def test_what_no_accountant_covers_composes_to_nothing_finite() -> None:
+    shuffled = _claim("a").model_copy(update={"sampling": "shuffled epochs"})
+    assert compose([shuffled]) == compose([_claim("b"), shuffled]) == math.inf
+
+
+def test_a_claim_above_its_ledger_counts_in_full() -> None:
+    """Its ledger lists some of what was spent: composed by it, the sum was below the single claim."""
+    partly = _claim("a", e=9.0)
+    assert compose([partly]) == 9.0
+    both = [partly, _claim("b")]
+    assert joint_delta(both) == pytest.approx(2 * DELTA)
+    assert compose(both) == pytest.approx(9.0 + compose([_claim("b")]))

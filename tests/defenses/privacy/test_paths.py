@@ -192,3 +192,9 @@ def test_no_more_is_asked_than_students_follow():
     assert (paper.epochs, paper.questions()) == (21, 21 * 40)
     assert (small.epochs, small.questions()) == (4, 4 * 20)
     assert paper.count == small.count == 1
+
+
+@pytest.mark.parametrize("way", ["weights", "logits"])
+def test_class_counts_are_not_read_beside_the_ledger(tiny, way):
+    with pytest.raises(BadInput, match="which no ledger counts"):
+        distill(recipe(**{"loop.agnostic": way}), tiny.train, data=tiny, ipc=1, seed=0)

@@ -16,7 +16,7 @@ from ddaudit.defenses.privacy.selfcheck import check_reader, check_start
 from ddaudit.defenses.privacy.selfcheck import checks as selfcheck
 from ddaudit.defenses.privacy.selfcheck.coins import coin_tests
 from ddaudit.defenses.privacy.source import Plan, PrivateSource
-from ddaudit.distillation import METHODS
+from ddaudit.distillation import METHODS, resolve
 from ddaudit.distillation.parts import Opening, Query, TargetRule, Targets
 from ddaudit.distillation.targets import ByClass, Joint
 from ddaudit.errors import BadInput
@@ -212,3 +212,9 @@ def test_no_registered_private_method_is_accused(digits: Dataset) -> None:
         checks = check_start(recipe.at("small"), digits, ipc=2, subject=recipe.name)
         checks += check_reader(recipe.reader, recipe.target, digits.train, subject=recipe.name)
         assert [c.name for c in checks if not c.passed] == [], recipe.name
+
+
+def test_starts_are_checked_on_float_pixels(tiny):
+    floats = replace(tiny, train=replace(tiny.train, images=tiny.train.pixels()))
+    checks = check_start(resolve("ndpdc", profile="small"), floats, ipc=1, subject="x")
+    assert [c.passed for c in checks] == [True]
