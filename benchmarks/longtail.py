@@ -64,7 +64,7 @@ METHODS = {
     "damed": Method("DAMED", "damed", PATHS),
     "damed-start": Method("DAMED's start: records and labels of its experts", "damed", STILL),
     "sre2l": Method("SRe2L", "sre2l"),
-    "sre2l-adsa": Method("SRe2L, labels by ADSA", "sre2l+adsa"),
+    "sre2l-adsa": Method("SRe2L with labels by ADSA", "sre2l+adsa"),
     "fkd": Method("random records, labels of SRe2L's teacher", "random+fkd"),
     "fkd-adsa": Method("random records, those labels by ADSA", "random+fkd+adsa"),
     "uni-level": Method("uni-level", "uni-level"),
@@ -183,7 +183,7 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
                     _row(METHODS[m].title, runs, parts, found.get(CONTROLS.get(m, ""), {}))
                     for m, runs in found.items()
                     if runs
-                ), "",
+                ), "", *_said(found),
             ]  # fmt: skip
             missing = [METHODS[m].title for m, runs in found.items() if not runs]
             if missing:
@@ -208,6 +208,20 @@ def _row(title: str, runs: dict[int, Tensor], parts: Parts, control: dict[int, T
         values = torch.stack([100 * (runs[n] - control[n]).mean() for n in both])
         above = f"{float(values.mean()):+.1f}{_interval(values, -100, 100, '+')}"
     return f"| {title} | {len(runs)} | " + " | ".join([*shown, above]) + " |"
+
+
+def _said(found: Mapping[str, dict[int, Tensor]]) -> list[str]:
+    """Which methods are above or below their controls beyond the interval, of those with two seeds or more."""
+    sides: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+    for method, control in CONTROLS.items():
+        both = sorted(set(found[method]) & set(found[control]))
+        if len(both) < 2:
+            continue
+        seen = mean_t(torch.stack([(found[method][n] - found[control][n]).mean() for n in both]))
+        side = "above" if seen.low > 0 else "below" if seen.high < 0 else "not told apart from"
+        sides[side].append(METHODS[method].title.split(" (")[0])
+    words = [f"{side} it: {', '.join(names)}" for side, names in sides.items() if names]
+    return [f"Held against its control, {'; '.join(words)}.", ""] if words else []
 
 
 def _interval(values: Tensor, least: float, most: float, sign: str = "") -> str:
