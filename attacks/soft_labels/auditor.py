@@ -31,9 +31,11 @@ from ddaudit.attacks.soft_labels.results import (
 )
 from ddaudit.attacks.soft_labels.students import (
     HARD,
+    PER_IMAGE,
     RELEASED,
     Version,
     answers,
+    replays,
     students,
     versions,
 )
@@ -157,6 +159,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
             temperatures=settings.temperatures,
             top=settings.top,
             shuffled=ctx.generator("soft-labels", "shuffle", seed) if settings.shuffle else None,
+            stored=replays(run.made, ctx),
         )
         networks = students(run.made, tried, ctx, seed=seed, others=settings.students)
         natural, others = _natural(run.planted.base, run.made, ctx, settings, seed)
@@ -187,7 +190,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
             finding.metrics.append(memory_metric(run.memory, ctx.data.num_classes))
         finding.curves += curves(readings)
         finding.caveats += _caveats(run, ctx)
-        if run.made.store is not None:
+        if replays(run.made, ctx):
             finding.caveats.append(_STORE)
         finding.caveats += selection_caveats(run.planted.base, run.made)
         return finding
@@ -293,7 +296,9 @@ def _of_file(
     subject: str, released: DistilledSet, ctx: Context, settings: SoftLabelsSettings, seed: int
 ) -> Finding:
     """What is known of a finished set: membership through students, with its labels soft and rounded."""
-    tried = versions(released.labels, temperature=None, temperatures=(), top=())
+    tried = versions(
+        released.labels, temperature=None, temperatures=(), top=(), stored=replays(released, ctx)
+    )
     networks = students(released, tried, ctx, seed=seed, others=ctx.preset.victims)
     natural, others = _natural(ctx.data.train, released, ctx, settings, seed)
     test = ctx.test()
@@ -310,6 +315,7 @@ def _of_file(
         logits = answers(networks[version.name], [natural.images, others.images, test.images], ctx)
         finding.metrics += _membership(version.name, natural, others, logits[0], logits[1])
         finding.metrics.append(accuracy_metric(_accuracy_only(version, logits[2], test)))
+    finding.caveats += [_STORE] if replays(released, ctx) else []
     if not any(m.name == "soft_labels.membership_auc" for m in finding.metrics):
         raise Unsupported(
             "planting canaries needs the recipe, and too few records are left to guess the membership of"
@@ -338,9 +344,9 @@ def _accuracy_only(version: Version, logits: Tensor, test: ImageData) -> Student
 
 
 _STORE = Caveat(
-    "The set also comes with a store of labels for many views of each image. Networks here see one label an image: "
-    "what the store says beyond those, some hundred answers of the teacher an image, is not measured.",
-    rank=1,
+    f"'{RELEASED}' is the set with its store of labels for many views of each image, trained on as its card says. The "
+    f"other versions have one label for each image, and the audit's protocol; '{PER_IMAGE}' shows what the store adds.",
+    rank=3,
 )
 
 _UNDONE = (

@@ -14,6 +14,7 @@ from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
 
 RELEASED = "as released"
+PER_IMAGE = "one label an image"
 HARD = "hard"
 
 
@@ -40,17 +41,21 @@ def versions(
     temperatures: Sequence[float] = (),
     top: Sequence[int] = (),
     shuffled: torch.Generator | None = None,
+    stored: bool = False,
 ) -> list[Version]:
     """The labels as released, at other temperatures, cut to their top classes, and hard.
 
     Args:
-        labels: (M, K) distributions as released.
+        labels: (M, K) distributions as released, one for each image.
         temperature: theirs, or None where unknown: then no other temperature can be named.
         temperatures: others to try; one equal to the given is skipped.
         top: numbers of classes to cut to; cuts that would change nothing are skipped.
         shuffled: draws how labels are dealt out anew within each class; None leaves that version out.
+        stored: released are the labels of many views of each image as well, see :func:`replays`; the labels for each
+            image alone are then a version of their own.
     """
     tried = [Version(RELEASED, labels, temperature)]
+    tried += [Version(PER_IMAGE, labels, temperature)] if stored else []
     if temperature is not None:
         tried += [
             Version(f"temperature {t:g}", temper(labels, t / temperature), t)
@@ -77,25 +82,40 @@ def shuffle_in_class(labels: Tensor, generator: torch.Generator) -> Tensor:
     return dealt
 
 
+def replays(made: DistilledSet, ctx: Context) -> bool:
+    """Whether the set releases labels for many views of each image, which its card says networks are to see."""
+    return made.store is not None and ctx.stated_protocol(made).labels == "store"
+
+
 def students(
     made: DistilledSet, tried: Sequence[Version], ctx: Context, *, seed: int, others: int
 ) -> dict[str, list[Network]]:
-    """Networks trained under the audit's protocol: ``preset.victims`` on labels as released, ``others`` on each rest.
+    """Networks trained on each version: ``preset.victims`` on labels as released, ``others`` on each rest.
 
-    Student i of every version has the same seed, so that versions differ in their labels only.
+    Under the audit's protocol, but for a set that :func:`replays` a label store: as released, it is trained on as its
+    card says. Student i of every version has the same seed, so that versions differ in their labels only.
     """
-    sets: list[DistilledSet] = []
-    seeds: list[int] = []
-    owners: list[str] = []
-    for version in tried:
-        count = ctx.preset.victims if version.name == RELEASED else others
-        relabelled = replace(made, labels=version.labels, store=None)  # whose labels are others
-        sets += [relabelled] * count
-        seeds += [ctx.seed_for("soft-labels", "student", seed, i) for i in range(count)]
-        owners += [version.name] * count
-    trained: dict[str, list[Network]] = {version.name: [] for version in tried}
-    for owner, network in zip(owners, ctx.train(sets, seeds=seeds), strict=True):
-        trained[owner].append(network)
+    trained: dict[str, list[Network]] = {}
+    for whole in (True, False):
+        sets: list[DistilledSet] = []
+        seeds: list[int] = []
+        owners: list[str] = []
+        for version in tried:
+            released = version.name == RELEASED
+            if whole != (released and replays(made, ctx)):
+                continue
+            count = ctx.preset.victims if released else others
+            # A store beside other labels would contradict them.
+            sets += [made if whole else replace(made, labels=version.labels, store=None)] * count
+            seeds += [ctx.seed_for("soft-labels", "student", seed, i) for i in range(count)]
+            owners += [version.name] * count
+        protocol = (
+            ctx.stated_protocol(made) if whole else None if made.store is None else ctx.protocol
+        )
+        for owner, network in zip(
+            owners, ctx.train(sets, seeds=seeds, protocol=protocol), strict=True
+        ):
+            trained.setdefault(owner, []).append(network)
     return trained
 
 

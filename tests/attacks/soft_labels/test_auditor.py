@@ -16,7 +16,7 @@ from ddaudit.attacks.soft_labels.auditor import (
     SoftLabelsSettings,
     selection_caveats,
 )
-from ddaudit.attacks.soft_labels.students import HARD, RELEASED
+from ddaudit.attacks.soft_labels.students import HARD, PER_IMAGE, RELEASED, students, versions
 from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.distillation import Recipe, distill, resolve
@@ -224,6 +224,36 @@ def test_who_cannot_be_asked(ctx: Context, tiny: Dataset) -> None:
     few = replace(tiny, train=tiny.train.subset(torch.arange(80)))
     with pytest.raises(Unsupported, match="cannot spare"):
         audit(replace(ctx, data=few), replace(resolve("random"), labels=TeacherLabels(epochs=1)))
+
+
+def test_a_label_store_is_part_of_what_is_released(ctx: Context, tiny: Dataset) -> None:
+    """Trained on one label an image, students missed most of what a set with a store says of its teacher."""
+    small = {
+        "networks.epochs": 1,
+        "labels.epochs": 3,
+        "networks.arch": "ConvNetD2W8BN",
+        "networks.width": None,
+    }
+    recipe = resolve("random+fkd", profile="small", options=small)
+    recipe = replace(recipe, protocol=replace(recipe.protocol, epochs=3, epochs_plain=3))
+    found = audit(ctx, recipe)
+    named = {m.params["labels"] for m in found.metrics if m.name == "soft_labels.leakage"}
+    assert named == {RELEASED, PER_IMAGE, HARD}
+    assert any("store of labels for many views" in c for c in found.caveats)
+    seen: list[Any] = []
+    real = type(ctx).train
+
+    def watched(self: Context, sets: Any, **named: Any) -> Any:
+        seen.extend(
+            (s.store is not None, (named["protocol"] or self.protocol).labels) for s in sets
+        )
+        return real(self, sets, **named)
+
+    made = distill(recipe, tiny.train, data=tiny, ipc=2, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(ctx), "train", watched)
+        students(made, versions(made.labels, stored=True), ctx, seed=0, others=1)
+    assert sorted(seen) == [(False, "image"), (False, "image"), (True, "store")]
 
 
 def test_a_file_gets_the_membership_of_its_students(ctx: Context, tiny: Dataset) -> None:
