@@ -27,6 +27,7 @@ from ddaudit.data import DATASETS, Dataset, ImageData, load_data
 from ddaudit.devices import pick_device, pick_profile
 from ddaudit.distillation import DEFENSES, METHODS, Recipe, check_recipe, make_recipe
 from ddaudit.distillation import distill as run_recipe
+from ddaudit.distillation.store import content_key
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Network, save_checkpoint
@@ -353,9 +354,12 @@ def _subjects(
     modules: dict[str, nn.Module] = {}
     for name, thing in pairs:
         if isinstance(thing, str | Path):
-            texts.append(str(thing))
+            text = str(thing)
+            if text in texts:
+                raise BadInput(f"subject {text}", "is given twice", "Give it once, under one name.")
+            texts.append(text)
             if name:
-                names[str(thing)] = name
+                names[text] = name
             continue
         if not isinstance(thing, DistilledSet | nn.Module):
             raise BadInput(
@@ -392,15 +396,16 @@ def _rebuildable(module: nn.Module) -> bool:
 
 
 def _stored(thing: DistilledSet | nn.Module, label: str, folder: Path) -> Path:
-    """The file in which worker processes find what was given in memory; named by its content."""
+    """The file in which worker processes find what was given in memory; named by its label, and a set's content."""
     plain = "".join(c if c.isalnum() or c in "+-_" else "-" for c in label)[:80]
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(thing, DistilledSet):
-        file = folder / f"{plain}-{fingerprint(thing)[:8]}.safetensors"
+        key = content_key(label, fingerprint(thing))
+        file = folder / f"{plain}-{key[:8]}.safetensors"
         save(thing, file)
     else:
         assert isinstance(thing, Network)
-        file = folder / f"{plain}.safetensors"
+        file = folder / f"{plain}-{content_key(label)[:8]}.safetensors"
         save_checkpoint(file, thing)
     return file
 

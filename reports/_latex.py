@@ -103,7 +103,9 @@ def _column_head(column: Column) -> str:
 
 
 def _line(row: Row, table: Verdict) -> str:
-    parts = [escape(row.subject.id)]
+    name = escape(row.subject.id)
+    # At the start of a row TeX reads a bracket or a star as an option of the row before.
+    parts = [f"{{}}{name}" if name.startswith(("[", "*")) else name]
     if table.claims:
         parts.append(_claim(row.claim))
     return " & ".join([*parts, *(_cell(c) for c in row.cells)])

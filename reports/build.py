@@ -276,9 +276,16 @@ def _pairs(report: Report, finding: Finding, baseline: str, paired: Paired) -> I
         diff = difference(metric, match, spread, pair)
         if diff is not None:
             why = report.doubt(finding, metric) or report.doubt(other, match)
+            why = why or _unsound(report, other, match)
             if diff.low is not None and diff.p_value is None:
                 why = why or "one draw of each, and no baseline was drawn several times"
             yield _Pair(finding, metric, other, match, diff, why)
+
+
+def _unsound(report: Report, finding: Finding, metric: Metric) -> str:
+    """Why nothing can be better or worse than this number; "" where it can be relied on."""
+    failing = report.failing_checks(finding, metric)
+    return f"the instrument check '{failing[0]}' failed for {finding.subject}" if failing else ""
 
 
 def _comparison(report: Report, pair: _Pair, adjusted: float | None) -> Comparison:

@@ -184,6 +184,15 @@ def _apply(rule: Rule, report: Report, where: str) -> Iterator[RuleResult]:
             yield _missing(rule, subject, _why_missing(rule, report, stopped), excused=excused)
         for finding, metric in usable:
             yield _judge(rule, report, finding, metric, where)
+        for finding, metric in found if usable else ():
+            if metric.value is None:
+                text = f"{_named(metric)} has no value: {finding.reason or 'it could not be read'}"
+                yield result(str(rule), subject, "inconclusive", text)
+
+
+def _named(metric: Metric) -> str:
+    params = labels.params_text(metric.params)
+    return f"{metric.name}{f' ({params})' if params else ''}"
 
 
 def _require_tested(rule: Rule, report: Report) -> Iterator[RuleResult]:
@@ -228,8 +237,23 @@ def _require_run(rule: Rule, report: Report) -> Iterator[RuleResult]:
     elif rule.run == "not quick":
         wanted, said = run.preset != "quick", f"preset {run.preset or 'unknown'}"
     else:
-        wanted, said = len(run.seeds) >= (rule.min or 0), f"{len(run.seeds)} seeds"
+        count, who = _fewest_draws(report)
+        wanted, said = count >= (rule.min or 0), f"{count} seeds{who}"
     yield result(str(rule), run.data, wanted, f"{rule}: {said}", "requirement")
+
+
+def _fewest_draws(report: Report) -> tuple[int, str]:
+    """The fewest seeds that a number of a method rests on, and whose it is where it is fewer than were asked for."""
+    asked = len(report.run.seeds)
+    drawn = {s.id for s in report.subjects if s.kind == "recipe" and s.drawn and not s.baseline}
+    counts = [
+        (m.draws, f"{f.subject} × {f.auditor}")
+        for f in report.findings
+        for m in f.metrics
+        if f.subject in drawn and m.value is not None
+    ]
+    count, who = min(counts, default=(asked, ""))
+    return (count, f" ({who})") if count < asked else (asked, "")
 
 
 def _weighed(found: RuleResult, rule: Rule, policy: Policy) -> RuleResult:
@@ -291,8 +315,7 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
         doubt = doubt or report.doubt(base, other)
     _check_scale(rule, metric, where)
     holds, must = _holds(rule, number)
-    params = labels.params_text(metric.params)
-    name = f"{metric.name}{f' ({params})' if params else ''}"
+    name = _named(metric)
     name += f" minus {rule.relative_to}" if rule.relative_to else ""
     span = labels.interval(number.low, number.high, metric.unit)
     text = f"{name} = {labels.number(number.value, metric.unit)}{f' {span}' if span else ''}"

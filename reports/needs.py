@@ -83,7 +83,7 @@ def _accuracy(report: Report, table: Verdict, rows: Sequence[Row]) -> Need:
     if beside is None or beside.value is None:
         return Need(need=title, text=f"highest {top}, {best}")
     other = number(beside.value, beside.unit, digits=2)
-    better = [r.subject.id for r in rows if 0 in ahead(r)]
+    better = [r.subject.id for r in rows if r.subject.id in of and 0 in ahead(r)]
     if better:
         top = max(better, key=lambda n: of[n].value or 0.0)
         best = number(of[top].value, of[top].unit, digits=2)

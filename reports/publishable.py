@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from ddaudit.errors import BadInput
@@ -57,7 +58,7 @@ def publishable(run: RawRun, report: Report) -> RawRun:
         BadInput: no subject claims privacy, or a claim is broken: there is nothing that a report could keep.
     """
     _check(report)
-    ids = {c.subject: without_folders(c.subject) for c in report.claims}
+    ids = _names([c.subject for c in report.claims])
     by_auditor = {a.name: a.from_records for a in report.auditors}
     data = run.info.get("data")
     facts = data if isinstance(data, Mapping) else {"name": data}
@@ -91,6 +92,16 @@ def publishable(run: RawRun, report: Report) -> RawRun:
         ],
         checks={n: c for n, c in run.checks.items() if by_auditor.get(n) is not None},
     )
+
+
+def _names(subjects: Sequence[str]) -> dict[str, str]:
+    """Subject -> its name without folders; two files of one name stay two subjects."""
+    out: dict[str, str] = {}
+    for subject in subjects:
+        base = without_folders(subject)
+        tries = (base if k == 1 else f"{base}-{k}" for k in count(1))
+        out[subject] = next(name for name in tries if name not in out.values())
+    return out
 
 
 def _check(report: Report) -> None:
@@ -127,9 +138,9 @@ def _finding(cell: Finding, name: str, from_records: Sequence[str] | None) -> Fi
     # Curves and caveats do not say which metric they belong to.
     mixed = bool(from_records)
     status = cell.status
-    if mixed and status in ("ok", "partial"):
+    if mixed and status != "failed":
         # Whether all of it could be answered may hang on the records, too (a temperature that does not fit).
-        status, reason = "partial", PART
+        status, reason = "skipped" if status == "skipped" else "partial", PART
     checks = [c.model_copy(update={"subject": name if c.subject else None}) for c in cell.checks]
     update = {
         "subject": name, "status": status, "reason": reason, "metrics": metrics, "checks": checks,

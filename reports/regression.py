@@ -91,14 +91,23 @@ def _lost(report: Report, earlier: Report) -> Iterator[RuleResult]:
             why = f": {now.reason or now.status}" if now else ""
             text = f"{before.auditor} had an answer before and has none now{why}"
             yield result(RULE, name, False, text, "missing")
+        else:
+            values = {m.key for m in now.metrics if m.value is not None}
+            for old in before.metrics:
+                if old.headline and old.value is not None and old.key not in values:
+                    what = f"{old.name} {labels.params_text(old.params)}".strip()
+                    text = f"{what} had a value before and has none now"
+                    yield result(RULE, name, False, text, "missing")
 
 
 def _broken(report: Report, earlier: Report) -> Iterator[RuleResult]:
-    failed = {(f.auditor, c.name) for f in earlier.findings for c in f.checks if not c.passed}
-    seen: set[tuple[str, str]] = set()
+    failed = {
+        (f.auditor, c.name, c.subject) for f in earlier.findings for c in f.checks if not c.passed
+    }
+    seen: set[tuple[str, str, str | None]] = set()
     for finding in report.findings:
         for check in finding.checks:
-            key = (finding.auditor, check.name)
+            key = (finding.auditor, check.name, check.subject)
             if not check.passed and key not in failed | seen:
                 seen.add(key)
                 text = f"the instrument check '{check.name}' of {finding.auditor} failed, and did not before"

@@ -9,6 +9,7 @@ from html import escape
 
 from ddaudit.findings import CLAIMED, Direction, Metric
 from ddaudit.reports import labels
+from ddaudit.reports.compare import mirrored
 from ddaudit.reports.plots import Style, marker, styles
 from ddaudit.reports.schema import Report
 from ddaudit.reports.view import Verdict
@@ -88,7 +89,9 @@ def front(x: Axis, y: Axis, names: Sequence[str]) -> list[str]:
         return []
     sides = [1.0 if axis.direction == "higher" else -1.0 for axis in (x, y)]
     at = {
-        n: tuple(s * (a.metrics[n].value or 0.0) for s, a in zip(sides, (x, y), strict=True))
+        n: tuple(
+            s * (mirrored(a.metrics[n]).value or 0.0) for s, a in zip(sides, (x, y), strict=True)
+        )
         for n in names
         if n in x.metrics and n in y.metrics and n not in x.greyed | y.greyed
     }

@@ -110,6 +110,7 @@ class Verdict:
             i: found[0]
             for i, found in marks.items()
             if self.terse
+            and found
             and found[0]
             and found[0].settled
             and len({m.word if m else "" for m in found}) == 1

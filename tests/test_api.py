@@ -277,3 +277,15 @@ def test_what_is_no_subject_is_refused_before_any_work(
         ddaudit.audit([subject], out=tmp_path / "run", **{**QUICK, "jobs": 1})
     with pytest.raises(BadInput, match="none is given"):
         ddaudit.audit([], out=tmp_path / "run", **QUICK)
+
+
+def test_subjects_whose_names_differ_in_punctuation_are_two(tmp_path: Path) -> None:
+    from ddaudit.api import _subjects
+
+    one, two = (
+        ddaudit.distill("random", data="digits", ipc=1, seed=k, device="cpu") for k in (0, 1)
+    )
+    texts, names, _ = _subjects({"m 1": one, "m-1": two, "m_1": one}, str(tmp_path))
+    assert len(set(texts)) == len(names) == 3
+    with pytest.raises(BadInput, match="is given twice"):
+        _subjects({"a": "x.safetensors", "b": "x.safetensors"}, str(tmp_path))

@@ -62,7 +62,19 @@ def collect(urls: list[str]) -> Collected:
         sizes = [(p.info.get("config") or {}).get("ipc") for p in (first, part)]
         # All records are the same ones whatever size was asked for, measured once more.
         again = {s["id"] for s in part.subjects if s.get("drawn") is False and sizes[0] != sizes[1]}
-        new = [c for c in part.cells if _cell(c) not in first.keys]
+        # Seeds under other conditions are no more seeds of the same number.
+        elsewhere = {
+            entry["name"]
+            for entry in part.auditors
+            if entry["name"] in measured
+            and measured[entry["name"]][1] != _conditions(part.info, entry)
+        }
+        there = {(c.subject, c.auditor) for c in first.cells if c.auditor in elsewhere}
+        new = [
+            c
+            for c in part.cells
+            if _cell(c) not in first.keys and (c.subject, c.auditor) not in there
+        ]
         twice = [
             c
             for c in part.cells

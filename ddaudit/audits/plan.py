@@ -118,7 +118,9 @@ def make_plan(
         if not all(auditor.work(s, context, settings).ends for s in subjects.values())
     ]
     draws = {
-        (s.id, name): _draws(auditors[name][0], s, preset, asked_for=s.id in config.subjects)
+        (s.id, name): _draws(
+            auditors[name][0], s, preset, asked_for=not s.baseline or s.id in config.subjects
+        )
         for s in subjects.values()
         for name in names
     }

@@ -115,18 +115,35 @@ def module_subject(name: str, module: nn.Module, *, data: Dataset) -> Subject:
 
 
 def _module_identity(module: nn.Module) -> str:
-    """A hash of a module's structure, of its classes' names and sources where there are some, and of its weights."""
+    """A hash of a module's structure, of its classes' names and sources where there are some, of plain values that it
+    holds (numbers, texts) and of its weights and buffers."""
     made = hashlib.sha256(repr(module).encode())
-    for kind in dict.fromkeys(type(m) for m in module.modules()):
+    for kind in dict.fromkeys(k for m in module.modules() for k in type(m).__mro__):
         made.update(f"{kind.__module__}.{kind.__qualname__}".encode())
-        if not kind.__module__.startswith("torch."):
+        if kind.__module__.split(".")[0] not in ("torch", "builtins"):
             with contextlib.suppress(OSError, TypeError):
                 made.update(inspect.getsource(kind).encode())
-    for key, value in sorted(module.state_dict().items()):
+    tensors = {
+        **module.state_dict(),
+        **dict(module.named_buffers()),
+    }  # some buffers are in no state
+    for name, part in module.named_modules():
+        held = {f"{name}.{k}": v for k, v in vars(part).items() if k != "training"}
+        tensors |= {k: v for k, v in held.items() if isinstance(v, torch.Tensor)}
+        plain = {k: v for k, v in held.items() if _is_plain(v)}
+        made.update(repr(sorted(plain.items())).encode())
+    for key, value in sorted(tensors.items()):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         made.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
         made.update(raw.numpy().tobytes())
     return made.hexdigest()[:16]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether its repr says all of it, and the same in every process."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _file(

@@ -189,6 +189,10 @@ def audit(
     from ddaudit.audits import make_config
 
     part = options.shard(shard)
+    if dry_run and shard:
+        raise BadInput(
+            "--shard", "has no dry run: it shows the whole audit", "Leave one of the two out."
+        )
     made = make_config(values, file=config)
     places.check_folder(made.out)
     if dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +39,10 @@ def poison(
     data: Annotated[
         str, typer.Option("--data", help="Data set, see 'ddaudit list datasets'.")
     ] = "digits",
-    ipc: Annotated[int, typer.Option("--ipc", min=1, help="Images per class, of a method.")] = 10,
+    ipc: Annotated[
+        int | None,
+        typer.Option("--ipc", min=1, help="Images per class, of a method (default: 10)."),
+    ] = None,
     arch: Annotated[
         str | None,
         typer.Option(
@@ -87,12 +91,21 @@ def poison(
         subject,
         data=loaded,
         profile=chosen,
-        ipc=ipc,
+        ipc=ipc or 10,
         arch=networks,
         options=options.recipe_options(set_),
     )
     if of.network is not None:
         raise BadInput(subject, "holds the weights of a network, not a set")
+    if of.set is not None:
+        if set_ or ipc is not None:
+            raise BadInput(
+                "--set" if set_ else "--ipc",
+                f"is for methods that are distilled, and {subject} is a finished set",
+                "Leave it out; numbers of the attack go by --setting.",
+            )
+        if Path(subject).exists() and out.resolve() == Path(subject).resolve():
+            raise BadInput(f"--out {out}", "is the set that is poisoned", "Choose another name.")
     with bar(f"poisoning {of.id} by {attack}") as progress:
 
         def clean() -> Any:
@@ -102,14 +115,14 @@ def poison(
                 of.recipe,
                 loaded.train,
                 data=loaded,
-                ipc=ipc,
+                ipc=ipc or 10,
                 seed=seed,
                 device=where,
                 progress=progress,
             )
 
         scene = Scene(
-            loaded, target, seed, networks, clean, of.recipe, ipc, where, progress=progress
+            loaded, target, seed, networks, clean, of.recipe, ipc or 10, where, progress=progress
         )
         try:
             made = inject(injection, scene).made

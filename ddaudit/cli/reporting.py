@@ -99,6 +99,8 @@ def compare(
 
     old, new = _read(before), _read(after)
     rows = changes(new, old)
+    if json and not rows:
+        raise _nothing_in_common(before, after)
     if json:
         keys = ("value", "low", "high", "p_value")
         rows_out = [
@@ -118,9 +120,13 @@ def compare(
         if alone:
             typer.echo(f"only in {name}: {labels.visible(', '.join(alone))}")
     if not rows:
-        raise BadInput(
-            f"{before}, {after}", "have no headline number in common", "Audit the same subjects."
-        )
+        raise _nothing_in_common(before, after)
+
+
+def _nothing_in_common(before: str, after: str) -> BadInput:
+    return BadInput(
+        f"{before}, {after}", "have no headline number in common", "Audit the same subjects."
+    )
 
 
 def leaderboard(

@@ -178,13 +178,20 @@ def import_(
         ),
     ] = None,
     profile: Annotated[
-        options.Profile,
-        typer.Option("--profile", help="Of --labels-of; auto: paper on a GPU, small on a CPU."),
-    ] = "auto",
+        options.Profile | None,
+        typer.Option(
+            "--profile", help="Of --labels-of; auto (the default): paper on a GPU, small on a CPU."
+        ),
+    ] = None,
     seed: Annotated[
-        int,
-        typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Of the views it labels."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=options.LARGEST_SEED,
+            help="Of the views that --labels-of labels (default: 0).",
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -202,10 +209,16 @@ def import_(
                 "trains teachers on the real records, and none are given",
                 "Pass --data.",
             )
+    else:
+        for option, given in (("--profile", profile), ("--seed", seed)):
+            if given is not None:
+                raise BadInput(option, "is for --labels-of, which is not given", "Leave it out.")
     if format_ is not None:
         check_name("format", format_)
     if data is not None:
         options.check_data_name(data)
+    elif download:
+        raise BadInput("--download", "is for --data, which is not given", "Leave it out.")
 
     from ddaudit.data import load_data
     from ddaudit.sets import describe, import_set, save
@@ -214,7 +227,7 @@ def import_(
     loaded = load_data(data, root=data_root, download=download) if data else None
     made = import_set(file, format=format_, data=loaded, options=changes)
     if labels_of is not None and loaded is not None:
-        made = _labelled(made, labels_of, loaded, profile, of_method, seed)
+        made = _labelled(made, labels_of, loaded, profile or "auto", of_method, seed or 0)
     save(made, out)
     for line in describe(look(out)):
         typer.echo(line)

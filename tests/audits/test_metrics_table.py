@@ -23,7 +23,7 @@ AUDITED = {
     "bias": {"bootstrap": 20, "simulations": 20},
     "adversarial": {
         "images": 8,
-        "autoattack_images": 2,
+        "autoattack_images": 4,
         "check_images": 4,
         "pgd_steps": 2,
         "transfer": ("full",),

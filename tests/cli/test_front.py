@@ -287,6 +287,12 @@ def test_an_audit_says_what_it_costs_before_it_starts(run, tmp_path):
     assert err[1].startswith("[1/")
 
 
+def test_a_dry_run_has_no_shards(run, tmp_path):
+    code, _, lines = run("audit", "dm", "--dry-run", "--shard", "2/3", "--out", tmp_path / "run")
+    assert (code, len(lines)) == (2, 1)
+    assert "--shard: has no dry run" in lines[0]
+
+
 def test_a_dry_run_of_distil_says_what_it_costs_and_writes_nothing(run, tmp_path):
     argv = ("distill", "dm", "--ipc", "1,10", "--out", tmp_path / "dm.safetensors", "--dry-run")
     code, out, _ = run(*argv)

@@ -78,6 +78,9 @@ def test_a_released_folder_gets_a_teachers_labels(folder: Path, tmp_path: Path, 
     ("extra", "said"),
     [
         (("--labels-of", "sre2l"), "none are given"),
+        (("--profile", "paper"), "--profile: is for --labels-of"),
+        (("--seed", "7"), "--seed: is for --labels-of"),
+        (("--download",), "--download: is for --data"),
         (("--labels-of", "dm", "--data", "digits"), "writes no labels for images that are there"),
         (
             ("--labels-of", "sre2l", "--data", "digits", "--set", "networks.depth=3"),

@@ -44,6 +44,8 @@ def test_a_method_is_poisoned_and_inspect_shows_it_first(run, tmp_path):
         (("random", "--setting", "ratio"), "is not KEY=VALUE"),
         (("random", "--attack", "doorping"), "random asks none"),
         (("FILE",), "this set is finished"),
+        (("FILE", "--ipc", 3), "--ipc: is for methods that are distilled"),
+        (("FILE", "--set", "loop.iterations=7"), "--set: is for methods that are distilled"),
     ],
 )
 def test_what_cannot_be_poisoned_is_refused_in_one_line(run, tmp_path, argv, said):
@@ -51,9 +53,10 @@ def test_what_cannot_be_poisoned_is_refused_in_one_line(run, tmp_path, argv, sai
         DistilledSet(torch.rand(10, 1, 8, 8), torch.arange(10), 10, Card()),
         tmp_path / "clean.safetensors",
     )
+    size = () if "FILE" in argv else ("--ipc", 1)
     argv = [clean if a == "FILE" else a for a in argv]
     out = tmp_path / "bad.safetensors"
-    code, _, lines = run("poison", *argv, "--ipc", 1, "--out", out)
+    code, _, lines = run("poison", *argv, *size, "--out", out)
     assert (code, len(lines)) == (2, 1)
     assert said in lines[0]
     assert not out.exists()
@@ -74,3 +77,15 @@ def test_who_audits_a_poisoned_file_is_told(run, tmp_path):
     data = load_data("digits")
     subject = make_subject(str(out), data=data, profile="small", ipc=1, arch=Arch.parse("MLPD1"))
     assert subject.notes == ("poisoned on purpose, its card says: naive",)
+
+
+def test_the_set_that_is_poisoned_is_not_written_over(run, tmp_path):
+    clean = save(
+        DistilledSet(torch.rand(10, 1, 8, 8), torch.arange(10), 10, Card()),
+        tmp_path / "clean.safetensors",
+    )
+    before = clean.read_bytes()
+    code, _, lines = run("poison", clean, "--attack", "poisoned-distillation", "--out", clean)
+    assert (code, len(lines)) == (2, 1)
+    assert "is the set that is poisoned" in lines[0]
+    assert clean.read_bytes() == before

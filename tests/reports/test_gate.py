@@ -415,17 +415,22 @@ def test_outcomes_follow_from_where_the_bound_lies(
 
 
 @pytest.mark.parametrize(
-    ("rule", "holds", "words"),
+    ("rule", "holds", "words", "drawn"),
     [
-        ({"run": "complete"}, False, "dm × bias no groups, dm × a failed"),
-        ({"run": "checked"}, False, "instrument check 'planted member' failed"),
-        ({"run": "not quick"}, False, "preset quick"),
-        ({"run": "seeds", "min": 3}, False, "2 seeds"),
-        ({"run": "seeds", "min": 2}, True, "2 seeds"),
+        ({"run": "complete"}, False, "dm × bias no groups, dm × a failed", 2),
+        ({"run": "checked"}, False, "instrument check 'planted member' failed", 2),
+        ({"run": "not quick"}, False, "preset quick", 2),
+        ({"run": "seeds", "min": 3}, False, "2 seeds", 2),
+        ({"run": "seeds", "min": 2}, True, "2 seeds", 2),
+        ({"run": "seeds", "min": 2}, False, "1 seeds (dm × ", 1),
     ],
 )
-def test_a_rule_can_be_about_the_run(rule: dict[str, Any], holds: bool, words: str) -> None:
+def test_a_rule_can_be_about_the_run(
+    rule: dict[str, Any], holds: bool, words: str, drawn: int
+) -> None:
     run = _Run(check=False)
+    if drawn == 2:
+        run.cells += [c.model_copy(update={"seed": 1}) for c in run.cells]
     run.info = {"data": "digits", "preset": "quick", "seeds": [0, 1], "cells": []}  # type: ignore[dict-item]
     run.cells[3] = Finding(subject="dm", auditor="bias", status="failed", reason="no groups")
     run.cells.append(Finding(subject="dm", auditor="a", status="failed"))
