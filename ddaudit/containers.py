@@ -273,21 +273,24 @@ class ParquetFile:
         return max(sizes, default=0)
 
 
-def read_parquet(files: Sequence[Path], columns: Sequence[str]) -> Any:
-    """Some columns of parquet files of one schema, one below the other, as a pyarrow table.
+def read_parquet(files: Sequence[Path], columns: Sequence[str]) -> dict[str, Any]:
+    """File -> some of its columns as a pyarrow table with the file's metadata, of files with the same columns.
 
     Raises:
-        BadInput: damaged, of different schemas, or together more than the budget.
+        BadInput: damaged, of different columns, or together more than the budget.
     """
-    import pyarrow as pa
-
-    tables, total = [], 0
-    for file in files:
-        tables.append(ParquetFile(file).read(columns))
-        total += tables[-1].nbytes
-        afford(file, total, "decoded columns")
-    with _arrow(files[0]):
-        return pa.concat_tables(tables)
+    tables: dict[str, Any] = {}
+    total = 0
+    for path in files:
+        file = ParquetFile(path)
+        table = file.read(columns).replace_schema_metadata(file.metadata)
+        total += table.nbytes
+        afford(path, total, "decoded columns")
+        tables[str(path)] = table
+        if not table.schema.equals(tables[str(files[0])].schema):
+            what = f"has other columns, or of other types, than {files[0].name}"
+            raise BadInput(path, what, f"All need: {', '.join(dict.fromkeys(columns))}.")
+    return tables
 
 
 def as_list(table: Any, column: str, where: object) -> list[Any]:

@@ -7,6 +7,8 @@ text. A missing label (null, NaN, an empty text, -1) is never a class: it is ref
 from __future__ import annotations
 
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -116,18 +118,16 @@ def index_names(
 def match_names(own: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
     """Where each of ``own`` stands in ``wanted``, by name; None where positions are all there is to go by.
 
-    Numbers written in two ways (``7`` and ``0007``) are one name. None means that no name fits elsewhere: the two
-    lists are two spellings (``T-shirt`` and ``T-shirt/top``), and position decides.
+    None means that no name fits elsewhere: the two lists are two spellings (``T-shirt`` and ``T-shirt/top``), and
+    position decides if anything does. Which names fit says :func:`places`.
 
     Raises:
         ValueError: some names fit, but at other positions, and others fit nowhere: no reading is safe.
     """
-    place = {canonical_name(name): position for position, name in enumerate(wanted)}
-    found = [place.get(canonical_name(name)) for name in own]
-    if len(place) == len(wanted) and all(at is not None for at in found):
-        positions = [at for at in found if at is not None]
-        if len(set(positions)) == len(own):
-            return positions
+    found = places(own, wanted)
+    positions = [at for at in found if at is not None]
+    if len(set(positions)) == len(own):
+        return positions
     moved = [
         name for i, (name, at) in enumerate(zip(own, found, strict=True)) if at not in (None, i)
     ]
@@ -137,6 +137,29 @@ def match_names(own: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
             f"class '{moved[0]}' stands elsewhere in the data, and class '{strange}' is not there or twice"
         )
     return None
+
+
+def places(own: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+    """Where each of ``own`` stands in ``wanted``; None where it does not, or twice.
+
+    A name fits as it is, else without case and punctuation (``ankle_boot`` is ``Ankle boot``). Numbers written in two
+    ways (``7`` and ``0007``) are one name.
+    """
+    found: list[int | None] = [None] * len(own)
+    for key in (_folded, canonical_name):  # the exact one last: it decides
+        keys = [key(name) for name in wanted]
+        count = Counter(keys)
+        place = {name: position for position, name in enumerate(keys) if count[name] == 1}
+        found = [place.get(key(name), at) for name, at in zip(own, found, strict=True)]
+    return found
+
+
+def _folded(name: str) -> str:
+    """The name without case, punctuation and spaces, unless it is a number or nothing is left."""
+    if number_of(name) is not None:
+        return canonical_name(name)
+    text = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in text if unicodedata.category(c)[0] in "LMN") or name
 
 
 def canonical_name(name: str) -> str:

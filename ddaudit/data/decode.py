@@ -22,6 +22,8 @@ GREY_MODES = ("1", "L")
 _COLOUR_MODES = ("P", "RGB", "RGBX", "CMYK", "YCbCr")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _TWELVE_BITS = 4095
+_SAME_LEVEL = 8
+"""Levels of 255 that the channels of a grey picture may be apart once JPEG has stored it in colour."""
 
 
 def decode_images(
@@ -33,13 +35,14 @@ def decode_images(
         sources: (name for messages, encoded bytes or file) of each picture.
         size: 0 keeps the stored size; else the shorter side is resized to it and the centre
             square cut out.
-        channels: 1 or 3; None: 1 when every picture is grey, else 3.
+        channels: 1 or 3, of the data; None: 1 when every picture is grey, else 3.
 
     Returns:
         (N, C, H, W) uint8.
 
     Raises:
-        BadInput: a picture that cannot be read or is not plain (see :func:`flatten`), or sizes that differ.
+        BadInput: a picture that cannot be read or is not plain (see :func:`flatten`), in colour where one channel was
+            asked for, or sizes that differ.
     """
     pictures, grey, held, peaks = [], True, 0, dict[str, int]()
     shape: tuple[int, ...] | None = None
@@ -99,6 +102,23 @@ def flatten(picture: Image, name: str) -> tuple[Image, int | None]:
     return picture, None
 
 
+def one_channel(picture: Image, name: str) -> Image:
+    """The grey picture of one that may be stored in colour.
+
+    Args:
+        picture: of :func:`flatten`.
+
+    Raises:
+        BadInput: its channels differ: it is in colour, and the data are grey.
+    """
+    if picture.mode not in GREY_MODES:
+        levels = np.asarray(picture.convert("RGB"))
+        if int((levels.max(2) - levels.min(2)).max(initial=0)) > _SAME_LEVEL:
+            todo = "Convert it to grey where that is meant, or use data in colour."
+            raise BadInput(name, "has 3 channels, the data 1", todo)
+    return picture.convert("L")
+
+
 def check_depth(peaks: Mapping[str, int]) -> None:
     """Refuse 16-bit pictures that hold fewer bits, which would all be dark.
 
@@ -132,7 +152,7 @@ def _array(picture: Image, name: str, *, size: int, channels: int | None) -> np.
     """(H, W, C) uint8 with C = 3, or 1 when one channel was asked for."""
     from PIL import Image
 
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    picture = one_channel(picture, name) if channels == 1 else picture.convert("RGB")
     if size and picture.size != (size, size):
         width, height = picture.size
         scale = size / min(width, height)

@@ -91,7 +91,7 @@ def from_datasets(
 def _read(split: Any, where: str, columns: Columns, channels: int | None) -> Table:
     columns = columns.among(list(split.features), where)
     table = split.select_columns(list(columns.wanted)).with_format("arrow")[:]
-    return read_table(table, table.schema.metadata, columns, where, channels=channels, paths=True)
+    return read_table({where: table}, columns, channels=channels, paths=True)
 
 
 def _by_kind(features: Mapping[str, Any], kind: str, usual: tuple[str, ...]) -> str:

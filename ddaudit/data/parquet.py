@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ddaudit.containers import ParquetFile, as_list, hub_names, read_parquet
+from ddaudit.containers import ParquetFile, read_parquet
 from ddaudit.data._types import Dataset, ImageData
 from ddaudit.data.classes import index_names
 from ddaudit.data.decode import decode_images
@@ -20,6 +21,7 @@ from ddaudit.data.files import SIZE, assemble
 from ddaudit.data.groups import with_groups
 from ddaudit.data.names import CIFAR10_CLASSES, numbered
 from ddaudit.data.registry import Request, dataset
+from ddaudit.data.shards import check_whole, class_column, one_order
 from ddaudit.data.spec import Option
 from ddaudit.data.splits import VALIDATION
 from ddaudit.data.vision import BENCHMARKS
@@ -169,20 +171,22 @@ def join_tables(
         BadInput: labels or groups that are none, pictures of different sizes.
     """
     tables = {t.where: t for t in (train, validation, test) if t is not None}
-    found, labels = index_names(
-        {name: t.labels for name, t in tables.items()},
+    values, names = one_order(
+        {name: (t.labels, t.names) for name, t in tables.items()},
         kind="label",
-        names=columns.class_names or train.names,
-        gaps=False,
+        names=columns.class_names,
     )
+    found, labels = index_names(values, kind="label", names=names, gaps=False)
     class_names = found or numbered(1 + max(int(part.max()) for part in labels.values()))
     made = {
         name: ImageData(images=t.images, labels=labels[name], class_names=class_names)
         for name, t in tables.items()
     }
     if columns.group:
-        cells = {name: t.groups or [] for name, t in tables.items()}
-        made, said = with_groups(made, cells, column=columns.group, names=train.group_names)
+        cells, names = one_order(
+            {name: (t.groups or [], t.group_names) for name, t in tables.items()}, kind="group"
+        )
+        made, said = with_groups(made, cells, column=columns.group, names=names)
         notes = (*notes, *said)
     return assemble(
         request,
@@ -206,45 +210,42 @@ def _read(
     files = _files(folder, prefixes)
     if not files:
         return None
-    first, where = ParquetFile(files[0]), str(files[0])
-    columns = columns.among(first.names, where)
-    return read_table(
-        read_parquet(files, columns.wanted), first.metadata, columns, where, channels=channels
-    )
+    check_whole(files)
+    columns = columns.among(ParquetFile(files[0]).names, str(files[0]))
+    return read_table(read_parquet(files, columns.wanted), columns, channels=channels)
 
 
 def read_table(
-    table: Any,
-    metadata: Mapping[bytes, bytes] | None,
+    tables: Mapping[str, Any],
     columns: Columns,
-    where: str,
     *,
     channels: int | None = None,
     paths: bool = False,
 ) -> Table:
-    """The rows of a pyarrow table.
+    """The rows of pyarrow tables, one below the other.
 
     Args:
-        metadata: of its schema, which may name classes.
+        tables: what messages call it (a file) -> its rows; its schema's metadata may name classes.
         columns: each named.
-        where: what messages call it.
         channels: see ``decode_images``.
         paths: read pictures that are stored as a path; not for files of others.
 
     Raises:
-        BadInput: no rows, or cells that are no pictures.
+        BadInput: no rows, cells that are no pictures, or classes declared in different ways.
     """
-    if table.num_rows == 0:
-        raise BadInput(where, "holds no rows")
-    pictures = _pictures(table.column(columns.image), columns.image, where, paths=paths)
-    return Table(
-        where=where,
-        images=decode_images(pictures, size=columns.size, channels=channels),
-        labels=as_list(table, columns.label, where),
-        groups=as_list(table, columns.group, where) if columns.group else None,
-        names=hub_names(metadata, columns.label),
-        group_names=hub_names(metadata, columns.group),
+    first = next(iter(tables))
+    if not any(table.num_rows for table in tables.values()):
+        raise BadInput(first, "holds no rows")
+    pictures = chain.from_iterable(
+        _pictures(table.column(columns.image), columns.image, where, paths=paths)
+        for where, table in tables.items()
     )
+    images = decode_images(pictures, size=columns.size, channels=channels)
+    labels, names = class_column(tables, columns.label, kind="label")
+    groups, group_names = (
+        class_column(tables, columns.group, kind="group") if columns.group else (None, None)
+    )
+    return Table(first, images, labels, groups, names, group_names)
 
 
 def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:

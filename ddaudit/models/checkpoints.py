@@ -138,7 +138,7 @@ def load_state(
         entry: which weights, where there are several. ``network.origin`` says what was taken.
 
     Raises:
-        BadInput: names or shapes do not fit, there are several that do, or weights are not finite numbers.
+        BadInput: names or shapes do not fit, there are several that do, or weights are integers or not finite.
     """
     target = network.state_dict()
     fit = f"Is it a {network.arch} for {network.shape} images and {network.num_classes} classes? --arch names another."
@@ -152,9 +152,14 @@ def load_state(
             )
         if value.is_meta:
             raise BadInput(where, f"{key!r} holds no numbers (it was saved from the meta device)")
-        if not torch.isfinite(value).all():
+        if target[key].is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            what = f"{key!r} holds integers ({kind}): quantised weights are not read"
+            raise BadInput(where, what, "Save them in floating point.")
+        wide = value.float()  # PyTorch computes nothing with float8 and unsigned types
+        if not torch.isfinite(wide).all():
             raise BadInput(where, f"{key!r} holds NaN or infinity", "Its training diverged.")
-        if key == "normalize.std" and not (value > 0).all():
+        if key == "normalize.std" and not (wide > 0).all():
             raise BadInput(where, f"{key!r} is not positive")
     cast = {k: v.to(target[k].dtype) for k, v in found.tensors.items()}
     network.load_state_dict({**target, **cast})

@@ -129,6 +129,8 @@ class Card(_Model):
     data: str | None = None
     source_fingerprint: str | None = None
     class_names: list[str] | None = None
+    names_sorted: bool = False
+    """True where classes are counted in the order of their names because the source states none: folders, texts."""
     modality: str = "image"
     """What a record is: image, tabular, series, embedding."""
     space: str = "pixels"

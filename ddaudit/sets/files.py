@@ -39,7 +39,9 @@ _CODES = {
     torch.bool: ("BOOL", "|b1"),
 }
 # Fields of the card since format 2.
-_LATER_FIELDS = ("modality", "space", "contains_real_pixels", "learned_lr", "bytes", "poison")
+_LATER_FIELDS = (
+    "names_sorted", "modality", "space", "contains_real_pixels", "learned_lr", "bytes", "poison",
+)  # fmt: skip
 _TRIGGER = "trigger."
 """How the tensors of a trigger are called in a file."""
 _NOT_OURS = "'ddaudit import' makes a set file of other code's results; see docs/formats.md."

@@ -73,6 +73,11 @@ def test_groups_and_distilled_sets_may_leave_numbers_out(kind: str):
 def test_names_decide_where_they_fit_and_doubt_is_refused():
     assert match_names(["b", "a"], ["a", "b", "c"]) == [1, 0]
     assert match_names(["0002", "10"], ["2", "10"]) == [0, 1]
+    assert match_names(["ankle_boot", "BAG"], ["Bag", "Ankle boot"]) == [1, 0]
+    # As it is goes first: without punctuation these would be one name. A sign is no punctuation.
+    assert match_names(["C#", "C++"], ["C++", "C#"]) == [1, 0]
+    assert match_names(["1", "-1"], ["-1", "1"]) == [1, 0]
+    assert match_names(["1.5", "2"], ["15", "2"]) is None
     # Two spellings of one list: position is all there is.
     assert match_names(["T-shirt", "Trouser"], ["T-shirt/top", "Trouser"]) is None
     with pytest.raises(ValueError, match="'b' stands elsewhere"):

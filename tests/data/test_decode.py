@@ -114,6 +114,21 @@ def test_alpha_that_hides_nothing_is_left_out_and_other_alpha_refused(
         read(plain)
 
 
+@pytest.mark.parametrize(("apart", "fits"), [(0, True), (8, True), (9, False)])
+def test_colour_becomes_grey_only_where_channels_agree(apart: int, fits: bool) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (100, 100, 100 + apart)).save(buffer, "PNG")
+
+    def grey() -> Tensor:
+        return decode_images([("test/a.png", buffer.getvalue())], size=0, channels=1)
+
+    if fits:
+        torch.testing.assert_close(grey(), torch.full((1, 1, 8, 8), 100).byte(), atol=2, rtol=0)
+    else:
+        with pytest.raises(BadInput, match=r"test/a\.png: has 3 channels, the data 1\. Convert"):
+            grey()
+
+
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("mode", ["P", "RGB", "L"])
 def test_a_transparent_colour_is_refused_where_it_occurs(

@@ -33,15 +33,18 @@ def _write(
     image: str = "img",
     label: str = "label",
     names: list[str] | None = None,
+    groups: list[str] | None = None,
     raw: bool = False,
     **columns: list[Any],
 ) -> None:
     pictures = [_png(number) for number in range(len(labels))]
     cells: list[Any] = pictures if raw else [{"bytes": p, "path": None} for p in pictures]
     table = pa.table({image: cells, label: labels, **columns})
-    if names:
-        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    declared = {label: names, "sex": groups}
+    features = {c: {"names": n, "_type": "ClassLabel"} for c, n in declared.items() if n}
+    if features:
+        about = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": about})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
 
@@ -90,6 +93,50 @@ def test_texts_become_classes_and_a_column_becomes_groups(tmp_path: Path) -> Non
     assert data.shape == (3, 4, 4)
     numbered = load_data(f"parquet:path={tmp_path},group=what")
     assert numbered.train.group_names == ("group 0", "group 1", "group 2", "group 3")
+
+
+def test_each_file_counts_classes_and_groups_in_its_own_order(tmp_path: Path) -> None:
+    here = {"names": ["cat", "dog"], "groups": ["f", "m"], "sex": [0, 1, 1]}
+    there = {"names": ["dog", "cat"], "groups": ["m", "f"], "sex": [0, 1, 1]}
+    _write(tmp_path / "train-00000-of-00002.parquet", [0, 1, 0], **here)  # type: ignore[arg-type]
+    _write(tmp_path / "train-00001-of-00002.parquet", [0, 1, 1], **there)  # type: ignore[arg-type]
+    _write(tmp_path / "test.parquet", [0, 0, 1], **there)  # type: ignore[arg-type]
+    data = load_data(f"parquet:path={tmp_path},group=sex,validation=0")
+    assert (data.train.class_names, data.train.group_names) == (("cat", "dog"), ("f", "m"))
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 0, 0]
+    assert data.test.labels.tolist() == [1, 1, 0]
+    assert data.train.groups is not None
+    assert data.train.groups.tolist() == [0, 1, 1, 1, 0, 0]
+    assert data.test.groups is not None
+    assert data.test.groups.tolist() == [1, 0, 0]
+
+
+def test_files_that_declare_other_classes_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "train.parquet", [0, 1], names=["cat", "dog"])
+    _write(tmp_path / "test.parquet", [0, 1], names=["cat", "cow"])
+    with pytest.raises(BadInput, match=r"test\.parquet: declares 2 label names.*'cow'"):
+        load_data(f"parquet:path={tmp_path}")
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    _write(tmp_path / "test-00000-of-00001.parquet", [0, 1])
+    for number in (0, 2):
+        _write(tmp_path / f"train-0000{number}-of-00003.parquet", [0, 1])
+        with pytest.raises(BadInput, match="the first missing one is train-00001-of-00003"):
+            load_data(f"parquet:path={tmp_path}")
+    _write(tmp_path / "train-00001-of-00003.parquet", [0, 1])
+    assert len(load_data(f"parquet:path={tmp_path},validation=0").train) == 6
+    _write(tmp_path / "train-00000-of-00001.parquet", [0, 1])
+    with pytest.raises(BadInput, match=r"holds 4 shards 'train-\.\.\.' but their names state 3"):
+        load_data(f"parquet:path={tmp_path}")
+
+
+def test_shards_of_different_columns_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "test.parquet", [0, 1])
+    _write(tmp_path / "train-00000-of-00002.parquet", [0, 1])
+    _write(tmp_path / "train-00001-of-00002.parquet", [0, 1], label="kind")
+    with pytest.raises(BadInput, match=r"00001-of-00002\.parquet: has other columns"):
+        load_data(f"parquet:path={tmp_path}")
 
 
 def test_broken_parquet_folders_name_the_fault(tmp_path: Path) -> None:

@@ -166,6 +166,32 @@ def test_weights_that_do_not_fit_are_refused(
         load(tmp_path / "net.pth")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.uint16, torch.int64, torch.bool])
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_quantised_weights_are_refused(tmp_path: Path, dtype: torch.dtype, form: str) -> None:
+    path, state = tmp_path / f"net.{form}", dc_style_state()
+    state["features.0.weight"] = (100 * state["features.0.weight"]).abs().to(dtype)
+    save_file(state, path) if form == "safetensors" else torch.save(state, path)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(
+        BadInput,
+        match=rf"features\.0\.weight' holds integers \({name}\): quantised weights are not",
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_weights_of_few_bits_load_and_their_nan_is_seen(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {k: v.to(dtype) for k, v in dc_style_state().items()}
+    torch.save(state, tmp_path / "net.pth")
+    body = load(tmp_path / "net.pth").body.state_dict()
+    assert all(torch.equal(body[key], value.float()) for key, value in state.items())
+    state["classifier.bias"] = torch.full((10,), torch.nan).to(dtype)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(BadInput, match=r"'body\.classifier\.bias' holds NaN or infinity"):
+        load(tmp_path / "net.pth")
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such"):
         load(tmp_path / "absent.pth")

@@ -1,4 +1,4 @@
-"""Encoded images (PNG, JPEG) to pixels in [0, 1]."""
+"""Encoded pictures (PNG, JPEG, ...) to pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from ddaudit.containers import open_picture
-from ddaudit.data.decode import GREY_MODES, check_depth, flatten
+from ddaudit.data.decode import GREY_MODES, check_depth, flatten, one_channel
 from ddaudit.errors import BadInput
 from ddaudit.files import afford
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-JPEG_NOTE = "images are 8-bit JPEG: the pixels carry its compression"
-PNG_NOTE = "images are 8-bit: pixels were clipped to [0, 1] and rounded"
+_LOSSY = ("JPEG", "WEBP")
+_PLAIN_NOTE = "images are 8-bit: pixels were clipped to [0, 1] and rounded"
 _DEEP_NOTE = "16-bit pictures were scaled by their depth (65535 is white) to 8 bits"
 
 
 def decode_images(
     encoded: Iterable[tuple[str, bytes]], *, shape: tuple[int, int, int] | None, where: Path
 ) -> tuple[Tensor, list[str]]:
-    """(M, C, H, W) float32 of PNG or JPEG bytes, and notes on how they were stored.
+    """(M, C, H, W) float32 of pictures' bytes, and notes on how they were stored.
 
     Args:
         encoded: (name, bytes) pairs.
@@ -34,15 +34,17 @@ def decode_images(
         where: for messages.
 
     Raises:
-        BadInput: not an image, not plain (see :func:`ddaudit.data.decode.flatten`), or not one size.
+        BadInput: not an image, not plain (see :func:`ddaudit.data.decode.flatten`), in colour where ``shape`` is grey,
+            or not one size.
     """
     pictures: list[tuple[str, Image]] = []
-    jpeg, pixels, peaks = False, 0, dict[str, int]()
+    lossy, pixels, peaks = set[str](), 0, dict[str, int]()
     for name, data in encoded:
-        picture = open_picture(data, f"{where}: {name}", formats=("PNG", "JPEG"))
+        picture = open_picture(data, f"{where}: {name}")
         pixels += picture.size[0] * picture.size[1]
         afford(where, 12 * pixels, "pixels")
-        jpeg = jpeg or picture.format == "JPEG"
+        if picture.format in _LOSSY:
+            lossy.add(picture.format)
         plain, peak = flatten(picture, f"{where}: {name}")
         if peak is not None:
             peaks[f"{where}: {name}"] = peak
@@ -59,7 +61,10 @@ def decode_images(
             expected = "the data set's" if shape else f"that of {first_name}"
             what = f"is {picture.size[0]} x {picture.size[1]}, not {expected} {size[0]} x {size[1]}"
             raise BadInput(f"{where}: {name}", what, "All images must have one size.")
-        array = np.array(picture.convert("L" if grey else "RGB"), dtype=np.uint8)
+        flat = one_channel(picture, f"{where}: {name}") if grey else picture.convert("RGB")
+        array = np.array(flat, dtype=np.uint8)
         rows.append(torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy()))
-    notes = [JPEG_NOTE if jpeg else PNG_NOTE, *([_DEEP_NOTE] if peaks else [])]
+    kinds = " and ".join(sorted(lossy))
+    stored = f"images are 8-bit {kinds}: the pixels carry its compression" if kinds else _PLAIN_NOTE
+    notes = [stored, *([_DEEP_NOTE] if peaks else [])]
     return torch.stack(rows).float().div_(255.0), notes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
-from ddaudit.sets.formats._safe import array_tensor, described, is_plain
+from ddaudit.sets.formats._safe import array_tensor, described, is_plain, widened
 from ddaudit.sets.formats._soft import probabilities
 
 
@@ -25,7 +25,7 @@ def tensor(value: Any, where: Path) -> Tensor:
         value = array_tensor(value, where, "labels")
     if not isinstance(value, Tensor) or not is_plain(value):
         raise BadInput(where, f"labels are {described(value)}, expected a numeric tensor")
-    return value.detach().cpu()
+    return widened(value.detach().cpu(), where, "labels")
 
 
 def hard(labels: Tensor, where: Path) -> Tensor:

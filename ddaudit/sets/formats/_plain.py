@@ -16,7 +16,7 @@ from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import assemble, choice
 from ddaudit.sets.formats._pixels import RANGES, Pixels, as_pixels
-from ddaudit.sets.formats._safe import array_tensor, described, is_plain
+from ddaudit.sets.formats._safe import array_tensor, described, is_plain, widened
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
 
 PLAIN_RANGES = (*RANGES, "standard")
@@ -31,7 +31,9 @@ NAMES = (
     ("image_syn", "label_syn"),
     ("images_syn", "labels_syn"),
 )
-"""What people call images and labels. The first pair that a file holds is taken; other entries are left alone."""
+"""What people call images and labels. A file holds one such pair; other entries are left alone."""
+_EIGHT_BITS = 127
+"""Whole numbers that go beyond it have 8 bits: a lower depth ends there or before."""
 
 PLAIN_OPTIONS = {
     "range": "what values are: 0-1, 0-255, -1-1, normalised (by mean and std), or standard (a table)",
@@ -44,18 +46,30 @@ def named(held: Collection[Any], path: Path) -> tuple[str, str]:
     """What images and labels are called in a file that holds these entries.
 
     Raises:
-        BadInput: it has no such pair.
+        BadInput: it has no such pair, or several.
     """
-    pair = pair_in(held)
-    if pair is None:
+    pairs = _pairs(held)
+    if not pairs:
         what = f"holds no images and labels ({', '.join(map(str, held))[:100] or 'nothing'})"
         raise BadInput(path, what, "Call them images and labels. Is it another format?")
-    return pair
+    if len(pairs) > 1:
+        what = f"holds {' and '.join(f'({images}, {labels})' for images, labels in pairs)}"
+        raise BadInput(path, what, "Save the images and labels that are meant without the others.")
+    return pairs[0]
 
 
 def pair_in(held: Collection[Any]) -> tuple[str, str] | None:
     """The first of :data:`NAMES` among the entries of a file."""
-    return next((pair for pair in NAMES if set(pair) <= set(held)), None)
+    return next(iter(_pairs(held)), None)
+
+
+def _pairs(held: Collection[Any]) -> list[tuple[str, str]]:
+    """All of :data:`NAMES` among the entries; of several, those that are arrays: ``data`` may be a data set's name."""
+    pairs = [pair for pair in NAMES if set(pair) <= set(held)]
+    if len(pairs) < 2 or not isinstance(held, Mapping):
+        return pairs
+    arrays = {name for name, value in held.items() if isinstance(value, Tensor | np.ndarray)}
+    return [pair for pair in pairs if set(pair) <= arrays] or pairs
 
 
 def from_arrays(
@@ -107,7 +121,7 @@ def _tensor(value: Any, path: Path) -> Tensor:
     if value.dtype == torch.bool:
         raise BadInput(path, "images are true or false, expected numbers")
     afford(path, 4 * value.numel(), "pixels")
-    tensor: Tensor = value.detach().cpu()
+    tensor = widened(value.detach().cpu(), path, "images")
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise BadInput(path, "images contain NaN or infinity", "Distillation probably diverged.")
     return tensor
@@ -140,14 +154,18 @@ def _only_range(x: Tensor, low: float, high: float, path: Path) -> str:
     whole = not x.is_floating_point() or bool((x == x.round()).all())
     if low >= 0 and high <= 1 and not (whole and not x.is_floating_point()):
         return "0-1"
-    if low >= 0 and 1 < high <= 255 and whole:
+    if low >= 0 and _EIGHT_BITS < high <= 255 and whole:
         return "0-255"
+    todo = f"Pass --set range={'|'.join(PLAIN_RANGES)}."
     if low < 0 and high <= 1 and low >= -1:
         plausible = "-1-1 or normalised (or 0-1 that overshoots)"
     elif low < 0:
         plausible = "normalised, or 0-1 or -1-1 that overshoots"
     elif high <= 1:
         plausible = "0-1 or 0-255: integers of 0 and 1"
+    elif whole and high <= _EIGHT_BITS:
+        plausible = "0-255, or another depth"
+        todo = "Pass --set range=0-255, or divide them by the largest value."
     elif high <= 255:
         plausible = "0-255 or 0-1 that overshoots"
     else:
@@ -155,4 +173,4 @@ def _only_range(x: Tensor, low: float, high: float, path: Path) -> str:
     what = (
         f"values run from {low:g} to {high:g} and the file does not say what they are: {plausible}"
     )
-    raise BadInput(path, what, f"Pass --set range={'|'.join(PLAIN_RANGES)}.")
+    raise BadInput(path, what, todo)

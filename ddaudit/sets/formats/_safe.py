@@ -23,6 +23,7 @@ from ddaudit.unpickle import unpickle
 
 _UNTRUSTED = "Do not open it by other means: ask its author for the plain tensors."
 _AGAIN = "Make or download it again."
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def load_torch(path: Path) -> Any:
@@ -94,6 +95,7 @@ def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any,
         BadInput: unsafe or unreadable.
     """
     if path.suffix == ".npz":
+        load_npz(path, ())  # says what is wrong with a file that is not there, or no archive
         return load_npz(path, names) if set(names) <= npz_names(path) else None
     content = load_torch(path)
     if not isinstance(content, Mapping) or any(
@@ -114,6 +116,20 @@ def array_tensor(values: np.ndarray[Any, Any], where: Path, what: str) -> torch.
         with contextlib.suppress(TypeError):  # longdouble, say
             return torch.from_numpy(native)
     raise BadInput(where, f"{what} are {values.dtype}, expected numbers")
+
+
+def widened(values: torch.Tensor, where: Path, what: str) -> torch.Tensor:
+    """The same numbers in a type that PyTorch computes with: uint16 to uint64 as int64, float8 as float32.
+
+    Raises:
+        BadInput: numbers that int64 cannot hold.
+    """
+    if values.dtype in _UNSIGNED:
+        values = values.to(torch.int64)
+        if bool((values < 0).any()):
+            raise BadInput(where, f"{what} hold numbers above {2**63 - 1}", _AGAIN)
+    eight_bit = values.is_floating_point() and values.element_size() == 1
+    return values.float() if eight_bit else values
 
 
 def is_plain(value: torch.Tensor) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
@@ -97,7 +99,7 @@ def _accuracies(record: Any) -> list[str]:
         return []
     notes = []
     for network, values in record.items():
-        numbers = [float(v) for v in values if isinstance(v, int | float | Tensor)]
+        numbers = _numbers(values)
         if isinstance(network, str) and numbers:
             average = sum(numbers) / len(numbers)
             notes.append(
@@ -105,6 +107,14 @@ def _accuracies(record: Any) -> list[str]:
                 f"(mean of {len(numbers)} networks over all its experiments)"
             )
     return notes
+
+
+def _numbers(values: Any) -> list[float]:
+    """The numbers of a number, a list or a tensor; none where it is anything else."""
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        numbers: list[float] = torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
+        return numbers
+    return []
 
 
 def sniff(path: Path) -> bool:

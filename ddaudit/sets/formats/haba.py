@@ -42,6 +42,8 @@ def read(
     """
     bases_file, styles_file = _find(path)
     bases = images_4d(load_torch(bases_file), bases_file)
+    if bases.numel() == 0:
+        raise BadInput(bases_file, "holds no bases", "An empty set cannot be audited.")
     styles = _styles(load_torch(styles_file), styles_file)
     if num_classes is None:
         raise BadInput(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddaudit.containers import ParquetFile, as_list, hub_names, read_parquet
+from ddaudit.containers import ParquetFile, as_list, read_parquet
 from ddaudit.data.classes import index_names
+from ddaudit.data.shards import check_whole, class_column, part_note
 from ddaudit.errors import BadInput
 from ddaudit.files import files_below, open_file
 from ddaudit.sets._types import Card, DistilledSet
@@ -35,25 +37,27 @@ def read(
     """Read parquet rows ``{image: {bytes, path}, label}``; a folder is read shard by shard.
 
     Labels are class indices, or lists of K probabilities or logits. Class names come from the
-    ``huggingface`` entry of the schema's metadata.
+    ``huggingface`` entry of the schema's metadata; each shard's numbers are positions in its own.
 
     Source: Hugging Face datasets, Image and ClassLabel features.
     """
     files = _files(path, options.get("split"))
-    first = ParquetFile(files[0])  # one schema: shards of one data set share it
-    image_column = _column(first.names, options.get("image"), _IMAGE_COLUMNS, "image", path)
-    label_column = _column(first.names, options.get("label"), _LABEL_COLUMNS, "label", path)
-    table = read_parquet(files, (image_column, label_column))
-    encoded = _encoded(as_list(table, image_column, path), image_column, path)
+    there = ParquetFile(files[0]).names
+    image_column = _column(there, options.get("image"), _IMAGE_COLUMNS, "image", path)
+    label_column = _column(there, options.get("label"), _LABEL_COLUMNS, "label", path)
+    tables = read_parquet(files, (image_column, label_column))
+    cells = chain.from_iterable(as_list(t, image_column, where) for where, t in tables.items())
+    encoded = _encoded(cells, image_column, path)
     images, stored = decode_images(encoded, shape=shape, where=path)
-    declared = hub_names(first.metadata, label_column)
-    values = as_list(table, label_column, path)
+    values, declared = class_column(tables, label_column, kind="label")
     names, labels, note = _read_labels(values, label_column, path, declared, options)
     if num_classes is not None and declared is not None and len(declared) != num_classes:
         what = f"names {len(declared)} classes but the data set has {num_classes}"
         raise BadInput(path, what, "Was this set distilled from other data? Pass --data.")
-    notes = stored + ([note] if note else [])
-    card = Card(class_names=names, notes=notes)
+    part = part_note(path) if path.is_file() else None
+    notes = [*stored, *filter(None, (note, part))]
+    texts = names is not None and declared is None
+    card = Card(class_names=names, names_sorted=texts, notes=notes)
     # Names found in the column are matched with the data's afterwards.
     count = num_classes if names is None else len(names)
     return assemble(path, images, labels, num_classes=count, card=card)
@@ -76,6 +80,7 @@ def _files(path: Path, split: str | None) -> list[Path]:
         raise BadInput(
             f"--set split={split}", f"no shard of {path} is of that split", f"Known: {known}."
         )
+    check_whole(chosen)
     return chosen
 
 
@@ -95,7 +100,7 @@ def _column(
     return found[0]
 
 
-def _encoded(values: list[Any], column: str, path: Path) -> Iterator[tuple[str, bytes]]:
+def _encoded(values: Iterable[Any], column: str, path: Path) -> Iterator[tuple[str, bytes]]:
     for row, value in enumerate(values):
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):

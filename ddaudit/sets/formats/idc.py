@@ -50,6 +50,8 @@ def read(
     labels = _labels.hard(_labels.tensor(content[1], file), file)
     if len(images) != len(labels):
         raise BadInput(file, f"holds {len(labels)} labels for {len(images)} images")
+    if images.numel() == 0:
+        raise BadInput(file, "holds no images", "An empty set cannot be audited.")
     run = _run_of(file)
     factor = integer(options, "factor", default=run.factor or 1)
     kind = choice(options, "decode", ("single", "multi"), default=run.decode)

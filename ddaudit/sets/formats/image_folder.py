@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from ddaudit.data.classes import class_order
+from ddaudit.data.files import PICTURES
 from ddaudit.errors import BadInput
 from ddaudit.files import files_below, kind_of, read_bytes
 from ddaudit.sets._types import Card, DistilledSet
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
 from ddaudit.sets.formats._decode import decode_images
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+_DEEPEST = 20
+"""Folders down that files are looked for which nobody reads."""
 
 
 def read(
@@ -27,11 +29,12 @@ def read(
     std: Sequence[float] | None,
     options: Mapping[str, str],
 ) -> DistilledSet:
-    """Read ``CLASS/*.png|jpg``.
+    """Read ``CLASS/*.png``, or pictures of the other kinds that data sets have.
 
     Folders named by one word and a number, or a number alone, are classes by that number where the numbers are
     class indices (``new000``, ``00003``); other folders are classes in the order of their names. The names go on the
     card, and where data are given that know the same names, names decide. Hidden folders are no classes.
+    Files that are not read are noted.
 
     Source: VILA-Lab/SRe2L and LINs-lab/RDED folder layouts; torchvision ImageFolder.
     """
@@ -39,8 +42,9 @@ def read(
         raise BadInput(path, "is not a folder", "Give the folder that holds one folder per class.")
     classes = _class_folders(path)
     if not classes:
-        what = "holds no class folders with .png or .jpg images"
+        what = f"holds no class folders with pictures ({', '.join(PICTURES)})"
         raise BadInput(path, what, "Expected CLASS/IMAGE.png, one folder per class.")
+    left_out = _left_out(path, classes)
     names = [folder.name for folder in classes]
     numbered = _numbered(names, num_classes)
     if numbered is not None:
@@ -55,17 +59,44 @@ def read(
     encoded = ((str(file.relative_to(path)), read_bytes(file)) for _, file in files)
     images, stored = decode_images(encoded, shape=shape, where=path)
     labels = torch.tensor([index for index, _ in files], dtype=torch.int64)
-    card = Card(class_names=class_names, notes=[note, *stored])
+    card = Card(
+        class_names=class_names, names_sorted=numbered is None, notes=[note, *left_out, *stored]
+    )
     return assemble(path, images, labels, num_classes=len(class_names), card=card)
 
 
 def _class_folders(path: Path) -> dict[Path, list[Path]]:
-    """Class folder -> its images; hidden folders and those without images are no classes."""
+    """Class folder -> its pictures; hidden folders and those without pictures are no classes."""
     classes: dict[Path, list[Path]] = {}
-    for file in files_below(path, *_SUFFIXES, depth=2):
+    for file in files_below(path, *PICTURES, depth=2):
         if file.parent != path:
             classes.setdefault(file.parent, []).append(file)
     return classes
+
+
+def _left_out(path: Path, classes: Mapping[Path, list[Path]]) -> list[str]:
+    """Notes on what is there and not read.
+
+    Raises:
+        BadInput: a folder that holds files but no picture: its class would be missing.
+    """
+    taken = {file for files in classes.values() for file in files}
+    others = [file for file in files_below(path, depth=_DEEPEST) if file not in taken]
+    folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
+    empty = [f for f in folders if f not in classes and not f.name.startswith(".")]
+    for folder in empty:
+        if held := [str(file.relative_to(folder)) for file in others if folder in file.parents]:
+            what = f"holds no picture, but {len(held)} other files ('{held[0]}', say)"
+            todo = f"Pictures are CLASS/NAME{'|'.join(PICTURES)}. Move the folder away if it is no class."
+            raise BadInput(folder, what, todo)
+    notes = []
+    if others:
+        shown = others[0].relative_to(path)
+        notes.append(f"{len(others)} files are no CLASS/PICTURE and are left out ('{shown}', say)")
+    if empty:
+        names = ", ".join(folder.name for folder in empty)
+        notes.append(f"folders without a picture are no classes: {names}")
+    return notes
 
 
 def _numbered(names: list[str], num_classes: int | None) -> tuple[list[int], list[str]] | None:
@@ -98,7 +129,7 @@ FORMATS.add(
     "image-folder",
     Format(
         name="image-folder",
-        summary="CLASS/*.png or *.jpg, one folder per class (SRe2L, CDA, G-VBSM, RDED)",
+        summary="CLASS/*.png, *.jpg or other pictures, one folder per class (SRe2L, CDA, G-VBSM, RDED)",
         source="torchvision ImageFolder",
         read=read,
         sniff=sniff,

@@ -8,7 +8,7 @@ from pathlib import Path
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.formats import _names
 from ddaudit.sets.formats._base import FORMATS, Format
-from ddaudit.sets.formats._plain import NAMES, PLAIN_OPTIONS, from_arrays, pair_in
+from ddaudit.sets.formats._plain import NAMES, PLAIN_OPTIONS, from_arrays, named, pair_in
 from ddaudit.sets.formats._safe import load_npz, npz_names
 
 
@@ -22,7 +22,8 @@ def read(
     options: Mapping[str, str],
 ) -> DistilledSet:
     """Read ``images`` (N, C, H, W), (N, H, W, C) or (N, H, W) and ``labels`` (N,) or (N, K), or what people call so."""
-    images, labels = pair = pair_in(npz_names(path)) or NAMES[0]
+    names = npz_names(path)
+    images, labels = pair = named(names, path) if pair_in(names) else NAMES[0]
     arrays = load_npz(path, pair)
     return from_arrays(
         arrays[images], arrays[labels], path,

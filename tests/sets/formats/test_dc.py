@@ -51,6 +51,31 @@ def test_last_experiment_is_taken_and_un_normalised(tmp_path: Path) -> None:
     assert "test accuracy 0.8500 on ConvNet (mean of 100 networks" in text
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "noted"),
+    [
+        ({"ConvNet": 0.453}, True),
+        ({"ConvNet": torch.tensor(0.453)}, True),
+        ({"ConvNet": torch.full((3,), 0.453)}, True),
+        ({"ConvNet": [torch.tensor(0.453), 0.453]}, True),
+        ({"ConvNet": None}, False),
+        ({"ConvNet": [torch.ones(2)]}, False),
+        ({"ConvNet": ["45 %"]}, False),
+        ({"ConvNet": [10**400]}, False),
+        ({"ConvNet": torch.ones(2).to_sparse()}, False),
+        ({"ConvNet": []}, False),
+        ({3: [0.453]}, False),
+        (None, False),
+    ],
+)
+def test_accuracies_of_another_layout_never_fail_the_import(
+    tmp_path: Path, accuracies: Any, noted: bool
+) -> None:
+    path = tmp_path / "res_DM_FashionMNIST_ConvNet_2ipc.pt"
+    x = import_set(_release(path, accs_all_exps=accuracies), format="dc")
+    assert ("test accuracy 0.4530 on ConvNet" in " ".join(x.card.notes)) is noted
+
+
 @pytest.mark.parametrize(("option", "value"), [("0", 0), ("3", 3), ("-2", 3)])
 def test_experiment_option(tmp_path: Path, option: str, value: int) -> None:
     path = _release(tmp_path / "res_DM_FashionMNIST_ConvNet_2ipc.pt")

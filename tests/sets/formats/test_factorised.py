@@ -107,6 +107,13 @@ def test_hallucinators_that_are_something_else(
         import_set(tmp_path, format="haba", data=tiny, options=_NO_ZCA)
 
 
+def test_haba_without_bases_is_refused(tmp_path: Path, tiny: Dataset) -> None:
+    _haba(tmp_path)
+    torch.save(torch.zeros(0, 3, 8, 8), tmp_path / "images_best.pt")
+    with pytest.raises(BadInput, match=r"images_best\.pt: holds no bases"):
+        import_set(tmp_path, format="haba", data=tiny, options=_NO_ZCA)
+
+
 def test_haba_needs_the_classes_and_as_many_bases_of_each(tmp_path: Path, tiny: Dataset) -> None:
     _haba(tmp_path)
     with pytest.raises(BadInput, match="does not say how many classes"):

@@ -92,6 +92,30 @@ def test_folder_is_read_shard_by_shard(tmp_path: Path) -> None:
         import_set(tmp_path, format="huggingface", options={"split": "dev"})
 
 
+def test_each_shard_counts_classes_in_its_own_order(tmp_path: Path) -> None:
+    for part, rows in (("hard", [0, 1]), ("soft", [[0.9, 0.1], [0.2, 0.8]])):
+        for number, names in enumerate((["ant", "bee"], ["bee", "ant"])):
+            _parquet(tmp_path / part / f"train-{number}-of-2.parquet", rows, names=names)
+        x = import_set(tmp_path / part)
+        assert x.card.class_names == ["ant", "bee"]
+        assert x.hard_labels.tolist() == [0, 1, 1, 0]
+
+
+def test_a_missing_shard_is_named_and_a_single_one_is_noted(tmp_path: Path) -> None:
+    path = _parquet(tmp_path / "train-00000-of-00003.parquet")
+    with pytest.raises(BadInput, match="the first missing one is train-00001-of-00003"):
+        import_set(tmp_path)
+    assert "one of 3 shards; the others are not read" in " ".join(import_set(path).card.notes)
+
+
+def test_texts_that_are_no_names_of_the_data_are_refused(tmp_path: Path, tiny: Dataset) -> None:
+    path = _parquet(tmp_path / "a.parquet", ["d", "a", "c", "b"])
+    with pytest.raises(BadInput, match="alphabetical order that the data do not name: 'a', 'b'"):
+        import_set(path, data=tiny)
+    _parquet(path, [f"Class_{c}" for c in (2, 0, 1, 3)])
+    assert import_set(path, data=tiny).labels.tolist() == [2, 0, 1, 3]
+
+
 def test_converted_layout_names_splits_by_folder(tmp_path: Path) -> None:
     _parquet(tmp_path / "default" / "train" / "0000.parquet", [0, 1])
     _parquet(tmp_path / "default" / "test" / "0000.parquet", [0])

@@ -106,3 +106,10 @@ def test_content_that_is_something_else(tmp_path: Path) -> None:
         torch.save(content, path)
         with pytest.raises(BadInput, match=words):
             import_set(path, format="idc", options={"factor": "2"})
+
+
+@pytest.mark.parametrize("factor", ["1", "2"])
+def test_a_file_without_images(tmp_path: Path, factor: str) -> None:
+    torch.save([torch.zeros(0, 1, 8, 8), torch.arange(0)], tmp_path / "data.pt")
+    with pytest.raises(BadInput, match=r"data\.pt: holds no images"):
+        import_set(tmp_path, options={"factor": factor})

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ddaudit.data import Dataset
+from ddaudit.data import Dataset, load_data
 from ddaudit.errors import BadInput
-from ddaudit.sets import FORMATS, DistilledSet, import_set
+from ddaudit.sets import FORMATS, DistilledSet, import_set, load, match_classes, save
 
 
 def _image(path: Path, value: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
@@ -98,6 +98,33 @@ def test_classes_go_into_the_data_sets_order(tmp_path: Path, tiny: Dataset) -> N
     assert (x.card.mean, x.card.data) == ([0.4] * 3, "tiny")
 
 
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def test_folders_by_the_alphabet_are_not_taken_for_the_datas_classes(tmp_path: Path) -> None:
+    data = load_data("digits")
+    for name in DIGITS:
+        _image(tmp_path / "words" / name / "0.png", 1, mode="L")
+    says = r"'eight', 'five', 'four', \.\.\.\. Rename them .* \('0', '1', '2', \.\.\.\), or number them"
+    with pytest.raises(BadInput, match=says):
+        import_set(tmp_path / "words", data=data)
+    # A set file made without the data remembers that its order means nothing.
+    stored = load(save(import_set(tmp_path / "words"), tmp_path / "set.safetensors"))
+    with pytest.raises(BadInput, match=says):
+        match_classes(stored, data.train.class_names, where=tmp_path)
+    for number, name in enumerate(DIGITS):
+        (tmp_path / "words" / name).rename(tmp_path / "words" / f"digit{number}")
+    assert import_set(tmp_path / "words", data=data).labels.tolist() == list(range(10))
+
+
+def test_case_and_punctuation_do_not_count(tmp_path: Path) -> None:
+    names = ["T-shirt/top", "Bag", "Ankle boot"]
+    x = import_set(_digits(tmp_path, ["ankle_boot", "BAG", "T-shirt top"]))
+    made = match_classes(x, names, where=tmp_path)
+    assert _red_by_class(made) == {2: 0, 1: 51, 0: 102}
+    assert (made.card.class_names, made.card.names_sorted) == (names, False)
+
+
 def test_too_few_named_folders(tmp_path: Path, tiny: Dataset) -> None:
     with pytest.raises(BadInput, match="holds 3 classes, the data 4"):
         import_set(_digits(tmp_path, ["ant", "bee", "cat"]), data=tiny)
@@ -135,6 +162,53 @@ def test_damaged_and_foreign_images(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / "a" / "1.png")
     with pytest.raises(BadInput, match="of 16 bits, but no picture has a value above 0"):
         import_set(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".webp", ".gif", ".tif", ".tiff", ".PNG"])
+def test_classes_of_every_kind_of_picture_are_read(tmp_path: Path, suffix: str) -> None:
+    """Those of data sets: a class of another kind than .png would be missing otherwise."""
+    _image(tmp_path / "a" / "0.png", 51)
+    _image(tmp_path / "b" / f"0{suffix}", 102)
+    x = import_set(tmp_path)
+    assert x.card.class_names == ["a", "b"]
+    assert _red_by_class(x) == pytest.approx({0: 51, 1: 102}, abs=3)  # WebP loses some
+    said = " ".join(x.card.notes)
+    assert ("8-bit WEBP: the pixels carry its compression" in said) is (suffix == ".webp")
+    assert "left out" not in said
+
+
+def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
+    folder = _digits(tmp_path, ["a", "b"])
+    (folder / "empty").mkdir()
+    for name in ("README.md", "a/0.txt", "b/more/9.png", ".hidden/x.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    notes = import_set(folder).card.notes
+    assert any(n.startswith("3 files are no CLASS/PICTURE") and "'README.md'" in n for n in notes)
+    assert "folders without a picture are no classes: empty" in notes
+
+
+@pytest.mark.parametrize("name", ["0.svg", "below/0.png"])
+def test_a_class_without_a_readable_picture_is_refused(tmp_path: Path, name: str) -> None:
+    _digits(tmp_path, ["a", "b"])
+    (tmp_path / "c" / name).parent.mkdir(parents=True)
+    (tmp_path / "c" / name).touch()
+    with pytest.raises(BadInput, match=rf"c: holds no picture, but 1 other files \('{name}', say"):
+        import_set(tmp_path)
+
+
+def test_colour_pictures_are_refused_where_the_data_are_grey(tmp_path: Path) -> None:
+    read = FORMATS.get("image-folder").read
+    given = {"num_classes": 1, "mean": None, "std": None, "options": {}}
+    rows = np.linspace(0, 240, 64).reshape(8, 8, 1).astype(np.uint8)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.repeat(rows, 3, 2)).save(tmp_path / "a" / "0.jpg")  # grey, in colour
+    x = read(tmp_path, shape=(1, 8, 8), **given)
+    want = torch.from_numpy(rows[None, :, :, 0]).float()
+    torch.testing.assert_close(x.images[0] * 255, want, atol=8, rtol=0)
+    _image(tmp_path / "a" / "1.png", 100)
+    with pytest.raises(BadInput, match=r"a/1\.png: has 3 channels, the data 1\. Convert"):
+        read(tmp_path, shape=(1, 8, 8), **given)
 
 
 def test_folders_without_images(tmp_path: Path) -> None:

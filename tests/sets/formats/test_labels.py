@@ -31,3 +31,9 @@ def test_an_endless_index_is_refused(value: float):
 def test_two_columns_are_no_indices():
     with pytest.raises(BadInput, match="expected \\(M,\\)"):
         _labels.hard(torch.zeros(3, 2), FILE)
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.float8_e4m3fn])
+def test_types_that_pytorch_does_not_compute_with_are_widened(kind: torch.dtype):
+    stored = _labels.tensor(INDICES.to(kind), FILE)
+    assert _labels.hard(stored, FILE).tolist() == [2, 0, 1]

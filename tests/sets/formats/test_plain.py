@@ -76,6 +76,77 @@ def test_two_readings_are_refused_with_the_option_that_decides(
         import_set(npz(tmp_path / "x.npz", stored), options=options)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_whole_numbers_of_few_levels_are_asked_about(tmp_path: Path, dtype: Any):
+    """scikit-learn's digits run from 0 to 16: read as 0-255 they are almost black."""
+    digits = (unit() * 16).round().astype(dtype)
+    path = npz(tmp_path / "x.npz", digits)
+    with pytest.raises(
+        BadInput, match=r"0 to 16 .*: 0-255, or another depth. Pass --set range=0-255, or divide"
+    ):
+        import_set(path)
+    assert float(import_set(path, options={"range": "0-255"}).images.max()) == pytest.approx(16 / 255)  # fmt: skip
+    assert float(import_set(npz(path, digits / digits.max())).images.max()) == 1
+    for largest, fits in ((127, False), (128, True)):
+        npz(path, (unit() * largest).round().astype(dtype))
+        if fits:
+            assert float(import_set(path).images.max()) == pytest.approx(128 / 255)
+        else:
+            with pytest.raises(BadInput, match="another depth"):
+                import_set(path)
+
+
+@pytest.mark.parametrize("name", ["uint16", "uint32", "uint64"])
+def test_unsigned_types_of_any_width_are_read(tmp_path: Path, name: str):
+    stored = (unit() * 255).round().astype(name)
+    torch.save({"images": torch.from_numpy(stored), "labels": torch.arange(4)}, tmp_path / "x.pt")
+    for path in (npz(tmp_path / "x.npz", stored), tmp_path / "x.pt"):
+        made = import_set(path)
+        torch.testing.assert_close(made.images, torch.from_numpy(stored.astype("f4") / 255))
+    npz(tmp_path / "x.npz", (unit() * 65535).astype("f8").round().astype(name))
+    with pytest.raises(BadInput, match=r"0 to 65535 .*none of the usual ranges"):
+        import_set(tmp_path / "x.npz")
+
+
+def test_numbers_beyond_64_bits_with_a_sign_are_refused(tmp_path: Path):
+    stored = np.full((4, 1, 2, 2), 2**64 - 1, dtype=np.uint64)
+    with pytest.raises(BadInput, match="images hold numbers above 9223372036854775807"):
+        import_set(npz(tmp_path / "x.npz", stored))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floating_point_of_8_bits_is_read(tmp_path: Path, dtype: torch.dtype):
+    stored = torch.from_numpy(unit()).to(dtype)
+    torch.save({"images": stored, "labels": torch.arange(4)}, tmp_path / "x.pt")
+    assert torch.equal(import_set(tmp_path / "x.pt").images, stored.float())
+    save_file({"images": stored, "labels": torch.arange(4)}, tmp_path / "x.safetensors")
+    assert torch.equal(import_set(tmp_path / "x.safetensors").images, stored.float())
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_two_pairs_of_images_and_labels_are_refused(tmp_path: Path, save: Any):
+    images, labels = torch.from_numpy(unit()), torch.arange(4)
+    real = {"images": images, "labels": labels}
+    path = tmp_path / ("x.pt" if save is torch.save else "x.safetensors")
+    save({**real, "image_syn": images / 2, "label_syn": labels.clone()}, path)
+    with pytest.raises(
+        BadInput, match=r"holds \(images, labels\) and \(image_syn, label_syn\)\. Save .* without"
+    ):
+        import_set(path)
+    assert torch.equal(import_set(_saved(path, real, save)).images, images)
+
+
+def _saved(path: Path, content: Any, save: Any) -> Path:
+    save(content, path)
+    return path
+
+
+def test_the_name_of_the_data_is_no_second_pair(tmp_path: Path):
+    content = {"images": torch.from_numpy(unit()), "labels": torch.arange(4), "data": "cifar10"}
+    torch.save(content, tmp_path / "x.pt")
+    assert torch.equal(import_set(tmp_path / "x.pt").images, content["images"])
+
+
 def test_files_of_tensors_are_found_and_read(tmp_path: Path):
     content = {"images": torch.from_numpy(unit()), "labels": torch.arange(4), "note": "ours"}
     torch.save(content, tmp_path / "x.pt")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ddaudit.errors import BadInput
-from ddaudit.sets.formats._safe import load_npz, load_torch, npz_names
+from ddaudit.sets.formats._safe import load_arrays, load_npz, load_torch, npz_names
 
 _PACKAGE = Path(__file__).parents[3] / "ddaudit"
 _ROOT = _PACKAGE / "sets"
@@ -51,6 +51,20 @@ def test_numpy_bomb_is_refused(tmp_path: Path, bomb: object, marker: Path) -> No
     with pytest.raises(BadInput, match="refused"):
         load_npz(path, ("image",))
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "no such file"), (b"text", "is truncated or not a NumPy archive"), (b"", "is empty")],
+)
+def test_an_archive_that_cannot_be_read_is_not_one_that_lacks_arrays(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    path = tmp_path / "transform.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        load_arrays(path, ("transform_inv",))
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:
