@@ -279,6 +279,10 @@ def covered(claim: PrivacyClaim) -> bool:
     return whole or sampling.startswith("poisson")
 
 
+_ROUNDED = 1.1
+"""A claim so many times what its ledger costs may be the same number rounded up; a larger one is another number."""
+
+
 def _is_added(claim: PrivacyClaim) -> bool:
     """Whether a claim composes by its epsilon alone: it was added up from parts, or states more than its ledger
     costs, which then lists only some of what was spent."""
@@ -289,7 +293,7 @@ def _is_added(claim: PrivacyClaim) -> bool:
         derived = epsilon(claim.ledger, claim.delta, accountant=by)
     except (BadInput, RuntimeError, ValueError):
         return True
-    return claim.epsilon > 1.01 * derived
+    return claim.epsilon > _ROUNDED * derived
 
 
 def _releases(claims: Sequence[PrivacyClaim]) -> list[PrivacyClaim]:
