@@ -96,13 +96,14 @@ def students(
     card says. Student i of every version has the same seed, so that versions differ in their labels only.
     """
     trained: dict[str, list[Network]] = {}
+    stored = replays(made, ctx)
     for whole in (True, False):
         sets: list[DistilledSet] = []
         seeds: list[int] = []
         owners: list[str] = []
         for version in tried:
             released = version.name == RELEASED
-            if whole != (released and replays(made, ctx)):
+            if whole != (released and stored):
                 continue
             count = ctx.preset.victims if released else others
             # A store beside other labels would contradict them.

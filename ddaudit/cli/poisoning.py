@@ -61,7 +61,7 @@ def poison(
     download: options.Download = False,
 ) -> None:
     """Make a set with a backdoor, the poison on its card and the trigger in the file."""
-    values = options.attack_settings(setting)
+    values, size = options.attack_settings(setting), ipc or 10
     places.check_set_file(out, overwrite=overwrite)
     check_name("injection", attack)
     options.check_data_name(data)
@@ -91,7 +91,7 @@ def poison(
         subject,
         data=loaded,
         profile=chosen,
-        ipc=ipc or 10,
+        ipc=size,
         arch=networks,
         options=options.recipe_options(set_),
     )
@@ -115,14 +115,14 @@ def poison(
                 of.recipe,
                 loaded.train,
                 data=loaded,
-                ipc=ipc or 10,
+                ipc=size,
                 seed=seed,
                 device=where,
                 progress=progress,
             )
 
         scene = Scene(
-            loaded, target, seed, networks, clean, of.recipe, ipc or 10, where, progress=progress
+            loaded, target, seed, networks, clean, of.recipe, size, where, progress=progress
         )
         try:
             made = inject(injection, scene).made
