@@ -254,9 +254,11 @@ def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float
     kept = _releases(claims)
     if any(c.noise_seed_published or not c.ledger or not covered(c) for c in kept):
         return math.inf
-    added = [c for c in kept if _is_added(c)]
-    fixed = [entry for c in kept if not _is_added(c) for entry in c.ledger]
-    rest = (joint_delta(claims) if delta is None else delta) - math.fsum(c.delta for c in added)
+    added, others = _parted(kept)
+    fixed = [entry for c in others for entry in c.ledger]
+    rest = (_together(added, others) if delta is None else delta) - math.fsum(
+        c.delta for c in added
+    )
     spent = math.fsum(c.epsilon for c in added)
     if not fixed:
         return spent if rest >= -1e-15 else math.inf
@@ -266,9 +268,20 @@ def compose(claims: Sequence[PrivacyClaim], delta: float | None = None) -> float
 def joint_delta(claims: Sequence[PrivacyClaim]) -> float:
     """The delta at which :func:`compose` states what several claims cost together: the largest, or where claims were
     added up from parts, theirs added to the largest of the others."""
-    kept = _releases(claims)
-    added = math.fsum(c.delta for c in kept if _is_added(c))
-    return added + max((c.delta for c in kept if not _is_added(c)), default=0.0) or 1e-5
+    return _together(*_parted(_releases(claims)))
+
+
+def _together(added: Sequence[PrivacyClaim], others: Sequence[PrivacyClaim]) -> float:
+    return math.fsum(c.delta for c in added) + max((c.delta for c in others), default=0.0) or 1e-5
+
+
+def _parted(claims: Sequence[PrivacyClaim]) -> tuple[list[PrivacyClaim], list[PrivacyClaim]]:
+    """Claims that are added, and those that their ledgers compose; an accountant is asked once for each."""
+    added: list[PrivacyClaim] = []
+    others: list[PrivacyClaim] = []
+    for claim in claims:
+        (added if _is_added(claim) else others).append(claim)
+    return added, others
 
 
 def covered(claim: PrivacyClaim) -> bool:
