@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -50,9 +50,10 @@ def import_set(
         assumed.
 
     Raises:
-        BadInput: unknown format or option, unsafe or damaged file, or it does not fit ``data``.
+        BadInput: unknown format or option, one that changes nothing in this file, unsafe or damaged file, or it does
+            not fit ``data``.
     """
-    options = dict(options or {})
+    options = _Asked(options or {})
     pair = path if isinstance(path, tuple) else None
     if hub.is_hub(path):
         path = hub.pull_all(path)
@@ -77,6 +78,7 @@ def import_set(
         std=std,
         options=options,
     )
+    _check_used(result, options, path)
     result = _complete(result, importer, data, path)
     result.check(path)
     if data is not None:
@@ -139,6 +141,40 @@ def _check_options(importer: Format, options: Mapping[str, str]) -> None:
         if name not in known:
             what = f"format '{importer.name}' has no such option"
             raise BadInput(f"--set {name}={options[name]}", what, f"Known: {', '.join(known)}.")
+
+
+class _Asked(Mapping[str, str]):
+    """Options that know which of them a reader has asked for."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self._options = dict(options)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.read.add(name)
+        return self._options[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._options)
+
+    def __len__(self) -> int:
+        return len(self._options)
+
+
+def _check_used(made: DistilledSet, options: _Asked, path: Path) -> None:
+    """Refuse options that changed nothing: the file is not what the user takes it for."""
+    unread = [name for name in options if name not in options.read]
+    if unread:
+        what = f"means nothing for {path}, which was read without it"
+        raise BadInput(f"--set {unread[0]}={options[unread[0]]}", what, "Leave it out.")
+    for name, constants in (("mean", made.card.mean), ("std", made.card.std)):
+        if name in options and constants is None:
+            what = f"was not used: the pixels of {path} were read as they are, not as normalised"
+            todo = "Leave it out, or say --set range=normalised where the format has it."
+            raise BadInput(f"--set {name}={options[name]}", what, todo)
+    if "num_classes" in options and int(options["num_classes"]) != made.num_classes:
+        what = f"but {path} has {made.num_classes} classes by itself"
+        raise BadInput(f"--set num_classes={options['num_classes']}", what, "Leave it out.")
 
 
 def _by_content(path: Path) -> str | None:

@@ -150,6 +150,35 @@ def test_option_values_are_checked(tmp_path: Path, option: dict[str, str], words
         import_set(tmp_path / "a.pt", format="idc", options=option)
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"labels": "logits"}, "means nothing for .*a.npz"),  # labels are hard
+        ({"layout": "nchw"}, "means nothing"),  # (N, H, W) has one
+        ({"mean": "0.5"}, "was not used.* read as they are"),
+        ({"std": "0.5"}, "was not used"),
+    ],
+)
+def test_options_that_change_nothing_are_refused(
+    tmp_path: Path, option: dict[str, str], words: str
+) -> None:
+    pixels = np.linspace(0, 1, 32, dtype=np.float32).reshape(2, 4, 4)
+    np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(2))
+    assert len(import_set(tmp_path / "a.npz").images) == 2
+    with pytest.raises(BadInput, match=words) as caught:
+        import_set(tmp_path / "a.npz", options=option)
+    assert caught.value.where.startswith(f"--set {next(iter(option))}=")
+
+
+def test_a_number_of_classes_that_a_folder_contradicts_is_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4), 9).save(tmp_path / name / "0.png")
+    assert import_set(tmp_path, options={"num_classes": "2"}).num_classes == 2
+    with pytest.raises(BadInput, match="has 2 classes by itself"):
+        import_set(tmp_path, options={"num_classes": "5"})
+
+
 def test_zca_option_is_yes_or_no(tmp_path: Path) -> None:
     torch.save(torch.zeros(2, 3, 4, 4), tmp_path / "images_best.pt")
     torch.save(torch.arange(2), tmp_path / "labels_best.pt")

@@ -41,7 +41,7 @@ def read(
 
     Source: Hugging Face datasets, Image and ClassLabel features.
     """
-    files = _files(path, options.get("split"))
+    files = _files(path, options)
     there = ParquetFile(files[0]).names
     image_column = _column(there, options.get("image"), _IMAGE_COLUMNS, "image", path)
     label_column = _column(there, options.get("label"), _LABEL_COLUMNS, "label", path)
@@ -63,10 +63,11 @@ def read(
     return assemble(path, images, labels, num_classes=count, card=card)
 
 
-def _files(path: Path, split: str | None) -> list[Path]:
+def _files(path: Path, options: Mapping[str, str]) -> list[Path]:
     """The shards to read; ``train-*`` where a folder holds several splits."""
     if path.is_file():
         return [path]
+    split = options.get("split")
     shards = files_below(path, ".parquet", depth=20)
     if not shards:
         raise BadInput(path, "holds no .parquet files")
