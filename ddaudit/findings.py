@@ -215,6 +215,14 @@ class Curve(_Model):
     diagonal: bool = False
     """Draw y = x for reference (chance for a ROC, perfection for a reliability diagram)."""
 
+    @model_validator(mode="after")
+    def _one_length(self) -> Curve:
+        for name in ("y", "low", "high", "counts"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.x):
+                raise ValueError(f"curve has {len(self.x)} values of x and {len(values)} of {name}")
+        return self
+
 
 class Picture(_Model):
     """A small image for the report."""

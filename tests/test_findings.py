@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ddaudit.findings import Finding, Metric
+import pytest
+from pydantic import ValidationError
+
+from ddaudit.findings import Curve, Finding, Metric
 from ddaudit.stats import clopper_pearson
 
 
@@ -17,3 +20,11 @@ def test_cells_of_older_releases_are_read() -> None:
     old = '{"subject": "dm", "auditor": "utility", "metrics": [{"name": "utility.accuracy", "value": 0.5}]}'
     (metric,) = Finding.model_validate_json(old).metrics
     assert (metric.label, metric.basis, metric.value) == ("", False, 0.5)
+
+
+@pytest.mark.parametrize("name", ["y", "low", "high", "counts"])
+def test_a_curve_has_as_many_values_of_everything(name: str) -> None:
+    values = {"x": [0.0, 1.0], "y": [0.0, 1.0]}
+    assert Curve(plot="p", label="a", **values, counts=[1, 2]).low is None
+    with pytest.raises(ValidationError, match=f"2 values of x and 1 of {name}"):
+        Curve(plot="p", label="a", **{**values, name: [0]})
