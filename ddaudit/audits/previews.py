@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from ddaudit.auditing import Subject, Work
 from ddaudit.audits import costs
 from ddaudit.audits.collection import check_joins
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.costs import Cost
+from ddaudit.audits.estimates import PREPARING, PlannedCells, planned, prepared
 from ddaudit.audits.executors import default_jobs
-from ddaudit.audits.plan import Cell, Plan, make_plan
+from ddaudit.audits.plan import Plan, make_plan
 from ddaudit.audits.run import run_info, unfinished
-from ddaudit.audits.store import LARGEST_SET_FLOATS, RunStore
+from ddaudit.audits.store import RunStore
 from ddaudit.audits.subjects import is_file_name
 from ddaudit.devices import spread_gpus
 from ddaudit.distillation import Recipe, make_recipe
-from ddaudit.errors import BadInput
-from ddaudit.models import Arch
-
-PREPARING = "set and victims"
-"""Stands for an auditor where a row is the work that all auditors of a subject share."""
-
-
-@dataclass(frozen=True)
-class PlannedCells:
-    """The cells of one subject and one auditor, over all seeds.
-
-    Attributes:
-        subject: None for the auditor's instrument checks.
-        auditor: its name, or :data:`PREPARING`.
-        cells: how many there are.
-        there: how many of them the run folder holds, finished.
-        cost: of those that are missing, distilling again included.
-        distilling: the part of it that is distillation.
-        distillations: how many the missing cells make anew.
-    """
-
-    subject: str | None
-    auditor: str
-    cells: int
-    there: int
-    cost: Cost = field(default_factory=Cost)
-    distilling: Cost = field(default_factory=Cost)
-    distillations: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,9 +122,9 @@ def preview_of(plan: Plan, store: RunStore) -> Preview:
         missing = unfinished(store, cell.key)
         if missing:
             wanted.add((cell.subject, cell.seed))
-        _add(rows, _planned(plan, cell, missing))
+        _add(rows, planned(plan, cell, missing))
     for cell in plan.preparations:
-        _add(rows, _prepared(plan, cell, (cell.subject, cell.seed) in wanted, store))
+        _add(rows, prepared(plan, cell, (cell.subject, cell.seed) in wanted, store))
     device, machine = plan.context.device, costs.table().machine
     jobs = plan.config.jobs or default_jobs(device, spread_gpus(plan.config.device))
     note = "" if device.type == "cpu" else f"measured on a CPU, and this is {device}"
@@ -197,74 +169,6 @@ def size(count: float) -> str:
     power = min(3, max(1, int(math.log10(max(count, 1))) // 3))
     value = count / 1000**power
     return f"{value:.{1 if value < 10 else 0}f} {('kB', 'MB', 'GB')[power - 1]}"
-
-
-def _planned(plan: Plan, cell: Cell, missing: bool) -> PlannedCells:
-    """One cell of an auditor."""
-    assert cell.auditor is not None
-    row = PlannedCells(cell.subject, cell.auditor, 1, 0 if missing else 1)
-    if not missing or cell.left_out:
-        return row
-    auditor, settings = plan.auditors[cell.auditor]
-    ctx = plan.context
-    now = costs.audit_quantities(settings, ctx)
-    own = costs.auditor_cell(cell.auditor, now, checks=cell.subject is None)
-    if cell.subject is None:
-        return replace(row, cost=own)
-    subject = plan.subjects[cell.subject]
-    work: Work = auditor.work(subject, ctx, settings)
-    if work.ends:
-        return row
-    again = Cost()
-    recipe = work.recipe or subject.recipe
-    if recipe is not None and work.distillations:
-        again = costs.distillation(
-            recipe,
-            ctx.data,
-            ipc=ctx.ipc,
-            records=work.records,
-            runs=work.distillations,
-        )
-        again = replace(again, bytes=0)  # looked at and thrown away
-    others = sum((_networks(plan, subject, arch) for arch in work.archs), Cost())
-    cost = own + again + replace(others, bytes=0)
-    return replace(row, cost=cost, distilling=again, distillations=work.distillations)
-
-
-def _prepared(plan: Plan, cell: Cell, wanted: bool, store: RunStore) -> PlannedCells:
-    """The set and the victims of one subject and seed."""
-    assert cell.subject is not None
-    row = PlannedCells(cell.subject, PREPARING, 1, 0 if wanted else 1)
-    if not wanted:
-        return row
-    subject, ctx = plan.subjects[cell.subject], plan.context
-    made = Cost()
-    if subject.recipe is not None and not store.exists(
-        f"sets/{ctx.set_key(subject, cell.seed)}.safetensors"
-    ):
-        made = costs.distillation(subject.recipe, ctx.data, ipc=ctx.ipc)
-        if made.bytes > 4 * LARGEST_SET_FLOATS:
-            made = replace(made, bytes=0)
-    cost = made + _networks(plan, subject, ctx.arch)
-    return replace(row, cost=cost, distilling=made, distillations=int(made.seconds > 0))
-
-
-def _networks(plan: Plan, subject: Subject, arch: Arch) -> Cost:
-    """The preset's number of networks, trained on the subject's set."""
-    ctx = plan.context
-    if subject.kind == "checkpoint":
-        return Cost()
-    images = (
-        len(subject.set)
-        if subject.set is not None
-        else costs.images_of(subject.recipe, ctx.data, ctx.ipc)
-        if subject.recipe is not None
-        else ctx.ipc * ctx.data.num_classes
-    )
-    try:
-        return costs.trained(arch, ctx.data, ctx.protocol, images=images, count=ctx.preset.victims)
-    except BadInput:  # an architecture that these images do not fit: the cell says so
-        return Cost()
 
 
 def _add(rows: dict[tuple[str | None, str], PlannedCells], new: PlannedCells) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from ddaudit.auditing import AUDITORS, Subject
 from ddaudit.audits.collection import check_joins
 from ddaudit.audits.config import AuditConfig
+from ddaudit.audits.estimates import slowest_first
 from ddaudit.audits.executors import default_jobs, run_tasks
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
@@ -108,6 +109,10 @@ def run_audit(
     store.write_info(info)
     wanted = {(c.subject, c.seed) for c in missing}
     preparations = [p for p in plan.preparations if (p.subject, p.seed) in wanted]
+    # What others wait for, the longest first; instrument checks need none of it and fill the gaps at its end.
+    checks = [c for c in missing if c.subject is None]
+    first = slowest_first(plan, [*preparations, *checks], store)
+    rest = [c for c in missing if c.subject is not None]
     failed: list[tuple[str, str]] = []
     total, done = len(preparations) + len(missing), 0
     run = uuid.uuid4().hex
@@ -125,7 +130,7 @@ def run_audit(
             tasks = [_Task(text, c, run, tuple(modules)) for c in cells]
             yield from run_tasks(function, tasks, jobs=count, ray=ray, gpus=gpus)
 
-    for cells_now in (preparations, missing):
+    for cells_now in (first, rest):
         for task, result in results(cells_now):
             done += 1
             reason = _reason(result) if isinstance(result, BaseException) else result

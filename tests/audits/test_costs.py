@@ -10,6 +10,7 @@ from ddaudit.auditing import AUDITORS
 from ddaudit.audits import AuditConfig, RunStore, make_plan, preview
 from ddaudit.audits import costs as module
 from ddaudit.audits.costs import Row, distillation, grown, step_ratio, table, trained
+from ddaudit.audits.estimates import slowest_first
 from ddaudit.audits.previews import PREPARING, duration, preview_of, size
 from ddaudit.data import load_data
 from ddaudit.distillation import METHODS, make_recipe
@@ -135,6 +136,20 @@ def test_a_preview_counts_the_distillations_that_auditors_ask_for(tmp_path) -> N
     assert 0 < again < shown.cost.seconds
     assert f"in {count} distillations for membership, privacy, backdoor" in shown.line()
     assert not (tmp_path / "run").exists()
+
+
+def test_what_others_wait_for_begins_with_the_longest(tmp_path) -> None:
+    config = AuditConfig(
+        subjects=["dm"], baselines=["random", "full"], auditors=["utility", "leakage"],
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    store = RunStore(config.out)
+    plan = make_plan(config, store)
+    cells = [*plan.preparations, *(c for c in plan.cells if c.subject is None)]
+    order = slowest_first(plan, cells, store)
+    assert sorted(c.key for c in order) == sorted(c.key for c in cells)
+    assert (order[0].subject, order[0].auditor) == ("full", None)  # networks on all records
+    assert order[-1].subject is None  # checks of a few seconds fill the gaps
 
 
 def test_cells_whose_question_does_not_apply_cost_nothing(tmp_path) -> None:
