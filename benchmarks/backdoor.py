@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.detection import Reading, evaluate, scan, table
+from benchmarks.detection import LEVEL, Reading, evaluate, scan
 from ddaudit.attacks._common.trigger import budget, trigger_of
 from ddaudit.attacks.backdoor.attempt import Attempt, variants_of
 from ddaudit.attacks.backdoor.auditor import networks_of
 from ddaudit.attacks.backdoor.injection import INJECTIONS, Injected, Scene, inject
 from ddaudit.attacks.backdoor.outcomes import Outcome, gain
+from ddaudit.attacks.backdoor_scan.auditor import DETECTORS
+from ddaudit.attacks.backdoor_scan.detector import FEWEST_ROWS
 from ddaudit.auditing import PRESETS, Context, recipe_subject
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import distill, resolve
@@ -264,12 +266,31 @@ def _table(state: State, todo: list[Cell], title: str) -> list[str]:
 
 def _detection(clean: list[Reading], poisoned: Mapping[str, list[Reading]]) -> list[str]:
     """What detectors make of the poisoned sets, once a few clean ones are read."""
-    rows = {
-        f"{attack} ({len(found)})": evaluate(found, [TARGET] * len(found), clean)
-        for attack, found in poisoned.items()
-        if found and len(clean) >= FEWEST_CLEAN
-    }
-    return [*table(rows, len(clean)), ""] if rows else []
+    read = {attack: found for attack, found in poisoned.items() if found}
+    if len(clean) < FEWEST_CLEAN or not read:
+        return []
+    rows = {a: evaluate(found, [TARGET] * len(found), clean) for a, found in read.items()}
+    first = next(iter(rows.values()))
+    lines = [
+        "Detectors of `backdoor-scan`, one network a set: AUC [95 % interval] over clean sets, and how many poisoned "
+        f"sets have a p-value of at most {LEVEL:g}.", "",
+        "| attack | " + " | ".join(r.detector for r in first) + " |", "|---|" + "---|" * len(first),
+    ]  # fmt: skip
+    for attack, own in rows.items():
+        many = len(read[attack])
+        cells = [
+            f"{r.auc.value:.2f} [{r.auc.low:.2f}, {r.auc.high:.2f}], {round(r.detected.value * many)} of {many}"
+            for r in own
+        ]
+        lines.append(f"| {attack} | " + " | ".join(cells) + " |")
+    accused = [f"{round(r.accused.value * len(clean))} of {len(clean)}" for r in first]
+    flagged = ["" if r.false_alarms is None else f"{100 * r.false_alarms:.0f} %" for r in first]
+    lines.append(f"| clean sets, p-value at most {LEVEL:g} | " + " | ".join(accused) + " |")
+    lines.append("| clean sets, flagged by the published threshold | " + " | ".join(flagged) + " |")
+    absent = [d.title for d in DETECTORS if d.title not in {r.detector for r in first}]
+    if absent:
+        lines += ["", f"Not asked: {', '.join(absent)} need {FEWEST_ROWS} images a class."]
+    return [*lines, ""]
 
 
 def _readings(state: State, todo: list[Cell]) -> list[Reading]:

@@ -46,6 +46,7 @@ class Row:
         named: share of poisoned sets whose worst class is the attacker's target.
         flagged: what the published rule flags of them; None: there is none.
         false_alarms: the same of clean sets.
+        accused: share of clean sets with a p-value of at most 5 %.
     """
 
     detector: str
@@ -54,6 +55,7 @@ class Row:
     named: Interval
     flagged: float | None
     false_alarms: float | None
+    accused: Interval
 
 
 def scan(ctx: Context, made: DistilledSet, network: Network) -> Reading:
@@ -137,6 +139,7 @@ def _row(
         clopper_pearson(named, len(bad)),
         flagged,
         false_alarms,
+        clopper_pearson(sum(g[1] <= LEVEL for g in good), len(good)),
     )
 
 
