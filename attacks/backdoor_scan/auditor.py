@@ -192,13 +192,14 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         asked, reasons = usable(settings.chosen(), networks[0], seen)
         if not asked:
             raise Unsupported("; ".join(f"{k}: {v}" for k, v in reasons.items()))
+        own = read(asked, networks, seen)  # first: what cannot be read needs no clean sets beside it
         names = tuple(d.name for d in asked)
         clean = self._shared.once(
             ctx,
             (*reference.key, settings, names, len(networks)),
             lambda: _clean(reference, asked, settings, len(networks)),
         )
-        scanned = Scanned.of(read(asked, networks, seen), clean)
+        scanned = Scanned.of(own, clean)
         finding = Finding(
             subject=subject.id, auditor=self.name, metrics=scan_metrics(scanned, asked)
         )
