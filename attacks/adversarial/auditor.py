@@ -72,7 +72,7 @@ class Adversarial(Auditor[AdversarialSettings]):
             "accuracy in the BEARD benchmark's evaluation, as coded (not robustness) and as meant",
         ),
     )  # fmt: skip
-    version = 7
+    version = 8
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {
         "images": 60,
@@ -180,7 +180,7 @@ class Adversarial(Auditor[AdversarialSettings]):
             nets, data = (chosen, few) if slow else (victims, images)
             # CW minimises the L2 length; thresholded in Linf it would say little.
             norm: Norm = "L2" if name == "cw" else settings.autoattack_norm
-            for eps in radii.l2 if name == "cw" else (radii.headline,):
+            for eps in radii.of_l2(norm) if name == "cw" else (radii.headline,):
                 table = arena.attack(nets, data, ATTACKS[name](), eps, norm)
                 finding.metrics.append(rows.robust(name, norm, eps, table.survived))
         if "square" in settings.attacks:
@@ -189,10 +189,8 @@ class Adversarial(Auditor[AdversarialSettings]):
         if settings.benchmark == "dd-robustbench":
             for cell in dd_robustbench():
                 table = arena.attack(chosen, few, cell.attacks, cell.eps, "Linf")
-                finding.metrics.append(
-                    rows.robust(
-                        cell.name, "Linf", cell.eps, table.survived, benchmark="dd-robustbench"
-                    )
+                finding.metrics += rows.robust_and_drop(
+                    cell.name, "Linf", cell.eps, table, benchmark="dd-robustbench"
                 )
 
     def _transfer(
@@ -215,8 +213,11 @@ class Adversarial(Auditor[AdversarialSettings]):
             crafted = pgd(
                 ctx.victims(source, seed)[0], images.images, images.labels, eps=eps, norm=norm,
                 steps=arena.settings.pgd_steps, only_correct=False, bounds=arena.radii.bounds, seed=arena.seed,
-            ).adversarial  # fmt: skip
-            right = torch.stack([ctx.predict(net, crafted).argmax(1) for net in victims])
+            )  # fmt: skip
+            arena.invalid += crafted.invalid
+            right = torch.stack(
+                [ctx.predict(net, crafted.adversarial).argmax(1) for net in victims]
+            )
             hits = clean & (right == images.labels)
             finding.metrics.append(
                 rate_metric(

@@ -70,15 +70,28 @@ def headline(auto: Attacked, norm: Norm, eps: float, resamples: Resamples) -> li
     clean = rate_metric(
         "adversarial.clean_accuracy", rate(auto.clean), direction="higher", attack="autoattack"
     )
-    metrics = [robust("autoattack", norm, eps, auto.survived, resamples), clean]
-    if bool(auto.clean.any()):
-        metrics.append(
+    first, *rest = robust_and_drop("autoattack", norm, eps, auto, resamples)
+    return [first, clean, *rest]
+
+
+def robust_and_drop(
+    attack: str,
+    norm: str,
+    eps: float,
+    table: Attacked,
+    resamples: Resamples | None = None,
+    **params: Any,
+) -> list[Metric]:
+    """Robust accuracy, and drop rate where a victim gets any image right; see :func:`robust`."""
+    found = [robust(attack, norm, eps, table.survived, resamples, **params)]
+    if bool(table.clean.any()):
+        found.append(
             rate_metric(
-                "adversarial.drop_rate", drop_rate(auto.clean, auto.survived), direction="lower",
-                attack="autoattack", norm=norm, eps=round(eps, 6),
+                "adversarial.drop_rate", drop_rate(table.clean, table.survived), direction="lower",
+                attack=attack, norm=norm, eps=round(eps, 6), **params,
             )
         )  # fmt: skip
-    return metrics
+    return found
 
 
 def drop_rate(clean: Tensor, survived: Tensor) -> Interval:

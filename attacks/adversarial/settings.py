@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ddaudit.attacks.adversarial.ball import Bounds, Norm
 from ddaudit.attacks.adversarial.suite import require_known
 from ddaudit.auditing import Settings
 from ddaudit.data import ImageData
+from ddaudit.distillation import make_recipe
 from ddaudit.errors import DDAuditError
 
 GREY = 1 / 255
@@ -65,6 +66,24 @@ class AdversarialSettings(Settings):
             raise ValueError("radii are zero or more")
         return tuple(sorted(set(radii)))
 
+    @field_validator("transfer")
+    @classmethod
+    def _recipes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(name for name in names if make_recipe(name, profile="small"))
+        except DDAuditError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _sensible(self) -> AdversarialSettings:
+        linf = [*self.eps, *([self.autoattack_eps] if self.autoattack_norm == "Linf" else [])]
+        if max(linf, default=0) > 1:
+            what = f"Linf radius {max(linf):g} goes beyond all pixels in [0, 1]"
+            raise ValueError(f"{what}: {max(linf):g} grey levels are {max(linf) / 255:.4f}")
+        if "cw" in self.attacks and not self.l2_eps and self.autoattack_norm != "L2":
+            raise ValueError("attack 'cw' is thresholded in L2: give l2_eps, or autoattack_norm=L2")
+        return self
+
 
 @dataclass(frozen=True)
 class Radii:
@@ -95,6 +114,10 @@ class Radii:
             False, data.bounds, settings.table_eps, settings.l2_eps, settings.table_autoattack_eps, 1.0,
             "eps (standard deviations, Linf)",
         )  # fmt: skip
+
+    def of_l2(self, norm: Norm) -> tuple[float, ...]:
+        """Radii for an attack on L2 length; the headline among them where that is one."""
+        return tuple(sorted({*self.l2, *((self.headline,) if norm == "L2" else ())}))
 
     def words(self, eps: float) -> str:
         """A radius as people write it."""

@@ -135,13 +135,14 @@ def success(name: str, found: Outcome, params: Mapping[str, Any]) -> list[Metric
 def effect(
     attacked: Outcome, clean: Outcome, params: Mapping[str, Any], resamples: Resamples | None
 ) -> list[Metric]:
-    """CTA, ASR and its gain over the clean set's networks (victims of equal seeds); ``resamples`` of the images of
-    other classes make them the headline, paired on them."""
+    """CTA, ASR and its gain over the clean set's networks (victims of equal seeds); ``resamples`` of the images that
+    the trigger was made for make them the headline, paired on them."""
     headline = resamples is not None
+    meant = "exclusive" if attacked.source is None else "source"
     floors = {v: float(h.double().mean()) for v, h in variants_of(clean).items()}
     found = [accuracy("backdoor.cta", attacked, **params)]
     for variant, hits in variants_of(attacked).items():
-        paired = resamples if variant == "exclusive" else None
+        paired = resamples if variant == meant else None
         found.append(
             rate_metric(
                 "backdoor.asr", rate(hits), direction="lower", headline=paired is not None,
@@ -149,12 +150,12 @@ def effect(
                 variant=variant, **params,
             )
         )  # fmt: skip
-    gained = attacked.exclusive.double() - clean.exclusive.double()
+    gained = attacked.hit[:, attacked.meant].double() - clean.hit[:, clean.meant].double()
     return [
         *found,
         rate_metric(
             "backdoor.asr_gain", gain(attacked, clean), direction="lower", headline=headline, floor=0.0,
-            resampled=None if resamples is None else resamples.of_rate(gained), variant="exclusive", **params,
+            resampled=None if resamples is None else resamples.of_rate(gained), variant=meant, **params,
         ),
     ]  # fmt: skip
 

@@ -102,7 +102,7 @@ class Backdoor(Auditor[BackdoorSettings]):
         "backdoor.cta": "clean test accuracy",
         "backdoor.asr": "attack success rate",
     }
-    version = 6
+    version = 7
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"poison_ratios": (0.1,)}
     settings = BackdoorSettings
@@ -162,7 +162,7 @@ class Backdoor(Auditor[BackdoorSettings]):
                 finding.metrics += success("backdoor.asr_clean", before, {"attack": attack.name})
                 finding.metrics += attempt.size()
             nets = _victims(ctx, planted.made, seed)
-            shared = ctx.resamples(test.subset(before.other.nonzero()[:, 0])) if headline else None
+            shared = ctx.resamples(test.subset(before.meant.nonzero()[:, 0])) if headline else None
             finding.metrics += effect(attempt.on(nets), before, attempt.params, shared)
             if attempt.leaves_pixels:
                 free = success(

@@ -35,6 +35,11 @@ class Outcome:
         """(V, M) hits on images that are not of the target class."""
         return self.hit[:, self.other]
 
+    @property
+    def meant(self) -> Tensor:
+        """(N,) bool, the images that the trigger was made for: of its one class, or of all but the target."""
+        return self.other if self.source is None else self.source
+
 
 def outcome(
     ctx: Context,
@@ -55,8 +60,11 @@ def outcome(
 
 
 def gain(attacked: Outcome, clean: Outcome) -> Interval:
-    """Exclusive ASR of the attacked victims minus that of the clean set's victims, on the same images, in [-1, 1]."""
-    a, c = attacked.exclusive, clean.exclusive
+    """ASR of the attacked victims minus that of the clean set's victims, on the same images, in [-1, 1].
+
+    The images are those that the trigger was made for (:attr:`Outcome.meant`).
+    """
+    a, c = attacked.hit[:, attacked.meant], clean.hit[:, clean.meant]
     both = paired_difference(a.float(), c.float())
     # Where all victims agree on all images the crossed interval has no width; single pairs still know N.
     pairs = [paired_difference(x.float(), y.float()) for x, y in zip(a, c, strict=False)]

@@ -42,21 +42,24 @@ class PoisonedDistillation(Injection):
     threat: ClassVar[Threat] = "interceptor"
     status = "reconstruction"
     source = "Yang et al., Dark Distillation / Poisoned Distillation, AAAI 2026, arXiv 2502.04229 (abstract)"
-    deviations = ("losses and values are ours: no code is public, and we read the abstract alone",)
+    deviations = (
+        "losses and values are ours (no code is public, and we read the abstract alone), chosen on validation images of "
+        "digits and Fashion-MNIST",
+    )
     small: ClassVar = {"steps": 200, "paths": 5}
     side: int = 8
     eps: float = 0.5
     others: float = 0.3
     steps: int = 500
     lr: float = 0.1
-    beta: float = 0.3
+    beta: float = 1.0
     paths: int = 10
     path_steps: int = 60
     kept: int = 10
     rate: float = 0.05
     momentum: float = 0.9
     inner: int = 3
-    inner_rate: float = 0.3
+    inner_rate: float = 0.05
     typical: int = 10
     invert_steps: int = 20
     invert_lr: float = 0.05

@@ -192,7 +192,9 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         asked, reasons = usable(settings.chosen(), networks[0], seen)
         if not asked:
             raise Unsupported("; ".join(f"{k}: {v}" for k, v in reasons.items()))
-        own = read(asked, networks, seen)  # first: what cannot be read needs no clean sets beside it
+        own = read(
+            asked, networks, seen
+        )  # first: what cannot be read needs no clean sets beside it
         names = tuple(d.name for d in asked)
         clean = self._shared.once(
             ctx,

@@ -166,7 +166,8 @@ class Curvature:
     Attributes:
         weight: None: 100 / 128 for "gradient", 1e-4 for "loss". The authors' 100 multiplies slopes of the mean over a
             batch of 128, each of which is a record's own divided by 128.
-        radius: h, in normalised units, L2.
+        radius: h, in normalised units, L2. None: the authors' 3 for 32 x 32 x 3 numbers, at other sizes in proportion
+            to an image's length.
         form: "gradient" as above (their CIFAR script); "loss": weight * |mean loss(x + z) - mean loss(x)|, one number
             of a batch (their ImageNet script).
 
@@ -177,7 +178,7 @@ class Curvature:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     weight: float | None = None
-    radius: float = 3.0
+    radius: float | None = None
     form: Literal["gradient", "loss"] = "gradient"
 
     def __post_init__(self) -> None:
@@ -203,7 +204,8 @@ class Curvature:
 
         here = slope(x)
         flat = here.detach().flatten(1)
-        z = self.radius * (flat / (flat.norm(dim=1, keepdim=True) + _TINY)).view_as(x)
+        radius = 3 * (flat.shape[1] / 3072) ** 0.5 if self.radius is None else self.radius
+        z = radius * (flat / (flat.norm(dim=1, keepdim=True) + _TINY)).view_as(x)
         if self.form == "loss":
             return weight * (share * (losses(x + z) - losses(x))).sum().abs()
         apart = (slope(x + z) - here).flatten(1)

@@ -97,6 +97,8 @@ C2R = register(
             **{k: v for k, v in ROME.small.items() if k not in ("loop.lr", "terms.0.weight")},
             "loop.lr": IDM.small["loop.lr"],
             "terms.0.weight": IDM.small["terms.0.weight"],
+            "reader.attack.size": SEARCHED.size,
+            "networks.training.robust.attack.size": SEARCHED.size,
             "terms.1.weight": 0.05,
             "loop.iterations": 100,
         },

@@ -18,6 +18,8 @@ SOURCE = (
 )
 HOST = "the authors' code has no gradient matching: the curvature is added to the real records' loss, as the paper says"
 
+LENGTH = "h is 3 at 32 x 32 x 3 numbers, as published, and in proportion to an image's length at other sizes"
+
 
 def guard(recipe: Recipe) -> Recipe:
     """Add GUARD's curvature: to the real records' loss where gradients are matched, else to what networks learn of
@@ -33,7 +35,7 @@ def guard(recipe: Recipe) -> Recipe:
         if recipe.objective.curvature is not None:
             raise BadInput(where, "has the curvature already ('guard' and 'curvature' are one)")
         made = replace(recipe, objective=replace(recipe.objective, curvature=curvature))
-        path, note, status = "objective.curvature", HOST, "reconstruction"
+        note, status = HOST, "reconstruction"
     else:
         taught = teach_robustly(recipe, curvature=curvature)
         if taught is None:
@@ -42,18 +44,16 @@ def guard(recipe: Recipe) -> Recipe:
                 "adds to what is learned of real records by gradients, and nothing is here",
                 "Use it on sre2l, dc, dm or mtt.",
             )
-        made, path, note = taught.recipe, f"{taught.path}.curvature", taught.note
+        made, note = taught.recipe, taught.note
         if taught.recipe == recipe:
             raise BadInput(where, "has the curvature already ('guard' and 'curvature' are one)")
         if isinstance(recipe.loop, Recover):
             status = "simplified"
     return replace(
         made,
-        status=status,
+        status="reconstruction" if recipe.status == "reconstruction" else status,
         source=f"{SOURCE}, on: {recipe.source}",
-        # Images of 8 x 8 pixels are a seventh as long as the source's.
-        small={**made.small, f"{path}.radius": 0.5},
-        deviations=(*made.deviations, *([note] if note else [])),
+        deviations=(*made.deviations, *([note] if note else []), LENGTH),
     )
 
 
@@ -62,7 +62,7 @@ for _name in ("guard", "curvature"):
         _name,
         Defense(
             _name,
-            "curvature of the loss around real records, in what is matched or what networks learn",
+            "curvature of the loss around real records, in what is matched (on dc: a reconstruction) or what networks learn",
             SOURCE,
             guard,
             order=15,

@@ -9,7 +9,9 @@ import torch
 
 from ddaudit.attacks.adversarial.auditor import Adversarial, AdversarialSettings
 from ddaudit.attacks.adversarial.rows import Attacked, drop_rate, headline, not_to_be_quoted
+from ddaudit.attacks.adversarial.settings import Radii
 from ddaudit.auditing import PRESETS, Context, Subject
+from ddaudit.data import load_data
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, Network, build
@@ -101,7 +103,7 @@ def test_curve_is_accuracy_against_grey_levels(finding):
 def test_all_masking_tests_ran_and_passed(finding):
     numbers = {int(c.name.split(":")[0].split()[1]) for c in finding.checks}
     assert numbers == set(range(1, 15))
-    assert all(c.subject == "two nets" and c.affects == ["adversarial."] for c in finding.checks)
+    assert {c.subject for c in finding.checks} == {"two nets"}
     assert [c.name for c in finding.checks if not c.passed] == []
 
 
@@ -300,3 +302,25 @@ def test_a_failed_masking_test_is_one_sentence_before_any_number(finding):
     assert broken.failing_checks(broken.metric("adversarial.robust_accuracy"))
     broken.checks[5].passed = False
     assert "(1 more failed)" in not_to_be_quoted([c for c in broken.checks if not c.passed])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"eps": (8,)}, "8 grey levels are 0.0314"),
+        ({"autoattack_eps": 2}, "beyond all pixels"),
+        ({"attacks": ("cw",), "l2_eps": ()}, "give l2_eps"),
+        ({"transfer": ("dmm",)}, "dmm"),
+    ],
+)
+def test_settings_that_would_say_nothing_are_refused_before_an_attack_runs(settings, words):
+    with pytest.raises(BadInput, match=words):
+        Adversarial().configure("quick", settings)
+
+
+def test_cw_runs_at_the_headline_radius_where_that_is_a_length():
+    auditor = Adversarial()
+    settings = auditor.configure("quick", {"autoattack_norm": "L2", "autoattack_eps": 1.5})
+    radii = Radii.of(settings, load_data("digits").test)
+    assert radii.of_l2("L2") == (0.5, 1.5)
+    assert radii.of_l2("Linf") == (0.5,)

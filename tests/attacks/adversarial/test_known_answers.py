@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ddaudit.attacks.adversarial import known_answers
+from ddaudit.attacks.adversarial.masking import AFFECTS
 from ddaudit.attacks.adversarial.suite import autoattack, pgd
 
 
@@ -47,7 +48,7 @@ def test_all_checks_pass():
         known_answers.wrong_space_check(),
     ]
     assert [c.name for c in found if not c.passed] == []
-    assert all(c.subject is None and c.affects == ["adversarial."] for c in found)
+    assert all(c.subject is None and c.affects == AFFECTS for c in found)
 
 
 def test_ten_step_autoattack_fails_the_budget_check(monkeypatch):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.masking import (
+    AFFECTS,
+    EVERYTHING,
     MaskingEvidence,
     checks,
     clip_check,
@@ -34,9 +36,18 @@ def test_healthy_evidence_passes_all_tests_and_names_the_subject():
     found = checks(HEALTHY, subject="dm")
     assert all(c.passed for c in found)
     assert {c.subject for c in found} == {"dm"}
-    assert all(c.affects == ["adversarial."] for c in found)
+    everything = {"masking 1", "masking 13"}  # of other networks, clean accuracy is wrong too
+    for check in found:
+        assert check.affects == (EVERYTHING if check.name.split(":")[0] in everything else AFFECTS)
     numbers = {int(c.name.split(":")[0].split()[1]) for c in found}
     assert numbers == set(range(1, 15))
+
+
+@pytest.mark.parametrize("by_eps", [{}, {0.01: 0.5}])
+def test_a_curve_of_one_radius_is_no_evidence(by_eps: dict[float, float]) -> None:
+    names = [c.name for c in checks(replace(HEALTHY, by_eps=by_eps), subject="dm")]
+    assert "masking 2: accuracy does not rise with steps" in names
+    assert not [name for name in names if "rise with eps" in name]
 
 
 @pytest.mark.parametrize(

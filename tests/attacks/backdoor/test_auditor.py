@@ -286,3 +286,9 @@ def test_hits_are_counted_on_the_trigger_s_own_class_too(ctx, tiny):
     got = outcome(scripted, ["net"], tiny.test, SquareTrigger(side=1), 0, source_class=2)  # type: ignore[list-item]
     rates = {k: float(v.double().mean()) for k, v in variants_of(got).items()}
     assert rates == {"inclusive": 0.25, "exclusive": pytest.approx(1 / 3), "source": 1.0}
+    # The gain, and the headline with it, is read where the trigger is meant to work.
+    clean = replace(got, hit=torch.zeros_like(got.hit))
+    assert gain(got, clean).value == 1.0
+    shared = Resamples("records", int(got.meant.sum()))
+    led = {m.name: m.params["variant"] for m in effect(got, clean, {}, shared) if m.headline}
+    assert led == {"backdoor.asr": "source", "backdoor.asr_gain": "source"}

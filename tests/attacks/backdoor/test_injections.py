@@ -397,6 +397,7 @@ def test_victims_of_a_poisoned_file_obey_the_trigger_and_those_of_the_clean_file
         "eps": 0.4,
         "others": 1.0,
         "beta": 0.5,
+        "inner_rate": 0.3,
     }
     attack = INJECTIONS.get("poisoned-distillation").options(numbers)
     at = scene(tiny, None, ipc=5)
