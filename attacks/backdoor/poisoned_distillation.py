@@ -43,8 +43,8 @@ class PoisonedDistillation(Injection):
     status = "reconstruction"
     source = "Yang et al., Dark Distillation / Poisoned Distillation, AAAI 2026, arXiv 2502.04229 (abstract)"
     deviations = (
-        "losses and values are ours (no code is public, and we read the abstract alone), chosen on validation images of "
-        "digits and Fashion-MNIST",
+        "losses and values are ours (no code is public, and we read the abstract alone), chosen on validation images "
+        "of digits and Fashion-MNIST",
     )
     small: ClassVar = {"steps": 200, "paths": 5}
     side: int = 8
