@@ -246,8 +246,9 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
         "images, else by PGD, on the same images, with 95 % intervals over images (from two seeds: and victims). "
         f"Victims trained under attack: PGD-AT at 8/255, {AGAINST.steps} steps of 4/255. A stopped victim is the "
         "base's as soon as it is as accurate on validation records as the variant's; where the base is no more "
-        "accurate, the row is missing and the base itself is the control (decoupled methods have no such control). 'No help shown' is said where the base, or "
-        "it at equal accuracy, may be as robust: of one seed's victims, an interval speaks of these networks alone.",
+        "accurate, the row is missing and the base itself is the control. Decoupled methods have none at equal "
+        "accuracy. 'No help shown' is said where the base, or it at equal accuracy, may be as robust: of one seed's "
+        "victims, an interval speaks of these networks alone.",
     ]  # fmt: skip
     for name, cells in state.items():
         if not cells:

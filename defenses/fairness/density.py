@@ -27,7 +27,9 @@ class Density:
     minorities do. Every weight depends on all records: a private reader refuses it.
 
     Attributes:
-        bandwidth: s over the median distance of two records of the class.
+        bandwidth: s over the median distance of two records of the class. The default gives bias-conflicting records
+            most weight, by the group labels of validation records of coloured digits and Fashion-MNIST (58 to 61 % of
+            it, being 11 to 13 % of the records; 16 to 24 % with half of it).
         references: records of each class that the density is estimated from.
         arch, width, epochs: of the network.
 
@@ -35,7 +37,7 @@ class Density:
     contrastive loss, and p is estimated in each batch.
     """
 
-    bandwidth: float = 0.2
+    bandwidth: float = 0.4
     references: int = 500
     arch: str = "ConvNet"
     width: int | None = None
@@ -121,6 +123,9 @@ class _Known:
 def inverse_density(z: Tensor, references: Tensor, *, bandwidth: float) -> Tensor:
     """(N,) weights min(1, p_min / p(z)), p_min being the lowest density at a reference.
 
+    A point is always among those that its density is estimated from, reference or not: no weight is then more than M
+    times another, and an outlier does not outweigh all.
+
     Args:
         z: (N, D) points.
         references: (M, D) points that the density is estimated from, at least two.
@@ -131,7 +136,9 @@ def inverse_density(z: Tensor, references: Tensor, *, bandwidth: float) -> Tenso
     scale = bandwidth * float(apart.median().clamp_min(1e-6))
 
     def density(distance: Tensor) -> Tensor:
-        return (-0.5 * (distance / scale).square()).exp().mean(1)
+        near = (-0.5 * (distance / scale).square()).exp().sum(1)
+        itself = (distance.min(1).values <= 1e-6).to(near)
+        return near + 1 - itself
 
     lowest = density(between).min()
     found = torch.cat([density(torch.cdist(part, references)) for part in z.split(2000)])
@@ -166,7 +173,7 @@ def density(recipe: Recipe) -> Recipe:
         deviations=(
             *recipe.deviations,
             "density: the embedding is that of a classifier (source: supervised contrastive), and densities are "
-            "estimated once, on a sample of each class (source: in each batch)",
+            "estimated once, on a sample of each class (source: in each batch); bandwidth chosen on validation records",
         ),
     )
     made.check_private()

@@ -62,7 +62,7 @@ for _name in ("guard", "curvature"):
         _name,
         Defense(
             _name,
-            "curvature of the loss around real records, in what is matched (dc: a reconstruction) or what networks learn",
+            "curvature of the loss around real records, matched (dc: a reconstruction) or in what networks learn",
             SOURCE,
             guard,
             order=15,

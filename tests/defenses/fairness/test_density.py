@@ -30,6 +30,21 @@ def test_two_far_clusters_weigh_the_same():
     assert float((found[:, None] * z).sum(0)[0] / found.sum()) == pytest.approx(50.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("dimensions", [32, 256])
+def test_a_minority_gains_weight_at_the_default_bandwidth_and_outliers_do_not_take_it_all(dimensions):
+    """A tenth of the records around another centre; most records are no references."""
+    g = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(2, dimensions, generator=g), dim=1)
+    group = torch.arange(3000) % 10 == 0
+    z = centres[group.long()] + 0.6 * torch.randn(3000, dimensions, generator=g) / dimensions**0.5
+    z = torch.nn.functional.normalize(z, dim=1)
+    weights = inverse_density(z, z[:500], bandwidth=Density().bandwidth)
+    share = float(weights[group].sum() / weights.sum())
+    assert 0.4 < share < 0.95
+    apart = inverse_density(torch.cat([z, -z[:1]]), z[:500], bandwidth=Density().bandwidth)
+    assert float(apart[-1] / apart.sum()) < 0.01
+
+
 def test_it_composes_with_fair_and_balanced(tiny):
     options = {**FAST, "target.weights.arch": "ConvNetD2W8", "target.weights.epochs": 1}
     recipe = resolve("dm+fair+balanced+density", options=options)
