@@ -1,7 +1,7 @@
 """Group fairness of distilled sets on coloured Fashion-MNIST: makes docs/results/fairness.md and fairness.json.
 
     OMP_NUM_THREADS=1 python -m benchmarks.fairness --runs runs/fairness --data-root DIR [--data NAME,..]
-                                                    [--seconds N] [--page-only]
+                                                    [--methods NAME,..] [--seconds N] [--page-only]
 
 Audits every method at its small profile with the auditors utility and bias, one distillation of all before the next and
 the cheap methods first; a run that was stopped goes on where it was. The page is written from whatever is there, and
@@ -95,16 +95,25 @@ Rows = Mapping[str, Mapping[str, Metric]]
 def main() -> None:
     """Compute what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=Path, required=True, help="folder of run folders")
+    parser.add_argument(
+        "--runs", type=Path, required=True, nargs="+",
+        help="folders of run folders: the first computes, what an earlier one has goes before later ones",
+    )  # fmt: skip
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--data", default=",".join(DATA), help="what to compute now; default: all")
+    parser.add_argument("--methods", default=",".join(METHODS), help="what to compute now")
     parser.add_argument("--page", type=Path, default=Path("docs/results/fairness.md"))
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long")
     parser.add_argument("--page-only", action="store_true")
     args = parser.parse_args()
     until = time.monotonic() + args.seconds
     # All data of one distillation before the next: an early page has every row.
-    wanted = [(s, d, m) for s in range(1, SEEDS + 1) for d in args.data.split(",") for m in METHODS]
+    wanted = [
+        (s, d, m)
+        for s in range(1, SEEDS + 1)
+        for d in args.data.split(",")
+        for m in args.methods.split(",")
+    ]
     for seeds, data, method in [] if args.page_only else wanted:
         if time.monotonic() > until:
             break
@@ -115,12 +124,15 @@ def main() -> None:
             baselines=[],
             ipc=IPC,
             seeds=seeds,
-            out=args.runs / data,
+            out=args.runs[0] / data,
             jobs=1,
             data_root=args.data_root,
         )
         print(seeds, data, method, flush=True)
-    found = {data: rows(args.runs / data) for data in DATA}
+    found: dict[str, Rows] = {}
+    for data in DATA:
+        merged = {m: by for runs in reversed(args.runs) for m, by in rows(runs / data).items()}
+        found[data] = {m: merged[m] for m in METHODS if m in merged}
     args.page.write_text(text(found))
     args.page.with_suffix(".json").write_text(json.dumps(numbers(found), indent=0) + "\n")
 

@@ -30,6 +30,15 @@ class NoiseSettings(Settings):
     """Further shares of wrong labels, each with a distillation of its own: where the set passes full training."""
 
 
+def _further(settings: NoiseSettings, own: float) -> list[float]:
+    """The rates that say more than the data's own."""
+    return [rate for rate in settings.rates if abs(rate - own) > _SAME]
+
+
+_SAME = 0.02
+"""Shares of wrong labels this near to each other are one."""
+
+
 @dataclass(frozen=True, eq=False)
 class WrongLabels:
     """The label noise of a training set: which records have it, and how it moves classes.
@@ -201,11 +210,11 @@ class Noise(Auditor[NoiseSettings]):
             )
             return
         test, points = ctx.test(), {noise.rate: own}
-        for rate in settings.rates:
+        for rate in _further(settings, noise.rate):
             other = at_rate(ctx, noise, rate)
             given = other.data.train.labels
             reached = WrongLabels.of(noise.true, given, ctx.data.num_classes).rate
-            if abs(reached - rate) > 0.02:  # a class cannot err more often than always
+            if abs(reached - rate) > _SAME:  # a class cannot err more often than always
                 finding.caveats.append(
                     f"{rate:.2f} of the labels were to be wrong, and {reached:.2f} are: noise of this kind has no more "
                     "classes to move."
@@ -266,7 +275,10 @@ class Noise(Auditor[NoiseSettings]):
         """A distillation and networks per rate; full training, once for all subjects, is counted with ``full``."""
         if TRUE_TRAIN not in ctx.data.extra:
             return Work(ends=True)
-        again = len(settings.rates) if subject.recipe is not None else 0
+        wrong = WrongLabels.of(
+            ctx.data.extra[TRUE_TRAIN].labels, ctx.data.train.labels, ctx.data.num_classes
+        )
+        again = len(_further(settings, wrong.rate)) if subject.recipe is not None else 0
         full = (again + 1) * (subject.id == "full")
         return Work(distillations=again, archs=(ctx.arch,) * (again + full))
 

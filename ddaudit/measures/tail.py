@@ -21,6 +21,10 @@ from ddaudit.stats.intervals import stratified_replicates
 HEAD, MEDIUM, TAIL = "head", "medium", "tail"
 
 
+_FEW_CLASSES = 20
+"""Up to here a split by numbers of records leaves parts of a class or two."""
+
+
 class TailSettings(Settings):
     """Knobs of the tail auditor."""
 
@@ -116,6 +120,7 @@ class Tail(Auditor[TailSettings]):
         finding = Finding(subject=subject.id, auditor=self.name)
         finding.metrics = part_metrics(right, test, parts, ctx.resamples(test))
         finding.curves = [_curve(finding, parts, test.class_names)]
+        few = ctx.data.num_classes <= _FEW_CLASSES
         sizes = ", ".join(
             f"{name} {len(part)} ({int(parts.counts[part].min())} to {int(parts.counts[part].max())} records each)"
             for name, part in parts.classes.items()
@@ -123,7 +128,12 @@ class Tail(Auditor[TailSettings]):
         finding.caveats = [
             *few_images(len(test), len(right)),
             f"Classes by their training records: {sizes}. Three tenths, four tenths, three tenths of the classes; "
-            "thresholds of 100 and 20 records, as on ImageNet-LT, say nothing of ten classes.",
+            "thresholds of 100 and 20 records, as on ImageNet-LT, "
+            + (
+                f"say nothing of {ctx.data.num_classes} classes."
+                if few
+                else "would be another split."
+            ),
         ]
         return finding
 

@@ -165,7 +165,8 @@ def fair(recipe: Recipe) -> Recipe:
     if not isinstance(recipe.target, ByClass):
         raise BadInput(
             f"{recipe.name}+fair",
-            "'fair' splits class targets, and this method has none",
+            "'fair' splits one target per class, and this method has "
+            + ("none" if recipe.target is None else "targets of another kind"),
             "Use it on dm, dc or dsa.",
         )
     # A row per group would add as much noise to the mean of five records as to that of fifty.

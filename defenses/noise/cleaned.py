@@ -72,6 +72,12 @@ def rdc(recipe: Recipe) -> Recipe:
         terms=(*recipe.terms, GoldenContrast()),
         # Small networks have few features: distances of their means are small beside a contrast of weight 1.
         small={**made.small, f"terms.{number}.weight": 0.002},
+        deviations=(
+            *made.deviations,
+            "rdc: the records that are left are what is matched, too (source: matched are all records as labelled)",
+            "rdc: the contrast sees all classes at once, one augmented view, from the first step on (source: class by "
+            "class, four views, after five passes)",
+        ),
     )
 
 

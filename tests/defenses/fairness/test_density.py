@@ -31,7 +31,9 @@ def test_two_far_clusters_weigh_the_same():
 
 
 @pytest.mark.parametrize("dimensions", [32, 256])
-def test_a_minority_gains_weight_at_the_default_bandwidth_and_outliers_do_not_take_it_all(dimensions):
+def test_a_minority_gains_weight_at_the_default_bandwidth_and_outliers_do_not_take_it_all(
+    dimensions,
+):
     """A tenth of the records around another centre; most records are no references."""
     g = torch.Generator().manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(2, dimensions, generator=g), dim=1)

@@ -74,7 +74,7 @@ def test_fair_says_what_it_cannot_do(tiny):
     ungrouped = replace(tiny.train, groups=None)
     with pytest.raises(BadInput, match="protected attribute"):
         ByGroup().layout(ungrouped)
-    with pytest.raises(BadInput, match="splits class targets"):
+    with pytest.raises(BadInput, match="splits one target per class"):
         resolve("psg+fair")
     with pytest.raises(BadInput, match="full training set"):
         resolve("full+fair")
