@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
@@ -18,11 +18,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from ddaudit.auditing import Context, Settings
 from ddaudit.data import Dataset
 from ddaudit.distillation import METHODS, Recipe
+from ddaudit.distillation.expert_paths import ExpertPaths
+from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.options import option
+from ddaudit.distillation.relabel import ViewLabels
 from ddaudit.models import Arch, build
 from ddaudit.training import EvaluationProtocol, measure
 
+_MORE = 6.0
+"""A part of less than 8 % of a row's time is no share of it; this many times as much of it is another row."""
 BATCHES = ("per_class", "batch", "batch_size")
 """Options that say how many records a step sees; other numbers are taken for counts of steps."""
 
@@ -130,7 +135,7 @@ def distillation(
     row = rows.methods.get(base)
     if row is None:
         row, rough = _like(recipe, rows.methods), True
-    rough = rough or bool(unknown(row, now))
+    rough = rough or bool(unknown(row, now)) or _more_experts(row, now)
     seconds = grown(row, now, {"step": step_ratio(row, now)})
     added = 0.0
     for name in defenses:
@@ -146,7 +151,38 @@ def distillation(
     else:
         seconds *= runs
     stored = row.bytes * _ratio(row, now, "images") * _ratio(row, now, "pixels")
+    stored += _label_store(recipe, data, now["images"]) + experts_kept(recipe, data)
     return Cost(seconds + added * runs, stored * runs, rough)
+
+
+def experts_kept(recipe: Recipe, data: Dataset) -> float:
+    """Bytes of the networks that a distillation leaves in the run folder: teachers, experts all along their paths."""
+    networks = recipe.networks
+    if not isinstance(networks, Experts | ExpertPaths):
+        return 0.0
+    first = fit(Arch.parse(networks.arch.split(",")[0].strip()), data.shape)
+    width = getattr(networks, "width", None)
+    size = _size(replace(first, width=width) if width else first, data.shape, data.num_classes)
+    points = 1
+    if isinstance(networks, ExpertPaths):
+        points = 2 if networks.straight else networks.epochs + 1
+    return 4 * size.parameters * networks.count * points
+
+
+def _label_store(recipe: Recipe, data: Dataset, images: float) -> float:
+    """Bytes of the views and labels that a set brings along."""
+    views = recipe.labels
+    if not isinstance(views, ViewLabels):
+        return 0.0
+    return views.epochs * images * (29 + 2 * data.num_classes)
+
+
+def _more_experts(row: Row, now: Mapping[str, float]) -> bool:
+    """True where much more is trained beforehand than when the row was measured, which it does not grow with."""
+    parts = ("networks.count", "networks.epochs", "records")
+    if not all(name in row.at for name in parts) or any(name in row.counts for name in parts):
+        return False
+    return math.prod(_ratio(row, now, name) for name in parts) > _MORE
 
 
 def trained(

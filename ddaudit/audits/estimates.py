@@ -66,7 +66,8 @@ def planned(plan: Plan, cell: Cell, missing: bool) -> PlannedCells:
             records=work.records,
             runs=work.distillations,
         )
-        again = replace(again, bytes=0)  # looked at and thrown away
+        # Sets are looked at and thrown away; what was trained for them stays.
+        again = replace(again, bytes=costs.experts_kept(recipe, ctx.data) * work.distillations)
     others = sum((_networks(plan, subject, arch) for arch in work.archs), Cost())
     cost = own + again + replace(others, bytes=0)
     return replace(row, cost=cost, distilling=again, distillations=work.distillations)

@@ -405,6 +405,7 @@ METHODS: Registry[Recipe] = Registry(
         "private": bool(m.reader and m.reader.private),
         "parts": m.parts(),
         "deviations": list(m.deviations),
+        "source": m.source,
         "description": m.source
         + (" (reconstruction: no public code)" if m.status == "reconstruction" else ""),
     },

@@ -61,6 +61,12 @@ def operations(strategy: str) -> tuple[str, ...]:
     return tuple(op for stage in _stages(strategy) for op in stage)
 
 
+def without(strategy: str, operation: str) -> str:
+    """The strategy string without an operation, and without stages that have no other."""
+    kept = ["_".join(op for op in stage if op != operation) for stage in _stages(strategy)]
+    return "+".join(filter(None, kept))
+
+
 def _stages(strategy: str) -> list[list[str]]:
     """The operations of each stage; one of each stage is applied."""
     if strategy.lower() in ("", "none"):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ddaudit.errors import BadInput
-from ddaudit.training.augment import operations
+from ddaudit.training.augment import operations, without
 from ddaudit.training.robust import Robust
 
 # A card comes from strangers' files: what it asks for stays within what an audit can do.
@@ -156,9 +156,13 @@ class EvaluationProtocol:
             raise BadInput(where, "draws outliers at both gradients of a sharpness-aware step")
 
     def for_data(self, strategy: str) -> EvaluationProtocol:
-        """This protocol with open augmentation resolved to the data set's ``strategy``."""
+        """This protocol with open augmentation resolved to the data set's ``strategy``, and without mirror images
+        where that has none: a digit in a mirror is another digit, or none."""
         if self.augment is not None:
-            return self
+            ops = operations(strategy)
+            if not ops or "flip" in ops:
+                return self
+            return replace(self, augment=without(self.augment, "flip"), flip=False)
         return replace(self, augment="" if self.labels == "store" else strategy)
 
     @property

@@ -47,7 +47,7 @@ def dp(recipe: Recipe) -> Recipe:
         raise BadInput(
             f"{recipe.name}+dp",
             "has gradients of a scale of its own, for which no clip is known",
-            f"Use dp-{recipe.name} where it exists ('ddaudit list methods').",
+            "Use dm+dp, or dp-kip for a kernel method.",
         )
     unreadable = _unreadable(recipe.reader)
     if unreadable is not None:

@@ -9,12 +9,14 @@ import pytest
 from ddaudit.auditing import AUDITORS
 from ddaudit.audits import AuditConfig, RunStore, make_plan, preview
 from ddaudit.audits import costs as module
-from ddaudit.audits.costs import Row, distillation, grown, step_ratio, table, trained
+from ddaudit.audits.costs import Row, distillation, experts_kept, grown, step_ratio, table, trained
 from ddaudit.audits.estimates import slowest_first
 from ddaudit.audits.previews import PREPARING, duration, preview_of, size
 from ddaudit.data import load_data
 from ddaudit.distillation import METHODS, make_recipe
-from ddaudit.models import Arch
+from ddaudit.distillation.expert_paths import ExpertPaths
+from ddaudit.distillation.networks import fit
+from ddaudit.models import Arch, build
 from ddaudit.training import PROTOCOLS
 
 
@@ -136,6 +138,28 @@ def test_a_preview_counts_the_distillations_that_auditors_ask_for(tmp_path) -> N
     assert 0 < again < shown.cost.seconds
     assert f"in {count} distillations for membership, privacy, backdoor" in shown.line()
     assert not (tmp_path / "run").exists()
+
+
+def test_what_experts_and_teachers_leave_on_disk_is_counted() -> None:
+    data = load_data("digits")
+    paper = make_recipe("mtt", profile="paper")
+    (path,) = [n for n in (paper.networks,) if isinstance(n, ExpertPaths)]
+    net = build(
+        fit(Arch.parse(path.arch), data.shape),
+        shape=data.shape,
+        num_classes=10,
+        seed=0,
+        mean=(0.0,),
+        std=(1.0,),
+    )
+    size = 4 * sum(p.numel() for p in net.parameters())
+    assert experts_kept(paper, data) == size * 100 * 51
+    found = distillation(paper, data, ipc=1)
+    assert found.bytes > size * 100 * 51
+    assert found.rough  # 66 times the training that its row was measured with
+    assert experts_kept(make_recipe("dm", profile="small"), data) == 0
+    views = make_recipe("sre2l", profile="paper")
+    assert distillation(views, data, ipc=10).bytes > 300 * 100 * (29 + 20)
 
 
 def test_what_others_wait_for_begins_with_the_longest(tmp_path) -> None:

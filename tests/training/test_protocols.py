@@ -9,6 +9,7 @@ import pytest
 
 from ddaudit.errors import BadInput
 from ddaudit.training import PROTOCOLS, EvaluationProtocol
+from ddaudit.training.augment import operations, without
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
@@ -139,3 +140,11 @@ def test_a_store_brings_its_own_augmentation() -> None:
     store = EvaluationProtocol(name="fkd", labels="store")
     assert store.for_data(DSA).augment == ""
     assert store.for_data(DSA).augmented
+
+
+def test_a_card_s_protocol_mirrors_no_digits() -> None:
+    idc = EvaluationProtocol(name="idc", augment="flip+color+crop+cutout", flip=True)
+    digits = idc.for_data("crop_scale_rotate")
+    assert "flip" not in operations(str(digits.augment))
+    assert (digits.flip, idc.for_data("color_crop_flip")) == (False, idc)
+    assert without("flip+color+crop_flip", "flip") == "color+crop"

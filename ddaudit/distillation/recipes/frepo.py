@@ -55,6 +55,7 @@ FREPO = register(
         },
         deviations=(
             "ConvNet of constant width with instance norm (source: 128, 256, 512 channels, batch norm)",
+            "no ZCA whitening (source: of colour)",
             "class-balanced batches of 102 per class for batches of 1024",
             "released labels are the distributions nearest to the targets (source: the targets, any numbers)",
             "mirror images of colour at every size (source: not for CIFAR-100 and Tiny ImageNet above 1 per class)",

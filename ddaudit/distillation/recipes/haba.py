@@ -30,7 +30,11 @@ HABA = register(
             "loop.momentum": 0.5,
             "synthesis.extractor": "ConvNetW32",
         },
-        deviations=(*MTT.deviations, *DEVIATIONS),
+        deviations=(
+            *MTT.deviations,
+            *DEVIATIONS,
+            "the learning rate has the images' momentum of 0.95 (source: 0.9)",
+        ),
     )
 )
 

@@ -40,7 +40,7 @@ RFAD = register(
             "reader.per_class": 50,
         },
         deviations=(
-            "no whitening matrix is learned between images and networks",
+            "no ZCA whitening (source: of colour), and no whitening matrix learned between images and networks",
             "10 000 steps (source: until the loss of 16 networks on training records stands still for 1000)",
             "class-balanced batches of 512 per class for four batches of 1280",
             "released labels are the distributions nearest to the targets (source: the targets, any numbers)",

@@ -91,7 +91,7 @@ DATM = register(
             informed=True,
             threshold=1.0,
         ),
-        protocol=EvaluationProtocol(name="datm", loss="soft-ce"),
+        protocol=EvaluationProtocol(name="datm", loss="soft-ce", batch_size=128),
         small={
             **MTT.small,
             "loop.starts.opening": 2,

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ddaudit.errors import BadInput
 from ddaudit.files import read_json
-from ddaudit.sets._types import Card, DistilledSet
+from ddaudit.sets._types import Card, DistilledSet, StorageBytes
 from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, balanced, choice, integer
 from ddaudit.sets.formats._pixels import RANGE_OPTION, images_4d, pixels_of
@@ -67,6 +67,7 @@ def read(
         ipc=balanced(labels),
         mean=stored.mean,
         std=stored.std,
+        bytes=StorageBytes(images=4 * stored.images.numel(), labels=8 * len(labels)),
         notes=[*stored.notes, *notes],
     )
     return assemble(file, pixels, decoded_labels, num_classes=num_classes, card=card)
