@@ -95,6 +95,8 @@ class Recipe:
         protocol: the evaluation protocol the method was published with; written to the card.
         small: dotted option -> value, the 2-core profile.
         deviations: what differs from the source at this profile, in words; printed on the card.
+        published_ipc: images per class that the values were published for, where the source has others at other sizes;
+            the card of another size says so.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Recipe:
     protocol: EvaluationProtocol | None = None
     small: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
+    published_ipc: int | None = None
 
     def __post_init__(self) -> None:
         if self.terms and not getattr(self.loop, "takes_terms", False):
@@ -373,7 +376,7 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """The recipe as plain data for a card."""
-        skip = {"small", "deviations", "purpose"}
+        skip = {"small", "deviations", "purpose", "published_ipc"}
         if self.records is None:
             skip.add("records")  # newer than the cards of earlier sets, whose recipes are the same
         return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}

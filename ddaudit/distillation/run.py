@@ -166,7 +166,7 @@ def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
     base = {
         "method": recipe.name,
         "recipe": recipe.describe(),
-        "deviations": [*recipe.deviations, *_adapted(recipe, job.data)],
+        "deviations": [*recipe.deviations, *_adapted(recipe, job.data, job.ipc)],
         "ipc": job.ipc,
         "data": job.data.name,
         "class_names": list(train.class_names),
@@ -214,11 +214,16 @@ def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome
     return replace(made, labels=labels, store=None)
 
 
-def _adapted(recipe: Recipe, data: Dataset) -> list[str]:
-    """What a recipe for images does otherwise on records that are none."""
-    if data.modality == "image" or recipe.networks is None:
-        return []
-    return [f"{data.modality} records: an MLP stands for ConvNet, and nothing is augmented"]
+def _adapted(recipe: Recipe, data: Dataset, ipc: int) -> list[str]:
+    """What is not as published on these records, or at this size."""
+    said = []
+    if recipe.published_ipc not in (None, ipc):
+        said.append(
+            f"values are those for {recipe.published_ipc} images per class, and the source has others at other sizes"
+        )
+    if data.modality != "image" and recipe.networks is not None:
+        said.append(f"{data.modality} records: an MLP stands for ConvNet, and nothing is augmented")
+    return said
 
 
 def _card(

@@ -154,6 +154,7 @@ register(
         networks=Warm(epochs=10),
         reader=replace(DM.reader, per_class=600),  # type: ignore[type-var]
         loop=replace(DM.loop, iterations=2600),  # type: ignore[type-var]
+        published_ipc=10,
         small={
             "loop.iterations": 150,
             "loop.lr": 0.5,

@@ -110,7 +110,7 @@ def test_what_privacy_and_fairness_allow(tiny):
         distill(
             resolve("dcc+dp", profile="small", options=small), tiny.train, data=tiny, ipc=1, seed=0
         )
-    with pytest.raises(BadInput, match="'fair' splits class targets"):
+    with pytest.raises(BadInput, match="'fair' splits one target per class"):
         resolve("dcc+fair")
 
 

@@ -134,3 +134,13 @@ def test_labels_are_written_from_the_records_of_each_run_alone(tiny):
 def test_no_images_per_class_are_refused(tiny):
     with pytest.raises(BadInput, match="must be at least 1"):
         distill(noting(), tiny.train, data=tiny, ipc=0, seed=0)
+
+
+def test_a_card_says_when_its_values_were_published_for_another_size(tiny) -> None:
+    options = {"loop.iterations": 1, "networks.arch": "ConvNetD2W8", "networks.width": None}
+    recipe = replace(resolve("dm", options=options), published_ipc=2)
+    said = {
+        n: distill(recipe, tiny.train, data=tiny, ipc=n, seed=0).card.deviations for n in (1, 2)
+    }
+    assert any("those for 2 images per class" in d for d in said[1])
+    assert not any("images per class" in d for d in said[2])

@@ -50,6 +50,7 @@ GVBSM = register(
         loop=Recover(iterations=4000, lr=0.05, whole=True, jitter=Jitter(smallest=1.0, pad=0.125, roll=1.0)),
         labels=ViewLabels(epochs=1000),
         protocol=by_views("g-vbsm", epochs=1000, batch_size=100, loss="mse", hard_weight=0.15),
+        published_ipc=10,
         small={
             **SMALL_TEACHERS,
             "loop.iterations": 400,

@@ -23,6 +23,7 @@ IDM = register(
         reader=Minibatch(per_class=256),
         terms=(CrossEntropy(weight=0.5, per_class=True, by_accuracy=True),),
         loop=Matching(iterations=20_000, lr=0.2, momentum=0.5),
+        published_ipc=10,
         small={
             # Sub-images of 8 x 8 pixels would be 4 x 4.
             "synthesis.factor": 1,

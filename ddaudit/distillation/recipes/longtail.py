@@ -78,6 +78,7 @@ UNI_LEVEL = register(
         labels=ViewLabels(epochs=300, smallest=None),
         loop=Recover(iterations=75, lr=0.05, whole=True),
         protocol=by_views("uni-level", epochs=1000, batch_size=50, loss="mse", hard_weight=0.025),
+        published_ipc=None,
         small={
             **SMALL_TEACHER,
             "synthesis.candidates": 60,
@@ -109,6 +110,7 @@ TGDD = register(
         terms=(CrossEntropy(weight=2.5, on="teacher", per_class=True),),
         reader=Minibatch(per_class=128),
         loop=replace(DM.loop, iterations=10_000, lr=0.1),
+        published_ipc=10,
         small={
             **DM.small,
             "synthesis.factor": 1,

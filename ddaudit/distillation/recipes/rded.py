@@ -27,6 +27,7 @@ RDED = register(
                 "batches of 50 at IPC 50 (theirs: 100)",
             ),
         ),
+        published_ipc=10,
         small={
             **SMALL_TEACHER,
             "synthesis.candidates": 60,

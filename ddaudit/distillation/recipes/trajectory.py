@@ -22,6 +22,7 @@ MTT = register(
         networks=ExpertPaths(),
         loop=Trajectory(),
         protocol=EvaluationProtocol(name="mtt"),
+        published_ipc=10,
         small={
             "loop.iterations": 60,
             "loop.lr": 20.0,
@@ -44,6 +45,7 @@ TESLA = register(
     replace(
         MTT,
         name="tesla",
+        published_ipc=1,
         purpose="as mtt, in memory that does not grow with the student's steps",
         source="Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, ICML 2023, "
         "arXiv 2211.10586; values of the authors' README, CIFAR-10 at IPC 1",
