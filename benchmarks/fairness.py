@@ -83,10 +83,10 @@ networks of width 128.
 
 Short rows are the likely reason where the published order does not hold (not tested): `dc` makes 20 networks of 5
 rounds (published 1000 of 10), `idc` 10 of 20 without multi-formation, and networks of `full` take 500 steps in all.
-`dm+pseudo-groups` sees 64 records of a class in a batch, six or seven of them of nine colours: DBSCAN finds one cluster,
-and the rest are a row of their own, so that these colours are 42 to 48 % of the target (even: 90 %); in published batches
-of 256 they would be 66 to 75 % (counted on three batches of every class). Why `dm+fair` is less fair than balanced random
-records on BG is not known; it starts from unbalanced ones, and makes 300 of 20 000 steps.
+`dm+pseudo-groups` sees 64 records of a class in a batch, six or seven of them of nine colours: DBSCAN finds one
+cluster, and the rest are a row of their own, so that these colours are 42 to 48 % of the target (even: 90 %); in
+published batches of 256 they would be 66 to 75 % (counted on three batches of every class). Why `dm+fair` is less fair
+than balanced random records on BG is not known; it starts from unbalanced ones, and makes 300 of 20 000 steps.
 """
 COLUMNS = (
     "method", "distillations", "accuracy", "DEO_M", "floor", "DEO_A", "floor", "paired DEO_M", "floor", "paired DEO_A",
