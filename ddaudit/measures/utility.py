@@ -178,6 +178,10 @@ class Utility(Auditor[UtilitySettings]):
             finding.caveats.append(f"The card's protocol cannot be followed: {error}")
             return
         if stated.key == own.key:
+            if ctx.trains_by == "card" and distilled.card.protocol is None:
+                finding.caveats.append(
+                    f"The card states no protocol: its networks are trained under the audit's '{own.name}'."
+                )
             return
         if ctx.trains_by != "card":
             finding.caveats.append(

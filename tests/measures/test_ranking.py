@@ -124,3 +124,5 @@ def test_images_gain_nothing_over_random_ones_with_the_same_teacher_s_labels(
         found.metric("utility.random_accuracy", **by).value
         == found.metric("utility.accuracy", **own).value
     )
+    silent = any("The card states no protocol" in c for c in found.caveats)
+    assert silent == (name == "random+soft")
