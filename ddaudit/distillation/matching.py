@@ -24,6 +24,8 @@ from ddaudit.distillation.loops import (
     teacher_for,
     view_of,
 )
+from ddaudit.distillation.networks import Fresh
+from ddaudit.distillation.objectives import GradientMatch
 from ddaudit.distillation.outliers import unsure
 from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, Source
 from ddaudit.distillation.reading import augment_by_class, couples_records, draw_by_class
@@ -232,6 +234,14 @@ class Matching:
         if len(job.members) > 1 and not self.shareable(recipe, job.ipc):
             raise DDAuditError(
                 f"{recipe.name}: several runs at once need signals that do not depend on the synthetic set"
+            )
+        batch_norm = isinstance(networks, Fresh) and networks.resolve().norm == "batch"
+        if isinstance(recipe.objective, GradientMatch) and batch_norm:
+            raise BadInput(
+                recipe.name,
+                "matches gradients class by class, and batch normalisation would see one class at a time (the source "
+                "takes its statistics of all classes)",
+                "Use networks without it, such as ConvNet.",
             )
         if isinstance(networks, Learning) and self.pool is not None:
             raise BadInput(

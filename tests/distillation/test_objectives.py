@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.objectives import GradientMatch, MeanEmbedding, clip_factor
+from ddaudit.errors import BadInput
 
 
 @pytest.fixture
@@ -127,3 +129,10 @@ def test_records_that_batch_normalisation_ties_stay_together(batch, monkeypatch)
     whole = MeanEmbedding().signals(tied, x, y)
     monkeypatch.setattr("ddaudit.distillation.objectives._MAP_FLOATS", 5 * 8 * 8 * 8)
     assert torch.allclose(MeanEmbedding().signals(tied, x, y), whole, atol=1e-6)
+
+
+def test_gradients_of_one_class_at_a_time_need_networks_without_batch_norm(tiny) -> None:
+    for name in ("dc", "idc"):
+        recipe = resolve(name, profile="small", options={"networks.arch": "ConvNetBN"})
+        with pytest.raises(BadInput, match="would see one class at a time"):
+            distill(recipe, tiny.train, data=tiny, ipc=1, seed=0)
