@@ -25,6 +25,7 @@ from ddaudit.attacks.adversarial.execution import checked, classify, frozen, run
 from ddaudit.attacks.adversarial.gradient import PGD
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
+from ddaudit.training import at_once
 
 EPS: dict[Norm, float] = {"Linf": 8 / 255, "L2": 128 / 255}
 ALPHA: dict[Norm, float] = {"Linf": 2 / 225, "L2": 15 / 255}
@@ -40,7 +41,6 @@ def beard_pgd(
     norm: Norm = "Linf",
     targeted: bool = False,
     beard_compat: bool = False,
-    batch_size: int = 256,
 ) -> Tensor:
     """(N,) bool: classified correctly under the benchmark's PGD (10 steps from the image itself).
 
@@ -56,7 +56,7 @@ def beard_pgd(
         return run(network, pixels, labels, [attack], eps=EPS[norm], norm=norm).survived
     x, y = checked(pixels, labels, eps=EPS[norm], norm=norm, bounds=(0.0, 1.0))
     parts = []
-    for index in torch.arange(len(x)).split(batch_size):
+    for index in torch.arange(len(x)).split(at_once(x, 256)):
         with frozen(network.body) as model:
             inputs = network.normalize(x[index].to(model.device))
             ball, noise = Ball(EPS[norm], norm), Noise(0, index)
@@ -65,13 +65,13 @@ def beard_pgd(
     return torch.cat(parts)
 
 
-def clip_only(network: Network, pixels: Tensor, *, batch_size: int = 512) -> Tensor:
+def clip_only(network: Network, pixels: Tensor) -> Tensor:
     """(N,) int64 predictions when normalised images are clamped to [0, 1] and not attacked at all."""
     x = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
     with frozen(network.body) as model:
         parts = [
             model.logits(network.normalize(b.to(model.device)).clamp(0, 1)).cpu()
-            for b in x.split(batch_size)
+            for b in x.split(at_once(x))
         ]
     return torch.cat(parts).argmax(1)
 

@@ -19,16 +19,12 @@ from torch import Tensor, nn
 
 from ddaudit.attacks.adversarial.ball import PIXELS, Ball, Bounds, Noise, Norm
 from ddaudit.errors import BadInput
-from ddaudit.training import exact_float32, require_finite, reuse_memory
+from ddaudit.training import at_once, exact_float32, require_finite, reuse_memory
 
 
 def slack(eps: float) -> float:
     """Allowed overshoot of the eps ball, in input units: float32 rounding, which grows with radii above 1."""
     return 1e-6 * max(1.0, eps)
-
-
-_VALUES = 256 * 3072
-"""Input values in one batch, at most: 256 images of 3 x 32 x 32."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ def run(
     """
     x, y = checked(inputs, labels, eps=eps, norm=norm, bounds=bounds)
     ball = Ball(eps, norm, *bounds)
-    size = batch_size or max(1, min(256, _VALUES // max(1, x[0].numel())))
+    size = batch_size or at_once(x, 256)
     clean = classify(network, x) == y
     adversarial, standing = x.clone(), clean.clone()
     fooled, invalid, stages = torch.zeros_like(clean), 0, []
@@ -203,14 +199,14 @@ def verify(
     return inside & (size <= eps + slack(eps))
 
 
-def classify(network: nn.Module, inputs: Tensor, *, batch_size: int = 512) -> Tensor:
+def classify(network: nn.Module, inputs: Tensor) -> Tensor:
     """(N,) int64 CPU predictions in eval mode, straight from the inputs: no clamp, no attack.
 
     Raises:
         Unsupported: a logit is NaN or infinite.
     """
     with frozen(network) as model:
-        parts = [model.logits(b.to(model.device)).cpu() for b in inputs.split(batch_size)]
+        parts = [model.logits(b.to(model.device)).cpu() for b in inputs.split(at_once(inputs))]
     return require_finite(torch.cat(parts)).argmax(1)
 
 

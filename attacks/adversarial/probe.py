@@ -13,7 +13,7 @@ from ddaudit.attacks.adversarial.execution import AttackResult, InputAttack, cla
 from ddaudit.attacks.adversarial.gradient import PGD
 from ddaudit.attacks.adversarial.masking import MaskingEvidence, clip_only_changes
 from ddaudit.attacks.adversarial.square import Square
-from ddaudit.training import exact_float32
+from ddaudit.training import at_once, exact_float32
 
 FAR = 10.0
 """A radius that reaches everything, in standard deviations, where inputs have no bounds."""
@@ -155,13 +155,11 @@ class Probe:
 
 
 @exact_float32()
-def nonzero_gradient_share(
-    network: nn.Module, inputs: Tensor, labels: Tensor, *, batch_size: int = 256
-) -> float:
+def nonzero_gradient_share(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     """Share of images whose cross-entropy gradient with respect to the input is not exactly zero (1.0 of none)."""
     if len(inputs) == 0:
         return 1.0
-    alive, device = 0, _device(network)
+    alive, device, batch_size = 0, _device(network), at_once(inputs, 256)
     for start in range(0, len(inputs), batch_size):
         x = inputs[start : start + batch_size].to(device).clone().requires_grad_(True)
         y = labels[start : start + batch_size].to(device)

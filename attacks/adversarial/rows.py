@@ -19,6 +19,7 @@ from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.findings import Caveat, Check, Curve, Metric
 from ddaudit.stats import Interval, Resamples, crossed, wilson
+from ddaudit.training import at_once
 
 BUDGETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 """Queries at which a query curve is drawn."""
@@ -146,13 +147,12 @@ def square_queries(
     norm: Norm,
     bounds: Bounds,
     seed: int,
-    batch_size: int = 256,
 ) -> Tensor:
     """(N,) float queries until Square broke an image: 0 wrong without any, infinite where it never was broken."""
     right = classify(network, inputs) == labels
     needed = torch.where(right, torch.inf, 0.0)
     ball = Ball(eps, norm, *bounds)
-    for index in right.nonzero().flatten().split(batch_size) if bool(right.any()) else ():
+    for index in right.nonzero().flatten().split(at_once(inputs, 256)) if bool(right.any()) else ():
         with frozen(network) as model:
             x, y = inputs[index].to(model.device), labels[index].to(model.device)
             spent = Square().search(model, x, y, ball, Noise(seed, index))[1].cpu()

@@ -7,7 +7,7 @@ from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import measure
 from ddaudit.training._precision import exact_float32
 from ddaudit.training._steps import blend
-from ddaudit.training.engine import Extras, predict, require_finite, train_many
+from ddaudit.training.engine import Extras, at_once, predict, require_finite, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
 from ddaudit.training.robust import Ascent, Curvature, Robust
 
@@ -19,6 +19,7 @@ __all__ = [
     "Extras",
     "Robust",
     "Schedule",
+    "at_once",
     "augment",
     "blend",
     "exact_float32",

@@ -140,12 +140,18 @@ def train_many(
     return networks
 
 
+def at_once(images: Tensor, most: int = 512) -> int:
+    """How many (N, ...) images a network sees at a time: ``most`` of 3 x 32 x 32, fewer of larger ones, so that memory
+    grows neither with N nor with their size."""
+    return max(1, min(most, most * 3072 // max(1, images[:1].numel())))
+
+
 def predict(
     network: Network,
     images: Tensor,
     *,
     device: torch.device | str | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Logits in eval mode, without gradients.
 
@@ -153,7 +159,7 @@ def predict(
         network: any Network; its training flag is put back afterwards.
         images: (N, C, H, W) float pixels in [0, 1] or uint8.
         device: None for where the network is; else the network is moved there.
-        batch_size: images at a time.
+        batch_size: images at a time; None: :func:`at_once`.
 
     Returns:
         (N, K) float32 on the CPU, all finite.
@@ -163,6 +169,7 @@ def predict(
     """
     if device is not None:
         network.to(device)
+    batch_size = batch_size or at_once(images)
     logits = torch.empty(len(images), network.num_classes)
     training = network.training
     network.eval()

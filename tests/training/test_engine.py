@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.models import Arch, Network, build
-from ddaudit.training import PROTOCOLS, EvaluationProtocol, predict, reuse_memory, train_many
+from ddaudit.training import (
+    PROTOCOLS,
+    EvaluationProtocol,
+    at_once,
+    predict,
+    reuse_memory,
+    train_many,
+)
 from ddaudit.training import engine as engine_module
 from ddaudit.training._data import orders
 from ddaudit.training._plan import plan
@@ -409,3 +416,9 @@ def test_networks_train_and_answer_in_full_float32(monkeypatch) -> None:
     predict(net, random_set(0)[0])
     assert seen == [False]
     assert torch.backends.cudnn.allow_tf32, "put back"
+
+
+def test_batches_shrink_with_the_size_of_images() -> None:
+    sizes = {side: at_once(torch.empty(9, 3, side, side)) for side in (8, 32, 64, 512, 4096)}
+    assert sizes == {8: 512, 32: 512, 64: 128, 512: 2, 4096: 1}
+    assert at_once(torch.empty(0, 3, 32, 32), 256) == 256
