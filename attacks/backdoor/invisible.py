@@ -40,6 +40,7 @@ class Invisible(Injection):
         "it to 0)",
         "every stamp starts from the clean record (released code: adds up), in valid pixels",
         "starts from the first training image of the target class (released code: a test image)",
+        "steps and rate are those for DC on every method (released code on DD: 50 of 0.001)",
     )
     small: ClassVar = {"steps": 50}
     ratio: float = 0.01
