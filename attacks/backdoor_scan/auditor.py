@@ -192,9 +192,8 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         asked, reasons = usable(settings.chosen(), networks[0], seen)
         if not asked:
             raise Unsupported("; ".join(f"{k}: {v}" for k, v in reasons.items()))
-        own = read(
-            asked, networks, seen
-        )  # first: what cannot be read needs no clean sets beside it
+        # First: what cannot be read needs no clean sets beside it.
+        own = read(asked, networks, seen)
         names = tuple(d.name for d in asked)
         clean = self._shared.once(
             ctx,

@@ -218,3 +218,11 @@ def test_sizes_are_in_the_unit_people_would_take() -> None:
 def test_the_table_says_where_it_was_measured() -> None:
     assert {"processor", "torch", "measured"} <= table().machine.keys()
     assert module.table() is module.table()
+
+
+def test_experts_of_all_seeds_are_counted_once(tmp_path) -> None:
+    config = AuditConfig(
+        subjects=["mtt"], baselines=[], auditors=["utility"], seeds=3, out=str(tmp_path / "run")
+    )
+    kept = experts_kept(make_recipe("mtt", profile="small"), load_data("digits"))
+    assert kept < preview(config).cost.bytes < 2 * kept
