@@ -19,7 +19,8 @@ def says(**cells: dict) -> dict[str, str]:
 
 def test_a_variant_helps_where_it_beats_its_base_and_the_base_at_equal_accuracy():
     base, hard = cell(50), cell(80)
-    known = {"mtt_plain": base, "mtt_adversarial": hard}
+    itself = {"mtt_stopped_mtt+adversarial": {"base": True}}  # the base is no more accurate
+    known = {"mtt_plain": base, "mtt_adversarial": hard, **itself}
     for standing, verdict in (
         (70, "helps, no more than training under attack"),
         (95, "helps, more than training under attack"),
@@ -29,8 +30,10 @@ def test_a_variant_helps_where_it_beats_its_base_and_the_base_at_equal_accuracy(
         assert says(**known, **{"mtt+adversarial_plain": cell(standing)}) == {
             "mtt+adversarial": verdict
         }
+    alone = {"mtt_plain": base, "mtt+adversarial_plain": cell(70)}
+    assert says(**alone) == {"mtt+adversarial": "helps; nothing of equal accuracy beside it"}
     stopped = {"mtt_stopped_mtt+adversarial": cell(70)}
-    assert says(**known, **stopped, **{"mtt+adversarial_plain": cell(71)}) == {
+    assert says(**{**known, **stopped}, **{"mtt+adversarial_plain": cell(71)}) == {
         "mtt+adversarial": "no help shown"
     }
 
