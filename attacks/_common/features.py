@@ -10,25 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddaudit.training import require_finite
-
 _EXACT = 1.0 / 255.0
 """Root-mean-square pixel difference of an exact copy: one grey level."""
-
-
-def embed(network: torch.nn.Module, pixels: Tensor, *, batch_size: int = 512) -> Tensor:
-    """(N, D) float32 CPU features of a network's ``embed``.
-
-    Raises:
-        Unsupported: a feature is NaN or infinite.
-    """
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        parts = [
-            network.embed(pixels[i : i + batch_size].to(device)).float().cpu()  # type: ignore[operator]
-            for i in range(0, len(pixels), batch_size)
-        ]
-    return require_finite(torch.cat(parts), "features of images")
 
 
 def exact_copies(distance: Tensor, *, pixels: int) -> Tensor:

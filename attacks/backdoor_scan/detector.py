@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddaudit.attacks._common.features import embed
 from ddaudit.models import Network
+from ddaudit.training import features
 
 Flags = Literal["sets", "images", ""]
 
@@ -61,7 +61,7 @@ class Exhibit:
         if key not in self._kept:
             pixels = self.clean if of == "clean" else self.rows
             assert pixels is not None
-            self._kept[key] = embed(network, pixels).double()
+            self._kept[key] = features(network, pixels).double()
         return self._kept[key]
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ddaudit.attacks._common.features import embed, exact_copies
+from ddaudit.attacks._common.features import exact_copies
 from ddaudit.attacks._common.nonmembers import held_out
 from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.attacks.leakage.copies import (
@@ -28,6 +28,7 @@ from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo, 
 from ddaudit.models import Arch, Network
 from ddaudit.sets import Card
 from ddaudit.stats import bootstrap, clopper_pearson
+from ddaudit.training import features
 
 SPACES = ("pixels", "structure", "features")
 
@@ -203,7 +204,7 @@ def _view(space: str, images: Tensor, network: Network) -> Tensor:
         return images.flatten(1)
     if space == "structure":
         return contrast_normalised(images)
-    return embed(network, images)
+    return features(network, images)
 
 
 def _sample(images: Tensor, limit: int, ctx: Context) -> tuple[Tensor, bool]:

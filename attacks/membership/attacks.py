@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from ddaudit.attacks._common.features import embed, exact_copies
+from ddaudit.attacks._common.features import exact_copies
 from ddaudit.attacks._common.signals import negative_loss
 from ddaudit.attacks.membership.evidence import Evidence
 from ddaudit.attacks.membership.scores import domias as density
@@ -23,6 +23,7 @@ from ddaudit.attacks.membership.shadows import Cohort, Trial
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.sets import Card, DistilledSet
+from ddaudit.training import features
 
 OWN_SPREAD = 64
 """Shadows from which LiRA gives every record its own spread (Carlini et al., section VI-B)."""
@@ -251,12 +252,12 @@ def class_mean_scores(
     total = torch.zeros(len(sets), len(x), dtype=torch.float64)
     for t in range(networks):
         net = ctx.random_network("membership", "random network", seed, t)
-        zx, zr = (clip_rows(embed(net, part), clip) for part in (x, r))
+        zx, zr = (clip_rows(features(net, part), clip) for part in (x, r))
         for k, released in enumerate(sets):
             total[k] += inner_product(
                 zx,
                 records.labels,
-                clip_rows(embed(net, released.images), clip),
+                clip_rows(features(net, released.images), clip),
                 released.labels,
                 zr,
                 nonmembers.labels,
@@ -278,7 +279,7 @@ def _nearest_features(trial: Trial, ctx: Context, seed: int) -> Tensor:
     Distances in features survive small shifts and changes of contrast that pixels do not.
     """
     net = ctx.random_network("membership", "nearest features")
-    x, r = (embed(net, d.pixels()) for d in (trial.cohort.records, trial.cohort.nonmembers))
-    rows = [embed(net, released.images) for released in trial.sets]
+    x, r = (features(net, d.pixels()) for d in (trial.cohort.records, trial.cohort.nonmembers))
+    rows = [features(net, released.images) for released in trial.sets]
     generator = ctx.generator("membership", "reference", seed)
     return calibrated_closeness(x, rows, r, generator=generator)[0]

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.attacks._common.features import embed
 from ddaudit.attacks._common.releases import Release
 from ddaudit.attacks._common.signals import logit_margin
 from ddaudit.data import ImageData
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
+from ddaudit.training import features
 
 
 def score_final_set(
@@ -49,9 +49,11 @@ def score_final_set(
     weights = F.one_hot(canaries.labels, classes).float().T
     evidence = LinearEvidence(len(canaries), classes)
     for net in networks:
-        values = share @ embed(net, released.images)
-        mean = known_share @ embed(net, known.pixels())
-        evidence.add(embed(net, canaries.pixels()), weights, values, mean * share.any(1)[:, None])
+        values = share @ features(net, released.images)
+        mean = known_share @ features(net, known.pixels())
+        evidence.add(
+            features(net, canaries.pixels()), weights, values, mean * share.any(1)[:, None]
+        )
     return evidence.scores(ridge=ridge)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.attacks._common.features import embed, exact_copies, neighbours
+from ddaudit.attacks._common.features import exact_copies, neighbours
 from ddaudit.attacks._common.releases import Release
 from ddaudit.attacks.reconstruction.inversion import Case, LowRankNormal, low_rank_normal, stack
 from ddaudit.data import ImageData
@@ -22,6 +22,7 @@ from ddaudit.distillation.parts import Opening, Query, Source, TargetRule
 from ddaudit.distillation.reading import augment_by_class
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
+from ddaudit.training import features
 
 Signal = Callable[[Tensor, Tensor], Tensor]
 """(pixels (B, C, H, W), labels (B,)) -> (B, D), differentiable in the pixels."""
@@ -86,7 +87,7 @@ def set_clues(
     target_mass = mass[row] - left_out + own
     clues = []
     for network in networks:
-        z, s = embed(network, pool.pixels()), share @ embed(network, released.images)
+        z, s = features(network, pool.pixels()), share @ features(network, released.images)
         total = inside @ z
         rest = target_mass[:, None] * s[row] - total[row] + left_out[:, None] * z[case.targets]
         # Squared relative to the number of records, so that classes of other sizes can be compared.

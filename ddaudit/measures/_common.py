@@ -10,26 +10,11 @@ from torch import Tensor
 from ddaudit.auditing import Context, Subject
 from ddaudit.findings import Caveat
 from ddaudit.models import Network
-from ddaudit.training import exact_float32, require_finite
 
 
 def victim_logits(ctx: Context, subject: Subject, seed: int, images: Tensor) -> Tensor:
     """(V, N, K) float32 logits of every victim of the subject on the images."""
     return torch.stack([ctx.predict(net, images) for net in ctx.victims(subject, seed)])
-
-
-def victim_features(net: Network, images: Tensor) -> Tensor:
-    """(N, D) float32 embeddings of pixels or standardised values; uint8 is read as pixels.
-
-    Raises:
-        Unsupported: one is NaN or infinite.
-    """
-    with torch.inference_mode(), exact_float32():
-        parts = [
-            net.embed((b.float() / 255 if b.dtype == torch.uint8 else b).to(net.device)).cpu()
-            for b in images.split(512)
-        ]
-    return require_finite(torch.cat(parts), "features of images")
 
 
 def correct(nets: Sequence[Network], ctx: Context) -> Tensor:

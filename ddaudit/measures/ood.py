@@ -18,7 +18,7 @@ from ddaudit.data.unseen import UNSEEN as UNSEEN_SPLIT
 from ddaudit.data.unseen import only_unseen, without_classes
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding, Metric, MetricInfo
-from ddaudit.measures._common import few_images, victim_features
+from ddaudit.measures._common import few_images
 from ddaudit.measures.detection import KNN, SCORES, detection, msp, nearness
 from ddaudit.measures.outliers import (
     CORRUPTED,
@@ -31,6 +31,7 @@ from ddaudit.measures.outliers import (
 )
 from ddaudit.models import Network
 from ddaudit.stats import Interval, Resamples, clopper_pearson, crossed
+from ddaudit.training import features
 
 LEAD = "msp"
 """The score of the headline numbers: what anybody can read off a network."""
@@ -233,8 +234,8 @@ def scored(
     if bank is not None:
         near = []
         for net in nets:
-            known = victim_features(net, bank)
-            asked = torch.cat([victim_features(net, part) for part in parts])
+            known = features(net, bank)
+            asked = torch.cat([features(net, part) for part in parts])
             near.append(nearness(asked, known, neighbours=neighbours))
         out[KNN] = torch.stack(near)
     return out

@@ -7,7 +7,7 @@ from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import measure
 from ddaudit.training._precision import exact_float32
 from ddaudit.training._steps import blend
-from ddaudit.training.engine import Extras, at_once, predict, require_finite, train_many
+from ddaudit.training.engine import Extras, at_once, features, predict, require_finite, train_many
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
 from ddaudit.training.robust import Ascent, Curvature, Robust
 
@@ -23,6 +23,7 @@ __all__ = [
     "augment",
     "blend",
     "exact_float32",
+    "features",
     "measure",
     "predict",
     "require_finite",

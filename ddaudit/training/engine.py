@@ -181,6 +181,20 @@ def predict(
     return require_finite(logits)
 
 
+def features(network: Network, images: Tensor) -> Tensor:
+    """(N, D) float32 CPU features of a network's ``embed``, without gradients; :func:`predict` says of which images.
+
+    Raises:
+        Unsupported: a feature is NaN or infinite.
+    """
+    with torch.inference_mode(), exact_float32():
+        parts = [
+            network.embed(pixels(part.to(network.device))).float().cpu()
+            for part in images.split(at_once(images))
+        ]
+    return require_finite(torch.cat(parts), "features of images")
+
+
 def require_finite(
     values: Tensor, what: str = "the logits of a network (diverged in training, or damaged)"
 ) -> Tensor:
