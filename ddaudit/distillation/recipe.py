@@ -455,7 +455,10 @@ def resolve(
     defenses = sorted({DEFENSES.get(n) for n in names}, key=lambda d: (d.order, d.name))
     recipe = published.at(profile)
     for defense in defenses:
+        rebuilt = recipe.status == "reconstruction"
         published, recipe = defense.apply(published), defense.apply(recipe)
+        if rebuilt:  # a part without public code stays one, whatever is added to it
+            recipe = replace(recipe, status="reconstruction")
     if profile == "small":
         # Defenses bring small numbers for the parts they add; the method's own are applied already.
         own = METHODS.get(base).small

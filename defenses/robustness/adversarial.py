@@ -68,7 +68,7 @@ def adversarial(recipe: Recipe) -> Recipe:
         )
     return replace(
         made,
-        status="reconstruction" if recipe.status == "reconstruction" else status,
+        status=status,
         source=f"{source}, on: {recipe.source}",
         small={**made.small, **small},
         deviations=(*made.deviations, *filter(None, notes)),

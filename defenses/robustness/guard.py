@@ -51,7 +51,7 @@ def guard(recipe: Recipe) -> Recipe:
             status = "simplified"
     return replace(
         made,
-        status="reconstruction" if recipe.status == "reconstruction" else status,
+        status=status,
         source=f"{SOURCE}, on: {recipe.source}",
         deviations=(*made.deviations, *([note] if note else []), LENGTH),
     )
