@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
@@ -128,6 +128,9 @@ def distillation(
 
     Args:
         records: training records each run may see; None: all.
+
+    Returns:
+        Its bytes are those of the sets; what a run folder keeps besides says :func:`experts_kept`.
     """
     base, *defenses = recipe.name.split("+")
     rows, rough = table(), False
@@ -151,22 +154,22 @@ def distillation(
     else:
         seconds *= runs
     stored = row.bytes * _ratio(row, now, "images") * _ratio(row, now, "pixels")
-    stored += _label_store(recipe, data, now["images"]) + experts_kept(recipe, data)
+    stored += _label_store(recipe, data, now["images"])
     return Cost(seconds + added * runs, stored * runs, rough)
 
 
 def experts_kept(recipe: Recipe, data: Dataset) -> float:
-    """Bytes of the networks that a distillation leaves in the run folder: teachers, experts all along their paths."""
+    """Bytes of the networks that a distillation leaves in a run folder, beside its set: teachers, experts all along
+    their paths."""
     networks = recipe.networks
-    if not isinstance(networks, Experts | ExpertPaths):
+    if isinstance(networks, Experts):
+        archs, points = networks.archs(), 1
+    elif isinstance(networks, ExpertPaths):
+        archs, points = (networks.resolve(),), 2 if networks.straight else networks.epochs + 1
+    else:
         return 0.0
-    first = fit(Arch.parse(networks.arch.split(",")[0].strip()), data.shape)
-    width = getattr(networks, "width", None)
-    size = _size(replace(first, width=width) if width else first, data.shape, data.num_classes)
-    points = 1
-    if isinstance(networks, ExpertPaths):
-        points = 2 if networks.straight else networks.epochs + 1
-    return 4 * size.parameters * networks.count * points
+    sizes = (_size(fit(arch, data.shape), data.shape, data.num_classes) for arch in archs)
+    return 4 * networks.count * points * sum(size.parameters for size in sizes)
 
 
 def _label_store(recipe: Recipe, data: Dataset, images: float) -> float:

@@ -85,10 +85,10 @@ def prepared(plan: Plan, cell: Cell, wanted: bool, store: RunStore) -> PlannedCe
         f"sets/{ctx.set_key(subject, cell.seed)}.safetensors"
     ):
         made = costs.distillation(subject.recipe, ctx.data, ipc=ctx.ipc)
-        kept = costs.experts_kept(subject.recipe, ctx.data)
-        own = made.bytes - kept
-        # Sets that large are not kept, and one training of experts serves all seeds.
-        made = replace(made, bytes=own * (own <= 4 * LARGEST_SET_FLOATS) + kept * (cell.seed == 0))
+        if made.bytes > 4 * LARGEST_SET_FLOATS:
+            made = replace(made, bytes=0)
+        if cell.seed == 0:  # one training of experts serves all seeds
+            made += Cost(bytes=costs.experts_kept(subject.recipe, ctx.data))
     cost = made + _networks(plan, subject, ctx.arch)
     return replace(row, cost=cost, distilling=made, distillations=int(made.seconds > 0))
 

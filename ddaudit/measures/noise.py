@@ -273,12 +273,11 @@ class Noise(Auditor[NoiseSettings]):
 
     def work(self, subject: Subject, ctx: Context, settings: NoiseSettings) -> Work:
         """A distillation and networks per rate; full training, once for all subjects, is counted with ``full``."""
-        if TRUE_TRAIN not in ctx.data.extra:
+        try:
+            noise = known_noise(ctx)
+        except Unsupported:
             return Work(ends=True)
-        wrong = WrongLabels.of(
-            ctx.data.extra[TRUE_TRAIN].labels, ctx.data.train.labels, ctx.data.num_classes
-        )
-        again = len(_further(settings, wrong.rate)) if subject.recipe is not None else 0
+        again = len(_further(settings, noise.rate)) if subject.recipe is not None else 0
         full = (again + 1) * (subject.id == "full")
         return Work(distillations=again, archs=(ctx.arch,) * (again + full))
 
