@@ -165,11 +165,14 @@ class Auditor(ABC, Generic[S]):
             Unsupported: the question cannot be answered for this kind of subject; the message says why.
         """
 
-    def inputs(self, ctx: Context) -> Mapping[str, str]:
+    def inputs(self, ctx: Context, settings: S) -> Mapping[str, str]:
         """Fingerprints of what this auditor reads beyond train, validation and test, by name.
 
-        Stored cells are addressed by them: an auditor that reads ``ctx.data.extra["test_paired"]``, or a data set of
-        its own, names it here, so that other content gives another cell.
+        Stored cells are addressed by them: an auditor that reads ``ctx.data.extra["test_paired"]``, or data or
+        subjects that a setting names, names them here, so that other content gives another cell.
+
+        Raises:
+            BadInput: a setting names what is not there, or does not fit; it is heard before anything is computed.
         """
         return {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -144,6 +144,8 @@ class Context:
     trains_by: TrainsBy = "audit"
     """Whose protocol victims are trained under: the audit's, the card's where a set states one, or the audit's on
     attacked batches (PGD-AT), which robust sets have to beat."""
+    subjects: Mapping[str, Subject] = field(default_factory=dict, repr=False)
+    """Everything that this audit compares, by id, baselines too; for auditors that set one against another."""
     _sets: dict[str, DistilledSet] = field(default_factory=dict, repr=False)
     _victims: dict[str, list[Network]] = field(default_factory=dict, repr=False)
 

@@ -47,7 +47,7 @@ class MetricInfo:
         """Which values it can take, in words."""
         if self.unit in ("fraction", "probability"):
             return "-1 to 1" if self.signed else "0 to 1"
-        return "any" if self.unit == "standard deviations" else "0 or more"
+        return "any" if self.signed or self.unit == "standard deviations" else "0 or more"
 
 
 class Estimate(Protocol):

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks._common.rates import rate, rate_metric
-from ddaudit.attacks.adversarial import known_answers, masking, rows
+from ddaudit.attacks.adversarial import beard_rows, known_answers, masking, rows
 from ddaudit.attacks.adversarial.ball import Norm
-from ddaudit.attacks.adversarial.beard import beard_pgd, clip_only
 from ddaudit.attacks.adversarial.execution import AttackResult, InputAttack, run
 from ddaudit.attacks.adversarial.gradient import PGD
 from ddaudit.attacks.adversarial.probe import Probe
@@ -21,6 +20,7 @@ from ddaudit.attacks.adversarial.suite import ATTACKS, dd_robustbench, pgd
 from ddaudit.auditing import Auditor, Context, Subject, auditor, recipe_subject
 from ddaudit.data import ImageData
 from ddaudit.distillation import make_recipe
+from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import Card, DistilledSet
@@ -67,10 +67,7 @@ class Adversarial(Auditor[AdversarialSettings]):
             "adversarial.transfer_accuracy", "higher",
             "accuracy on images that were changed to fool a network trained on another set",
         ),
-        MetricInfo(
-            "adversarial.beard_accuracy", "none",
-            "accuracy in the BEARD benchmark's evaluation, as coded (not robustness) and as meant",
-        ),
+        *beard_rows.INFOS,
     )  # fmt: skip
     version = 8
     heavy = True
@@ -138,7 +135,9 @@ class Adversarial(Auditor[AdversarialSettings]):
         self._others(finding, arena, victims, images, chosen, few)
         self._transfer(finding, ctx, arena, subject, victims, seed)
         if settings.beard_compat:
-            finding.metrics += _beard(victims, images, ctx)
+            ctx.require_pixels("the BEARD benchmark attacks images")
+            finding.metrics += beard_rows.emitted(victims, few)
+            finding.caveats.append(beard_rows.NOTE)
         finding.checks += self._masking(subject, ctx, arena, victims, seed, by_eps, square)
         return finding
 
@@ -148,6 +147,10 @@ class Adversarial(Auditor[AdversarialSettings]):
         if settings.autoattack_norm == "L2" or settings.l2_eps:
             checks += known_answers.linear_checks(norm="L2")
         return [*checks, known_answers.reference_check(), known_answers.wrong_space_check()]
+
+    def inputs(self, ctx: Context, settings: AdversarialSettings) -> Mapping[str, str]:
+        """Whose victims craft images for others."""
+        return {source.id: source.identity for source in _sources(ctx, settings)}
 
     def warning(self, finding: Finding) -> str:
         """Why no robust accuracy of the finding may be quoted; empty: its tests passed."""
@@ -202,12 +205,11 @@ class Adversarial(Auditor[AdversarialSettings]):
         victims: list[Network],
         seed: int,
     ) -> None:
-        """Accuracy on images crafted on the first victim of each recipe that ``transfer`` names."""
+        """Accuracy on images crafted on the first victim of each source that ``transfer`` names."""
         images, eps = ctx.test(arena.settings.check_images), arena.radii.headline
         norm = arena.settings.autoattack_norm
         clean = torch.stack([_correct(ctx, net, images) for net in victims])
-        for name in arena.settings.transfer:
-            source = recipe_subject(make_recipe(name, profile=ctx.preset.profile))
+        for source in _sources(ctx, arena.settings):
             if source.identity == subject.identity:
                 continue  # a network of the same set is what masking 5 uses
             crafted = pgd(
@@ -299,24 +301,26 @@ def _correct(ctx: Context, network: Network, images: ImageData) -> Tensor:
     return ctx.predict(network, images.images).argmax(1) == images.labels
 
 
-def _beard(victims: Sequence[Network], images: ImageData, ctx: Context) -> list[Any]:
-    """The benchmark's evaluation as coded beside the one that it describes; clamping alone beside both."""
-    ctx.require_pixels("the BEARD benchmark attacks images")
-    x, y = images.images, images.labels
-    tables: dict[tuple[str, str], list[Tensor]] = {
-        ("as coded", "clip only"): [clip_only(net, x) == y for net in victims]
-    }
-    for norm in ("Linf", "L2"):
-        for mode, compat in (("as coded", True), ("as meant", False)):
-            tables[mode, f"PGD {norm}"] = [
-                beard_pgd(net, x, y, norm=norm, beard_compat=compat) for net in victims
-            ]
-    return [
-        rate_metric(
-            "adversarial.beard_accuracy", rate(torch.stack(t)), direction="none", attack=attack, mode=mode
-        )
-        for (mode, attack), t in tables.items()
-    ]  # fmt: skip
+def _sources(ctx: Context, settings: AdversarialSettings) -> list[Subject]:
+    """The subjects that ``transfer`` names: those of the audit, else recipes.
+
+    Raises:
+        BadInput: a name is neither.
+    """
+    found: dict[str, Subject] = {}
+    for name in settings.transfer:
+        if name == "subjects":
+            found |= {s.id: s for s in ctx.subjects.values() if not s.baseline}
+        elif name in ctx.subjects:
+            found[name] = ctx.subjects[name]
+        else:
+            try:
+                recipe = make_recipe(name, profile=ctx.preset.profile)
+            except BadInput as error:
+                what = "names neither a subject of this audit nor a recipe"
+                raise BadInput(f"adversarial.transfer={name}", what, str(error)) from None
+            found[name] = recipe_subject(recipe)
+    return list(found.values())
 
 
 def _sibling(ctx: Context, seed: int) -> Network:

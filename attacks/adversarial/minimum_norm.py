@@ -80,6 +80,8 @@ class CarliniWagner:
     c: float = 1.0
     rate: float = 0.01
     kappa: float = 0.0
+    towards: int = 0
+    """0: away from the label; k: until the network says class (label + k) mod K."""
 
     @property
     def name(self) -> str:
@@ -116,17 +118,26 @@ class CarliniWagner:
         best, nearest = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
         for _ in range(self.steps):
             at = inputs(w)
-            logits, _, pull = model.gradient(
-                at, lambda z: (-margin(z, y)).clamp_min(-self.kappa) * c
-            )
+            logits, _, pull = model.gradient(at, lambda z: self._to_go(z, y) * c)
             moved = at - x
             size = moved.flatten(1).norm(dim=1)
-            closer = (logits.argmax(1) != y) & (size < nearest)
+            closer = self._errs(logits, y) & (size < nearest)
             best = torch.where(closer.view(-1, 1, 1, 1), at, best)
             nearest = torch.where(closer, size, nearest)
             slope = half * (1 - torch.tanh(w).square()) if boxed else torch.ones_like(w)
             w = w - adam.step((2 * moved + pull) * slope)
         return best, torch.isfinite(nearest)
+
+    def _to_go(self, logits: Tensor, y: Tensor) -> Tensor:
+        """(N,) the margin that is still in the way."""
+        aim = (y + self.towards) % logits.shape[1]
+        left = margin(logits, aim) if self.towards else -margin(logits, y)
+        return left.clamp_min(-self.kappa)
+
+    def _errs(self, logits: Tensor, y: Tensor) -> Tensor:
+        """(N,) bool: the network says what the attack wants."""
+        says = logits.argmax(1)
+        return says == (y + self.towards) % logits.shape[1] if self.towards else says != y
 
 
 def _within(ball: Ball, x: Tensor, found: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from ddaudit.attacks.adversarial.ball import Bounds, Norm
 from ddaudit.attacks.adversarial.suite import require_known
 from ddaudit.auditing import Settings
 from ddaudit.data import ImageData
-from ddaudit.distillation import make_recipe
 from ddaudit.errors import DDAuditError
 
 GREY = 1 / 255
@@ -45,7 +44,8 @@ class AdversarialSettings(Settings):
     check_queries: int = Field(default=200, ge=1)
     """Queries of the masking test's Square attack where AutoAttack does not run."""
     transfer: tuple[str, ...] = ()
-    """Recipes whose victims craft images for this subject's."""
+    """Whose victims craft images for this subject's: subjects of the audit by name, recipes, or "subjects" for all
+    that are asked for."""
     benchmark: Literal["", "dd-robustbench"] = ""
     """A published benchmark's attacks, steps and radii, on top."""
     beard_compat: bool = False
@@ -65,14 +65,6 @@ class AdversarialSettings(Settings):
         if any(not 0 <= r <= 255 for r in radii):
             raise ValueError("radii are zero or more")
         return tuple(sorted(set(radii)))
-
-    @field_validator("transfer")
-    @classmethod
-    def _recipes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            return tuple(name for name in names if make_recipe(name, profile="small"))
-        except DDAuditError as error:
-            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _sensible(self) -> AdversarialSettings:

@@ -95,6 +95,7 @@ def make_plan(
         settings = auditor.configure(config.preset, own, large=context.preset.large)
         auditors[name] = (auditor, settings)
     subjects = _subjects(config, context, given)
+    context.subjects = subjects
     _check_options(config, list(subjects.values()))
     _check_archs(config, context, subjects, auditors)
     shared = _shared_identity(config, context)
@@ -231,7 +232,7 @@ def _asked(
     name: str, context: Context, auditor: Auditor[Any], settings: Settings
 ) -> dict[str, Any]:
     """What a cell's key says of its auditor."""
-    inputs = dict(auditor.inputs(context))
+    inputs = dict(auditor.inputs(context, settings))
     return {
         **({"inputs": inputs} if inputs else {}),  # without any, the key stays what it was
         "auditor": name,

@@ -188,7 +188,7 @@ class Bias(Auditor[BiasSettings]):
         ]
         return finding
 
-    def inputs(self, ctx: Context) -> Mapping[str, str]:
+    def inputs(self, ctx: Context, settings: BiasSettings) -> Mapping[str, str]:
         """The paired test set, where the data have one."""
         paired = ctx.data.extra.get(PAIRED)
         return {} if paired is None else {PAIRED: paired.fingerprint}

@@ -76,7 +76,7 @@ class Corruption(Auditor[CorruptionSettings]):
         "full": {"images": 10_000},
     }
 
-    def inputs(self, ctx: Context) -> Mapping[str, str]:
+    def inputs(self, ctx: Context, settings: CorruptionSettings) -> Mapping[str, str]:
         """The published corruptions, where the data root has them."""
         found = published(ctx.data)
         return {} if found is None else {found.name: found.fingerprint}

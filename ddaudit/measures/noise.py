@@ -266,7 +266,7 @@ class Noise(Auditor[NoiseSettings]):
 
         return _SHARED.once(ctx, (seed, train.fingerprint, test.fingerprint), right)
 
-    def inputs(self, ctx: Context) -> Mapping[str, str]:
+    def inputs(self, ctx: Context, settings: NoiseSettings) -> Mapping[str, str]:
         """The true labels."""
         extra = ctx.data.extra
         return {n: extra[n].fingerprint for n in (TRUE_TRAIN, TRUE_VALIDATION) if n in extra}

@@ -175,7 +175,7 @@ class Ood(Auditor[OodSettings]):
             lead = name in HEADLINE or (name == NOISE and ctx.data.space != "pixels")
             finding.metrics += detection_metrics(tables, len(test), resamples, name, headline=lead)
 
-    def inputs(self, ctx: Context) -> Mapping[str, str]:
+    def inputs(self, ctx: Context, settings: OodSettings) -> Mapping[str, str]:
         """The images of unseen classes, where the data have them."""
         given = only_unseen(ctx.data)
         return {} if given is None else {UNSEEN_SPLIT: given.fingerprint}

@@ -144,9 +144,9 @@ class Shift(Auditor[ShiftSettings]):
 
         return name, _SHARED.once(ctx, (name, settings.images), load)
 
-    def inputs(self, ctx: Context) -> Mapping[str, str]:
-        """The embedded digits, where they are the other domain."""
-        name, other = self._domain(ctx, ShiftSettings())
+    def inputs(self, ctx: Context, settings: ShiftSettings) -> Mapping[str, str]:
+        """The images of the other domain, where there is one."""
+        name, other = self._domain(ctx, settings)
         return {} if other is None else {name: other.fingerprint}
 
     def checks(self, ctx: Context, settings: ShiftSettings) -> list[Check]:

@@ -118,7 +118,7 @@ def test_data_that_have_unseen_classes_need_no_distillation(small, random_subset
     assert finding.metric("ood.auroc", set="unseen classes", score="knn").n == 80
     assert not any("distilled once more" in c for c in finding.caveats)
     assert Ood().work(random_subset, ctx, settings).distillations == 0
-    assert set(Ood().inputs(ctx)) == {"test_unseen"}
+    assert set(Ood().inputs(ctx, OodSettings())) == {"test_unseen"}
 
 
 def test_checks_pass_and_can_fail(audit, monkeypatch) -> None:

@@ -66,9 +66,12 @@ def test_another_domain_has_the_same_classes_in_the_shape_of_the_data(known, sub
     finding = Shift().run(subject, ctx, ShiftSettings(images=100, domain="digits"), 0)
     got = finding.metric("shift.accuracy", kind="domain")
     assert (got.value, got.n) == (pytest.approx(0.1), 100)
-    assert Shift().inputs(ctx) == {}  # coloured digits are no other domain of digits
+    named = ShiftSettings(images=100, domain="digits")
+    assert set(Shift().inputs(ctx, named)) == {"digits"}  # its content is part of the cell's key
+    # Coloured digits are no other domain of digits.
+    assert Shift().inputs(ctx, ShiftSettings()) == {}
     other = known(replace(data, origin="mnist"), [seven])
-    assert set(Shift().inputs(other)) == {"digits"}
+    assert set(Shift().inputs(other, ShiftSettings())) == {"digits"}
     with pytest.raises(BadInput, match="classes are not those"):
         Shift().run(subject, ctx, ShiftSettings(images=20, domain="wine"), 0)
 

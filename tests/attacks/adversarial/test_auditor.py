@@ -254,7 +254,7 @@ def test_benchmark_configurations_and_transfer_rows(ctx, networks):
     beard = {
         (m.params["mode"], m.params["attack"]): m.value
         for m in finding.metrics
-        if "mode" in m.params
+        if "attack" in m.params and "mode" in m.params
     }
     assert beard["as coded", "PGD L2"] == beard["as coded", "clip only"]
     moved = finding.metric("adversarial.transfer_accuracy")
@@ -310,7 +310,6 @@ def test_a_failed_masking_test_is_one_sentence_before_any_number(finding):
         ({"eps": (8,)}, "8 grey levels are 0.0314"),
         ({"autoattack_eps": 2}, "beyond all pixels"),
         ({"attacks": ("cw",), "l2_eps": ()}, "give l2_eps"),
-        ({"transfer": ("dmm",)}, "dmm"),
     ],
 )
 def test_settings_that_would_say_nothing_are_refused_before_an_attack_runs(settings, words):
@@ -324,3 +323,28 @@ def test_cw_runs_at_the_headline_radius_where_that_is_a_length():
     radii = Radii.of(settings, load_data("digits").test)
     assert radii.of_l2("L2") == (0.5, 1.5)
     assert radii.of_l2("Linf") == (0.5,)
+
+
+def test_images_are_crafted_on_the_subjects_that_are_named(ctx, networks):
+    auditor = Adversarial()
+    wide = Context(data=ctx.data, preset=ctx.preset, arch=ctx.arch)
+    nets = {"a": networks[:1], "b.safetensors": networks[1:], "full": networks[:1]}
+    wide.subjects = {n: Subject(id=n, kind="file", identity=n, baseline=n == "full") for n in nets}
+    wide.victims = lambda subject, seed: nets[subject.id]  # type: ignore[method-assign]
+    wide.train = lambda sets, *, seeds, arch=None: networks[1:]  # type: ignore[method-assign]
+    few = {"attacks": (), "images": 10, "check_images": 10, "autoattack_images": 6}
+
+    def sources(subject, transfer):
+        settings = auditor.configure("quick", {**few, "transfer": transfer})
+        assert set(auditor.inputs(wide, settings)) >= set(transfer) - {"subjects"}
+        finding = auditor.run(wide.subjects[subject], wide, settings, 0)
+        return [
+            m.params["source"] for m in finding.metrics if m.name == "adversarial.transfer_accuracy"
+        ]
+
+    assert sources("a", ("subjects",)) == ["b.safetensors"]  # not its own, no baseline
+    assert sources("full", ("subjects",)) == ["a", "b.safetensors"]
+    assert sources("a", ("full", "b.safetensors")) == ["full", "b.safetensors"]
+    assert auditor.inputs(wide, auditor.configure("quick", few)) == {}
+    with pytest.raises(BadInput, match=r"transfer=dmm: names neither .* Did you mean dm"):
+        auditor.inputs(wide, auditor.configure("quick", {"transfer": ("dmm",)}))

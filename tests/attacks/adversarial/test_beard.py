@@ -134,3 +134,72 @@ def test_as_coded_pgd_l2_is_clamping_alone_and_as_meant_is_not(tiny):
     assert not torch.equal(coded, meant)
     targeted = beard_pgd(net, x, y, targeted=True, beard_compat=True)
     assert targeted.shape == (40,)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny):
+    import torch
+
+    from ddaudit.models import Arch, build
+
+    net = build(
+        Arch.parse("ConvNetD1W8"), shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std
+    )  # fmt: skip
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(20):
+        loss = torch.nn.functional.cross_entropy(net(tiny.train.pixels()), tiny.train.labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net.eval()
+
+
+def test_the_pools_are_the_ones_whose_logs_are_shipped(trained, tiny):
+    from ddaudit.attacks.adversarial.beard import evaluate
+
+    x, y = tiny.test.images[:20], tiny.test.labels[:20]
+    said = {t: list(evaluate(trained, x, y, targeted=t, beard_compat=True)) for t in (False, True)}
+    assert said[True] == ["clean", "FGSM", "PGD Linf", "PGD L2", "CW"]
+    assert said[False] == [*said[True], "DeepFool", "AutoAttack"]
+
+
+def test_both_modes_as_rows_with_the_ratios_that_the_metrics_give(trained, tiny):
+    import torch
+
+    from ddaudit.attacks.adversarial.beard_rows import RATIOS, emitted
+
+    few = tiny.test.subset(torch.arange(10))
+    rows = {
+        (m.name, *(m.params.get(k) for k in ("mode", "aim", "attack"))): m
+        for m in emitted([trained], few)
+    }
+    assert len(rows) == 1 + 2 * (6 + 4 + 2 * len(RATIOS))
+    under = {
+        mode: {k[3]: m.value for k, m in rows.items() if k[:3] == ("adversarial.beard_accuracy", mode, "untargeted")}
+        for mode in ("as coded", "as meant")
+    }  # fmt: skip
+    clipped = rows["adversarial.beard_accuracy", "as coded", None, "clip only"].value
+    assert under["as coded"]["PGD L2"] == clipped
+    assert under["as meant"]["DeepFool"] == 0  # it has no radius
+    clean = float((trained(few.pixels()).argmax(1) == few.labels).double().mean())
+    for mode, found in under.items():
+        mean, worst = sum(found.values()) / len(found), min(found.values())
+        ratio = rows["adversarial.beard_rr", mode, "untargeted", None]
+        assert ratio.value == pytest.approx((mean - worst) / (clean - worst))
+        assert ratio.low <= ratio.value <= ratio.high
+        crei, ae = (
+            rows[f"adversarial.beard_{n}", mode, "untargeted", None].value for n in ("crei", "ae")
+        )
+        assert crei == pytest.approx((ratio.value + ae) / 2)
+
+
+def test_cw_can_be_aimed(trained, tiny):
+    from ddaudit.attacks.adversarial.execution import run
+    from ddaudit.attacks.adversarial.minimum_norm import CarliniWagner
+
+    x, y = tiny.test.images[:20], tiny.test.labels[:20]
+    made = run(trained, x, y, [CarliniWagner(searches=6, towards=1)], eps=1e6, norm="L2")
+    broken = made.clean_correct & ~made.survived
+    says = trained(made.adversarial).argmax(1)
+    assert broken.sum() > 5
+    assert bool((says[broken] == (y[broken] + 1) % 4).all())
