@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddaudit.distillation.lessons import log_shares
+from ddaudit.training import log_shares
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits (B, K) and labels, (B,) classes or (B, K) distributions, to a mean over images."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.distillation.targets import protected
-from ddaudit.training import Extras
+from ddaudit.training import Extras, log_shares
 
 
 class Lesson(Protocol):
@@ -119,9 +119,3 @@ def teach(lesson: Lesson | None, train: ImageData) -> tuple[ImageData, Extras]:
         return train, Extras()
     seen = train.subset(lesson.records(train))
     return seen, Extras(shift=lesson.shift(train), tilt=lesson.tilt(train))
-
-
-def log_shares(labels: Tensor, num_classes: int) -> Tensor:
-    """(num_classes,) log of the share of every class in (N,) labels; classes without records count as one record."""
-    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1).float()
-    return (counts / counts.sum()).log()

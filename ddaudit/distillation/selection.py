@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
+from ddaudit.distillation.lessons import Even
 from ddaudit.distillation.loops import Job, Outcome
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.record_scores import Study, early_errors, embeddings, forgetting_counts
@@ -116,6 +117,7 @@ class Selection:
             hard a record is.
         by_group: spread each class's picks evenly over protected groups ("balanced random", the control that
             group-fair distillation must beat).
+        even: with "full", records of smaller classes repeat until every class has as many as the largest.
         feature_epochs: training of the network that embeds.
         arch: of the networks.
         keep: "hard", what is forgotten most or has the largest error, or "easy".
@@ -125,6 +127,7 @@ class Selection:
 
     strategy: str
     by_group: bool = False
+    even: bool = False
     feature_epochs: int = 5
     arch: str = "ConvNet"
     keep: Literal["hard", "easy"] = "hard"
@@ -178,6 +181,8 @@ class Selection:
         strategy = STRATEGIES[self.strategy]
         if strategy is None:
             index = allowed.nonzero().squeeze(1)
+            if self.even:
+                index = index[Even().records(train.subset(index))]
         else:
             features = self._features(job, allowed)
             index = torch.cat(

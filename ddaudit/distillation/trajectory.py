@@ -14,7 +14,6 @@ from ddaudit.distillation.canvas import Canvas
 from ddaudit.distillation.expert_paths import Paths
 from ddaudit.distillation.imbalance import Agnostic, Loss, biased_loss
 from ddaudit.distillation.learned import LearnedLabels, LearnedRate
-from ddaudit.distillation.lessons import log_shares
 from ddaudit.distillation.loops import AsksSource, Job, Outcome, finish, view_of
 from ddaudit.distillation.parts import NetworkSource
 from ddaudit.distillation.recipe import Recipe
@@ -23,7 +22,7 @@ from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
 from ddaudit.sets import PrivacyClaim
-from ddaudit.training import blend
+from ddaudit.training import blend, log_shares
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from ddaudit.training._plan import measure
 from ddaudit.training._precision import exact_float32
 from ddaudit.training._steps import blend
 from ddaudit.training.engine import Extras, at_once, features, predict, require_finite, train_many
+from ddaudit.training.losses import log_shares
 from ddaudit.training.protocols import PROTOCOLS, EvaluationProtocol, Schedule
 from ddaudit.training.robust import Ascent, Curvature, Robust
 
@@ -24,6 +25,7 @@ __all__ = [
     "blend",
     "exact_float32",
     "features",
+    "log_shares",
     "measure",
     "predict",
     "require_finite",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,7 +23,7 @@ from ddaudit.training._memory import reuse_memory
 from ddaudit.training._plan import Plan, plan
 from ddaudit.training._precision import exact_float32
 from ddaudit.training._steps import AfterChunk, Beside, Compiled, train_loop, train_stacked
-from ddaudit.training.losses import check_labels, targets
+from ddaudit.training.losses import check_labels, log_shares, targets
 from ddaudit.training.protocols import EvaluationProtocol
 from ddaudit.training.views import Replay
 
@@ -41,7 +41,8 @@ class Extras:
         store: views and labels per epoch, over as many images as the set has.
         outliers: (M2, C, H, W) float pixels that a network should be unsure of.
         shift: (num_classes,) constants added to the logits while the network is trained, and not afterwards; read by
-            every protocol. tau * log(class shares) is logit adjustment (Menon et al., ICLR 2021).
+            every protocol. tau * log(class shares) is logit adjustment (Menon et al., ICLR 2021); a protocol that
+            adjusts puts the shares of the set itself here.
         tilt: (num_classes,) weights of the classes in the cross-entropy at the end of training, towards which they
             move from 1 as the square of the share of steps done.
     """
@@ -110,6 +111,11 @@ def train_many(
             for (x, _), s in zip(sets, seeds, strict=True)
         ]
     )
+    if protocol.adjust:
+        besides = [
+            replace(e, shift=protocol.adjust * log_shares(y, num_classes))
+            for e, (_, y) in zip(besides, sets, strict=True)
+        ]
     if strategy == "auto" and any(e.shift is not None or e.tilt is not None for e in besides):
         strategy = "loop"  # they belong to one network
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)

@@ -41,6 +41,21 @@ def targets(labels: Tensor, protocol: EvaluationProtocol, num_classes: int) -> T
     return labels
 
 
+def log_shares(labels: Tensor, num_classes: int) -> Tensor:
+    """(num_classes,) log of the share of every class; one that has less than a record counts as one record.
+
+    Args:
+        labels: (N,) int64, or (N, num_classes) distributions.
+    """
+    counts = (
+        torch.bincount(labels, minlength=num_classes)
+        if labels.ndim == 1
+        else labels.double().sum(0)
+    )
+    held = counts.clamp_min(1).float()
+    return (held / held.sum()).log()
+
+
 def stored_targets(logits: Tensor, protocol: EvaluationProtocol) -> Tensor:
     """Like :func:`targets`, from a teacher's (N, K) logits."""
     logits = logits.float()

@@ -34,6 +34,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "sam": (0, 100),
     "sam_gap": (0, 100),
     "ema": (0, 1),
+    "adjust": (0, 100),
 }
 _ABOVE_ZERO = ("lr", "temperature")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes part of file names
@@ -89,6 +90,8 @@ class EvaluationProtocol:
         sam_gap: weight of the surrogate gap in them (GSAM).
         robust: how steps are changed so that small changes of inputs are resisted; None: not at all.
         ema: decay of the moving average of the weights, step by step, that is kept; 0 keeps the last ones.
+        adjust: tau of logit adjustment: tau times the log of the set's class shares is added to the logits while
+            networks are trained, and not afterwards; 0: none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -119,6 +122,7 @@ class EvaluationProtocol:
     sam_gap: float = 0.0
     robust: Robust | None = None
     ema: float = 0.0
+    adjust: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"protocol '{self.name[:40]}'"
@@ -152,6 +156,9 @@ class EvaluationProtocol:
         if self.hard_weight and self.labels != "store":
             what = "weighs hard labels beside a store's, and trains on no store"
             raise BadInput(where, what, "Leave hard_weight out.")
+        if self.adjust and (self.labels == "store" or self.loss == "mse"):
+            what = "adjusts logits by class shares, which neither a label store nor MSE has"
+            raise BadInput(where, what, "Leave adjust out.")
         if self.sam > 0 and self.outlier_weight > 0:
             raise BadInput(where, "draws outliers at both gradients of a sharpness-aware step")
 
@@ -256,6 +263,7 @@ _LATER = {
         "sam_gap",
         "robust",
         "ema",
+        "adjust",
     }
 }
 

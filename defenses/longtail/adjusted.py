@@ -11,7 +11,9 @@ from ddaudit.distillation.imbalance import Adjustment
 from ddaudit.distillation.labels import TeacherLabels
 from ddaudit.distillation.lessons import Adjusted, Deferred
 from ddaudit.distillation.relabel import ViewLabels
+from ddaudit.distillation.selection import Selection
 from ddaudit.errors import BadInput
+from ddaudit.training import PROTOCOLS
 
 ADJUSTED = "Menon et al., Long-tail Learning via Logit Adjustment, ICLR 2021, arXiv 2007.07314"
 UNBIASED = "Cui et al., Rethinking Long-tailed Dataset Distillation, AAAI 2026, arXiv 2511.18858"
@@ -24,15 +26,22 @@ ADSA = (
 def logit_adjusted(recipe: Recipe) -> Recipe:
     """Train the method's networks on the records with the log of the class shares added to their logits.
 
+    ``full`` trains none: its card says that those who train on it do so.
+
     Raises:
         BadInput: a method whose networks learn nothing of the records, or see every class equally often already.
     """
     networks = teachable(recipe)
+    if isinstance(recipe.loop, Selection) and recipe.loop.whole and not recipe.loop.even:
+        protocol = replace(PROTOCOLS["dc"], name="dc-adjusted", adjust=1.0)
+        return replace(
+            recipe, protocol=protocol, status="ours", source=f"{ADJUSTED}, on: {recipe.source}"
+        )
     if networks is None:
         raise BadInput(
             f"{recipe.name}+logit-adjusted",
             "'logit-adjusted' changes how networks are trained on the records, and this method trains none on them",
-            "Use '+balanced', or a method with teachers or experts (sre2l, datm, idc, random+fkd).",
+            "Use '+balanced', full, or a method with teachers or experts (sre2l, datm, idc, random+fkd).",
         )
     if networks.lesson is not None:
         raise BadInput(

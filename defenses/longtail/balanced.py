@@ -76,19 +76,28 @@ def _innermost(rule: TargetRule) -> TargetRule:
 def balanced(recipe: Recipe) -> Recipe:
     """Let every class count the same; with one target per group, draw every group equally often.
 
-    A method with one target per class whose batches take as many records of each class (dm, dc, dsa, kip) is
-    balanced already, and the card says so.
+    Of ``full``, the records of smaller classes repeat. A method with one target per class whose batches take as many
+    records of each class (dm, dc, dsa, kip) is balanced already, and the card says so.
 
     Raises:
         BadInput: a method without targets, or one that is balanced already.
     """
     if (taught := teach_evenly(recipe, by_group=False, source=SOURCE)) is not None:
         return taught
+    if isinstance(recipe.loop, Selection) and recipe.loop.whole:
+        note = "records of smaller classes repeat until every class has as many as the largest"
+        return replace(
+            recipe,
+            loop=replace(recipe.loop, even=True),
+            status="ours",
+            source=f"{SOURCE}, on: {recipe.source}",
+            deviations=(*recipe.deviations, note),
+        )
     if isinstance(recipe.loop, Selection) or recipe.target is None:
         raise BadInput(
             f"{recipe.name}+balanced",
-            "'balanced' changes targets, and this method selects records: as many of each class, or all",
-            "Use it on dm, dc, dsa, psg or ndpdc.",
+            "'balanced' changes targets, and this method selects as many records of each class already",
+            "Use it on full, dm, dc, dsa, psg or ndpdc.",
         )
     reader, notes = recipe.reader, recipe.deviations
     networks = teachable(recipe)

@@ -11,12 +11,13 @@ from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.imbalance import Adjustment, biased_loss, sureness
 from ddaudit.distillation.layer_statistics import moments, recalibrate
-from ddaudit.distillation.lessons import Adjusted, Deferred, Even, log_shares
+from ddaudit.distillation.lessons import Adjusted, Deferred, Even
 from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh
 from ddaudit.errors import BadInput
+from ddaudit.models import Arch
 from ddaudit.training import EvaluationProtocol, Extras, train_many
-from ddaudit.training.losses import loss
+from ddaudit.training.losses import log_shares, loss
 
 LOGITS = torch.tensor([[1.0, -0.5, 0.25], [0.0, 2.0, -1.0]])
 LABELS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 1.5]]).softmax(1)
@@ -243,3 +244,46 @@ def test_damed_needs_passes_of_the_classifier(tiny):
     everyone = torch.ones(1, len(tiny.train), dtype=torch.bool)
     with pytest.raises(BadInput, match="trained for 1"):
         short.loop.run(short, Job(tiny.train, everyone, tiny, 1, 0, torch.device("cpu")))
+
+
+def test_all_records_can_be_balanced_or_trained_on_with_adjusted_logits(tiny):
+    """``full``: records of small classes repeat; or the card says that the shares are added to the logits."""
+    from ddaudit.training import PROTOCOLS
+
+    keep = (tiny.train.labels != 2) | (torch.arange(len(tiny.train)) < 60)
+    tailed = replace(tiny, train=tiny.train.subset(keep))
+    counts = tailed.train.class_counts()
+    assert counts[2] < counts.max()
+    even = distill(resolve("full+balanced"), tailed.train, data=tailed, ipc=1, seed=0)
+    assert torch.bincount(even.labels).tolist() == [int(counts.max())] * 4
+    assert set(even.card.member_indices) == set(range(len(tailed.train)))
+    assert torch.equal(even.images, tailed.train.pixels(torch.tensor(even.card.member_indices)))
+    adjusted = distill(resolve("full+logit-adjusted"), tailed.train, data=tailed, ipc=1, seed=0)
+    stated = EvaluationProtocol.from_card(adjusted.card.protocol)
+    assert (stated.adjust, stated.epochs, stated.key != PROTOCOLS["dc"].key) == (1.0, 1000, True)
+    for name in ("random+balanced", "random+logit-adjusted", "full+balanced+logit-adjusted"):
+        with pytest.raises(BadInput):
+            resolve(name)
+
+
+def test_a_protocol_that_adjusts_adds_the_shares_of_the_set():
+    """As the engine does with the same constants given, hard labels or soft ones."""
+    labels = torch.arange(3).repeat_interleave(torch.tensor([20, 8, 4]))
+    images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    how = EvaluationProtocol("t", augment="", epochs_plain=3, batch_size=8)
+    arch = Arch.parse("MLPD1W8")
+
+    def weights(protocol, y, shift=None):
+        (net,) = train_many(
+            [(images, y)], arch=arch, num_classes=3, mean=(0.5,), std=(0.5,), protocol=protocol, seeds=[0],
+            extras=[Extras(shift=shift)],
+        )  # fmt: skip
+        return torch.cat([p.flatten() for p in net.parameters()]).detach()
+
+    given = weights(how, labels, 2 * (torch.tensor([20.0, 8, 4]) / 32).log())
+    asked = replace(how, adjust=2.0)
+    assert torch.equal(weights(asked, labels), given)
+    assert torch.allclose(weights(asked, F.one_hot(labels, 3).float()), given, atol=1e-6)
+    assert not torch.allclose(weights(how, labels), given, atol=1e-3)
+    with pytest.raises(BadInput, match="neither a label store nor MSE"):
+        replace(asked, loss="mse")

@@ -157,5 +157,5 @@ def test_dm_alone_is_balanced_already(tiny):
 
 
 def test_what_it_refuses():
-    with pytest.raises(BadInput, match="selects records"):
+    with pytest.raises(BadInput, match="as many records of each class"):
         resolve("random+balanced")
