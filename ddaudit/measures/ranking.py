@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ddaudit.auditing import Context, Subject, missing_part, recipe_subject
@@ -20,7 +21,7 @@ from ddaudit.distillation.loops import LabelWriter
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Metric, MetricInfo
 from ddaudit.measures._common import correct
-from ddaudit.sets import DistilledSet
+from ddaudit.sets import Card, DistilledSet, fingerprint
 from ddaudit.stats import Interval, crossed_difference, crossed_rate
 from ddaudit.training import EvaluationProtocol
 
@@ -33,7 +34,7 @@ METRICS = (
     ),
     MetricInfo(
         "utility.random_accuracy", "none",
-        "what IOR compares with: as many random records, with labels by the same teachers where teachers write them",
+        "what IOR compares with: as many random records, with the same teachers' labels, or the same labels",
     ),
     MetricInfo(
         "utility.ior", "higher", "accuracy gained over random records, trained alike (IOR of DD-Ranking)", signed=True,
@@ -90,7 +91,7 @@ def ranking(
     if rest:
         raise Unsupported("its size is no multiple of the classes: no random subset is as large")
     same = replace(ctx, ipc=ipc)
-    chance, audit = _chance(subject, same), ctx.protocol
+    chance, audit = _chance(subject, distilled, same, seed), ctx.protocol
     random = same.distilled(chance, seed)
     protocol, caveats = _own(distilled, random, ctx)
 
@@ -147,15 +148,17 @@ def _trained(made: DistilledSet, ctx: Context, seed: int, protocol: EvaluationPr
     return correct(ctx.train([made] * len(seeds), seeds=seeds, protocol=protocol), ctx)
 
 
-def _chance(subject: Subject, ctx: Context) -> Subject:
-    """Random records; where a recipe's teachers write its labels, with labels by the same teachers and part.
+def _chance(subject: Subject, distilled: DistilledSet, ctx: Context, seed: int) -> Subject:
+    """Random records; where a recipe's teachers write its labels, with labels by the same teachers and part; of other
+    soft labels (learned ones, those of a file), each with the label of an image of its class.
 
     Source: the control of "Are Hard Truths about Soft Labels", CVPR 2026, arXiv 2604.18811.
     """
     chance, recipe = _baseline("random", ctx), subject.recipe
-    if recipe is None or subject.private or recipe.labels is None:
-        return chance
-    if isinstance(recipe.labels, LearnedLabels):
+    if recipe is None or isinstance(recipe.labels, LearnedLabels):
+        own = distilled.soft and distilled.store is None
+        return _same_labels(distilled, ctx, seed) if own else chance
+    if subject.private or recipe.labels is None:
         return chance
     assert chance.recipe is not None, "a baseline is a recipe"
     labelled = replace(
@@ -166,6 +169,27 @@ def _chance(subject: Subject, ctx: Context) -> Subject:
         protocol=recipe.protocol,
     )
     return recipe_subject(labelled, baseline=True)
+
+
+def _same_labels(distilled: DistilledSet, ctx: Context, seed: int) -> Subject:
+    """A set's labels on random records of the classes that they name most, none twice while there are others.
+
+    Raises:
+        Unsupported: no record of such a class.
+    """
+    train, hard = ctx.data.train, distilled.hard_labels
+    order = torch.randperm(len(train), generator=ctx.generator("same labels", seed))
+    index = torch.empty_like(hard)
+    for c in hard.unique().tolist():
+        records, places = order[train.labels[order] == c], (hard == c).nonzero().squeeze(1)
+        if not len(records):
+            raise Unsupported(f"no record of class '{train.class_names[c]}' to put its labels on")
+        index[places] = records.repeat(-(-len(places) // len(records)))[: len(places)]
+    name = f"random, labels of {distilled.card.method}"
+    made = replace(
+        distilled, images=train.pixels(index), card=Card(method=name), outliers=None, trigger=None
+    )
+    return Subject(name, "file", set=made, baseline=True, identity=fingerprint(made))
 
 
 def _baseline(name: str, ctx: Context) -> Subject:

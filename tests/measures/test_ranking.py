@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddaudit.auditing import AUDITORS, PRESETS, Context, recipe_subject
+from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject, recipe_subject
 from ddaudit.data import load_data
 from ddaudit.distillation import resolve
+from ddaudit.measures import ranking
 from ddaudit.measures.ranking import augmentation_robust_score, label_robust_score, normalised
 from ddaudit.measures.utility import Utility
 from ddaudit.models import Arch
+from ddaudit.sets import Card
 
 # Computed by compute_metrics of ddranking 0.2.0 (PyPI; metrics/hard_label.py, soft_label.py, aug_robust.py), whose
 # trainings were replaced by these accuracies: fractions, where the package itself puts percents.
@@ -126,3 +128,30 @@ def test_images_gain_nothing_over_random_ones_with_the_same_teacher_s_labels(
     )
     silent = any("The card states no protocol" in c for c in found.caveats)
     assert silent == (name == "random+soft")
+
+
+def test_learned_labels_and_those_of_files_stand_on_random_records_of_their_classes(
+    ctx: Context,
+) -> None:
+    """The same control where no teacher can be asked again: what is left are the labels themselves."""
+    real = ctx.distilled(recipe_subject(resolve("herding", options={"loop.arch": "MLPW8"})), 0)
+    soft = 0.8 * torch.nn.functional.one_hot(real.labels, 10).float() + 0.02
+    made = replace(real, labels=soft, card=Card(method="somebody's"))
+    file = Subject("a.safetensors", "file", set=made, identity="a")
+    chance = ranking._chance(file, made, ctx, 0).set
+    assert chance is not None
+    assert torch.equal(chance.labels, soft)
+    train = ctx.data.train
+    known = {x.numpy().tobytes(): int(y) for x, y in zip(train.pixels(), train.labels, strict=True)}
+    assert [known[x.numpy().tobytes()] for x in chance.images] == real.labels.tolist()
+    assert len({x.numpy().tobytes() for x in chance.images}) == len(chance)
+    assert not torch.equal(chance.images, ranking._chance(file, made, ctx, 1).set.images)
+    settings = AUDITORS.get("utility").configure("quick", {"ranking": True})
+    found = Utility().run(file, ctx, settings, 0)
+    as_drawn = Utility().run(ranking._chance(file, made, ctx, 0), ctx, settings, 0)
+    drawn = found.metric("utility.random_accuracy", protocol="quick")
+    assert drawn.value == as_drawn.metric("utility.accuracy").value
+    learned = recipe_subject(resolve("sldd", profile="small"))
+    assert ranking._chance(learned, made, ctx, 0).set is not None
+    plain = replace(made, labels=real.labels)
+    assert ranking._chance(file, plain, ctx, 0).recipe is not None
