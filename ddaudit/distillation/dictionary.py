@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ddaudit.distillation.learned import to_simplex
 from ddaudit.distillation.loops import Job, Outcome, Unasked
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.targets import protected
 from ddaudit.errors import BadInput
+from ddaudit.sets.simplex import to_simplex
 
 
 @dataclass(frozen=True, eq=False)

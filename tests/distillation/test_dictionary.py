@@ -15,8 +15,8 @@ from ddaudit.distillation.dictionary import (
     barycentre,
     distance,
 )
-from ddaudit.distillation.learned import to_simplex
 from ddaudit.errors import BadInput
+from ddaudit.sets.simplex import to_simplex
 
 
 def clouds(shift: float, n: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,10 +12,11 @@ from ddaudit.distillation import distill, distill_many, resolve
 from ddaudit.distillation.kernels import DenseNTK, Scattering, krr_accuracy
 from ddaudit.distillation.kernels.ridge import regularised
 from ddaudit.distillation.kip import RidgeGradient
-from ddaudit.distillation.learned import LearnedLabels, to_simplex
+from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.parts import Canvas
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.sets import from_bytes, to_bytes
+from ddaudit.sets.simplex import to_simplex
 
 
 def test_projection_is_the_nearest_distribution():

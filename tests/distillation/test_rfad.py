@@ -12,11 +12,12 @@ from ddaudit.distillation.kernels import NetworkFeatures, record_losses, record_
 from ddaudit.distillation.kernels.ntk import dense_nngp
 from ddaudit.distillation.kernels.ridge import predict
 from ddaudit.distillation.kip import RidgeGradient
-from ddaudit.distillation.learned import LearnedLabels, label_margins, to_sum_one
+from ddaudit.distillation.learned import LearnedLabels, label_margins
 from ddaudit.distillation.networks import Fresh, Gaussian
 from ddaudit.distillation.parts import Canvas
 from ddaudit.distillation.synthesis import labels_of
 from ddaudit.errors import DDAuditError
+from ddaudit.sets.simplex import to_sum_one
 
 TINY = {"loop.steps": 3, "networks.arch": "ConvNetD2W8NN", "networks.width": None}
 

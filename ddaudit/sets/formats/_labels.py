@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,14 @@ import torch
 from torch import Tensor
 
 from ddaudit.errors import BadInput
+from ddaudit.sets.formats._base import choice
 from ddaudit.sets.formats._safe import array_tensor, described, is_plain, widened
 from ddaudit.sets.formats._soft import probabilities
+from ddaudit.sets.simplex import to_simplex
+
+TARGET_OPTIONS = {
+    "targets": "hard (default): the largest target is the label; soft: the nearest distribution"
+}
 
 
 def tensor(value: Any, where: Path) -> Tensor:
@@ -61,11 +68,18 @@ def hard_or_soft(
     return probabilities(labels, where, options)
 
 
-def from_regression(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:
-    """Hard labels of kernel-regression targets (centred one-hot, maybe learned and scaled).
+def from_regression(
+    labels: Tensor, where: Path, options: Mapping[str, str], *, scaled: bool = False
+) -> tuple[Tensor, str | None]:
+    """Labels of kernel-regression targets (centred one-hot, maybe learned and scaled).
 
-    They are regression targets, not distributions: rows sum to 0 and hold negative values. The
-    argmax is what every published comparison with other methods uses.
+    They are regression targets, not distributions: rows sum to 0 and hold negative values. By default the argmax
+    counts, which is what every published comparison with other methods uses; with the option ``targets=soft`` the
+    distributions nearest to them, which is what our own methods of this kind release.
+
+    Args:
+        labels: (M,), a column (M, 1), or (M, K) targets.
+        scaled: one-hot labels less 1 / K were divided by sqrt(K / 10), as FRePo does.
 
     Raises:
         BadInput: wrong shape, or not finite.
@@ -74,11 +88,16 @@ def from_regression(labels: Tensor, where: Path) -> tuple[Tensor, str | None]:
         return hard(labels, where), None
     if labels.ndim != 2:
         raise BadInput(where, f"labels have shape {tuple(labels.shape)}, expected (M, K)")
-    note = (
-        "labels are regression targets, not distributions: the largest one became a hard label; "
-        "accuracies by kernel regression on the targets are not comparable"
-    )
-    return _finite(labels, where).argmax(1), note
+    rows = _finite(labels, where)
+    what = "labels are regression targets, not distributions"
+    apart = "accuracies by kernel regression on the targets are not comparable"
+    if choice(options, "targets", ("hard", "soft"), default="hard") == "hard":
+        return rows.argmax(1), f"{what}: the largest one became a hard label; {apart}"
+    k = rows.shape[1]
+    plain = rows * (math.sqrt(k / 10) if scaled else 1.0) + 1 / k
+    made = to_simplex(plain)
+    moved = float((made - plain).abs().amax(1).mean())
+    return made, f"{what}: the nearest ones were taken, {moved:.2g} away on average; {apart}"
 
 
 def _is_column(labels: Tensor) -> bool:

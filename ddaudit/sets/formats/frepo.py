@@ -33,7 +33,8 @@ def read(
     """
     arrays = load_npz(path, ("image", "label"))
     images, layout_note = channels_first(images_4d(arrays["image"], path), path)
-    labels, label_note = _labels.from_regression(_labels.tensor(arrays["label"], path), path)
+    given = _labels.tensor(arrays["label"], path)
+    labels, label_note = _labels.from_regression(given, path, options, scaled=True)
     if num_classes is None and arrays["label"].ndim == 2:
         num_classes = int(arrays["label"].shape[1])
     pixels = undo_preprocessing(
@@ -57,6 +58,6 @@ FORMATS.add(
         source="yongchaoz/FRePo",
         read=read,
         sniff=sniff,
-        options=ZCA_OPTIONS,
+        options={**ZCA_OPTIONS, **_labels.TARGET_OPTIONS},
     ),
 )

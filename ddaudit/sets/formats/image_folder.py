@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,16 @@ from ddaudit.data.classes import class_order
 from ddaudit.data.files import PICTURES
 from ddaudit.errors import BadInput
 from ddaudit.files import files_below, kind_of, read_bytes
-from ddaudit.sets._types import Card, DistilledSet
-from ddaudit.sets.formats._base import FORMATS, Format, assemble
+from ddaudit.sets._types import Card, DistilledSet, StorageBytes
+from ddaudit.sets.formats._base import FORMATS, Format, assemble, integer
 from ddaudit.sets.formats._decode import decode_images
+from ddaudit.sets.formats._fkd import FKD_OPTIONS, SEED, read_store
 
+PROTOCOL = {
+    "name": "sre2l", "batch_size": 1024, "lr": 1e-3, "weight_decay": 0.01, "augment": "", "optimiser": "adamw",
+    "lr_schedule": "cosine", "loss": "kl", "temperature": 20.0, "labels": "store",
+}  # fmt: skip
+"""How networks are trained on views with labels: train_FKD.py of SRe2L with the numbers of its script."""
 _DEEPEST = 20
 """Folders down that files are looked for which nobody reads."""
 
@@ -34,7 +41,7 @@ def read(
     Folders named by one word and a number, or a number alone, are classes by that number where the numbers are
     class indices (``new000``, ``00003``); other folders are classes in the order of their names. The names go on the
     card, and where data are given that know the same names, names decide. Hidden folders are no classes.
-    Files that are not read are noted.
+    Files that are not read are noted. The option ``fkd`` names a folder of labels of their views, one file a batch.
 
     Source: VILA-Lab/SRe2L and LINs-lab/RDED folder layouts; torchvision ImageFolder.
     """
@@ -62,7 +69,33 @@ def read(
     card = Card(
         class_names=class_names, names_sorted=numbered is None, notes=[note, *left_out, *stored]
     )
-    return assemble(path, images, labels, num_classes=len(class_names), card=card)
+    made = assemble(path, images, labels, num_classes=len(class_names), card=card)
+    return _with_views(made, [file.relative_to(path) for _, file in files], options)
+
+
+def _with_views(
+    made: DistilledSet, files: Sequence[Path], options: Mapping[str, str]
+) -> DistilledSet:
+    """With the labels of views that the option ``fkd`` names; as SRe2L is evaluated, its card then says."""
+    if "fkd" not in options:
+        return made
+    folder = Path(options["fkd"])
+    order = sorted(range(len(files)), key=lambda i: (str(files[i].parent), files[i].name))
+    seed = integer(options, "fkd_seed", default=SEED)
+    store = read_store(folder, made.labels, order, seed=seed)
+    note = (
+        f"labels of {len(store)} epochs of views are those of {folder.name}, drawn with seed {seed}"
+    )
+    card = made.card.model_copy(
+        update={
+            "protocol": {**PROTOCOL, "epochs": len(store)},
+            "bytes": StorageBytes(
+                images=4 * made.images.nelement(), labels=8 * len(made.labels) + store.num_bytes
+            ),
+            "notes": [*made.card.notes, note],
+        }
+    )
+    return replace(made, store=store, card=card).check(folder)
 
 
 def _class_folders(path: Path) -> dict[Path, list[Path]]:
@@ -133,5 +166,6 @@ FORMATS.add(
         source="torchvision ImageFolder",
         read=read,
         sniff=sniff,
+        options=FKD_OPTIONS,
     ),
 )

@@ -32,7 +32,8 @@ def read(
     """
     arrays = load_npz(path, ("images", "labels"))
     images, layout_note = channels_first(images_4d(arrays["images"], path), path)
-    labels, label_note = _labels.from_regression(_labels.tensor(arrays["labels"], path), path)
+    given = _labels.tensor(arrays["labels"], path)
+    labels, label_note = _labels.from_regression(given, path, options)
     if num_classes is None and arrays["labels"].ndim == 2:
         num_classes = int(arrays["labels"].shape[1])
     zca = flag(options, "zca")
@@ -80,6 +81,10 @@ FORMATS.add(
         source="Nguyen et al., KIP",
         read=read,
         sniff=sniff,
-        options={"zca": "false: the images were not ZCA-whitened", **RANGE_OPTION},
+        options={
+            "zca": "false: the images were not ZCA-whitened",
+            **RANGE_OPTION,
+            **_labels.TARGET_OPTIONS,
+        },
     ),
 )

@@ -35,7 +35,8 @@ def read(
     file = path / "best.npz" if path.is_dir() else path
     arrays = load_npz(file, _NAMES)
     images = images_4d(arrays["images"], file)
-    labels, label_note = _labels.from_regression(_labels.tensor(arrays["labels"], file), file)
+    given = _labels.tensor(arrays["labels"], file)
+    labels, label_note = _labels.from_regression(given, file, options)
     if num_classes is None and arrays["labels"].ndim == 2:
         num_classes = int(arrays["labels"].shape[1])
     pixels = undo_preprocessing(
@@ -67,6 +68,6 @@ FORMATS.add(
         source="yolky/RFAD",
         read=read,
         sniff=sniff,
-        options=ZCA_OPTIONS,
+        options={**ZCA_OPTIONS, **_labels.TARGET_OPTIONS},
     ),
 )

@@ -44,6 +44,25 @@ def test_learned_targets_go_by_their_largest_entry(tmp_path: Path) -> None:
     assert x.num_classes == 3
 
 
+def test_targets_can_be_read_as_the_distributions_that_our_own_method_releases(
+    tmp_path: Path,
+) -> None:
+    """Its start is one-hot, whatever K is; what was learned is moved as little as it must."""
+    path = tmp_path / "a.npz"
+    for classes in (4, 25):
+        images = np.zeros((classes, 4, 4, 1), dtype=np.float32)
+        np.savez(path, image=images, label=_targets(classes, 1))
+        x = import_set(path, options={**_GREY, "targets": "soft"})
+        assert torch.allclose(x.labels, torch.eye(classes), atol=1e-6)
+    learned = np.array([[0.5, 0.2, 0.3], [1.4, -0.1, -0.3]]) - 1 / 3
+    np.savez(path, image=np.zeros((2, 4, 4, 1), dtype=np.float32), label=learned / np.sqrt(0.3))
+    x = import_set(path, options={**_GREY, "targets": "soft"})
+    assert torch.allclose(x.labels, torch.tensor([[0.5, 0.2, 0.3], [1.0, 0, 0]]), atol=1e-6)
+    assert "0.2 away on average" in " ".join(x.card.notes)
+    with pytest.raises(BadInput, match="targets=firm"):
+        import_set(path, options={**_GREY, "targets": "firm"})
+
+
 def test_colour_archive_must_say_whether_whitened(tmp_path: Path, tiny: Dataset) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, image=np.zeros((4, 8, 8, 3), dtype=np.float32), label=_targets(4, 1))

@@ -19,7 +19,7 @@ def test_a_column_of_indices_is_hard_labels_for_every_reader():
     column = INDICES[:, None].float()
     assert _labels.hard(column, FILE).tolist() == [2, 0, 1]
     assert _labels.hard_or_soft(column, FILE, {})[0].tolist() == [2, 0, 1]
-    assert _labels.from_regression(column, FILE)[0].tolist() == [2, 0, 1]
+    assert _labels.from_regression(column, FILE, {})[0].tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
