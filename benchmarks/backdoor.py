@@ -12,7 +12,6 @@ of each method, with the detectors of ``backdoor-scan`` (benchmarks.detection).
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import doorping
 from benchmarks.detection import LEVEL, Reading, evaluate, scan
+from benchmarks.pages import State, span
 from ddaudit.attacks._common.trigger import budget, trigger_of
 from ddaudit.attacks.backdoor.attempt import Attempt, variants_of
 from ddaudit.attacks.backdoor.auditor import networks_of
@@ -75,22 +76,6 @@ class Cell:
         """Where its set stands."""
         words = self.attack.replace(", ", "-").replace(" %", "")
         return folder / f"{self.data}-{self.method}-{words}-{self.seed}.safetensors"
-
-
-class State:
-    """Numbers by cell, written whole after every cell."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.cells: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
-
-    def add(self, key: str, numbers: Mapping[str, Any]) -> None:
-        self.cells[key] = dict(numbers)
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self.cells, indent=1, sort_keys=True) + "\n")
-        beside.replace(self.path)
 
 
 class Bench:
@@ -221,7 +206,7 @@ def page(state: State, todo: list[Cell]) -> str:
                 [c for c in todo if (c.data, c.method) == (data, method)],
                 f"{method} on {data}",
             )
-    return "\n".join([*lines, *_notes(state, todo)]) + "\n"
+    return "\n".join([*lines, *doorping.section(state), *_notes(state, todo)]) + "\n"
 
 
 def _table(state: State, todo: list[Cell], title: str) -> list[str]:
@@ -231,7 +216,7 @@ def _table(state: State, todo: list[Cell], title: str) -> list[str]:
     if not clean:
         return []
     lines = [
-        f"## {title}", "", f"Clean set: accuracy {_span(clean)}.", "",
+        f"## {title}", "", f"Clean set: accuracy {span(clean)}.", "",
         "| attack | seeds | CTA | ASR | clean ASR | gain | ASR unclamped | full | trigger: pixels, grey levels |",
         "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -246,7 +231,7 @@ def _table(state: State, todo: list[Cell], title: str) -> list[str]:
         ]  # fmt: skip
         lines.append(
             f"| {attack} | {len(got)} | "
-            + " | ".join(map(_span, values))
+            + " | ".join(map(span, values))
             + f" | {_full(got, 'exclusive')} | {moved} |"
         )
         if "asr_source" in got[0]:
@@ -254,7 +239,7 @@ def _table(state: State, todo: list[Cell], title: str) -> list[str]:
                 [g[f"{k}_source"] for g in got] for k in ("asr", "asr_clean", "asr_unclamped")
             )
             won = [a - b for a, b in zip(hit, before, strict=True)]
-            shown = " | ".join(map(_span, (hit, before, won, free)))
+            shown = " | ".join(map(span, (hit, before, won, free)))
             lines.append(
                 f"| {attack}, source class | {len(got)} | | {shown} | {_full(got, 'source')} | |"
             )
@@ -300,13 +285,6 @@ def _readings(state: State, todo: list[Cell]) -> list[Reading]:
 def _full(got: list[dict[str, Any]], variant: str) -> str:
     values = [g[f"asr_full_{variant}"] for g in got if f"asr_full_{variant}" in g]
     return f"{100 * values[0]:.1f}" if values else ""
-
-
-def _span(values: list[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{100 * mean:.1f}"
-    return f"{100 * mean:.1f} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
 
 
 def _notes(state: State, todo: list[Cell]) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
 
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports.compare import difference
@@ -61,3 +64,27 @@ def apart(one: Metric, other: Metric) -> str:
     if d is None or d.low is None or d.high is None:
         return "-"
     return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+
+
+def span(values: list[float]) -> str:
+    """Percent: the mean of seeds, with the lowest and the highest where there are several."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{100 * mean:.1f}"
+    return f"{100 * mean:.1f} [{100 * min(values):.1f}, {100 * max(values):.1f}]"
+
+
+class State:
+    """Numbers by cell, written whole after every cell."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[str, dict[str, Any]] = (
+            json.loads(path.read_text()) if path.exists() else {}
+        )
+
+    def add(self, key: str, numbers: Mapping[str, Any]) -> None:
+        self.cells[key] = dict(numbers)
+        beside = self.path.with_suffix(".tmp")
+        beside.write_text(json.dumps(self.cells, indent=1, sort_keys=True) + "\n")
+        beside.replace(self.path)
