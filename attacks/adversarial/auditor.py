@@ -208,10 +208,13 @@ class Adversarial(Auditor[AdversarialSettings]):
         """Accuracy on images crafted on the first victim of each source that ``transfer`` names."""
         images, eps = ctx.test(arena.settings.check_images), arena.radii.headline
         norm = arena.settings.autoattack_norm
+        # A network of the same set is what masking 5 uses.
+        others = [s for s in _sources(ctx, arena.settings) if s.identity != subject.identity]
+        if arena.settings.transfer and not others:
+            finding.caveats.append("No transfer row: no other subject is there to craft images on.")
+            return
         clean = torch.stack([_correct(ctx, net, images) for net in victims])
-        for source in _sources(ctx, arena.settings):
-            if source.identity == subject.identity:
-                continue  # a network of the same set is what masking 5 uses
+        for source in others:
             crafted = pgd(
                 ctx.victims(source, seed)[0], images.images, images.labels, eps=eps, norm=norm,
                 steps=arena.settings.pgd_steps, only_correct=False, bounds=arena.radii.bounds, seed=arena.seed,

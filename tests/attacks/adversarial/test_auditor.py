@@ -346,5 +346,10 @@ def test_images_are_crafted_on_the_subjects_that_are_named(ctx, networks):
     assert sources("full", ("subjects",)) == ["a", "b.safetensors"]
     assert sources("a", ("full", "b.safetensors")) == ["full", "b.safetensors"]
     assert auditor.inputs(wide, auditor.configure("quick", few)) == {}
+    wide.subjects = {"a": wide.subjects["a"]}
+    alone = auditor.configure("quick", {**few, "transfer": "subjects"})
+    assert any(
+        "No transfer row" in c for c in auditor.run(wide.subjects["a"], wide, alone, 0).caveats
+    )
     with pytest.raises(BadInput, match=r"transfer=dmm: names neither .* Did you mean dm"):
         auditor.inputs(wide, auditor.configure("quick", {"transfer": ("dmm",)}))
