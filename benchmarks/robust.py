@@ -357,6 +357,8 @@ def _gain(row: Row, other: Row, cells: Mapping[str, Any], greys: Sequence[int]) 
     """Points by which a row is more robust than another on the same images, with 95 % interval; "" where unknown."""
     keys = [(f"{row.key}/{s}", f"{other.key}/{s}") for s in range(99)]
     pairs = [(cells[a], cells[b]) for a, b in keys if a in cells and b in cells]
+    # Where the base itself is the control, a cell says no more than that.
+    pairs = [pair for pair in pairs if all("bits" in cell for cell in pair)]
     if not pairs:
         return ""
     least = min(len(_bits(c, str(greys[0]))) for pair in pairs for c in pair)

@@ -60,6 +60,7 @@ class Work:
         archs: other architectures that the preset's number of networks is trained of.
         recipe: what is distilled, where it is not the subject's own.
         ends: the cell ends at once, with the reason why the question does not apply.
+        times: how many times the cell's own work is what the table of costs says, by options that it does not know.
     """
 
     distillations: int = 0
@@ -67,6 +68,7 @@ class Work:
     archs: tuple[Arch, ...] = ()
     recipe: Recipe | None = None
     ends: bool = False
+    times: float = 1.0
 
 
 T = TypeVar("T")

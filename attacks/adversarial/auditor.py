@@ -17,10 +17,10 @@ from ddaudit.attacks.adversarial.probe import Probe
 from ddaudit.attacks.adversarial.rows import Attacked
 from ddaudit.attacks.adversarial.settings import AdversarialSettings, Radii
 from ddaudit.attacks.adversarial.suite import ATTACKS, dd_robustbench, pgd
-from ddaudit.auditing import Auditor, Context, Subject, auditor, recipe_subject
+from ddaudit.auditing import Auditor, Context, Subject, Work, auditor, recipe_subject
 from ddaudit.data import ImageData
 from ddaudit.distillation import make_recipe
-from ddaudit.errors import BadInput
+from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.findings import Check, Finding, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import Card, DistilledSet
@@ -69,7 +69,7 @@ class Adversarial(Auditor[AdversarialSettings]):
         ),
         *beard_rows.INFOS,
     )  # fmt: skip
-    version = 8
+    version = 9
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {
         "images": 60,
@@ -92,6 +92,8 @@ class Adversarial(Auditor[AdversarialSettings]):
         """Attack the subject's victims, then test the numbers for gradient masking."""
         if settings.benchmark == "dd-robustbench":
             ctx.require_pixels("DD-RobustBench's radii are steps of 1/255")
+        if settings.beard_compat:
+            ctx.require_pixels("the BEARD benchmark attacks images")
         radii = Radii.of(settings, ctx.data.test)
         victims = ctx.victims(subject, seed)
         arena = _Arena(radii, settings, ctx.seed_for("adversarial", seed))
@@ -135,7 +137,6 @@ class Adversarial(Auditor[AdversarialSettings]):
         self._others(finding, arena, victims, images, chosen, few)
         self._transfer(finding, ctx, arena, subject, victims, seed)
         if settings.beard_compat:
-            ctx.require_pixels("the BEARD benchmark attacks images")
             finding.metrics += beard_rows.emitted(victims, few)
             finding.caveats.append(beard_rows.NOTE)
         finding.checks += self._masking(subject, ctx, arena, victims, seed, by_eps, square)
@@ -149,8 +150,23 @@ class Adversarial(Auditor[AdversarialSettings]):
         return [*checks, known_answers.reference_check(), known_answers.wrong_space_check()]
 
     def inputs(self, ctx: Context, settings: AdversarialSettings) -> Mapping[str, str]:
-        """Whose victims craft images for others."""
-        return {source.id: source.identity for source in _sources(ctx, settings)}
+        """Whose victims craft images for others: their sets, and how cards say that networks are trained on them."""
+        found = {}
+        for source in _sources(ctx, settings):
+            card = None if source.set is None or ctx.trains_by != "card" else source.set.card
+            stated = "" if card is None else f" {card.protocol} {card.learned_lr}"
+            found[source.id] = source.identity + stated
+        return found
+
+    def work(self, subject: Subject, ctx: Context, settings: AdversarialSettings) -> Work:
+        """The sets and networks of recipes that only ``transfer`` names, counted with the first subject; BEARD's
+        attacks take some ten times what the others do."""
+        known = {s.identity for s in ctx.subjects.values()}
+        more = [s for s in _sources(ctx, settings) if s.identity not in known]
+        times = 10.0 if settings.beard_compat else 1.0
+        if not more or subject.id != next(iter(ctx.subjects), None):
+            return Work(times=times)
+        return Work(len(more), archs=(ctx.arch,) * len(more), recipe=more[0].recipe, times=times)
 
     def warning(self, finding: Finding) -> str:
         """Why no robust accuracy of the finding may be quoted; empty: its tests passed."""
@@ -215,8 +231,14 @@ class Adversarial(Auditor[AdversarialSettings]):
             return
         clean = torch.stack([_correct(ctx, net, images) for net in victims])
         for source in others:
+            try:
+                # A seed that the source's own cells have: its set is there, and a private one is made once.
+                crafting = ctx.victims(source, min(seed, ctx.preset.seeds - 1))[0]
+            except DDAuditError as error:
+                finding.caveats.append(f"No transfer row from {source.id}: {error}")
+                continue
             crafted = pgd(
-                ctx.victims(source, seed)[0], images.images, images.labels, eps=eps, norm=norm,
+                crafting, images.images, images.labels, eps=eps, norm=norm,
                 steps=arena.settings.pgd_steps, only_correct=False, bounds=arena.radii.bounds, seed=arena.seed,
             )  # fmt: skip
             arena.invalid += crafted.invalid

@@ -258,6 +258,8 @@ def audit_quantities(settings: Settings, ctx: Context) -> dict[str, float]:
 def images_of(recipe: Recipe, data: Dataset, ipc: int) -> int:
     """Images a network sees of the set that a recipe makes."""
     if getattr(recipe.loop, "strategy", "") == "full":
+        if getattr(recipe.loop, "even", False):
+            return data.num_classes * int(data.train.class_counts().max())
         return len(data.train)
     factor = getattr(recipe.synthesis, "factor", 1)
     return ipc * data.num_classes * int(factor) ** 2

@@ -56,6 +56,7 @@ def planned(plan: Plan, cell: Cell, missing: bool) -> PlannedCells:
     work: Work = auditor.work(subject, ctx, settings)
     if work.ends:
         return row
+    own = replace(own, seconds=own.seconds * work.times)
     again = Cost()
     recipe = work.recipe or subject.recipe
     if recipe is not None and work.distillations:

@@ -23,7 +23,7 @@ from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
 from ddaudit.devices import spread_gpus
 from ddaudit.distillation.run import versions
-from ddaudit.errors import DDAuditError, Unsupported
+from ddaudit.errors import BadInput, DDAuditError, Unsupported
 from ddaudit.files import sweep
 from ddaudit.findings import Finding
 from ddaudit.sets import digest
@@ -96,6 +96,11 @@ def run_audit(
     jobs = config.jobs or default_jobs(device, gpus)
     config = plan.config.model_copy(update={"device": str(device), "jobs": jobs})
     plan = replace(plan, config=config)
+    if shard[1] > 1 and (private := [n for n in _read_by_all(plan) if _is_private(plan, n)]):
+        what = f"several parts would make the private set of {private[0]}, which a setting lets others read"
+        raise BadInput(
+            "--shard", what, "Run it as one part, or leave the subject out of the setting."
+        )
     cells = {c.key: c for c in _part(plan.cells, *shard)}
     missing = [c for c in cells.values() if unfinished(store, c.key)]
     info = run_info(plan, config)
@@ -117,7 +122,9 @@ def run_audit(
     total, done = len(preparations) + len(missing), 0
     run = uuid.uuid4().hex
     notify("start", None, 0, total)
-    here = here or given.data is not None
+    read = _read_by_all(plan)
+    # Workers know nothing of modules; whatever reads one runs beside it.
+    here = here or given.data is not None or bool(read & set(given.modules))
 
     def results(wanted: Sequence[Cell]) -> Iterator[tuple[_Task, str | BaseException | None]]:
         mine = [c for c in wanted if here or c.subject in given.modules]
@@ -168,6 +175,17 @@ def _part(cells: Sequence[Cell], k: int, n: int) -> list[Cell]:
     owners = [(c.subject, c.seed) if c.subject else (c.auditor, None) for c in cells]
     place = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
     return [c for c, owner in zip(cells, owners, strict=True) if place[owner] % n == k - 1]
+
+
+def _read_by_all(plan: Plan) -> set[str]:
+    """What auditors read beside the subject of a cell and the data: other subjects, by their settings."""
+    inputs = (auditor.inputs(plan.context, s) for auditor, s in plan.auditors.values())
+    return {name for found in inputs for name in found}
+
+
+def _is_private(plan: Plan, name: str) -> bool:
+    subject = plan.subjects.get(name)
+    return subject is not None and subject.private
 
 
 @lru_cache(maxsize=1)

@@ -249,7 +249,7 @@ def _card(
         std=list(std),
         privacy=outcome.claim,
         member_indices=outcome.member_indices,
-        notes=[*outcome.notes, *_repeated(outcome.member_indices), *_shared(recipe)],
+        notes=[*outcome.notes, *_repeated(recipe, outcome.member_indices), *_shared(recipe)],
     )
 
 
@@ -288,10 +288,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _repeated(records: list[int] | None) -> list[str]:
+def _repeated(recipe: Recipe, records: list[int] | None) -> list[str]:
     """What a card says of records that were released more than once: classes with fewer than IPC of them."""
     if records is None or len(set(records)) == len(records):
         return []
+    if getattr(recipe.loop, "whole", False):
+        return [f"{len(set(records))} of {len(records)} images are unique"]
     return [
         f"{len(set(records))} of {len(records)} images are unique: classes with fewer records than images per class "
         "repeat them"

@@ -141,6 +141,10 @@ class Selection:
             raise ValueError(
                 "loop.feature_epochs, loop.score_epochs and loop.score_networks must be at least 1"
             )
+        if self.even and self.strategy != "full":
+            raise ValueError(
+                "loop.even is of loop.strategy=full: others take as many of each class"
+            )
         if self.strategy not in STRATEGIES:
             raise ValueError(
                 f"loop.strategy is one of {', '.join(STRATEGIES)}, not '{self.strategy}'"

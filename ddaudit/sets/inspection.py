@@ -283,7 +283,9 @@ def _warnings(
 def _privacy_warnings(card: Card) -> list[str]:
     found = []
     if card.member_indices:
-        found.append(f"releases real records verbatim ({len(card.member_indices)} training images)")
+        found.append(
+            f"releases real records verbatim ({len(set(card.member_indices))} training images)"
+        )
     elif card.contains_real_pixels:
         found.append("releases pieces of real records verbatim (crops or patches)")
     return found + claim_problems(card)

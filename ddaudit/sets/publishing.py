@@ -46,7 +46,7 @@ def concerns(looked: Inspection, doubts: Sequence[str] = ()) -> dict[str, str]:
             f"is poisoned on purpose ({card.poison.attack}): networks trained on it carry a backdoor"
         )
     if card.shows_records:
-        count = len(card.member_indices or [])
+        count = len(set(card.member_indices or []))
         found["records"] = f"shows {count or 'pieces of'} real records as they are"
     problems = [*claim_problems(card), *doubts]
     if card.privacy is not None and card.source_fingerprint is not None:

@@ -116,6 +116,8 @@ def _unstackable(network: Network, protocol: EvaluationProtocol) -> str:
         return "label stores are replayed for one network at a time, not stacked"
     if protocol.robust is not None:
         return "robust training looks at one network's answers at a time, not at stacked ones"
+    if protocol.adjust > 0:
+        return "logits are adjusted by the shares of one set at a time, not stacked"
     if protocol.outlier_weight > 0:
         return "outliers are drawn for one network at a time, not stacked"
     return ""

@@ -113,7 +113,10 @@ def train_many(
     )
     if protocol.adjust:
         besides = [
-            replace(e, shift=protocol.adjust * log_shares(y, num_classes))
+            replace(
+                e,
+                shift=protocol.adjust * log_shares(targets(y, protocol, num_classes), num_classes),
+            )
             for e, (_, y) in zip(besides, sets, strict=True)
         ]
     if strategy == "auto" and any(e.shift is not None or e.tilt is not None for e in besides):

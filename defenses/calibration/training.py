@@ -71,7 +71,7 @@ def masked(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         synthesis=Masked(recipe.synthesis),
-        status="ours",
+        status="reconstruction",
         source=f"{MDT}, on: {recipe.source}",
         deviations=(
             *recipe.deviations,

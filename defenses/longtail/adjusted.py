@@ -32,22 +32,23 @@ def logit_adjusted(recipe: Recipe) -> Recipe:
         BadInput: a method whose networks learn nothing of the records, or see every class equally often already.
     """
     networks = teachable(recipe)
-    if isinstance(recipe.loop, Selection) and recipe.loop.whole and not recipe.loop.even:
+    whole = networks is None and isinstance(recipe.loop, Selection) and recipe.loop.whole
+    if whole and recipe.labels is None and not getattr(recipe.loop, "even", False):
         protocol = replace(PROTOCOLS["dc"], name="dc-adjusted", adjust=1.0)
         return replace(
             recipe, protocol=protocol, status="ours", source=f"{ADJUSTED}, on: {recipe.source}"
+        )
+    if whole or (networks is not None and networks.lesson is not None):
+        raise BadInput(
+            f"{recipe.name}+logit-adjusted",
+            "two remedies for one imbalance: what sees every class equally often has nothing to adjust",
+            "Leave one of the two out.",
         )
     if networks is None:
         raise BadInput(
             f"{recipe.name}+logit-adjusted",
             "'logit-adjusted' changes how networks are trained on the records, and this method trains none on them",
             "Use '+balanced', full, or a method with teachers or experts (sre2l, datm, idc, random+fkd).",
-        )
-    if networks.lesson is not None:
-        raise BadInput(
-            f"{recipe.name}+logit-adjusted",
-            "two remedies for one imbalance: networks that see every class equally often have nothing to adjust",
-            "Leave one of the two out.",
         )
     note = "networks trained on the records have the log of the class shares added to their logits meanwhile"
     return taught(recipe, Adjusted(), source=ADJUSTED, note=note)
@@ -69,7 +70,7 @@ def adsa(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         labels=replace(recipe.labels, adjust=Adjustment()),
-        status="ours",
+        status="reconstruction",
         source=f"{ADSA}, on: {recipe.source}",
         deviations=(
             *recipe.deviations,
@@ -106,7 +107,8 @@ def unbiased(recipe: Recipe) -> Recipe:
         )
     note = "teachers by a loss that weighs rare classes more and more, and statistics that are means over classes"
     recipe = replace(recipe, networks=replace(networks, recalibrated=True))
-    return taught(recipe, Deferred(), source=UNBIASED, note=note)
+    made = taught(recipe, Deferred(), source=UNBIASED, note=f"unbiased: reconstruction; {note}")
+    return replace(made, status="reconstruction")
 
 
 DEFENSES.add(

@@ -21,6 +21,7 @@ from ddaudit.audits import (
     preview,
     run_audit,
 )
+from ddaudit.audits.plan import Given
 from ddaudit.audits.run import run_info
 from ddaudit.data import load_data
 from ddaudit.distillation import distill, resolve
@@ -53,6 +54,44 @@ def test_a_second_run_computes_nothing(tmp_path):
     assert (first.computed, first.reused) == (2, 0)
     assert (second.computed, second.reused) == (0, 2)
     assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()}
+
+
+def test_a_private_set_that_every_part_would_read_is_not_made_in_parts(tmp_path):
+    asked = {
+        "subjects": ["random", "dm+dp"],
+        "auditors": ["adversarial"],
+        "settings": {"adversarial": {"transfer": ["subjects"]}},
+    }
+    with pytest.raises(
+        BadInput, match=r"--shard: several parts would make the private set of dm\+dp"
+    ):
+        run_audit(config(tmp_path, **asked), shard=(1, 2))
+    assert not (tmp_path / "sets").exists()
+
+
+def test_what_reads_a_module_runs_beside_it(tmp_path):
+    """Workers know nothing of modules, and would find no such subject."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    few = {
+        "transfer": ["mine"],
+        "attacks": [],
+        "images": 6,
+        "check_images": 6,
+        "autoattack_images": 4,
+    }
+    made = run_audit(
+        config(tmp_path, auditors=["adversarial"], settings={"adversarial": few}),
+        given=Given(modules={"mine": net}),
+    )
+    assert made.failed == ()
+    (moved,) = [
+        m
+        for file in (tmp_path / "cells").iterdir()
+        if (found := Finding.model_validate_json(file.read_text())).subject == "random"
+        for m in found.metrics
+        if m.name == "adversarial.transfer_accuracy"
+    ]
+    assert moved.params["source"] == "mine"
 
 
 def test_parts_of_a_run_make_the_whole_and_no_set_twice(tmp_path):

@@ -25,14 +25,17 @@ FKD_OPTIONS = {
 SEED = 42
 """``--fkd-seed`` of the public code."""
 _TODO = "Expected what SRe2L's generate_soft_label.py writes, epoch_0/batch_0.tar and so on."
-_PARTS = 6
+_PARTS = (6, 7)
+"""With a seventh, as G-VBSM writes it: which images a batch is of."""
+_ENOUGH = 200
+"""Views by which it is decided whether answers name the classes of images."""
 
 
 def read_store(folder: Path, labels: Tensor, order: Sequence[int], *, seed: int) -> LabelStore:
     """The label store of a set's images.
 
-    A batch holds ``[coords, flip, mix_index, mix_lam, mix_bbox, logits]`` and not which images it is of: they are
-    those that a sampler with this seed draws, epoch after epoch.
+    A batch holds ``[coords, flip, mix_index, mix_lam, mix_bbox, logits]``, and G-VBSM's the numbers of its images as
+    well. Without those they are the ones that a sampler with this seed draws, epoch after epoch.
 
     Args:
         folder: of ``epoch_E/batch_B.tar``.
@@ -44,7 +47,8 @@ def read_store(folder: Path, labels: Tensor, order: Sequence[int], *, seed: int)
         BadInput: other files, of other images or mixed by mixup, or drawn with another seed: their answers do not name
             the classes of these images.
 
-    Source: VILA-Lab/SRe2L at 8d00cba, relabel/generate_soft_label.py, relabel/utils_fkd.py.
+    Source: VILA-Lab/SRe2L at 8d00cba, relabel/generate_soft_label.py, relabel/utils_fkd.py;
+    shaoshitong/G_VBSM_Dataset_Condensation at 1ed80b0, relabel/generate_soft_label_with_db.py.
     """
     epochs, size = _epochs(folder), len(labels)
     at, parts = torch.tensor(order), list[LabelStore]()
@@ -53,8 +57,7 @@ def read_store(folder: Path, labels: Tensor, order: Sequence[int], *, seed: int)
     generator = torch.Generator().manual_seed(seed)
     sampler = RandomSampler(range(size), generator=generator)
     for number, batches in enumerate(epochs):
-        drawn = at[torch.tensor(list(sampler))]
-        parts.append(_epoch(batches, drawn))
+        parts.append(_epoch(batches, at, torch.tensor(list(sampler))))
         if number == 0:
             afford(folder, parts[0].num_bytes * len(epochs), "labels of views")
     mixed = parts[0].partners is not None
@@ -88,17 +91,29 @@ def _epochs(folder: Path) -> list[list[Path]]:
     return [[found[e][b] for b in range(len(found[e]))] for e in range(len(found))]
 
 
-def _epoch(batches: Sequence[Path], drawn: Tensor) -> LabelStore:
-    """One epoch's store; ``drawn`` (M,) are the images in the order of the batches."""
+def _epoch(batches: Sequence[Path], at: Tensor, order: Tensor) -> LabelStore:
+    """One epoch's store.
+
+    Args:
+        at: (M,) where the set holds the images that ImageFolder counts.
+        order: (M,) their numbers in the order of the batches, where the batches do not say.
+    """
     read = [_batch(file) for file in batches]
-    if sum(len(batch.logits) for batch in read) != len(drawn):
+    if sum(len(batch.logits) for batch in read) != len(order):
         what = (
-            f"holds labels of {sum(len(b.logits) for b in read)} views, the set {len(drawn)} images"
+            f"holds labels of {sum(len(b.logits) for b in read)} views, the set {len(order)} images"
         )
         raise BadInput(batches[0].parent, what, "Is it of another set?")
     for file, batch in zip(batches, read, strict=True):
         if batch.kind != read[0].kind:
             raise BadInput(file, "holds labels of another kind than the batches before it", _TODO)
+    named = [batch.images for batch in read if batch.images is not None]
+    if named:
+        order = torch.cat(named)
+        if not torch.equal(order.sort().values, torch.arange(len(at))):
+            what = f"does not name each of the {len(at)} images once"
+            raise BadInput(batches[0].parent, what, "Is it of another set?")
+    drawn = at[order]
     own = drawn.split([len(batch.logits) for batch in read])
     back = drawn.argsort()
 
@@ -117,18 +132,20 @@ def _epoch(batches: Sequence[Path], drawn: Tensor) -> LabelStore:
 
 @dataclass(frozen=True)
 class _Batch:
-    """(B, 4) boxes, (B,) flips, (B, K) logits; (B,) partners in the batch and what they cover, or None."""
+    """(B, 4) boxes, (B,) flips, (B, K) logits; (B,) partners in the batch and what they cover, numbers of the images,
+    or None."""
 
     boxes: Tensor
     flips: Tensor
     logits: Tensor
     partners: Tensor | None = None
     patch: tuple[int, int, int, int] | None = None
+    images: Tensor | None = None
 
     @property
-    def kind(self) -> tuple[int, bool]:
-        """Classes, and whether images are mixed."""
-        return int(self.logits.shape[1]), self.patch is not None
+    def kind(self) -> tuple[int, bool, bool]:
+        """Classes, whether images are mixed, and whether it says which they are."""
+        return int(self.logits.shape[1]), self.patch is not None, self.images is not None
 
 
 def _batch(file: Path) -> _Batch:
@@ -138,16 +155,20 @@ def _batch(file: Path) -> _Batch:
         BadInput: it is none.
     """
     content = load_torch(file)
-    if not isinstance(content, list | tuple) or len(content) != _PARTS:
+    if not isinstance(content, list | tuple) or len(content) not in _PARTS:
         raise BadInput(file, "is no batch of labels of views", _TODO)
-    coords, mirrored, index, _, box, said = content
+    coords, mirrored, index, _, box, said, *rest = content
+    if rest and not (_tensor(rest[0], 1) and not rest[0].is_floating_point()):
+        raise BadInput(file, "does not say in numbers which images it is of", _TODO)
+    images = rest[0].long() if rest else None
     if not (
         _tensor(coords, 2) and _tensor(mirrored, 1) and _tensor(said, 2)
         and len(coords) == len(mirrored) == len(said) > 0 and coords.shape[1] == 4
+        and (images is None or len(images) == len(said))
     ):  # fmt: skip
         raise BadInput(file, "is no batch of labels of views", _TODO)
     if index is None and box is None:
-        return _Batch(coords.float(), mirrored.bool(), said.half())
+        return _Batch(coords.float(), mirrored.bool(), said.half(), images=images)
     if box is None:
         raise BadInput(
             file,
@@ -165,7 +186,7 @@ def _batch(file: Path) -> _Batch:
     if not (0 <= top <= bottom < 2**15 and 0 <= left <= right < 2**15):
         raise BadInput(file, "has a rectangle that is none", _TODO)
     patch = (top, left, bottom - top, right - left)
-    return _Batch(coords.float(), mirrored.bool(), said.half(), index.long(), patch)
+    return _Batch(coords.float(), mirrored.bool(), said.half(), index.long(), patch, images)
 
 
 def _tensor(value: Any, dims: int) -> bool:
@@ -175,26 +196,37 @@ def _tensor(value: Any, dims: int) -> bool:
 def _require_fit(store: LabelStore, labels: Tensor, folder: Path) -> None:
     """Refuse answers that name the images' classes no more often than those of other images.
 
-    A view shows its image and a partner, and either may be named. Held against the same answers one image further:
-    what is drawn with another seed, or is of another set, names neither more often.
+    A view shows its image and a partner, and either may be named. Held against the same answers one class further:
+    what is drawn with another seed, or is of another set, names neither more often. Asked of some epochs at a time,
+    so that none hides behind others.
     """
-    classes = int(store.logits.shape[-1])
+    classes, seen = int(store.logits.shape[-1]), len(labels.unique())
     if int(labels.max()) >= classes:
         what = f"holds labels of {classes} classes, and the images are of {int(labels.max()) + 1}"
         raise BadInput(folder, what, "Is it of another set?")
-    named = store.logits.argmax(-1)  # (E, M)
+    if seen == 1:
+        return
+    other = labels.roll(max(1, len(labels) // seen))
+    many = max(1, min(len(store), -(-_ENOUGH // len(labels))))
+    starts = range(0, len(store) - many + 1, many)
+    for start in starts:
+        part = slice(start, len(store) if start == starts[-1] else start + many)
+        found, chance = _named(store, part, labels), _named(store, part, other)
+        views = len(labels) * len(store.flips[part])
+        spread = math.sqrt((found * (1 - found) + chance * (1 - chance)) / views)
+        if found - chance <= 3 * spread:
+            what = (
+                f"from epoch_{start} on, {found:.0%} of the views' labels name the class of their image or its "
+                f"partner, {chance:.0%} that of others"
+            )
+            todo = "Is it of another set, or drawn with another seed (--set fkd_seed=N)?"
+            raise BadInput(folder, what, todo)
 
-    def hits(turn: int) -> float:
-        own = labels.roll(turn)
-        right = named == own
-        if store.partners is not None:
-            right |= named == own[store.partners.long()]
-        return float(right.double().mean())
 
-    seen = len(labels.unique())
-    found, chance = hits(0), hits(max(1, len(labels) // seen))
-    spread = math.sqrt((found * (1 - found) + chance * (1 - chance)) / named.nelement())
-    if seen > 1 and found - chance <= 3 * spread:
-        what = f"names the class of an image, or of its partner, in {found:.0%} of the views, of others in {chance:.0%}"
-        todo = "Is it of another set, or drawn with another seed (--set fkd_seed=N)?"
-        raise BadInput(folder, what, todo)
+def _named(store: LabelStore, part: slice, classes: Tensor) -> float:
+    """Share of some epochs' labels that name the class (M,) of their image or of its partner."""
+    said = store.logits[part].argmax(-1)
+    right = said == classes
+    if store.partners is not None:
+        right |= said == classes[store.partners[part].long()]
+    return float(right.double().mean())

@@ -84,14 +84,17 @@ def from_regression(
     Raises:
         BadInput: wrong shape, or not finite.
     """
+    kind = choice(options, "targets", ("hard", "soft"), default="hard")
     if labels.ndim == 1 or _is_column(labels):
+        if kind == "soft":
+            raise BadInput("--set targets=soft", f"labels of {where} are class indices")
         return hard(labels, where), None
     if labels.ndim != 2:
         raise BadInput(where, f"labels have shape {tuple(labels.shape)}, expected (M, K)")
     rows = _finite(labels, where)
     what = "labels are regression targets, not distributions"
     apart = "accuracies by kernel regression on the targets are not comparable"
-    if choice(options, "targets", ("hard", "soft"), default="hard") == "hard":
+    if kind == "hard":
         return rows.argmax(1), f"{what}: the largest one became a hard label; {apart}"
     k = rows.shape[1]
     plain = rows * (math.sqrt(k / 10) if scaled else 1.0) + 1 / k

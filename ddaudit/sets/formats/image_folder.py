@@ -84,7 +84,8 @@ def _with_views(
     seed = integer(options, "fkd_seed", default=SEED)
     store = read_store(folder, made.labels, order, seed=seed)
     note = (
-        f"labels of {len(store)} epochs of views are those of {folder.name}, drawn with seed {seed}"
+        f"labels of {len(store)} epochs of views are those of {folder.name}; the protocol is that of SRe2L's code "
+        "(CDA's is the same, G-VBSM's minimises squared errors)"
     )
     card = made.card.model_copy(
         update={

@@ -330,7 +330,15 @@ def test_images_are_crafted_on_the_subjects_that_are_named(ctx, networks):
     wide = Context(data=ctx.data, preset=ctx.preset, arch=ctx.arch)
     nets = {"a": networks[:1], "b.safetensors": networks[1:], "full": networks[:1]}
     wide.subjects = {n: Subject(id=n, kind="file", identity=n, baseline=n == "full") for n in nets}
-    wide.victims = lambda subject, seed: nets[subject.id]  # type: ignore[method-assign]
+    asked = []
+
+    def victims(subject, seed):
+        asked.append((subject.id, seed))
+        if nets[subject.id] is None:
+            raise BadInput(subject.id, "diverged")
+        return nets[subject.id]
+
+    wide.victims = victims  # type: ignore[method-assign]
     wide.train = lambda sets, *, seeds, arch=None: networks[1:]  # type: ignore[method-assign]
     few = {"attacks": (), "images": 10, "check_images": 10, "autoattack_images": 6}
 
@@ -346,6 +354,19 @@ def test_images_are_crafted_on_the_subjects_that_are_named(ctx, networks):
     assert sources("full", ("subjects",)) == ["a", "b.safetensors"]
     assert sources("a", ("full", "b.safetensors")) == ["full", "b.safetensors"]
     assert auditor.inputs(wide, auditor.configure("quick", few)) == {}
+    # A source's set is one that its own cells have made, whatever draw of a reference is attacked.
+    asked.clear()
+    auditor.run(
+        wide.subjects["full"], wide, auditor.configure("quick", {**few, "transfer": "a"}), 4
+    )
+    assert asked == [("full", 4), ("a", 0)]
+    nets["b.safetensors"] = None  # one that fails takes nobody else's finding
+    settings = auditor.configure("quick", {**few, "transfer": "subjects"})
+    found = auditor.run(wide.subjects["full"], wide, settings, 0)
+    assert found.metric("adversarial.transfer_accuracy").params["source"] == "a"
+    assert any(
+        "No transfer row from b.safetensors: b.safetensors: diverged" in c for c in found.caveats
+    )
     wide.subjects = {"a": wide.subjects["a"]}
     alone = auditor.configure("quick", {**few, "transfer": "subjects"})
     assert any(

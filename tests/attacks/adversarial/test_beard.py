@@ -181,6 +181,7 @@ def test_both_modes_as_rows_with_the_ratios_that_the_metrics_give(trained, tiny)
     clipped = rows["adversarial.beard_accuracy", "as coded", None, "clip only"].value
     assert under["as coded"]["PGD L2"] == clipped
     assert under["as meant"]["DeepFool"] == 0  # it has no radius
+    assert rows["adversarial.beard_ae", "as meant", "targeted", None].low is None  # one timing
     clean = float((trained(few.pixels()).argmax(1) == few.labels).double().mean())
     for mode, found in under.items():
         mean, worst = sum(found.values()) / len(found), min(found.values())

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ddaudit.audits import costs
 from ddaudit.data import ImageData
 from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.expert_paths import ExpertPaths
@@ -261,9 +262,19 @@ def test_all_records_can_be_balanced_or_trained_on_with_adjusted_logits(tiny):
     adjusted = distill(resolve("full+logit-adjusted"), tailed.train, data=tailed, ipc=1, seed=0)
     stated = EvaluationProtocol.from_card(adjusted.card.protocol)
     assert (stated.adjust, stated.epochs, stated.key != PROTOCOLS["dc"].key) == (1.0, 1000, True)
-    for name in ("random+balanced", "random+logit-adjusted", "full+balanced+logit-adjusted"):
-        with pytest.raises(BadInput):
+    taught = resolve("full+fkd+logit-adjusted")  # its teachers learn so, and the views' labels stay
+    assert isinstance(taught.networks.lesson, Adjusted)
+    assert taught.protocol.labels == "store"
+    for name, says in {
+        "random+balanced": "as many records of each class",
+        "random+logit-adjusted": "trains none on them",
+        "full+balanced+logit-adjusted": "two remedies",
+    }.items():
+        with pytest.raises(BadInput, match=says):
             resolve(name)
+    with pytest.raises(BadInput, match=r"loop\.even"):
+        resolve("random", options={"loop.even": True})
+    assert costs.images_of(resolve("full+balanced"), tailed, 1) == len(even)
 
 
 def test_a_protocol_that_adjusts_adds_the_shares_of_the_set():
@@ -273,10 +284,10 @@ def test_a_protocol_that_adjusts_adds_the_shares_of_the_set():
     how = EvaluationProtocol("t", augment="", epochs_plain=3, batch_size=8)
     arch = Arch.parse("MLPD1W8")
 
-    def weights(protocol, y, shift=None):
+    def weights(protocol, y, shift=None, strategy="auto"):
         (net,) = train_many(
             [(images, y)], arch=arch, num_classes=3, mean=(0.5,), std=(0.5,), protocol=protocol, seeds=[0],
-            extras=[Extras(shift=shift)],
+            extras=[Extras(shift=shift)], strategy=strategy,
         )  # fmt: skip
         return torch.cat([p.flatten() for p in net.parameters()]).detach()
 
@@ -284,6 +295,7 @@ def test_a_protocol_that_adjusts_adds_the_shares_of_the_set():
     asked = replace(how, adjust=2.0)
     assert torch.equal(weights(asked, labels), given)
     assert torch.allclose(weights(asked, F.one_hot(labels, 3).float()), given, atol=1e-6)
+    assert torch.equal(weights(asked, labels, strategy="stacked"), given)
     assert not torch.allclose(weights(how, labels), given, atol=1e-3)
     with pytest.raises(BadInput, match="neither a label store nor MSE"):
         replace(asked, loss="mse")

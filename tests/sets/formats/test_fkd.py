@@ -11,12 +11,15 @@ from PIL import Image
 
 from ddaudit.errors import BadInput
 from ddaudit.sets import import_set
+from ddaudit.sets.formats import _fkd
 from ddaudit.training import PROTOCOLS, EvaluationProtocol, Extras, train_many
 
 CLASSES, IPC, SIDE, EPOCHS, BATCH = 3, 4, 8, 3, 5
 
 
-def written(folder: Path, *, seed: int = 42, mix: str = "cutmix") -> tuple[Path, Path, dict]:
+def written(
+    folder: Path, *, seed: int = 42, mix: str = "cutmix", says: bool = False, right: int = 99
+) -> tuple[Path, Path, dict]:
     """A set and its labels by the steps of generate_soft_label.py (VILA-Lab/SRe2L at 8d00cba); what each image got."""
     images, labels = folder / "images", folder / "labels"
     rng = np.random.default_rng(0)
@@ -43,16 +46,15 @@ def written(folder: Path, *, seed: int = 42, mix: str = "cutmix") -> tuple[Path,
             partner = torch.randperm(n)
             box = [np.int64(1), np.int64(2), np.int64(6), np.int64(5)]  # as numpy.clip returns them
             said = torch.full((n, CLASSES), -1.0)
-            said[torch.arange(n), index // IPC] = 1.0 + index / 64 + epoch
+            true = index // IPC if epoch < right else torch.randint(CLASSES, (n,))
+            said[torch.arange(n), true] = 1.0 + index / 64 + epoch
             known |= {
                 (epoch, int(i)): (coords[k], flips[k], index[partner[k]], said[k].half())
                 for k, i in enumerate(index)
             }
             mixed = {"cutmix": [partner, 0.4, box], "mixup": [partner, 0.4, None], "": [None] * 3}
-            torch.save(
-                [coords, flips, *mixed[mix], said.half()],
-                labels / f"epoch_{epoch}" / f"batch_{number}.tar",
-            )
+            parts = [coords, flips, *mixed[mix], said.half(), *([index] if says else [])]
+            torch.save(parts, labels / f"epoch_{epoch}" / f"batch_{number}.tar")
     return images, labels, known
 
 
@@ -95,6 +97,31 @@ def test_views_may_be_unmixed(tmp_path: Path) -> None:
     assert store is not None
     assert store.partners is None
     assert store.patches is None
+
+
+def test_batches_may_say_which_images_they_are_of(tmp_path: Path) -> None:
+    """As G-VBSM writes them: no seed is asked, then."""
+    images, labels, known = written(tmp_path, seed=7, says=True)
+    store = import_set(images, options={"fkd": str(labels)}).store
+    for (epoch, image), (_, _, partner, said) in known.items():
+        assert torch.equal(store.logits[epoch, image], said)
+        assert store.partners[epoch, image] == partner
+    first = torch.load(labels / "epoch_0" / "batch_0.tar", weights_only=False)
+    first[6][0] = first[6][1]
+    torch.save(first, labels / "epoch_0" / "batch_0.tar")
+    with pytest.raises(BadInput, match="does not name each of the 12 images once"):
+        import_set(images, options={"fkd": str(labels)})
+
+
+def test_epochs_that_fit_do_not_hide_those_that_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fkd, "_ENOUGH", 24)
+    monkeypatch.setitem(globals(), "EPOCHS", 8)
+    torch.manual_seed(0)
+    images, labels, _ = written(tmp_path, right=4)
+    with pytest.raises(BadInput, match="from epoch_4 on"):
+        import_set(images, options={"fkd": str(labels)})
 
 
 def test_another_seed_is_noticed_and_can_be_named(tmp_path: Path) -> None:
