@@ -258,8 +258,8 @@ def page(state: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
         lines += [
             "", f"## {TITLES[name]}", "",
             "| victims of | base | clean | " + " | ".join(head)
-            + f" | gain at {greys[0]}/255 | seeds x images of AA |",
-            "|" + "---|" * (6 + len(greys)),
+            + f" | gain at {greys[0]}/255 | seeds | AA: seeds x images |",
+            "|" + "---|" * (7 + len(greys)),
         ]  # fmt: skip
         for row in rows:
             got = {s: c for s in range(99) if (c := cells.get(f"{row.key}/{s}")) and "clean" in c}
@@ -281,12 +281,12 @@ def _line(row: Row, got: Mapping[int, Any], cells: Mapping[str, Any], greys: Seq
     for by in [*map(str, reversed(greys)), "pgd"]:
         judged = torch.cat([_bits(c, by) for c in got.values()])
         shown.append(f"{100 * float(judged.mean()):.1f}" if len(judged) else "")
-    count = max(len(_bits(c, str(greys[0]))) for c in got.values())
+    judged_by = [len(bits) for c in got.values() if len(bits := _bits(c, str(greys[0])))]
     plain = Row(row.base, how="card" if row.how == "card" else "plain")
     gain = _gain(row, plain, cells, greys) if row.base else ""
     base = f"`{row.base}`" if row.base else ""
-    cellsum = f"{len(got)} x {count}"
-    return f"| {row.title} | {base} | " + " | ".join([*shown, gain, cellsum]) + " |"
+    by_auto = f"{len(judged_by)} x {max(judged_by)}" if judged_by else ""
+    return f"| {row.title} | {base} | " + " | ".join([*shown, gain, str(len(got)), by_auto]) + " |"
 
 
 def _duels(rows: Sequence[Row], cells: Mapping[str, Any], greys: Sequence[int]) -> list[str]:
