@@ -134,7 +134,10 @@ class Shift(Auditor[ShiftSettings]):
             name = "digits"
 
         def load() -> ImageData:
-            other = load_data(name, root=data.root)
+            try:
+                other = load_data(name, root=data.root)
+            except BadInput as error:
+                raise BadInput(f"shift.domain={error.where}", error.what, error.todo) from None
             if other.train.class_names != data.train.class_names:
                 what = f"its classes are not those of '{data.name}'"
                 raise BadInput(f"shift.domain={name}", what, "Name data of the same classes.")

@@ -74,6 +74,8 @@ def test_another_domain_has_the_same_classes_in_the_shape_of_the_data(known, sub
     assert set(Shift().inputs(other, ShiftSettings())) == {"digits"}
     with pytest.raises(BadInput, match="classes are not those"):
         Shift().run(subject, ctx, ShiftSettings(images=20, domain="wine"), 0)
+    with pytest.raises(BadInput, match=r"shift.domain=nowhere: unknown"):
+        Shift().inputs(ctx, ShiftSettings(domain="nowhere"))
 
 
 def test_tables_are_refused(known, subject) -> None:
