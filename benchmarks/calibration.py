@@ -87,7 +87,14 @@ def main() -> None:
             ipc=args.ipc,
             seeds=args.seeds,
             out=out,
-            settings={"calibration": {"matched": SIZES, "shifted": 400, "bootstrap": 1000}},
+            settings={
+                "calibration": {
+                    "matched": SIZES,
+                    "shifted": 400,
+                    "bootstrap": 1000,
+                    "repairs": ("vector", "masked", "ensemble"),
+                }
+            },
             jobs=args.jobs,
             **how,
         )
