@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ddaudit.findings import switched_on
 from ddaudit.reports.schema import Report
 
 
@@ -26,7 +27,7 @@ def conditions(report: Report) -> dict[str, object]:
         **basics(report),
         "training records": run.data_facts.get("fingerprint"),
         "shape": run.data_facts.get("shape"),
-        "protocol's settings": run.protocol_facts,
+        "protocol's settings": switched_on(run.protocol_facts),
         "preset": run.preset,
         "profile": run.profile,
         "number of test records": run.data_facts.get("test"),

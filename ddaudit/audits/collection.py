@@ -10,7 +10,7 @@ from typing import Any
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
-from ddaudit.findings import NOT_RUN, Check, Finding
+from ddaudit.findings import NOT_RUN, Check, Finding, switched_on
 from ddaudit.sets import Card, DistilledSet, digest
 
 _Cell = tuple[str, str, int | None]
@@ -144,7 +144,7 @@ def _other_world(one: dict[str, Any], other: dict[str, Any]) -> str:
             names = f"'{its.get('name')}', not '{data.get('name')}'"
             return f"audits other data ({names}: not the same {name})"
     for what in ("arch", "protocol"):
-        if other.get(what) != one.get(what):
+        if switched_on(other.get(what)) != switched_on(one.get(what)):
             return f"has another {what} ({_brief(other.get(what))}, not {_brief(one.get(what))})"
     return ""
 

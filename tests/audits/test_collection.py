@@ -139,6 +139,13 @@ def test_what_two_runs_measured_differently_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_an_option_that_an_earlier_version_did_not_have_was_off_there(tmp_path: Path) -> None:
+    one = _run(tmp_path / "a", ["dm"])
+    collect([one, _run(tmp_path / "b", ["mtt"], protocol={"name": "dc", "adjust": 0.0})])
+    with pytest.raises(BadInput, match="another protocol"):
+        collect([one, _run(tmp_path / "c", ["mtt"], protocol={"name": "dc", "adjust": 1.0})])
+
+
 def test_other_test_records_are_refused(tmp_path: Path) -> None:
     a = _run(tmp_path / "a", ["dm"])
     other = {"name": "digits", "fingerprint": "t", "test_fingerprint": "z"}
