@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -127,7 +127,7 @@ class Selection:
 
     strategy: str
     by_group: bool = False
-    even: bool = False
+    even: bool = field(default=False, metadata={"newer": True})
     feature_epochs: int = 5
     arch: str = "ConvNet"
     keep: Literal["hard", "easy"] = "hard"

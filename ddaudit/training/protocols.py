@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -122,7 +122,7 @@ class EvaluationProtocol:
     sam_gap: float = 0.0
     robust: Robust | None = None
     ema: float = 0.0
-    adjust: float = 0.0
+    adjust: float = field(default=0.0, metadata={"newer": True})
 
     def __post_init__(self) -> None:
         where = f"protocol '{self.name[:40]}'"
@@ -210,8 +210,17 @@ class EvaluationProtocol:
         return f"{self.name}-{hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()[:8]}"
 
     def to_card(self) -> dict[str, Any]:
-        """Plain data for a set's card: every field, tuples as lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain data for a set's card: every field that earlier versions know or that is used, tuples as lists."""
+        unused = {
+            f.name
+            for f in fields(self)
+            if f.metadata.get("newer") and getattr(self, f.name) == f.default
+        }
+        return {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in asdict(self).items()
+            if k not in unused
+        }
 
     @classmethod
     def from_card(

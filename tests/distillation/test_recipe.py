@@ -14,6 +14,7 @@ from ddaudit.distillation.loops import Job
 from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.options import describe, option, replace_option
 from ddaudit.errors import BadInput
+from ddaudit.training import EvaluationProtocol
 
 
 def job(data, **changes):
@@ -194,3 +195,18 @@ def _lines(node):
 def test_what_has_a_part_without_public_code_stays_a_reconstruction(name: str) -> None:
     assert resolve(name).status == "reconstruction"
     assert resolve(name, profile="small").status == "reconstruction"
+
+
+def test_an_option_that_came_later_and_is_not_used_changes_nobody_s_identity():
+    """What a run folder holds is found by what recipes say of themselves."""
+    plain, even = resolve("full").describe(), resolve("full+balanced").describe()
+    assert "even" not in plain["loop"]
+    assert even["loop"]["even"] is True
+    stated = resolve("mtt").describe()["protocol"]
+    assert "adjust" not in stated
+    card = resolve("mtt").protocol.to_card()
+    assert "adjust" not in card
+    assert EvaluationProtocol.from_card(card) == resolve("mtt").protocol
+    adjusted = resolve("full+logit-adjusted").protocol
+    assert adjusted.to_card()["adjust"] == 1.0
+    assert EvaluationProtocol.from_card(adjusted.to_card()) == adjusted
