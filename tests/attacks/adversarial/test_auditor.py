@@ -247,7 +247,7 @@ def test_benchmark_configurations_and_transfer_rows(ctx, networks):
     wide.victims = lambda subject, seed: networks[:1]  # type: ignore[method-assign]
     wide.train = lambda sets, *, seeds, arch=None: networks[1:]  # type: ignore[method-assign]
     few = {
-        "attacks": (), "images": 10, "check_images": 10, "autoattack_images": 6, "beard_compat": True,
+        "attacks": (), "images": 10, "check_images": 10, "autoattack_images": 3, "beard_compat": True,
         "transfer": ("random",), "autoattack_eps": 0.4,
     }  # fmt: skip
     finding = auditor.run(Subject(id="s", kind="recipe"), wide, auditor.configure("quick", few), 0)
