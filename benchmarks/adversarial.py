@@ -25,6 +25,7 @@ from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.masking import clip_check
 from ddaudit.attacks.adversarial.suite import autoattack, pgd
 from ddaudit.data import ImageData, load_data
+from ddaudit.files import write_bytes
 from ddaudit.models import Arch, Network, load_checkpoint
 from ddaudit.stats import wilson
 
@@ -97,9 +98,8 @@ class State:
     def extend(self, name: str, key: str, verdicts: Tensor) -> None:
         added = "".join(map(str, verdicts.int().tolist()))
         self.bits.setdefault(name, {})[key] = self.of(name, key) + added
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self.bits, indent=1, sort_keys=True) + "\n")
-        beside.replace(self.path)
+        text = json.dumps(self.bits, indent=1, sort_keys=True) + "\n"
+        write_bytes(self.path, text.encode())
 
 
 def pieces(state: State, names: list[str], todo: list[Row]) -> Iterator[tuple[str, Row, int, int]]:

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import doorping
 from benchmarks.detection import LEVEL, Reading, evaluate, scan
-from benchmarks.pages import State, span
+from benchmarks.pages import State, share, span
 from ddaudit.attacks._common.trigger import budget, trigger_of
 from ddaudit.attacks.backdoor.attempt import Attempt, variants_of
 from ddaudit.attacks.backdoor.auditor import networks_of
@@ -144,7 +144,7 @@ class Bench:
                 "asr_full", attempt.on(networks_of(self.ctx, planted.poisoned.train, 1, cell.seed))
             )
         return {
-            "cta": _mean(attacked.correct), "cta_clean": _mean(before.correct), **_rates("asr", attacked),
+            "cta": share(attacked.correct), "cta_clean": share(before.correct), **_rates("asr", attacked),
             **_rates("asr_clean", before), **_rates("asr_unclamped", free), **full,
             "gain": [won.value, won.low, won.high], "linf": size.linf, "l2": size.l2, "pixels": size.pixels,
             "source": planted.source_class, "seconds": round(time.monotonic() - began, 1),
@@ -159,11 +159,7 @@ class Bench:
 
 
 def _rates(name: str, found: Outcome) -> dict[str, float]:
-    return {f"{name}_{variant}": _mean(hits) for variant, hits in variants_of(found).items()}
-
-
-def _mean(hits: torch.Tensor) -> float:
-    return float(hits.double().mean())
+    return {f"{name}_{variant}": share(hits) for variant, hits in variants_of(found).items()}
 
 
 def cells(args: argparse.Namespace) -> Iterator[Cell]:

@@ -19,23 +19,20 @@ from ddaudit.auditing import PRESETS
 from ddaudit.findings import Finding
 
 METHODS = ("dm", "idm", "dc", "mtt", "rded", "frepo")
-TRAINED = ("random", "dm")
-WAYS = ("label-smoothing", "mixup", "masked")
-"""What is done while sets are made, or networks trained; masked records would be no records."""
+WAYS = {
+    "random": ("label-smoothing", "mixup"),  # masked records would be no records
+    "dm": ("label-smoothing", "mixup", "masked"),
+}
+"""Method -> what is done while its sets are made, or networks trained."""
+TRAINED = [name for m, ways in WAYS.items() for name in (m, *(f"{m}+{w}" for w in ways))]
 SIZES = (1, 2, 5, 10, 20, 50)
 Rows = dict[str, dict[str, Finding]]
 """Findings by subject and auditor."""
 RAW: dict[str, Any] = {"stage": "raw"}
 SCALED: dict[str, Any] = {"stage": "temperature"}
 WIDTH: dict[str, Any] = {"binning": "equal-width"}
-REPAIRS = {
-    "raw": "raw",
-    "temperature": "temperature",
-    "vector": "vector",
-    "masked": "masked",
-    "ensemble": "ensemble",
-}
-"""Stage of the auditor -> column."""
+REPAIRS = ("vector", "masked", "ensemble")
+STAGES = ("raw", "temperature", *REPAIRS)
 
 SCALING = (
     "subject", "accuracy", "temperature", "ECE", "scaled", "floor", "smooth ECE", "scaled", "NLL", "scaled",
@@ -44,11 +41,7 @@ BEYOND = (
     "subject", "matched", "matched, scaled", "ECE under shift", "scaled", "AURC", "reliability", "resolution",
 )  # fmt: skip
 
-REPAIRED = (
-    "subject",
-    *(f"ECE, {c}" for c in REPAIRS.values()),
-    *(f"NLL, {c}" for c in REPAIRS.values()),
-)
+REPAIRED = ("subject", *(f"{number}, {stage}" for number in ("ECE", "NLL") for stage in STAGES))
 TAUGHT = (
     "subject", "accuracy", "ECE", "scaled", "over-confidence", "matched", "NLL", "scaled",
 )  # fmt: skip
@@ -92,7 +85,7 @@ def main() -> None:
                     "matched": SIZES,
                     "shifted": 400,
                     "bootstrap": 1000,
-                    "repairs": ("vector", "masked", "ensemble"),
+                    "repairs": REPAIRS,
                 }
             },
             jobs=args.jobs,
@@ -104,10 +97,8 @@ def main() -> None:
         return {s: row for s, row in found.items() if {"utility", "calibration"} <= set(row)}
 
     rows = audited(args.methods.split(","), args.out)
-    taught = [name for m in TRAINED for name in (m, *(f"{m}+{w}" for w in WAYS))]
-    taught.remove("random+masked")
     trained = audited(
-        taught, args.out / "trained", preset="standard", protocol="card", baselines=[]
+        TRAINED, args.out / "trained", preset="standard", protocol="card", baselines=[]
     )
     page = args.page or args.out / "page.md"
     page.write_text(text(rows, trained, seeds=args.seeds, ipc=args.ipc))
@@ -160,7 +151,7 @@ def repaired(rows: Rows) -> list[list[str]]:
             *(
                 cell(row["calibration"], name, plain=True, stage=stage, **binned)
                 for name, binned in (("calibration.ece", WIDTH), ("calibration.nll", {}))
-                for stage in REPAIRS
+                for stage in STAGES
             ),
         ]
         for s, row in rows.items()
@@ -170,9 +161,7 @@ def repaired(rows: Rows) -> list[list[str]]:
 def repairing(rows: Rows) -> str:
     """What each repair does to the NLL."""
     said = []
-    for stage in REPAIRS:
-        if stage == RAW["stage"]:
-            continue
+    for stage in STAGES[1:]:
         better = [s for s, row in rows.items() if _nll(row, stage) < _nll(row, RAW["stage"])]
         said.append(f"{stage} {len(better)}")
     return (
@@ -206,10 +195,10 @@ def taught(rows: Rows) -> list[list[str]]:
 
 
 def teaching(rows: Rows) -> str:
-    """Which of them change the error, by more than the intervals allow."""
+    """By how much each of them changes the error."""
     said = []
-    for base in TRAINED:
-        for way in WAYS:
+    for base, ways in WAYS.items():
+        for way in ways:
             name = f"{base}+{way}"
             if base in rows and name in rows:
                 one, other = (

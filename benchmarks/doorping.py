@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.pages import State, span
+from benchmarks.pages import State, share, span
 from ddaudit.attacks.backdoor.attempt import Attempt
 from ddaudit.attacks.backdoor.injection import INJECTIONS, Scene, inject
 from ddaudit.attacks.backdoor.outcomes import gain
@@ -53,18 +53,14 @@ def measure(data: Dataset, networks: str, seed: int) -> dict[str, Any]:
     free, without = attempt.on(nets, clamp=False), attempt.on(before, clamp=False)
     stamped = planted.trigger.stamp(data.test.images[:1], clamp=False)
     return {
-        "cta": _mean(free.correct),
-        "cta_clean": _mean(without.correct),
-        "asr": _mean(free.exclusive),
-        "asr_clean": _mean(without.exclusive),
+        "cta": share(free.correct),
+        "cta_clean": share(without.correct),
+        "asr": share(free.exclusive),
+        "asr_clean": share(without.exclusive),
         "gain": gain(free, without).value,
-        "asr_clamped": _mean(attempt.on(nets).exclusive),
+        "asr_clamped": share(attempt.on(nets).exclusive),
         "range": [float(stamped.min()), float(stamped.max())],
     }
-
-
-def _mean(hits: torch.Tensor) -> float:
-    return float(hits.double().mean())
 
 
 def section(state: State) -> list[str]:

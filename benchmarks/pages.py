@@ -7,6 +7,9 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from ddaudit.files import write_bytes
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports.compare import difference
 
@@ -66,6 +69,11 @@ def apart(one: Metric, other: Metric) -> str:
     return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
 
 
+def share(hits: Tensor) -> float:
+    """Of a table of hits and misses, how many are hits."""
+    return float(hits.double().mean())
+
+
 def span(values: list[float]) -> str:
     """Percent: the mean of seeds, with the lowest and the highest where there are several."""
     mean = sum(values) / len(values)
@@ -85,6 +93,9 @@ class State:
 
     def add(self, key: str, numbers: Mapping[str, Any]) -> None:
         self.cells[key] = dict(numbers)
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self.cells, indent=1, sort_keys=True) + "\n")
-        beside.replace(self.path)
+        write_state(self.path, self.cells)
+
+
+def write_state(path: Path, value: object) -> None:
+    """A results file, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.pages import write_state
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import distill, make_recipe
 from ddaudit.distillation.store import FolderStore
@@ -193,9 +194,7 @@ class State:
 
     def put(self, cell: Cell, seed: int, network: int, value: float) -> None:
         self.values.setdefault(cell.key, {})[f"{seed}.{network}"] = round(value, 4)
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self.values, indent=1, sort_keys=True) + "\n")
-        beside.replace(self.path)
+        write_state(self.path, self.values)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.pages import write_state
 from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.suite import autoattack, pgd
 from ddaudit.audits.store import RunStore
@@ -139,9 +140,7 @@ class Bench:
         self._save()
 
     def _save(self) -> None:
-        beside = self._path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self._all, indent=1, sort_keys=True) + "\n")
-        beside.replace(self._path)
+        write_state(self._path, self._all)
 
     def needed(self, row: Row, seed: int) -> bool:
         """False for a control that is no other than the base: it is no more accurate than the variant."""

@@ -30,14 +30,6 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
 
-def switched_on(stated: Any) -> Any:
-    """Of a mapping of options (a protocol's) those that are not off: one that a version did not have yet was off there.
-
-    Anything else comes back as it is.
-    """
-    return {k: v for k, v in stated.items() if v} if isinstance(stated, Mapping) else stated
-
-
 @dataclass(frozen=True)
 class MetricInfo:
     """What an auditor measures, before it measures: what ``ddaudit list metrics`` prints of a metric."""

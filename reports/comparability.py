@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ddaudit.findings import switched_on
+from ddaudit.later import switched_on
 from ddaudit.reports.schema import Report
 
 

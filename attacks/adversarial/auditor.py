@@ -222,13 +222,14 @@ class Adversarial(Auditor[AdversarialSettings]):
         seed: int,
     ) -> None:
         """Accuracy on images crafted on the first victim of each source that ``transfer`` names."""
-        images, eps = ctx.test(arena.settings.check_images), arena.radii.headline
-        norm = arena.settings.autoattack_norm
+        if not arena.settings.transfer:
+            return
         # A network of the same set is what masking 5 uses.
         others = [s for s in _sources(ctx, arena.settings) if s.identity != subject.identity]
-        if arena.settings.transfer and not others:
+        if not others:
             finding.caveats.append("No transfer row: no other subject is there to craft images on.")
-            return
+        images, eps = ctx.test(arena.settings.check_images), arena.radii.headline
+        norm = arena.settings.autoattack_norm
         clean = torch.stack([_correct(ctx, net, images) for net in victims])
         for source in others:
             try:

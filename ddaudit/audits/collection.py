@@ -10,7 +10,8 @@ from typing import Any
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
-from ddaudit.findings import NOT_RUN, Check, Finding, switched_on
+from ddaudit.findings import NOT_RUN, Check, Finding
+from ddaudit.later import switched_on
 from ddaudit.sets import Card, DistilledSet, digest
 
 _Cell = tuple[str, str, int | None]

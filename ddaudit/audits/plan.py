@@ -49,7 +49,8 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A configuration made concrete."""
+    """A configuration made concrete; ``read`` names what auditors read besides a cell's subject and the data's splits,
+    other subjects among it."""
 
     config: AuditConfig
     context: Context
@@ -57,6 +58,7 @@ class Plan:
     auditors: dict[str, tuple[Auditor[Any], Settings]]
     preparations: tuple[Cell, ...]
     cells: tuple[Cell, ...]
+    read: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,8 @@ def make_plan(
         for name in names
         if not draws[s.id, name]
     ]
-    return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells))
+    read = frozenset(name for one in asked.values() for name in one.get("inputs", ()))
+    return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells), read)
 
 
 def _pinned(config: AuditConfig) -> AuditConfig:

@@ -96,7 +96,8 @@ def run_audit(
     jobs = config.jobs or default_jobs(device, gpus)
     config = plan.config.model_copy(update={"device": str(device), "jobs": jobs})
     plan = replace(plan, config=config)
-    if shard[1] > 1 and (private := [n for n in _read_by_all(plan) if _is_private(plan, n)]):
+    private = [s.id for s in plan.subjects.values() if s.private and s.id in plan.read]
+    if shard[1] > 1 and private:
         what = f"several parts would make the private set of {private[0]}, which a setting lets others read"
         raise BadInput(
             "--shard", what, "Run it as one part, or leave the subject out of the setting."
@@ -122,9 +123,8 @@ def run_audit(
     total, done = len(preparations) + len(missing), 0
     run = uuid.uuid4().hex
     notify("start", None, 0, total)
-    read = _read_by_all(plan)
     # Workers know nothing of modules; whatever reads one runs beside it.
-    here = here or given.data is not None or bool(read & set(given.modules))
+    here = here or given.data is not None or bool(plan.read & set(given.modules))
 
     def results(wanted: Sequence[Cell]) -> Iterator[tuple[_Task, str | BaseException | None]]:
         mine = [c for c in wanted if here or c.subject in given.modules]
@@ -175,17 +175,6 @@ def _part(cells: Sequence[Cell], k: int, n: int) -> list[Cell]:
     owners = [(c.subject, c.seed) if c.subject else (c.auditor, None) for c in cells]
     place = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
     return [c for c, owner in zip(cells, owners, strict=True) if place[owner] % n == k - 1]
-
-
-def _read_by_all(plan: Plan) -> set[str]:
-    """What auditors read beside the subject of a cell and the data: other subjects, by their settings."""
-    inputs = (auditor.inputs(plan.context, s) for auditor, s in plan.auditors.values())
-    return {name for found in inputs for name in found}
-
-
-def _is_private(plan: Plan, name: str) -> bool:
-    subject = plan.subjects.get(name)
-    return subject is not None and subject.private
 
 
 @lru_cache(maxsize=1)

@@ -7,19 +7,21 @@ import math
 from typing import Any
 
 from ddaudit.errors import BadInput
+from ddaudit.later import unused
 
 
 def describe(part: Any) -> Any:
     """A part as plain data for a card: dataclasses become {"part": class name, **fields}.
 
-    An option marked ``metadata={"newer": True}`` is left out where it is not used: recipes are known by what they say
-    of themselves, and one that has not changed shall find what an earlier version made.
+    An option that came later is left out where it is not used: recipes are known by what they say of themselves, and
+    one that has not changed shall find what an earlier version made.
     """
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        skip = unused(part)
         fields = {
             f.name: describe(getattr(part, f.name))
             for f in dataclasses.fields(part)
-            if f.repr and not (f.metadata.get("newer") and getattr(part, f.name) == f.default)
+            if f.repr and f.name not in skip
         }
         return {"part": type(part).__name__, **fields}
     if isinstance(part, dict):

@@ -41,6 +41,7 @@ from ddaudit.distillation.reductions import Sum
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import refuse_coupling
 from ddaudit.errors import BadInput
+from ddaudit.later import later, unused
 from ddaudit.registry import Registry, split_recipe
 from ddaudit.training import EvaluationProtocol
 
@@ -111,7 +112,7 @@ class Recipe:
     networks: NetworkSource | None = None
     reader: Reader | None = None
     terms: tuple[Term, ...] = ()
-    records: Screen | None = None
+    records: Screen | None = later(None)
     labels: LabelModel | LabelWriter | LearnedLabels | None = None
     augment: str = "data"
     normalise: Literal["data", "public"] = "data"
@@ -376,9 +377,7 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """The recipe as plain data for a card."""
-        skip = {"small", "deviations", "purpose", "published_ipc"}
-        if self.records is None:
-            skip.add("records")  # newer than the cards of earlier sets, whose recipes are the same
+        skip = {"small", "deviations", "purpose", "published_ipc"} | unused(self)
         return {f.name: describe(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.record_scores import Study, early_errors, embeddings, forgetting_counts
 from ddaudit.distillation.targets import protected
 from ddaudit.errors import BadInput
+from ddaudit.later import later
 
 Strategy = Callable[[Tensor, int, torch.Generator], Tensor]
 
@@ -127,7 +128,7 @@ class Selection:
 
     strategy: str
     by_group: bool = False
-    even: bool = field(default=False, metadata={"newer": True})
+    even: bool = later(False)
     feature_epochs: int = 5
     arch: str = "ConvNet"
     keep: Literal["hard", "easy"] = "hard"

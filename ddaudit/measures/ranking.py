@@ -18,6 +18,7 @@ from ddaudit.auditing import Context, Subject, missing_part, recipe_subject
 from ddaudit.distillation import resolve
 from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.loops import LabelWriter
+from ddaudit.distillation.selection import random_choice
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Metric, MetricInfo
 from ddaudit.measures._common import correct
@@ -178,13 +179,13 @@ def _same_labels(distilled: DistilledSet, ctx: Context, seed: int) -> Subject:
         Unsupported: no record of such a class.
     """
     train, hard = ctx.data.train, distilled.hard_labels
-    order = torch.randperm(len(train), generator=ctx.generator("same labels", seed))
+    generator = ctx.generator("same labels", seed)
     index = torch.empty_like(hard)
     for c in hard.unique().tolist():
-        records, places = order[train.labels[order] == c], (hard == c).nonzero().squeeze(1)
+        records, places = ((labels == c).nonzero() for labels in (train.labels, hard))
         if not len(records):
             raise Unsupported(f"no record of class '{train.class_names[c]}' to put its labels on")
-        index[places] = records.repeat(-(-len(places) // len(records)))[: len(places)]
+        index[places] = records[random_choice(records, len(places), generator)]
     name = f"random, labels of {distilled.card.method}"
     made = replace(
         distilled, images=train.pixels(index), card=Card(method=name), outliers=None, trigger=None

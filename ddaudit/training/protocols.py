@@ -7,12 +7,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ddaudit.errors import BadInput
+from ddaudit.later import later, unused
 from ddaudit.training.augment import operations, without
 from ddaudit.training.robust import Robust
 
@@ -122,7 +123,7 @@ class EvaluationProtocol:
     sam_gap: float = 0.0
     robust: Robust | None = None
     ema: float = 0.0
-    adjust: float = field(default=0.0, metadata={"newer": True})
+    adjust: float = later(0.0)
 
     def __post_init__(self) -> None:
         where = f"protocol '{self.name[:40]}'"
@@ -205,21 +206,18 @@ class EvaluationProtocol:
         Options added after the first release count only where they are used, so that what was
         cached before them is still found.
         """
-        parts = {k: v for k, v in asdict(self).items() if k != "deviations"}
+        skip = {"deviations"} | unused(self)
+        parts = {k: v for k, v in asdict(self).items() if k not in skip}
         parts = {k: v for k, v in parts.items() if k not in _LATER or v != _LATER[k]}
         return f"{self.name}-{hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()[:8]}"
 
     def to_card(self) -> dict[str, Any]:
         """Plain data for a set's card: every field that earlier versions know or that is used, tuples as lists."""
-        unused = {
-            f.name
-            for f in fields(self)
-            if f.metadata.get("newer") and getattr(self, f.name) == f.default
-        }
+        skip = unused(self)
         return {
             k: list(v) if isinstance(v, tuple) else v
             for k, v in asdict(self).items()
-            if k not in unused
+            if k not in skip
         }
 
     @classmethod
@@ -272,7 +270,6 @@ _LATER = {
         "sam_gap",
         "robust",
         "ema",
-        "adjust",
     }
 }
 

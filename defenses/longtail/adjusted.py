@@ -31,14 +31,14 @@ def logit_adjusted(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: a method whose networks learn nothing of the records, or see every class equally often already.
     """
-    networks = teachable(recipe)
-    whole = networks is None and isinstance(recipe.loop, Selection) and recipe.loop.whole
-    if whole and recipe.labels is None and not getattr(recipe.loop, "even", False):
+    networks, loop = teachable(recipe), recipe.loop
+    even = isinstance(loop, Selection) and loop.even
+    if networks is None and isinstance(loop, Selection) and loop.whole and not even:
         protocol = replace(PROTOCOLS["dc"], name="dc-adjusted", adjust=1.0)
         return replace(
             recipe, protocol=protocol, status="ours", source=f"{ADJUSTED}, on: {recipe.source}"
         )
-    if whole or (networks is not None and networks.lesson is not None):
+    if even or (networks is not None and networks.lesson is not None):
         raise BadInput(
             f"{recipe.name}+logit-adjusted",
             "two remedies for one imbalance: what sees every class equally often has nothing to adjust",

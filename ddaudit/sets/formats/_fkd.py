@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.data import RandomSampler
 from ddaudit.errors import BadInput
 from ddaudit.files import afford, files_below, kind_of
 from ddaudit.sets._store import LabelStore
-from ddaudit.sets.formats._safe import load_torch
+from ddaudit.sets.formats._safe import is_plain, load_torch
 
 FKD_OPTIONS = {
     "fkd": "folder of the views' labels, epoch_0/batch_0.tar and so on",
@@ -24,6 +24,11 @@ FKD_OPTIONS = {
 }
 SEED = 42
 """``--fkd-seed`` of the public code."""
+PROTOCOL = {
+    "name": "sre2l", "batch_size": 1024, "lr": 1e-3, "weight_decay": 0.01, "augment": "", "optimiser": "adamw",
+    "lr_schedule": "cosine", "loss": "kl", "temperature": 20.0, "labels": "store",
+}  # fmt: skip
+"""How networks are trained on views with labels: train_FKD.py of SRe2L with the numbers of its script."""
 _TODO = "Expected what SRe2L's generate_soft_label.py writes, epoch_0/batch_0.tar and so on."
 _PARTS = (6, 7)
 """With a seventh, as G-VBSM writes it: which images a batch is of."""
@@ -83,11 +88,10 @@ def _epochs(folder: Path) -> list[list[Path]]:
     if not found:
         raise BadInput(folder, "holds no labels of views", _TODO)
     for epoch_number, batches in found.items():
-        if set(batches) != set(range(len(batches))):
-            missing = min(set(range(len(batches))) - set(batches))
+        if (missing := _gap(batches)) is not None:
             raise BadInput(folder, f"epoch_{epoch_number} lacks batch_{missing}.tar", _TODO)
-    if set(found) != set(range(len(found))):
-        raise BadInput(folder, f"lacks epoch_{min(set(range(len(found))) - set(found))}", _TODO)
+    if (missing := _gap(found)) is not None:
+        raise BadInput(folder, f"lacks epoch_{missing}", _TODO)
     return [[found[e][b] for b in range(len(found[e]))] for e in range(len(found))]
 
 
@@ -190,7 +194,12 @@ def _batch(file: Path) -> _Batch:
 
 
 def _tensor(value: Any, dims: int) -> bool:
-    return isinstance(value, Tensor) and not value.is_sparse and value.ndim == dims
+    return isinstance(value, Tensor) and is_plain(value) and value.ndim == dims
+
+
+def _gap(numbers: Mapping[int, object]) -> int | None:
+    """The first number from 0 on that is not there; None where all are."""
+    return next((n for n in range(len(numbers)) if n not in numbers), None)
 
 
 def _require_fit(store: LabelStore, labels: Tensor, folder: Path) -> None:

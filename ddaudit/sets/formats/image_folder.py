@@ -16,13 +16,8 @@ from ddaudit.files import files_below, kind_of, read_bytes
 from ddaudit.sets._types import Card, DistilledSet, StorageBytes
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, integer
 from ddaudit.sets.formats._decode import decode_images
-from ddaudit.sets.formats._fkd import FKD_OPTIONS, SEED, read_store
+from ddaudit.sets.formats._fkd import FKD_OPTIONS, PROTOCOL, SEED, read_store
 
-PROTOCOL = {
-    "name": "sre2l", "batch_size": 1024, "lr": 1e-3, "weight_decay": 0.01, "augment": "", "optimiser": "adamw",
-    "lr_schedule": "cosine", "loss": "kl", "temperature": 20.0, "labels": "store",
-}  # fmt: skip
-"""How networks are trained on views with labels: train_FKD.py of SRe2L with the numbers of its script."""
 _DEEPEST = 20
 """Folders down that files are looked for which nobody reads."""
 

@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddaudit.data import Dataset
+from ddaudit.models import Arch, Network, build
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -22,6 +25,25 @@ class Formula:
 def formula() -> Formula:
     """The reference repository's verdicts in test_attacks were computed on these."""
     return Formula(_network, _images)
+
+
+@pytest.fixture(scope="session")
+def fitted() -> Callable[..., Network]:
+    """``fitted(data, arch, steps, seed=0)``: a network after some steps of Adam on all training records."""
+
+    def fit(data: Dataset, arch: Arch, steps: int, seed: int = 0) -> Network:
+        net = build(
+            arch, shape=data.shape, num_classes=data.num_classes, seed=seed, mean=data.mean, std=data.std
+        )  # fmt: skip
+        optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+        for _ in range(steps):
+            loss = nn.functional.cross_entropy(net(data.train.pixels()), data.train.labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return net.eval()
+
+    return fit
 
 
 def _wave(*shape: int, pace: float) -> Tensor:

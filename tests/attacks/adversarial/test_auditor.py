@@ -25,26 +25,9 @@ FAST = {
 
 
 @pytest.fixture(scope="module")
-def networks(tiny) -> list[Network]:
+def networks(tiny, fitted) -> list[Network]:
     """Two small networks trained with plain Adam: victims as an audit would hand them out."""
-    nets = []
-    for seed in (0, 1):
-        net = build(
-            Arch.parse("ConvNetD2W8"),
-            shape=tiny.shape,
-            num_classes=4,
-            seed=seed,
-            mean=tiny.mean,
-            std=tiny.std,
-        )
-        optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-        for _ in range(40):
-            loss = torch.nn.functional.cross_entropy(net(tiny.train.pixels()), tiny.train.labels)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        nets.append(net.eval())
-    return nets
+    return [fitted(tiny, Arch.parse("ConvNetD2W8"), 40, seed) for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -263,19 +246,13 @@ def test_benchmark_configurations_and_transfer_rows(ctx, networks):
     assert moved.value < 0.2
 
 
-def test_tables_are_attacked_in_standard_deviations():
+def test_tables_are_attacked_in_standard_deviations(fitted):
     from ddaudit.data import load_data
 
     data = load_data("breast-cancer")
     ctx = Context(data=data, preset=PRESETS["quick"], arch=Arch("mlp", width=16))
-    network = build(ctx.arch, shape=data.shape, num_classes=2, seed=0, mean=data.mean, std=data.std)
-    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
-    for _ in range(30):
-        loss = torch.nn.functional.cross_entropy(network(data.train.pixels()), data.train.labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    ctx.victims = lambda subject, seed: [network.eval()]  # type: ignore[method-assign]
+    network = fitted(data, ctx.arch, 30)
+    ctx.victims = lambda subject, seed: [network]  # type: ignore[method-assign]
     ctx.train = lambda sets, *, seeds, arch=None: [network]  # type: ignore[method-assign]
     auditor = Adversarial()
     few = {"images": 40, "check_images": 30, "autoattack_images": 20, "table_autoattack_eps": 2.0}

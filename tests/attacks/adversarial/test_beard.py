@@ -6,6 +6,7 @@ import pytest
 
 from ddaudit.attacks.adversarial.beard import EvaluationLog, beard_metrics
 from ddaudit.errors import BadInput
+from ddaudit.models import Arch
 
 # CIFAR-10, BACON, ConvNet: the evaluation logs that the authors ship (Code/metrics/white_box/BACON), percents.
 CLEAN = {1: (44.95, 2.25), 10: (61.73, 2.29), 50: (69.95, 2.31)}
@@ -122,7 +123,7 @@ def test_as_coded_pgd_l2_is_clamping_alone_and_as_meant_is_not(tiny):
 
     from ddaudit.attacks.adversarial.beard import beard_pgd, clip_only
     from ddaudit.attacks.adversarial.execution import classify
-    from ddaudit.models import Arch, build
+    from ddaudit.models import build
 
     net = build(
         Arch.parse("ConvNetD1W8"), shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std
@@ -137,21 +138,8 @@ def test_as_coded_pgd_l2_is_clamping_alone_and_as_meant_is_not(tiny):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny):
-    import torch
-
-    from ddaudit.models import Arch, build
-
-    net = build(
-        Arch.parse("ConvNetD1W8"), shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std
-    )  # fmt: skip
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(20):
-        loss = torch.nn.functional.cross_entropy(net(tiny.train.pixels()), tiny.train.labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return net.eval()
+def trained(tiny, fitted):
+    return fitted(tiny, Arch.parse("ConvNetD1W8"), 20)
 
 
 def test_the_pools_are_the_ones_whose_logs_are_shipped():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddaudit.distillation.recipes.sre2l import by_views
 from ddaudit.errors import BadInput
 from ddaudit.sets import import_set
 from ddaudit.sets.formats import _fkd
@@ -72,6 +73,9 @@ def test_every_view_goes_to_its_image(tmp_path: Path) -> None:
     # The code slices [bbx1:bbx2, bby1:bby2] of (H, W).
     assert store.patches[0, 0].tolist() == [1, 2, 5, 3]
     stated = EvaluationProtocol.from_card(made.card.protocol)
+    assert stated == by_views(
+        "sre2l", epochs=EPOCHS, batch_size=1024
+    )  # as our own method states it
     assert (stated.labels, stated.temperature, stated.epochs) == ("store", 20.0, EPOCHS)
     assert (stated.optimiser, stated.lr_schedule, stated.batch_size) == ("adamw", "cosine", 1024)
 
