@@ -10,7 +10,6 @@ which methods and seeds on the same records share. The page is written from what
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.pages import State
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import distill, resolve
 from ddaudit.distillation.lessons import Adjusted, Even, Lesson, teach
@@ -250,22 +250,21 @@ def main() -> None:
     parser.add_argument("--page-only", action="store_true")
     args = parser.parse_args()
     bases, started = args.data.split(","), time.monotonic()
-    state = json.loads(args.state.read_text()) if args.state.exists() else {}
-    store = FolderStore(args.runs)
+    state, store = State(args.state), FolderStore(args.runs)
     for cell in [] if args.page_only else cells(bases, args.methods.split(",")):
-        if cell.key in state:
+        if cell.key in state.cells:
             continue
         if time.monotonic() - started > args.seconds:
             break
         began = time.monotonic()
         data = load(cell.base, cell.factor, args.data_root)
         try:
-            state[cell.key] = {"recall": measure(cell, data, store)}
+            found: dict[str, Any] = {"recall": measure(cell, data, store)}
         except Exception as error:  # one method that diverges must not end the run
-            state[cell.key] = {"failed": str(error).splitlines()[0]}
-        args.state.write_text(json.dumps(state, indent=0, sort_keys=True) + "\n")
-        print(f"{cell.key}: {time.monotonic() - began:.0f} s {state[cell.key]}", flush=True)
-    args.page.write_text(page(state, bases, args.data_root))
+            found = {"failed": str(error).splitlines()[0]}
+        state.add(cell.key, found)
+        print(f"{cell.key}: {time.monotonic() - began:.0f} s {found}", flush=True)
+    args.page.write_text(page(state.cells, bases, args.data_root))
 
 
 if __name__ == "__main__":

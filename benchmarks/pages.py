@@ -83,17 +83,32 @@ def span(values: list[float]) -> str:
 
 
 class State:
-    """Numbers by cell, written whole after every cell."""
+    """Numbers by cell, kept after every cell; several processes may add to one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cells: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
+        self.cells: dict[str, dict[str, Any]] = read_state(path)
 
     def add(self, key: str, numbers: Mapping[str, Any]) -> None:
         self.cells[key] = dict(numbers)
-        write_state(self.path, self.cells)
+        keep(self.path, key, value=self.cells[key])
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a results file holds; nothing where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def keep(path: Path, *where: str, value: object) -> None:
+    """Set one entry of a results file, by its keys from the outermost, and write it whole or not at all.
+
+    The file is read anew: what another process has added in the meantime stays.
+    """
+    inner = known = read_state(path)
+    for key in where[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[where[-1]] = value
+    write_state(path, known)
 
 
 def write_state(path: Path, value: object) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.pages import write_state
+from benchmarks.pages import keep, read_state
 from ddaudit.data import Dataset, load_data
 from ddaudit.distillation import distill, make_recipe
 from ddaudit.distillation.store import FolderStore
@@ -178,9 +177,7 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values: dict[str, dict[str, float]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
+        self.values: dict[str, dict[str, float]] = read_state(path)
 
     def has(self, cell: Cell, seed: int, network: int) -> bool:
         return f"{seed}.{network}" in self.values.get(cell.key, {})
@@ -193,8 +190,9 @@ class State:
         return list(sets.values())
 
     def put(self, cell: Cell, seed: int, network: int, value: float) -> None:
-        self.values.setdefault(cell.key, {})[f"{seed}.{network}"] = round(value, 4)
-        write_state(self.path, self.values)
+        at, value = f"{seed}.{network}", round(value, 4)
+        self.values.setdefault(cell.key, {})[at] = value
+        keep(self.path, cell.key, at, value=value)
 
 
 @dataclass(frozen=True)

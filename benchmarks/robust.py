@@ -7,13 +7,13 @@ Every method at its ``small`` profile beside its plain base, the same base with 
 base with victims that stop as soon as they are as accurate on validation records as the robust variant's. AutoAttack
 standard at 8, 2 and 1 / 255 on the first test images; an image that stands at a larger radius stands at a smaller one.
 Sets and victims are kept in ``--out``, verdicts image by image in ``--state``: a run that was stopped goes on, all rows
-of one seed before the next seed, and a later one with more ``--images`` extends it. ``--page-only`` computes nothing.
+of one seed before the next seed, and a later one with more ``--images`` extends it; several may share both, with other
+``--rows``. ``--page-only`` computes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pages import write_state
+from benchmarks.pages import keep, read_state
 from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.suite import autoattack, pgd
 from ddaudit.audits.store import RunStore
@@ -105,23 +105,21 @@ class Bench:
     def __init__(self, data: Dataset, store: RunStore, state: Path) -> None:
         self.data, self._store, self._path = data, store, state
         self.arch = fit(Arch.parse("ConvNetW32"), data.shape)
-        known = json.loads(state.read_text()) if state.exists() else {}
-        self._all: dict[str, Any] = known
-        self.cells: dict[str, dict[str, Any]] = known.setdefault(data.name, {})
+        self.cells: dict[str, dict[str, Any]] = read_state(state).get(data.name, {})
+        self._met: set[str] = set()
 
     def extend(self, row: Row, seed: int, images: int) -> None:
         """Judge the first ``images`` test images by AutoAttack, those that are judged already left out; before any of
         them, a part of the test records by PGD."""
-        net = self.victim(row, seed)
-        cell, greys = (
-            self.cells.setdefault(f"{row.key}/{seed}", {"bits": {}}),
-            GREYS[self.data.name],
-        )
-        if "clean" not in cell:
-            x, y = self.data.test.images[:PGD], self.data.test.labels[:PGD]
-            cell["clean"] = self._accuracy(net, self.data.test.images, self.data.test.labels)
-            got = pgd(net, x, y, eps=greys[0] / 255, steps=20, seed=seed)
-            cell["pgd"] = "".join(map(str, got.survived.int().tolist()))
+        net, key, greys = self.victim(row, seed), f"{row.key}/{seed}", GREYS[self.data.name]
+        if key not in self._met:
+            # A folder that is gone is made again: verdicts go on where the network is the one that they are of.
+            first = self._first(net, greys[0], seed)
+            known = self.cells.get(key, {})
+            if {k: known.get(k) for k in first} != first:
+                self.cells[key] = {**first, "bits": {}}
+            self._met.add(key)
+        cell = self.cells[key]
         done = len(cell["bits"].get(str(greys[0]), ""))
         x, y = self.data.test.images[done:images], self.data.test.labels[done:images]
         stands = torch.zeros(len(x), dtype=torch.bool)
@@ -132,15 +130,22 @@ class Bench:
                 stands[todo] = got.survived
             bits = "".join(map(str, stands.int().tolist()))
             cell["bits"][str(grey)] = cell["bits"].get(str(grey), "") + bits
-        self._save()
+        keep(self._path, self.data.name, key, value=cell)
 
     def skip(self, row: Row, seed: int) -> None:
         """Keep that a control is the base itself."""
-        self.cells[f"{row.key}/{seed}"] = {"base": True}
-        self._save()
+        key = f"{row.key}/{seed}"
+        self.cells[key] = {"base": True}
+        keep(self._path, self.data.name, key, value=self.cells[key])
 
-    def _save(self) -> None:
-        write_state(self._path, self._all)
+    def _first(self, net: Network, grey: int, seed: int) -> dict[str, Any]:
+        """Accuracy, and which of the first test images stand under PGD."""
+        x, y = self.data.test.images[:PGD], self.data.test.labels[:PGD]
+        got = pgd(net, x, y, eps=grey / 255, steps=20, seed=seed)
+        return {
+            "clean": self._accuracy(net, self.data.test.images, self.data.test.labels),
+            "pgd": "".join(map(str, got.survived.int().tolist())),
+        }
 
     def needed(self, row: Row, seed: int) -> bool:
         """False for a control that is no other than the base: it is no more accurate than the variant."""
@@ -410,8 +415,7 @@ def main() -> None:
             else:
                 bench.skip(row, seed)
             print(f"{row.key} {seed} {stop}: {time.monotonic() - began:.0f} s", flush=True)
-    known = json.loads(args.state.read_text()) if args.state.exists() else {"digits": {}}
-    args.page.write_text(page(known, rows))
+    args.page.write_text(page(read_state(args.state), rows))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ Every registered method at its ``small`` profile, beside full data, random recor
 ``utility`` under the quick preset. One run folder for each data set and size; running again computes what is missing,
 and every part may be run alone. ``--protocol card`` also trains networks as each set's card says, on the set and on
 random records with labels by the same teachers, and on the set with hard labels, in run folders of its own. The page
-is written after every method from whatever is there, and names what is not; its numbers stand in a .json beside it.
+is written after every method from whatever is there, and names what is not. Its numbers stand in a .json beside it, and
+a row stays where no folder has it any more.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="folder of the run folders; the page also reads others, the first that has a row counts",
+        help="folder of the run folders; the page also reads others: the first that has a row counts",
     )
     parser.add_argument("--methods", help="default: all that are registered")
     parser.add_argument("--data", default=",".join(DATA))
@@ -105,6 +106,8 @@ class Row:
     seeds: int
     gain: tuple[float, float | None, float | None] | None
     paired: bool
+    networks: int | None = None
+    """Trained on each set; None where it was not kept."""
 
     @property
     def beats(self) -> bool:
@@ -146,6 +149,8 @@ def rows(folder: Path) -> Iterator[Row]:
     if not (folder / "run.json").exists():
         return
     report = ddaudit.report_of([str(folder)])
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    networks = about["preset"]["victims"]
     gains = {
         c.subject: ((c.difference, c.low, c.high), c.paired)
         for c in report.comparisons
@@ -158,7 +163,7 @@ def rows(folder: Path) -> Iterator[Row]:
                 continue
             gain, paired = gains.get(finding.subject, (None, False))
             seeds = len(m.per_seed) if m.per_seed else 1
-            yield Row(finding.subject, (m.value, m.low, m.high), seeds, gain, paired)
+            yield Row(finding.subject, (m.value, m.low, m.high), seeds, gain, paired, networks)
 
 
 def by_own_protocol(folder: Path) -> dict[str, dict[str, Figure]]:
@@ -179,13 +184,27 @@ def by_own_protocol(folder: Path) -> dict[str, dict[str, Figure]]:
     return made
 
 
+def read_kept(file: Path) -> dict[Case, dict[str, tuple[Row, dict[str, Figure] | None]]]:
+    """What the .json of a page holds: of every case, each method's row and its figures by its own protocol."""
+    made: dict[Case, dict[str, tuple[Row, dict[str, Figure] | None]]] = {}
+    for entry in json.loads(file.read_text(encoding="utf-8")) if file.exists() else []:
+        own, case = entry.pop("own_protocol"), Case(entry.pop("data"), entry.pop("ipc"))
+        entry = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        figures = own and {name: tuple(figure) for name, figure in own.items()}
+        made.setdefault(case, {})[entry["method"]] = Row(**entry), figures
+    return made
+
+
 def write_page(
     page: Path,
     known: dict[str, dict[str, str]],
     cases: Sequence[Case],
     outs: Sequence[Path],
 ) -> None:
-    """The page, from whatever is there; a row is that of the first folder of ``outs`` that has it."""
+    """The page, from whatever is there; a row is that of the first folder of ``outs`` that has it, else the one that
+    the page had before."""
+    before = read_kept(page.with_suffix(".json"))
+    cases = sorted({*cases, *before}, key=lambda c: (c.data not in TITLES, c.data, c.ipc))
     problems = {key: text for out in reversed(outs) for key, text in read_problems(out).items()}
     published, reasons = read_published(), read_reasons()
     kept: list[dict[str, object]] = []
@@ -204,13 +223,13 @@ def write_page(
     ]
     for case in cases:
         folders = [case.folder(out, how) for out in outs for how in ("audit", "card")]
-        found = {r.method: r for folder in reversed(folders) for r in rows(folder)}
-        own = {m: told for f in reversed(folders) for m, told in by_own_protocol(f).items()}
+        old = before.get(case, {})
+        found = {name: row for name, (row, _) in old.items()}
+        found |= {r.method: r for folder in reversed(folders) for r in rows(folder)}
+        own = {name: told for name, (_, told) in old.items() if told}
+        own |= {m: told for f in reversed(folders) for m, told in by_own_protocol(f).items()}
         lines += [f"## {TITLES.get(case.data, case.data)}, IPC {case.ipc}", ""]
-        abouts = [folder / "run.json" for folder in folders if (folder / "run.json").exists()]
-        networks = {
-            json.loads(about.read_text(encoding="utf-8"))["preset"]["victims"] for about in abouts
-        }
+        networks = {n for r in found.values() for n in ([r.networks] if r.networks else (2, 3))}
         if networks:
             lines += [f"{' or '.join(map(str, sorted(networks)))} networks per set.", ""]
         lines += [

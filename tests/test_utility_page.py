@@ -72,3 +72,11 @@ def test_rows_come_from_the_first_folder_that_has_them(tmp_path, monkeypatch) ->
     assert "| `kip` | 0.900 [0.800, 1.000] | - | -0.020 [-0.100, +0.100] | - |" in text
     kept = json.loads((tmp_path / "page.json").read_text())
     assert [(r["method"], r["accuracy"][0]) for r in kept] == [("dm", 0.7), ("kip", 0.5)]
+
+    # The folders are gone: the page stays as it was, beside what is new.
+    monkeypatch.setattr(ddaudit, "report_of", lambda folders: 1 / 0)
+    write_page(tmp_path / "page.md", KNOWN, [Case("digits", 10)], [tmp_path / "none"])
+    again = (tmp_path / "page.md").read_text()
+    assert text.rstrip() in again
+    assert "## Digits (scikit-learn's, 8x8), IPC 10" in again
+    assert json.loads((tmp_path / "page.json").read_text()) == kept
