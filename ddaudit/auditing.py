@@ -115,6 +115,8 @@ class Auditor(ABC, Generic[S]):
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()
     """Every metric it may emit, for ``ddaudit list metrics``."""
     redistils: ClassVar[bool] = False
+    """Whether it distils a recipe again for itself: it then looks at one draw of a subject, not at all of them."""
+    covers_draws: ClassVar[bool] = False
     """Whether many distillations of a recipe lie behind each number, so that its interval covers the draw of a set."""
     light: ClassVar[bool] = False
     """Whether it only asks the victims for their answers: one more draw of a reference then costs next to nothing."""
@@ -200,7 +202,7 @@ class Auditor(ABC, Generic[S]):
             m.model_copy(
                 update={
                     "label": m.label or self.labels.get(m.name, ""),
-                    "covers_draws": self.redistils,
+                    "covers_draws": self.covers_draws,
                 }
             )
             for m in finding.metrics

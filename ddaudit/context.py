@@ -407,10 +407,14 @@ def missing_part(protocol: EvaluationProtocol, distilled: DistilledSet) -> str:
     return ""
 
 
-def stratified(data: ImageData, limit: int) -> ImageData:
-    """A fixed sample of at most ``limit`` records, spread evenly over (class, group) cells and seeded by nothing.
+def stratified(data: ImageData, limit: int, *, even: bool = False) -> ImageData:
+    """A fixed sample of at most ``limit`` records, (class, group) cell by cell, seeded by nothing.
 
-    Fewer records than cells are one each of cells that are drawn, not those of the first classes.
+    It is composed as the data are, so that it estimates what they would say, and holds one record of every cell at
+    least. Fewer records than cells are one each of cells that are drawn, not those of the first classes.
+
+    Args:
+        even: as many of every cell, as far as there are, for what looks at classes one by one.
     """
     if len(data) <= limit:
         return data
@@ -427,5 +431,10 @@ def stratified(data: ImageData, limit: int) -> ImageData:
         drawn = torch.randperm(len(firsts), generator=torch.Generator().manual_seed(limit))[:limit]
         return data.subset(torch.sort(firsts[drawn]).values)
     position[order] = torch.cat([torch.arange(int(c)) for c in counts])
+    if not even:
+        # Where in its cell a record stands: up to any place, cells have shares in proportion to their sizes.
+        size = torch.empty_like(order)
+        size[order] = counts.repeat_interleave(counts)
+        position = torch.where(position == 0, 0.0, (position + 0.5) / size)
     chosen = torch.argsort(position, stable=True)[:limit]
     return data.subset(torch.sort(chosen).values)

@@ -116,6 +116,8 @@ class Metric(_Model):
     """
     best_of: dict[int, float | None] = Field(default_factory=dict)
     """For a bound: what is still proven at 95 % when this is the best of k seeds (error 5 % / k), by k."""
+    game: str = ""
+    """How it was measured, where its auditor has several ways: numbers of two ways are not compared."""
     refutes: str | None = None
     """For a bound: the metric that it refutes by lying above it. Set only where the bound holds without further
     assumptions and is corrected for everything that was tried; a verdict on a claim reads no other bound.

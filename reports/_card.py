@@ -92,7 +92,7 @@ def dataset_card(report: Report, subject: str) -> str:
         privacy=_privacy(info, claim, known.privacy, withheld),
         numbers=numbers,
         indexed=indexed,
-        reference=report.reference,
+        reference=report.reference_of(subject),
         preset=report.run.preset,
         version=report.run.ddaudit_version,
     )

@@ -191,7 +191,7 @@ def _section(report: Report, auditor: AuditorInfo, table: Verdict) -> _Section:
     return _Section(
         auditor=auditor,
         anchor=anchor(auditor),
-        answer=answer(table, report.auditors.index(auditor), report.reference),
+        answer=answer(report, table, report.auditors.index(auditor)),
         dots=headline_plots(report, auditor),
         plots=curve_plots(report, auditor),
         tables=metric_tables(report, auditor),

@@ -146,8 +146,7 @@ def _render(report: Report, *, details: bool) -> str:
         uses=uses(report),
         sizes=labels.sizes(report),
         auditors=[
-            (a, answer(table, i, report.reference), metric_tables(report, a))
-            for i, a in enumerate(auditors)
+            (a, answer(report, table, i), metric_tables(report, a)) for i, a in enumerate(auditors)
         ],
         details=details,
         failed=_failed(report),

@@ -81,7 +81,8 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
     tone: Tone = "bad" if lead else "warning" if worse else "neutral"
     if basis is not None:  # the auditor that has it is the first
         told = "worse" if 0 in worse else "better" if 0 in better else "not shown better"
-        judged = f", {told}{_THAN}{report.reference}" if report.reference else ""
+        reference = report.reference_of(name)
+        judged = f", {told}{_THAN}{reference}" if reference else ""
         clauses.append(f"{metric_name(basis)} {_short(basis)}{judged}")
         better, worse = ([i for i in x if i] for x in (better, worse))
     elif not better and not worse and not lead:

@@ -89,7 +89,9 @@ def build_report(run: RawRun) -> Report:
     report = Report(
         run=info, subjects=subjects, auditors=auditors, findings=findings, greyed=greyed
     )
-    report.at_chance = [d for f in findings if (d := _doubt(report, f)) is not None]
+    report.at_chance = [
+        d for f in findings if (d := _doubt(f, cells.get((f.subject, f.auditor), []))) is not None
+    ]
     report.comparisons = _comparisons(report, pairing(run.cells))
     report.claims = [claim for s in subjects if (claim := _claim(report, s)) is not None]
     report.alerts = alerts(report)
@@ -208,17 +210,29 @@ def _greyed(finding: Finding) -> list[Greyed]:
     ]
 
 
-def _doubt(report: Report, finding: Finding) -> Doubt | None:
-    """Whether the subject's basis may be chance: its interval reaches what a constant answer reads."""
+def _doubt(finding: Finding, cells: Sequence[Finding]) -> Doubt | None:
+    """Whether the subject's basis may be chance: its interval reaches what a constant answer reads.
+
+    Of several seeds each one above chance is enough: their mean has a wide interval where they are few, and what is
+    shown of every seed alone is no less so of all.
+    """
     for m in finding.metrics:
-        end = m.value if m.low is None else m.low
-        if m.basis and end is not None and m.chance is not None and end <= m.chance:
+        if not m.basis or m.chance is None or m.value is None or _above(m):
+            continue
+        alone = [s for c in cells for s in c.metrics if s.key == m.key and s.value is not None]
+        if len(alone) < 2 or not all(map(_above, alone)):
             reason = (
                 f"{metric_name(m)} of {finding.subject} ({number(m.value, m.unit)}) is not clearly above "
                 f"chance ({number(m.chance, m.unit)})"
             )
             return Doubt(subject=finding.subject, reason=reason)
     return None
+
+
+def _above(metric: Metric) -> bool:
+    """Whether a basis is clearly above what a constant answer reads on the same records."""
+    end = metric.value if metric.low is None else metric.low
+    return metric.chance is None or (end is not None and end > metric.chance)
 
 
 def _comparisons(report: Report, paired: Paired) -> list[Comparison]:
@@ -276,7 +290,7 @@ def _pairs(report: Report, finding: Finding, baseline: str, paired: Paired) -> I
         diff = difference(metric, match, spread, pair)
         if diff is not None:
             why = report.doubt(finding, metric) or report.doubt(other, match)
-            why = why or _unsound(report, other, match)
+            why = why or _unsound(report, other, match) or _unlike(metric, match)
             if diff.low is not None and diff.p_value is None:
                 why = why or "one draw of each, and no baseline was drawn several times"
             yield _Pair(finding, metric, other, match, diff, why)
@@ -286,6 +300,13 @@ def _unsound(report: Report, finding: Finding, metric: Metric) -> str:
     """Why nothing can be better or worse than this number; "" where it can be relied on."""
     failing = report.failing_checks(finding, metric)
     return f"the instrument check '{failing[0]}' failed for {finding.subject}" if failing else ""
+
+
+def _unlike(metric: Metric, match: Metric) -> str:
+    """Why two numbers of one name do not say which subject is better; "" where they were measured alike."""
+    if metric.game == match.game:
+        return ""
+    return f"measured in two ways: {metric.game or match.game}"
 
 
 def _comparison(report: Report, pair: _Pair, adjusted: float | None) -> Comparison:

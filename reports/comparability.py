@@ -20,14 +20,22 @@ def basics(report: Report) -> dict[str, object]:
     }
 
 
-def conditions(report: Report) -> dict[str, object]:
-    """:func:`basics`, and what rows of one table share besides."""
+def experiment(report: Report) -> dict[str, object]:
+    """:func:`basics`, and what sets are made from and trained by: a change across these is one of the experiment."""
     run = report.run
     return {
         **basics(report),
         "training records": run.data_facts.get("fingerprint"),
-        "shape": run.data_facts.get("shape"),
         "protocol's settings": switched_on(run.protocol_facts),
+    }
+
+
+def conditions(report: Report) -> dict[str, object]:
+    """:func:`experiment`, and what rows of one table share besides."""
+    run = report.run
+    return {
+        **experiment(report),
+        "shape": run.data_facts.get("shape"),
         "preset": run.preset,
         "profile": run.profile,
         "number of test records": run.data_facts.get("test"),

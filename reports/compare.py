@@ -175,7 +175,11 @@ def between_draws(
         finding = report.finding(name, auditor) if report.subject(name).drawn else None
         for found in finding.metrics if finding else ():
             of = (answers or {}).get(name)
-            if found.key == metric.key and (spread := spread_of(found, of)) is not None:
+            if found.key != metric.key:
+                continue
+            spread = spread_of(found, of)
+            # Draws at an end of the scale (accuracies of 0, rates of 1) all read the same: nothing follows for others.
+            if spread is not None and spread.variance > 0:
                 return spread
     return None
 

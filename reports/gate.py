@@ -187,7 +187,7 @@ def _apply(rule: Rule, report: Report, where: str) -> Iterator[RuleResult]:
         for finding, metric in found if usable else ():
             if metric.value is None:
                 text = f"{_named(metric)} has no value: {finding.reason or 'it could not be read'}"
-                yield result(str(rule), subject, "inconclusive", text)
+                yield _missing(rule, subject, text)
 
 
 def _named(metric: Metric) -> str:
@@ -228,10 +228,12 @@ def _require_run(rule: Rule, report: Report) -> Iterator[RuleResult]:
         )
     elif rule.run == "checked":
         failed = {(f.auditor, c.name) for f in report.findings for c in f.checks if not c.passed}
-        bare = {f.auditor for f in report.findings if f.status == "ok" and not f.checks}
+        answered = [f for f in report.findings if f.status in ("ok", "partial")]
+        bare = {f.auditor for f in answered if not f.checks}
         said = "; ".join(
             [*(f"{a}: the instrument check '{n}' failed" for a, n in sorted(failed)),
-             *(f"{a} has no instrument checks" for a in sorted(bare))]
+             *(f"{a} has no instrument checks" for a in sorted(bare)),
+             *([] if answered else ["there is no answer to check"])]
         )  # fmt: skip
         wanted, said = not said, said or "all instrument checks passed"
     elif rule.run == "not quick":
@@ -310,6 +312,9 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
             why = f"{rule.relative_to} has no such number to compare with"
             waits = base is not None and (base.not_run or base.status == "failed")
             return _missing(rule, finding.subject, why, excused=not waits)
+        if other.game != metric.game:
+            why = f"{rule.relative_to}'s {_named(metric)} was measured in another way than this one"
+            return _missing(rule, finding.subject, why)
         number = diff
         failing = failing + report.failing_checks(base, other)
         doubt = doubt or report.doubt(base, other)

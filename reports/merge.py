@@ -20,6 +20,8 @@ from typing import Any
 from ddaudit.findings import NOT_RUN, Check, Curve, Finding, Metric, Picture, Status
 from ddaudit.stats.intervals import student
 
+_FROM_ZERO = ("fraction", "ratio")
+"""Units of numbers that cannot be negative, unless a seed's own is."""
 _SEED_SUFFIX = re.compile(r" \(seed -?\d+\)$")
 
 
@@ -211,8 +213,10 @@ def _interval(
     lows, highs = _sides(values, metrics)
     low, high = value - _half_width(values, lows), value + _half_width(values, highs)
     bounds = [b for m in metrics for b in (m.low, m.value, m.high) if b is not None]
-    if metrics[0].unit == "fraction" and all(0.0 <= b <= 1.0 for b in bounds):
-        low, high = max(low, 0.0), min(high, 1.0)
+    if metrics[0].unit in _FROM_ZERO and all(b >= 0.0 for b in bounds):
+        low = max(low, 0.0)
+        if metrics[0].unit == "fraction" and all(b <= 1.0 for b in bounds):
+            high = min(high, 1.0)
     return low, high
 
 

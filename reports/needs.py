@@ -23,17 +23,17 @@ def needs(report: Report) -> list[Need]:
     rows = [r for r in table.rows if not r.subject.baseline]
     if not rows:
         return []
-    beside = next((r for r in table.rows if r.subject.id == report.reference), None)
+    by_id = {r.subject.id: r for r in table.rows}
     measured = any(report.basis(r.subject.id) for r in rows)
     out = [_accuracy(report, table, rows)] if measured else []
     out.append(_guarantee(rows))
     missed = []
     for i, group in enumerate(table.groups):
-        if (i == 0 and measured) or beside is None or not group.columns:
+        if (i == 0 and measured) or report.reference not in by_id or not group.columns:
             continue
         found = [r for r in rows if i in ahead(r)]
         if found:
-            out.append(_met(group, i, found, beside))
+            out.append(_met(group, i, found, by_id[_beside(report, found[0])]))
         elif any(t.word in _JUDGED for r in rows for c in r.groups[i] for t in c.tags):
             missed.append(_need(group))
     return out + list(_missed(missed))
@@ -74,24 +74,27 @@ def _accuracy(report: Report, table: Verdict, rows: Sequence[Row]) -> Need:
         and r.subject.id not in lost
         and not r.groups[0][0].greyed
     }
-    beside = report.basis(report.reference) if report.reference else None
     title = capital(metric_name(next(iter(of.values())))) if of else "Accuracy"
     if not of:
         return Need(need=title, text="none is clearly above guessing")
     top = max(of, key=lambda n: of[n].value or 0.0)
     best = number(of[top].value, of[top].unit, digits=2)
-    if beside is None or beside.value is None:
-        return Need(need=title, text=f"highest {top}, {best}")
-    other = number(beside.value, beside.unit, digits=2)
     better = [r.subject.id for r in rows if r.subject.id in of and 0 in ahead(r)]
     if better:
         top = max(better, key=lambda n: of[n].value or 0.0)
         best = number(of[top].value, of[top].unit, digits=2)
+    # Of its own size, where the report has several.
+    reference = report.reference_of(top)
+    beside = report.basis(reference) if reference else None
+    if beside is None or beside.value is None:
+        return Need(need=title, text=f"highest {top}, {best}")
+    other = number(beside.value, beside.unit, digits=2)
+    if better:
         shown = f"{top} {best}" if len(better) > 1 else best
         return Need(
             need=title, subjects=better, text=_fit(title, better, f"{shown} against {other}", "")
         )
-    text = f"none shown better than {report.reference}"
+    text = f"none shown better than {reference}"
     if (of[top].value or 0.0) > beside.value:
         text += f"; highest {top}, {best} against {other}"
     return Need(need=title, text=text)
@@ -111,6 +114,11 @@ def _guarantee(rows: Sequence[Row]) -> Need:
     state = states.pop() if len(states) == 1 else "not all tested"
     who = [c.subject for c in standing_]
     return Need(need=title, subjects=who, text=_fit(title, who, f"ε {span}", state))
+
+
+def _beside(report: Report, row: Row) -> str:
+    """What a set is compared with: the reference, of its own size."""
+    return report.reference_of(row.subject.id) or ""
 
 
 def _met(group: Group, i: int, found: Sequence[Row], beside: Row) -> Need:

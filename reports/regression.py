@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ddaudit.errors import BadInput
 from ddaudit.findings import Metric
 from ddaudit.reports import labels
-from ddaudit.reports.comparability import basics
+from ddaudit.reports.comparability import apart, experiment, instruments
 from ddaudit.reports.compare import Difference, between_draws, difference, outcome
 from ddaudit.reports.gate import Outcome, RuleResult, result
 from ddaudit.reports.schema import Report
@@ -28,6 +28,8 @@ class Change:
     diff: Difference
     word: str
     """As ``Comparison.outcome``, corrected (Holm) for all changes between the two reports."""
+    unlike: str = ""
+    """What the auditor did differently in the two, so that nothing follows; "" where nothing."""
 
     @property
     def line(self) -> str:
@@ -36,27 +38,31 @@ class Change:
         values = f"{labels.number(self.now.value, unit)}, before {labels.number(self.before.value, unit)}"
         span = labels.interval(self.diff.low, self.diff.high, unit)
         text = f"{labels.full_name(self.now)} = {values}: {labels.signed(self.diff.value, unit)} {span}"
-        return f"{text.rstrip()}; {_SHOWN.get(self.word, self.word)}"
+        return f"{text.rstrip()}; {self.unlike or _SHOWN.get(self.word, self.word)}"
 
 
 def changes(report: Report, earlier: Report) -> list[Change]:
     """Every headline number that both reports have, as independent measurements; bounds are not compared.
 
     Raises:
-        BadInput: the reports are not on the same test records, architecture and protocol.
+        BadInput: the reports are not on the same records, architecture and protocol.
     """
-    mine, theirs = basics(report), basics(earlier)
-    for name, now in mine.items():
-        if now != (before := theirs[name]):
-            what = f"are not comparable: {name} {before} in one and {now} in the other"
-            raise BadInput("the two reports", what, "Compare reports of the same audit.")
-    pairs = list(_pairs(report, earlier))
-    corrected = iter(holm([d.p_value for *_, d in pairs if d.p_value is not None]))
+    why = apart(experiment(report), experiment(earlier))
+    if why:
+        what = f"are not comparable: {why}"
+        raise BadInput("the two reports", what, "Compare reports of the same audit.")
+    mine, theirs = instruments(report), instruments(earlier)
+    pairs = []
+    for auditor, *pair in _pairs(report, earlier):
+        unlike = apart(mine.get(auditor, {}), theirs.get(auditor, {}), of=auditor)
+        pairs.append((*pair, unlike))
+    judged = [d.p_value for *_, d, unlike in pairs if d.p_value is not None and not unlike]
+    corrected = iter(holm(judged))
     out = []
-    for subject, now, before, diff in pairs:
-        adjusted = None if diff.p_value is None else next(corrected)
+    for subject, now, before, diff, unlike in pairs:
+        adjusted = None if diff.p_value is None or unlike else next(corrected)
         word = outcome(diff, now.direction, adjusted)
-        out.append(Change(subject, now, before, diff, word))
+        out.append(Change(subject, now, before, diff, word, unlike))
     return out
 
 
@@ -65,10 +71,11 @@ def regressions(report: Report, earlier: Report) -> list[RuleResult]:
 
     Violated: a subject, an answer or an instrument that is gone, a check that fails since, a headline number that is
     worse by more than draws, networks and test images explain (corrected over all numbers, Holm). Inconclusive: a
-    number that looks worse where nothing is known of the spread between draws. Everything else holds.
+    number that looks worse where nothing is known of the spread between draws, or where its auditor has another
+    version or other settings. Everything else holds.
 
     Raises:
-        BadInput: the reports are not on the same test records, architecture and protocol.
+        BadInput: the reports are not on the same records, architecture and protocol.
     """
     judged = [
         _judged(c)
@@ -92,9 +99,9 @@ def _lost(report: Report, earlier: Report) -> Iterator[RuleResult]:
             text = f"{before.auditor} had an answer before and has none now{why}"
             yield result(RULE, name, False, text, "missing")
         else:
-            values = {m.key for m in now.metrics if m.value is not None}
+            values = {(m.key, m.game) for m in now.metrics if m.value is not None}
             for old in before.metrics:
-                if old.headline and old.value is not None and old.key not in values:
+                if old.headline and old.value is not None and (old.key, old.game) not in values:
                     what = f"{old.name} {labels.params_text(old.params)}".strip()
                     text = f"{what} had a value before and has none now"
                     yield result(RULE, name, False, text, "missing")
@@ -114,19 +121,22 @@ def _broken(report: Report, earlier: Report) -> Iterator[RuleResult]:
                 yield result(RULE, finding.subject, False, text, "requirement")
 
 
-def _pairs(report: Report, earlier: Report) -> Iterator[tuple[str, Metric, Metric, Difference]]:
+def _pairs(
+    report: Report, earlier: Report
+) -> Iterator[tuple[str, str, Metric, Metric, Difference]]:
+    """(auditor, subject, now, before, difference) of every headline number."""
     for before in earlier.findings:
         now = report.finding(before.subject, before.auditor)
         metrics = {m.key: m for m in now.metrics} if now else {}
         for old in before.metrics:
             new = metrics.get(old.key)
-            if new is None or not old.headline or old.merge == "bound":
+            if new is None or not old.headline or old.merge == "bound" or new.game != old.game:
                 continue
             where = before.subject, before.auditor
             spread = between_draws(report, *where, new) or between_draws(earlier, *where, old)
             diff = difference(new, old, spread)
             if diff is not None:
-                yield before.subject, new, old, diff
+                yield before.auditor, before.subject, new, old, diff
 
 
 def _judged(change: Change) -> RuleResult:

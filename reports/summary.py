@@ -100,7 +100,8 @@ def _against_reference(report: Report, word: str) -> Iterator[Sentence]:
     rows = [r for r in table.rows if not r.subject.baseline]
     for i, group in enumerate(table.groups):
         hit = [r for r in rows if i in standing(table, r, word)]
-        beside = by_id.get(report.reference_of(hit[0].subject.id) or "") if hit else None
+        reference = report.reference_of(hit[0].subject.id) if hit else None
+        beside = by_id.get(reference or "")
         if beside is None:
             continue
         column, cell, other = next(
@@ -115,7 +116,9 @@ def _against_reference(report: Report, word: str) -> Iterator[Sentence]:
         floor = f", floor {cell.beyond}" if word == "better" and cell.beyond else ""
         values = f"{whose}{column.name} {cell.text} against {other.text}{floor}"
         title = group.auditor.heading
-        text = f"{title}: {who} {verb} {word} than {report.reference} ({values})."
+        sizes = {report.reference_of(r.subject.id) for r in hit}
+        whom = reference if len(sizes) == 1 else f"{report.reference} of the same size"
+        text = f"{title}: {who} {verb} {word} than {whom} ({values})."
         yield _say("bad" if word == "worse" else "good", text)
 
 

@@ -63,7 +63,7 @@ def _suitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
         titles = [table.groups[i].auditor.heading for i in better]
         above = any(row.groups[i][0].beyond for i in better)
         more = ", though above the noise floor" if above else ""
-        yield f"uses that turn on {join(titles)}: better than {report.reference} there{more}"
+        yield f"uses that turn on {join(titles)}: better than {report.reference_of(row.subject.id)} there{more}"
 
 
 def _unsuitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _unsuitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
         yield f"release of records that need a privacy guarantee: its claim is {row.claim.state}"
     if worse := standing(table, row, "worse"):
         titles = [table.groups[i].auditor.heading for i in worse]
-        yield f"uses that turn on {join(titles)}: worse than {report.reference} there"
+        yield f"uses that turn on {join(titles)}: worse than {report.reference_of(name)} there"
     if report.run.preset == "quick":
         yield "tables of a paper: this is a quick audit"
 

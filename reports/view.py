@@ -197,12 +197,13 @@ def changes(report: Report) -> Verdict:
     return Verdict(tuple(groups), rows, claims=False)
 
 
-def answer(table: Verdict, i: int, reference: str | None) -> str:
+def answer(report: Report, table: Verdict, i: int) -> str:
     """What an auditor (the group's) found of the candidates, in a sentence: who is better and who is worse."""
     said: dict[str, list[str]] = {}
     for row in table.rows:
         if not row.subject.baseline:
-            said.setdefault(_told(table, row, i, reference), []).append(row.subject.id)
+            told = _told(table, row, i, report.reference_of(row.subject.id))
+            said.setdefault(told, []).append(row.subject.id)
     if not said:
         return ""
     rows = sorted(said.items(), key=lambda x: (not x[0].startswith(("better", "worse")), len(x[1])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ddaudit.auditing import stratified
@@ -16,6 +17,29 @@ def _data(classes: int, each: int) -> ImageData:
 
 def test_every_class_is_seen_alike_where_there_are_enough_records() -> None:
     assert stratified(_data(10, 7), 40).class_counts().tolist() == [4] * 10
+
+
+def _uneven(*counts: int) -> ImageData:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    names = tuple(map(str, range(len(counts))))
+    images = torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8)
+    return ImageData(images=images, labels=labels, class_names=names)
+
+
+def test_a_sample_is_composed_as_the_data_are() -> None:
+    """An accuracy on it would else be of other data: a class of 90 % was half of a sample of 2000."""
+    data = _uneven(9000, 990, 10)
+    for limit in (100, 2000, 5000):
+        share = stratified(data, limit).class_counts() / limit
+        assert torch.allclose(share, torch.tensor([0.9, 0.099, 0.001]), atol=1.01 / limit)
+        assert share.min() > 0, "every class is seen"
+    assert stratified(data, 30, even=True).class_counts().tolist() == [10, 10, 10]
+    groups = torch.arange(10_000) % 10 == 0  # one in ten of every class is of the second group
+    mixed = ImageData(
+        images=data.images, labels=data.labels, class_names=data.class_names, groups=groups.long(),
+        group_names=("a", "b"),
+    )  # fmt: skip
+    assert float(stratified(mixed, 1000).groups.double().mean()) == pytest.approx(0.1, abs=0.003)
 
 
 def test_fewer_records_than_classes_are_of_classes_drawn_not_of_the_first() -> None:

@@ -262,7 +262,7 @@ def _value(finding: Finding, name: str) -> float | None:
 
 def exhibit(made: DistilledSet | None, ctx: Context, settings: BackdoorScanSettings) -> Exhibit:
     """A set (None: a network came without one) beside held-out records, the same ones for every set."""
-    trusted = stratified(join(ctx.data.validation, ctx.data.test), settings.images)
+    trusted = stratified(join(ctx.data.validation, ctx.data.test), settings.images, even=True)
     seed = ctx.seed_for("backdoor-scan")
     # In an order of its own: detectors take the first so many.
     order = torch.randperm(len(trusted), generator=torch.Generator().manual_seed(seed))
@@ -293,7 +293,7 @@ def _purified(
     if networks[0].arch.family == "own":
         return []
     count = max(_FEWEST, round(_SHARE * len(ctx.data.train)))
-    trusted, test = stratified(ctx.data.train, count), ctx.test()
+    trusted, test = stratified(ctx.data.train, count, even=True), ctx.test()
     pruned = [
         fine_prune(
             network, trusted.pixels(), trusted.labels, epochs=settings.epochs,

@@ -116,7 +116,7 @@ def _trial(ctx: Context) -> _Trial:
         num_classes=data.num_classes, mean=data.mean, std=data.std, protocol=protocol,
         seeds=[ctx.seed_for("scan check", "network", i) for i in range(len(sets))], device=ctx.device,
     )  # fmt: skip
-    trusted = stratified(data.test, FEWEST_ROWS * 2 * data.num_classes)
+    trusted = stratified(data.test, FEWEST_ROWS * 2 * data.num_classes, even=True)
     order = torch.randperm(len(trusted), generator=ctx.generator("scan check", "trusted"))
     clean, labels = trusted.pixels(order), trusted.labels[order]
     seed = ctx.seed_for("scan check")

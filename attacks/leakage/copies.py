@@ -10,6 +10,7 @@ of a random network (small shifts).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor
 from ddaudit.attacks._common.features import neighbours
 from ddaudit.errors import NotEnoughData
 
+FEWEST = 20
+"""Held-out records that the test needs."""
 FALSE_ALARM = 0.01
 """Share of non-members that the near-copy rule flags."""
 
@@ -57,10 +60,11 @@ def copy_test(released: Tensor, train: Tensor, holdout: Tensor, by_chance: Tenso
         by_chance: (H,) float64 from :func:`chance_ratios` on the same train and holdout.
 
     Raises:
-        NotEnoughData: fewer than 20 held-out records.
+        NotEnoughData: fewer than :data:`FEWEST` held-out records.
     """
-    if len(holdout) < 20:
-        raise NotEnoughData(f"the nearest-copy test needs 20 held-out records, got {len(holdout)}")
+    if len(holdout) < FEWEST:
+        what = f"the nearest-copy test needs {FEWEST} held-out records, got {len(holdout)}"
+        raise NotEnoughData(what)
     to_train, to_holdout = neighbours(released, train), neighbours(released, holdout)
     ratio = _ratio(to_train.distance, to_holdout.distance)
     threshold = float(torch.quantile(by_chance, FALSE_ALARM))
@@ -104,6 +108,16 @@ def chance_ratios(
         queries, holdout
     )  # the nearest is the record itself, the second another one
     return _ratio(neighbours(queries, train).distance, itself.second)
+
+
+def luck(hits: int, count: int, *, strangers: int) -> float:
+    """Chance that the near-copy rule flags so many of ``count`` non-members whose like has set its threshold.
+
+    The threshold lies at or below the (j + 1)-th smallest of the strangers' ratios; the share of others below that one
+    has a Beta(j + 1, strangers - j) distribution, and their number a beta-binomial one.
+    """
+    j = math.floor(FALSE_ALARM * (strangers - 1)) + 1
+    return float(scipy_stats.betabinom.sf(hits - 1, count, j + 1, strangers - j))
 
 
 def sign_test(

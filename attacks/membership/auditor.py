@@ -106,6 +106,7 @@ class Membership(Auditor[MembershipSettings]):
         "membership.control_tpr_at_fpr": "control TPR",
     }
     redistils = True
+    covers_draws = True
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"shadows": 4, "control_runs": 3}
     version = 5
@@ -338,10 +339,15 @@ class Membership(Auditor[MembershipSettings]):
         finding.checks.insert(
             0, composition_check(cohort.records, cohort.members[0], subject=subject.id)
         )
+        for metric in finding.metrics:
+            metric.game = GAME
         finding.status = "partial"
         finding.reason = "no recipe: LiRA, online RMIA and the controls need re-distillation"
         finding.caveats += [*cohort.caveats, *file_caveats(subject, ctx, headline)]
         return finding
+
+
+GAME = "one released set against all training records; recipes, on halves of a pool"
 
 
 def _is_random(subject: Subject) -> bool:

@@ -109,10 +109,8 @@ def direction_check(
         for m in metrics
         if m.name == "membership.auc" and "group" not in m.params and m.value is not None
     ]
-    # from a 95 % interval to a one-sided bound that holds for all attacks at once
-    scale = float(special.ndtri(1 - family_error / max(1, len(read))) / special.ndtri(0.975))
-    bounds = {name: value + scale * (high - value) for name, value, high in read}
-    wrong = [name for name, bound in bounds.items() if bound < 0.5]
+    p_values = {name: min(1.0, len(read) * _below(value, high)) for name, value, high in read}
+    wrong = [name for name, p in p_values.items() if p <= family_error]
     lowest = min(read, key=lambda item: item[1], default=None)
     return Check(
         name="no attack reads the wrong way round",
@@ -127,6 +125,18 @@ def direction_check(
         ),
         affects=["membership.auc", "membership.tpr_at_fpr"] if headline in wrong else [],
         subject=subject,
+        p_value=min(p_values.values(), default=1.0),
+        level=family_error,
+    )
+
+
+def _below(value: float, high: float) -> float:
+    """One-sided p-value of an AUC of at least 0.5, from the upper end of its 95 % interval."""
+    gap = 0.5 - value
+    if gap <= 0:
+        return 1.0
+    return (
+        float(special.ndtr(-gap / (high - value) * special.ndtri(0.975))) if high > value else 0.0
     )
 
 

@@ -25,6 +25,8 @@ from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo, 
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import bootstrap, clopper_pearson
 
+GAME = "one released set, all of whose records but one are known; recipes, on a pool"
+
 
 @auditor
 class Reconstruction(Auditor[ReconstructionSettings]):
@@ -92,11 +94,13 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         log = Log(settings.releases)
         if subject.recipe is not None:
             attacks, released = attack_recipe(subject, ctx, settings, seed, log)
+            game = ""
         else:
             attacks, released = attack_file(subject, ctx, settings, seed)
+            game = GAME
         finding = Finding(subject=subject.id, auditor=self.name)
         for attack in attacks:
-            finding.metrics += _metrics(attack)
+            finding.metrics += _metrics(attack, game)
             finding.curves += _curves(attack)
             if settings.pairs > 0 and ctx.data.modality == "image":
                 side = attack.inside
@@ -130,12 +134,12 @@ class Reconstruction(Auditor[ReconstructionSettings]):
         ]
 
 
-def _metrics(attack: Attack) -> list[Metric]:
+def _metrics(attack: Attack, game: str) -> list[Metric]:
     params = {"adversary": attack.adversary}
     inside, outside = attack.inside.score, attack.outside.score
     rate = clopper_pearson(int(inside.success.sum()), len(inside.success))
     ratio = bootstrap(inside.ratio, lambda r: r.quantile(0.5, dim=1), n_boot=500)
-    return [
+    made = [
         Metric.of(
             "reconstruction.success_rate",
             rate,
@@ -153,6 +157,7 @@ def _metrics(attack: Attack) -> list[Metric]:
             params=params,
         ),
     ]
+    return [m.model_copy(update={"game": game}) for m in made]
 
 
 def _curves(attack: Attack) -> list[Curve]:

@@ -210,3 +210,15 @@ def test_an_option_that_came_later_and_is_not_used_changes_nobody_s_identity():
     adjusted = resolve("full+logit-adjusted").protocol
     assert adjusted.to_card()["adjust"] == 1.0
     assert EvaluationProtocol.from_card(adjusted.to_card()) == adjusted
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "augmented"),
+    [("dc", 300, False), ("dsa", 1000, True), ("dm", 1000, True), ("idm", 1000, True), ("cafe", 600, False)],
+)  # fmt: skip
+def test_the_dc_family_states_the_protocol_of_its_code(name: str, epochs: int, augmented: bool):
+    """SGD 0.01, batches of 256: 300 epochs as the images are, 1000 with DSA; CAFE's code says 600 for 300."""
+    stated = resolve(name, profile="small").protocol.for_data("color_crop")
+    assert bool(stated.augment) == augmented
+    assert (stated.epochs if augmented else stated.epochs_plain) == epochs
+    assert (stated.lr, stated.batch_size, stated.optimiser) == (0.01, 256, "sgd")

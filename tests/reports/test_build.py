@@ -160,7 +160,8 @@ def _at_chance(low: float) -> Report:
     better = [
         Finding(subject=s, auditor="calibration", seed=seed,
                 metrics=[ece.model_copy(update={"value": v, "low": v - 0.01, "high": v + 0.01})])
-        for s, v in (("dm", 0.01), ("random", 0.3)) for seed in range(1 if s == "dm" else 5)
+        for s, start in (("dm", 0.01), ("random", 0.3)) for seed in range(1 if s == "dm" else 5)
+        for v in [start + 0.001 * seed]
     ]  # fmt: skip
     return build_report(_Run([accuracy, *_draws("random", RANDOM), *better]))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding, Metric, Resampled
 from ddaudit.reports import build_report, tradeoff
 from ddaudit.reports._latex import to_latex
@@ -222,3 +223,110 @@ def test_a_long_report_of_baselines_alone_has_a_table() -> None:
     (table,) = verdict(build_report(run))
     assert table.terse
     assert table.alike == {}
+
+
+def _seeded(name: str, auditor: str, values: Sequence[float], half: float = 0.02, **more: Any):
+    of = f"{auditor}.accuracy"
+    return [cell(name, auditor, [number(of, v, half, **more)], k) for k, v in enumerate(values)]
+
+
+def test_numbers_of_two_games_are_not_held_against_each_other() -> None:
+    """A file against all its records, recipes on halves: a released record is half as large a share there."""
+    cells = [
+        *_seeded("random", "membership", [0.17, 0.18, 0.16], direction="lower"),
+        *_seeded("a.npz", "membership", [0.09] * 3, direction="lower", game="one set"),
+    ]
+    subjects = [subject("random"), subject("a.npz", "file")]
+    made = build_report(Run(subjects, [{"name": "membership", "title": "m"}], cells))
+    (row,) = made.comparisons
+    assert (row.outcome, row.reason) == ("withheld", "measured in two ways: one set")
+    rule = Rule(metric="membership.accuracy", max=0.0, relative_to="random")
+    (found,) = apply(Policy((rule,)), made)
+    assert (found.outcome, "measured in another way" in found.line) == ("violated", True)
+
+
+def test_each_seed_above_chance_is_enough_where_their_mean_has_a_wide_interval() -> None:
+    basis = {"basis": True, "chance": 0.5}
+    of = _seeded("random", "utility", [0.6, 0.62], **basis)
+    for values, chance in (([0.74, 0.79], []), ([0.74, 0.51], ["dm"])):
+        made = report(
+            ["random", "dm"], ["utility"], [*of, *_seeded("dm", "utility", values, **basis)]
+        )
+        low = made.finding("dm", "utility").metrics[0].low
+        assert low < 0.5, "Student's t on two seeds"
+        assert [d.subject for d in made.at_chance] == chance
+
+
+def test_draws_that_all_read_an_end_of_the_scale_lend_no_spread() -> None:
+    """Random records whose worst group is never recognised: three zeros say nothing of other sets' spread."""
+    cells = [
+        *_seeded("random", "bias", [0.0] * 3, 0.004),
+        *_seeded("a.npz", "bias", [0.05] * 3, 0.03),
+    ]
+    subjects = [subject("random"), subject("a.npz", "file")]
+    made = build_report(Run(subjects, [{"name": "bias", "title": "b"}], cells))
+    (row,) = made.comparisons
+    assert (row.outcome, row.reason) == (
+        "withheld", "one draw of each, and no baseline was drawn several times"
+    )  # fmt: skip
+
+
+def test_every_sentence_names_the_reference_of_the_set_s_own_size() -> None:
+    cells = [
+        c
+        for name, value in (("random", 0.5), ("random (IPC 50)", 0.78), ("dm (IPC 50)", 0.9))
+        for c in _seeded(name, "utility", [value, value + 0.001, value + 0.002], 0.005, basis=True)
+    ]
+    subjects = [
+        subject("random", card={"method": "random", "ipc": 10}),
+        {**subject("random (IPC 50)", card={"method": "random", "ipc": 50}), "baseline": True},
+        subject("dm (IPC 50)", card={"method": "dm", "ipc": 50}),
+    ]
+    made = build_report(Run(subjects, [{"name": "utility", "title": "Utility"}], cells))
+    assert made.reference_of("dm (IPC 50)") == "random (IPC 50)"
+    assert made.needs[0].text == "dm (IPC 50) (0.90 against 0.78)"
+    assert made.answers[0].text == "accuracy 0.90, better than random (IPC 50)"
+    (better,) = [s.text for s in made.summary if "is better than" in s.text]
+    assert "better than random (IPC 50) (accuracy 0.901 against 0.781)" in better
+
+
+def test_a_run_without_checks_is_not_checked() -> None:
+    checked = Policy((Rule(run="checked"),))
+    part = cell("dm", "shift", [number("shift.accuracy", 0.5)], status="partial")
+    for cells, said in (([part], "shift has no instrument checks"), ([], "no answer to check")):
+        (found,) = apply(checked, report(["dm"], ["shift"], cells))
+        assert (found.outcome, said in found.line) == ("violated", True)
+
+
+def test_an_unreadable_variant_is_missing_not_undecided() -> None:
+    """``inconclusive: warn`` is for a bound inside of an interval."""
+    found = [
+        number("backdoor.asr", 0.1, params={"variant": "inclusive"}),
+        number("backdoor.asr", None, params={"variant": "exclusive"}),
+    ]
+    policy = Policy((Rule(metric="backdoor.asr", max=0.3),), inconclusive="warn")
+    results = apply(policy, report(["dm"], ["backdoor"], [cell("dm", "backdoor", found)]))
+    assert [r.holds for r in results] == [True, False]
+
+
+def test_an_earlier_report_of_other_records_or_settings_shows_no_regression() -> None:
+    def made(value: float, settings: dict[str, Any], records: str = "a") -> Report:
+        values = [value, value + 0.01, value - 0.01]
+        info = {"data": {"name": "digits", "fingerprint": records}, "seeds": [0, 1, 2], "cells": []}
+        return build_report(
+            Run(
+                [subject("dm")],
+                [{"name": "membership", "title": "m", "settings": settings}],
+                _seeded("dm", "membership", values, direction="lower"),
+                info=info,
+            )
+        )
+
+    now = made(0.8, {"shadows": 8})
+    (same,) = regressions(now, made(0.55, {"shadows": 8}))
+    assert same.outcome == "violated"
+    (other,) = regressions(now, made(0.55, {"shadows": 64}))
+    assert other.outcome == "inconclusive"
+    assert "another shadows of membership: 8, not 64" in other.line
+    with pytest.raises(BadInput, match="another training records"):
+        regressions(now, made(0.55, {"shadows": 8}, records="b"))

@@ -1,5 +1,7 @@
 """CAFE: the maps of every block aligned, classes told apart, on networks watched while they train on the set."""
 
+from dataclasses import replace
+
 from ddaudit.distillation.layers import LayerAlignment
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.networks import Fresh
@@ -8,6 +10,7 @@ from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.schedules import Watch
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
+from ddaudit.training import PROTOCOLS
 
 CAFE = register(
     Recipe(
@@ -25,6 +28,7 @@ CAFE = register(
             iterations=2000, lr=0.1, momentum=0.5, watch=Watch(), halve_at=(0.6, 0.8, 0.9)
         ),
         augment="",
+        protocol=replace(PROTOCOLS["dc"], name="cafe", augment="", epochs_plain=600),
         small={
             # Too few steps to get rid of noise.
             "synthesis.init": "real",

@@ -11,6 +11,7 @@ from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass, Joint
+from ddaudit.training import PROTOCOLS
 
 DC = register(
     Recipe(
@@ -25,6 +26,7 @@ DC = register(
         reader=Minibatch(per_class=256),
         loop=Matching(iterations=1000, lr=0.1, momentum=0.5, outer=None, inner=None),
         augment="",
+        protocol=replace(PROTOCOLS["dc"], augment=""),
         small={
             "loop.iterations": 20,
             "loop.outer": 5,
@@ -42,6 +44,7 @@ DSA = register(
         purpose="gradient matching, real and synthetic images augmented alike",
         synthesis=Pixels(init="real"),
         augment="data",
+        protocol=PROTOCOLS["dc"],
         source="Zhao & Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021",
     )
 )
@@ -71,6 +74,7 @@ LCMAT = register(
         objective=CurvatureMatch(),
         synthesis=Pixels(init="real"),
         augment="data",
+        protocol=PROTOCOLS["dc"],
         deviations=(
             "the authors published code for their selection, not for their condensation: its weight is ours",
             "the spread of gradients over classes (source: over records)",

@@ -12,6 +12,7 @@ from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.terms import Contrast, CrossEntropy, TotalVariation
+from ddaudit.training import PROTOCOLS
 
 DM = register(
     Recipe(
@@ -25,6 +26,7 @@ DM = register(
         networks=Fresh("ConvNet"),
         reader=Minibatch(per_class=256),
         loop=Matching(iterations=20_000, lr=1.0, momentum=0.5),
+        protocol=PROTOCOLS["dc"],
         small={
             "loop.iterations": 300,
             "loop.lr": 5.0,

@@ -8,6 +8,7 @@ from ddaudit.distillation.recipe import Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.terms import CrossEntropy
+from ddaudit.training import PROTOCOLS
 
 IDM = register(
     Recipe(
@@ -23,6 +24,7 @@ IDM = register(
         reader=Minibatch(per_class=256),
         terms=(CrossEntropy(weight=0.5, per_class=True, by_accuracy=True),),
         loop=Matching(iterations=20_000, lr=0.2, momentum=0.5),
+        protocol=PROTOCOLS["dc"],
         published_ipc=10,
         small={
             # Sub-images of 8 x 8 pixels would be 4 x 4.
