@@ -52,11 +52,17 @@ def changes(report: Report, earlier: Report) -> list[Change]:
         what = f"are not comparable: {why}"
         raise BadInput("the two reports", what, "Compare reports of the same audit.")
     mine, theirs = instruments(report), instruments(earlier)
-    pairs = []
-    for auditor, *pair in _pairs(report, earlier):
-        unlike = apart(mine.get(auditor, {}), theirs.get(auditor, {}), of=auditor)
-        pairs.append((*pair, unlike))
-    judged = [d.p_value for *_, d, unlike in pairs if d.p_value is not None and not unlike]
+    pairs = [
+        (
+            subject,
+            now,
+            before,
+            diff,
+            apart(mine.get(auditor, {}), theirs.get(auditor, {}), of=auditor),
+        )
+        for auditor, subject, now, before, diff in _pairs(report, earlier)
+    ]
+    judged = [d.p_value for _, _, _, d, unlike in pairs if d.p_value is not None and not unlike]
     corrected = iter(holm(judged))
     out = []
     for subject, now, before, diff, unlike in pairs:

@@ -15,6 +15,7 @@ from ddaudit.attacks.backdoor.injection import Injected, Injection, Scene, Threa
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.terms import total_variation
 from ddaudit.distillation.unrolled import Parameters, unroll
+from ddaudit.errors import Unsupported
 from ddaudit.models import Network, build
 
 
@@ -75,6 +76,10 @@ class PoisonedDistillation(Injection):
 
     def plant(self, scene: Scene) -> Injected:
         clean = scene.clean()
+        if clean.store is not None:
+            raise Unsupported(
+                "changes images, and this set's labels of their views are kept beside them"
+            )
         trigger = SquareTrigger(scaled(self.side, scene.shape)).blend(scene.shape)
         mean, std = (t.to(scene.device) for t in scene.constants())
         pixels, draws = clean.images.to(scene.device), scene.generator("interceptor")

@@ -197,7 +197,7 @@ def run_with_canaries(
     plain = replace(subject, recipe=replace(recipe, labels=None))
     made = ctx.redistill(plain, planted.pixels, at)
     # One call, so that the teacher is trained once: it labels the set, and the canaries to show what it remembers.
-    labels = model.relabel(
+    labels, _ = model.relabel(
         torch.cat([made.images, hidden.records.pixels()]),
         torch.cat([made.hard_labels, hidden.truth]),
         train=planted.everything,

@@ -16,6 +16,7 @@ from ddaudit.sets import Card, DistilledSet, digest
 
 _Cell = tuple[str, str, int | None]
 _SIZE = "images per class"
+_RAN = "instrument checks ran"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,13 @@ def collect(urls: list[str]) -> Collected:
             if entry["name"] in measured
             and measured[entry["name"]][1] != _conditions(part.info, entry)
         }
+        # What the first run planned and another has finished is there.
+        finished = {_cell(c) for c in part.cells if not c.not_run}
+        waits = {_cell(c) for c in first.cells if c.not_run} & finished
+        first.cells[:] = [c for c in first.cells if _cell(c) not in waits]
+        first.info["missing"] = [c for c in first.info["missing"] if _planned(c) not in waits]
+        for cell in waits:
+            del first.keys[cell]
         there = {(c.subject, c.auditor) for c in first.cells if c.auditor in elsewhere}
         new = [
             c
@@ -97,7 +105,7 @@ def collect(urls: list[str]) -> Collected:
             else c
             for c in new
         )
-        first.info["missing"] += part.info["missing"]
+        first.info["missing"] += [c for c in part.info["missing"] if _planned(c) not in first.keys]
         if part.info.get("seeds"):
             first.info["seeds"] = sorted({*first.info.get("seeds", ()), *part.info["seeds"]})
         first.keys.update(part.keys | first.keys)
@@ -201,12 +209,21 @@ def _caveats(
 
 
 def _add_checks(mine: dict[str, list[Check]], theirs: dict[str, list[Check]]) -> None:
-    """Add the instrument checks of another run; of one name, the failed one stays."""
+    """Add the instrument checks of another run; of one name, the failed one stays. Those that one of them has not run
+    yet are the other's."""
     for name, checks in theirs.items():
         held = mine.setdefault(name, [])
+        if _wait(held):
+            held[:] = checks
+        if _wait(checks):
+            continue
         failed = {c.name for c in held if not c.passed}
         kept = {c.name for c in held} - {c.name for c in checks if not c.passed} | failed
         held[:] = [c for c in held if c.name in kept] + [c for c in checks if c.name not in kept]
+
+
+def _wait(checks: list[Check]) -> bool:
+    return any(c.name == _RAN and c.detail.startswith(NOT_RUN) for c in checks)
 
 
 def _identity(subject: dict[str, Any]) -> tuple[Any, ...]:
@@ -239,6 +256,10 @@ def _asked_for(subject: dict[str, Any]) -> dict[str, float]:
 
 def _cell(finding: Finding) -> _Cell:
     return finding.subject, finding.auditor, finding.seed
+
+
+def _planned(cell: dict[str, Any]) -> _Cell:
+    return cell["subject"] or "", cell["auditor"], cell["seed"]
 
 
 def _renamed(part: Collected, names: dict[str, str]) -> Collected:
@@ -286,7 +307,7 @@ def _one(store: RunStore, info: dict[str, Any]) -> Collected:
             )
         if planned["subject"] is None:
             failed = Check(
-                name="instrument checks ran",
+                name=_RAN,
                 passed=False,
                 expected="no error",
                 detail=finding.reason or "",

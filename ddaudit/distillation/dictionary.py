@@ -58,6 +58,7 @@ class Dictionary(Unasked):
     mix_lr: float = 0.05
     sweeps: int = 5
     by_group: ClassVar[bool] = True
+    hides_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if min(self.atoms, self.iterations, self.sweeps) < 1:
@@ -77,14 +78,15 @@ class Dictionary(Unasked):
     def _one(self, job: Job) -> Outcome:
         train = job.train.subset(job.members[0])
         groups, classes = protected(train), train.num_classes
-        names = train.group_names
-        target = self.target % len(names)
+        count = max(len(train.group_names), int(protected(job.train).max()) + 1)
+        target = self.target % count
+        name = train.group_names[target] if train.group_names else f"group {target}"
         present = torch.unique(groups).tolist()
         if target not in present or len(present) < 2:
             raise BadInput(
                 f"loop.target {self.target}",
-                f"there are no records of '{names[target]}', or of no other domain",
-                f"The groups are 0 to {len(names) - 1}.",
+                f"there are no records of '{name}', or of no other domain",
+                f"The groups are 0 to {count - 1}.",
             )
         pixels = train.pixels().flatten(1)
         scale = pixels.std().clamp_min(1e-6)

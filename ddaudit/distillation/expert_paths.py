@@ -98,7 +98,9 @@ class ExpertPaths(Fresh):
             )
         if self.head and self.straight:
             raise ValueError("networks.head goes with networks.straight=false")
-        if self.buffers and (self.head or self.lesson or self.robust or self.ema):
+        if self.buffers and (
+            self.head or self.lesson or self.robust or self.ema or self.curriculum
+        ):
             raise ValueError(
                 "networks.buffers holds experts that are trained: nothing can be taught them"
             )
@@ -228,7 +230,8 @@ class ExpertPaths(Fresh):
                 part = part_of_classes(scores, train.labels, stage.low, stage.high)
                 yield stage.passes, train.subset(part), self.lesson
         if self.head:
-            yield self.head, train, Even()
+            by_group = isinstance(self.lesson, Even) and self.lesson.by_group
+            yield self.head, train, Even(by_group)
 
     def _scores(
         self, job: Job, train: ImageData, mean: Tensor, std: Tensor, by: Curriculum

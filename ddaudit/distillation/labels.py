@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ddaudit.data import Dataset, ImageData
 from ddaudit.distillation.imbalance import Adjustment
+from ddaudit.distillation.lessons import Lesson, teach
 from ddaudit.distillation.networks import fit
+from ddaudit.later import later
 from ddaudit.models import Arch, Network
 from ddaudit.seeds import stable_seed
-from ddaudit.training import PROTOCOLS, EvaluationProtocol, predict, train_many
+from ddaudit.training import PROTOCOLS, EvaluationProtocol, Robust, predict, train_many
 from ddaudit.training.augment import operations
 
 
@@ -37,6 +39,8 @@ class TeacherLabels:
         temperature: above 0; 1 is the teacher's own confidence, large values flatten it.
         top_k: keep only the k most likely classes of each label and share the rest among them; None keeps all.
         adjust: takes the imbalance of the records off the logits; None: as they are.
+        lesson: which records the teacher sees how often, and how its loss counts classes; None: every record once.
+        robust: how its steps are changed so that it resists small changes; None: not at all.
 
     Source: Hinton, Vinyals & Dean, arXiv 1503.02531, section 2 (temperature); Yin, Xing & Shen, SRe2L, NeurIPS
         2023, arXiv 2306.13092, section 3 (relabelling a distilled set; they write labels per crop, here one per
@@ -50,6 +54,8 @@ class TeacherLabels:
     temperature: float = 4.0
     top_k: int | None = None
     adjust: Adjustment | None = None
+    lesson: Lesson | None = later(None)
+    robust: Robust | None = later(None)
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -70,7 +76,7 @@ class TeacherLabels:
         data: Dataset,
         seed: int,
         device: torch.device,
-    ) -> Tensor:
+    ) -> tuple[Tensor, tuple[str, ...]]:
         """Soft labels of images that are already made, by a teacher trained on ``train``.
 
         Args:
@@ -82,16 +88,18 @@ class TeacherLabels:
             device: where the teacher is trained.
 
         Returns:
-            (M, num_classes) float32 distributions, on the device of ``images``.
+            (M, num_classes) float32 distributions, on the device of ``images``; what the card notes of them.
 
         Raises:
             BadInput: unknown architecture, or records that cannot be trained on.
         """
         teacher = self.teacher(train, data=data, seed=seed, device=device)
         logits = predict(teacher, images)
+        notes: tuple[str, ...] = ()
         if self.adjust is not None:
-            logits = logits - self.adjust.shift(logits, labels.cpu(), train.labels)[0]
-        return self.soften(logits).to(images.device)
+            shift, note = self.adjust.shift(logits, labels.cpu(), train.labels)
+            logits, notes = logits - shift, (note,)
+        return self.soften(logits).to(images.device), notes
 
     def teacher(
         self, train: ImageData, *, data: Dataset, seed: int, device: torch.device
@@ -100,14 +108,16 @@ class TeacherLabels:
         arch = Arch.parse(self.arch)
         if self.width is not None:
             arch = replace(arch, width=self.width)
+        shown, extra = teach(self.lesson, train)
         (network,) = train_many(
-            [(train.images, train.labels)],
+            [(shown.images, shown.labels)],
             arch=fit(arch, train.shape),
             num_classes=train.num_classes,
             mean=data.mean,
             std=data.std,
             protocol=self._protocol(data),
             seeds=[_teacher_seed(seed)],
+            extras=[extra],
             device=device,
         )
         return network
@@ -127,6 +137,7 @@ class TeacherLabels:
             augment=augment,
             max_steps=None,
             deviations=(),
+            robust=self.robust,
         )
 
 

@@ -31,7 +31,7 @@ from ddaudit.distillation.parts import Drawn, NetworkSource, Objective, Query, S
 from ddaudit.distillation.reading import augment_by_class, couples_records, draw_by_class
 from ddaudit.distillation.recipe import Recipe
 from ddaudit.distillation.schedules import LOOPS, Schedule, Watch, accuracy
-from ddaudit.distillation.targets import ByClass
+from ddaudit.distillation.targets import ByClass, swapped
 from ddaudit.distillation.terms import added
 from ddaudit.errors import BadInput, DDAuditError
 from ddaudit.models import Network
@@ -157,7 +157,9 @@ class Matching:
         total = self.iterations * schedule.outer * self.repeats
         strategy = recipe.augment_for(job.data)
         source = recipe.open(job, again=self.pool is not None)
-        early = replace(recipe, target=ByClass()).open(job) if self.warmup_networks else source
+        early = source
+        if self.warmup_networks and recipe.target is not None:
+            early = replace(recipe, target=swapped(recipe.target, ByClass())).open(job)
         canvas = recipe.start(job, generator)
         networks = recipe.networks_for(job) or networks
         asker = _Asker(

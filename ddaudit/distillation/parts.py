@@ -411,8 +411,9 @@ class LabelModel(Protocol):
         data: Dataset,
         seed: int,
         device: torch.device,
-    ) -> Tensor:
-        """(M, num_classes) float32 soft labels of pixel images (M, C, H, W); may read ``train`` freely."""
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """(M, num_classes) float32 soft labels of pixel images (M, C, H, W), and notes for the card; may read ``train``
+        freely."""
 
 
 __all__ = [

@@ -289,6 +289,22 @@ class Recipe:
                 "Leave 'soft' out, or use dp-teacher.",
             )
 
+    def check_hidden(self) -> None:
+        """Refuse parts that would read labels that the method is not to see (those of an unlabelled domain).
+
+        Raises:
+            BadInput: networks, screens or teachers of labels that learn all records.
+        """
+        if not getattr(self.loop, "hides_labels", False):
+            return
+        reads = self.labels is not None and getattr(self.labels, "reads_records", True)
+        if reads or self.records is not None or isinstance(self.networks, LearnsRecords):
+            raise BadInput(
+                self.name,
+                "has a teacher or a screen that would learn labels of the domain that has none for the method",
+                "Leave 'soft', 'fkd', 'cleaned' and 'rdc' out.",
+            )
+
     def check_unit(self, data: Dataset) -> None:
         """Refuse images that no set holds, and a private recipe where one record more or less changes other records.
 
@@ -442,7 +458,8 @@ def resolve(
         options: dotted option -> value, applied last.
 
     Raises:
-        BadInput: unknown method, defense or option, a defense named twice, or one that cannot work on the method.
+        BadInput: unknown method, defense or option, a defense named twice, or one that cannot work on the method or
+            beside another one.
     """
     base, names = split_recipe(name)
     twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
@@ -455,7 +472,10 @@ def resolve(
     recipe = published.at(profile)
     for defense in defenses:
         rebuilt = recipe.status == "reconstruction"
-        published, recipe = defense.apply(published), defense.apply(recipe)
+        try:
+            published, recipe = defense.apply(published), defense.apply(recipe)
+        except BadInput as error:  # it knows the method alone, not what was asked for
+            raise BadInput(name, error.what, error.todo) from None
         if rebuilt:  # a part without public code stays one, whatever is added to it
             recipe = replace(recipe, status="reconstruction")
     if profile == "small":
@@ -469,11 +489,14 @@ def resolve(
         for path in changed
         if (new := _value(recipe, path)) != (old := _value(published, path))
     ]
-    return replace(
+    made = replace(
         recipe,
         name="+".join([base, *(d.name for d in defenses)]),
         deviations=recipe.deviations + tuple(notes),
     )
+    made.check_private()
+    made.check_hidden()
+    return made
 
 
 def _value(recipe: Recipe, path: str) -> Any:

@@ -202,7 +202,7 @@ def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome
         batch = len(made.images) if recipe.protocol is None else recipe.protocol.batch_size
         constants = recipe.constants(job.data)
         return recipe.labels.annotate(made, teachers, alone, batch=batch, constants=constants)
-    labels = recipe.labels.relabel(
+    labels, notes = recipe.labels.relabel(
         made.images,
         made.labels,
         train=job.train.subset(row),
@@ -211,7 +211,7 @@ def _relabelled(recipe: Recipe, made: Outcome, job: Job, row: Tensor) -> Outcome
         device=job.device,
     )
     # Labels of a store would contradict the new ones.
-    return replace(made, labels=labels, store=None)
+    return replace(made, labels=labels, store=None, notes=(*made.notes, *notes))
 
 
 def _adapted(recipe: Recipe, data: Dataset, ipc: int) -> list[str]:

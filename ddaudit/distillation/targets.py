@@ -156,6 +156,20 @@ class Weighted:
         return tuple(dict.fromkeys((*self.rule.assumed(data), *of_weights)))
 
 
+def innermost(rule: TargetRule) -> TargetRule:
+    """The rule that the others weigh or reduce."""
+    while isinstance(rule, (Reduced, Weighted)):
+        rule = rule.rule
+    return rule
+
+
+def swapped(rule: TargetRule, inner: TargetRule) -> TargetRule:
+    """The rule with another one in the place of its innermost, weighed and reduced as that was."""
+    if isinstance(rule, (Reduced, Weighted)):
+        return replace(rule, rule=swapped(rule.rule, inner))
+    return inner
+
+
 def protected(data: ImageData) -> Tensor:
     """(N,) int64, the group of each record that fairness is asked for.
 

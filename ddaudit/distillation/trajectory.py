@@ -232,9 +232,11 @@ class Trajectory:
                 job.progress(step + 1, self.iterations)
         (made,) = finish(canvas, self._released(canvas, average), [claim], mean, std)
         notes = (_size_of(paths),)
-        return [
-            replace(made, notes=notes, labels=made.labels if assigned is None else assigned.cpu())
-        ]
+        if (
+            assigned is not None
+        ):  # of every image that a student meets, mirrored ones behind those that are released
+            made = replace(made, labels=assigned[: len(made.images)].cpu())
+        return [replace(made, notes=notes)]
 
     def _ways(
         self, paths: Paths, student: Network, step: int, generator: torch.Generator

@@ -119,7 +119,7 @@ def train_many(
             )
             for e, (_, y) in zip(besides, sets, strict=True)
         ]
-    if strategy == "auto" and any(e.shift is not None or e.tilt is not None for e in besides):
+    if any(e.shift is not None or e.tilt is not None for e in besides):
         strategy = "loop"  # they belong to one network
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for k, (x, y) in enumerate(sets):

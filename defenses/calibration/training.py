@@ -46,10 +46,10 @@ class SmoothLabels:
         data: Dataset,
         seed: int,
         device: torch.device,
-    ) -> Tensor:
-        """(M, num_classes) distributions; see :class:`~ddaudit.distillation.parts.LabelModel`."""
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """(M, num_classes) distributions, and no note; see :class:`~ddaudit.distillation.parts.LabelModel`."""
         given = labels if labels.ndim == 2 else F.one_hot(labels, data.num_classes).float()
-        return (1 - self.share) * given + self.share / data.num_classes
+        return (1 - self.share) * given + self.share / data.num_classes, ()
 
 
 def masked(recipe: Recipe) -> Recipe:

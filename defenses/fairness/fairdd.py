@@ -152,16 +152,17 @@ def fair(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: a method whose target is not one row per class.
     """
-    if isinstance(recipe.loop, Selection):
-        if recipe.loop.strategy == "full":
-            raise BadInput(
-                f"{recipe.name}+fair",
-                "'fair' has nothing to change on the full training set",
-                "Use it on dm, dc, dsa, random, herding.",
-            )
-        return replace(recipe, loop=replace(recipe.loop, by_group=True))
-    if (taught := teach_evenly(recipe, by_group=True, source=SOURCE)) is not None:
+    taught = teach_evenly(recipe, by_group=True, source=SOURCE)
+    if isinstance(recipe.loop, Selection) and recipe.loop.strategy != "full":
+        return replace(taught or recipe, loop=replace(recipe.loop, by_group=True))
+    if taught is not None:
         return taught
+    if isinstance(recipe.loop, Selection):
+        raise BadInput(
+            f"{recipe.name}+fair",
+            "'fair' has nothing to change on the full training set",
+            "Use it on dm, dc, dsa, random, herding.",
+        )
     if not isinstance(recipe.target, ByClass):
         raise BadInput(
             f"{recipe.name}+fair",

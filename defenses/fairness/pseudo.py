@@ -12,7 +12,7 @@ from ddaudit.data import ImageData
 from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.parts import Layout
-from ddaudit.distillation.targets import ByClass, Reduced, Weighted
+from ddaudit.distillation.targets import ByClass, innermost, swapped
 from ddaudit.errors import BadInput
 
 
@@ -107,27 +107,30 @@ def pseudo_groups(recipe: Recipe) -> Recipe:
     """One target per class and cluster of the batch, in the place of protected groups.
 
     Raises:
-        BadInput: a method that has no class targets, or draws records by group.
+        BadInput: a method that has no class targets, has targets of protected groups already, or draws records by
+            group.
     """
     rule = recipe.target
-    wrapped = []
-    while isinstance(rule, (Weighted, Reduced)):
-        wrapped.append(rule)
-        rule = rule.rule
-    if not isinstance(rule, (ByClass, ByGroup, Barycentre)) or getattr(
-        recipe.reader, "by_group", False
+    grouped = rule is not None and isinstance(innermost(rule), (ByGroup, Barycentre))
+    if isinstance(rule, (ByGroup, Barycentre)):
+        raise BadInput(
+            f"{recipe.name}+pseudo-groups",
+            "has targets by the protected groups of the data, which clusters would stand for",
+            "Leave out 'fair' or 'barycentre', or 'pseudo-groups'.",
+        )
+    if (
+        rule is None
+        or not (grouped or isinstance(innermost(rule), ByClass))
+        or getattr(recipe.reader, "by_group", False)
     ):
         raise BadInput(
             f"{recipe.name}+pseudo-groups",
             "'pseudo-groups' splits class targets by clusters, and this method has none or draws records by group",
             "Use it on dm, dc, dsa or idc, without '+fair+balanced'.",
         )
-    target: object = ByCluster()
-    for outer in reversed(wrapped):
-        target = replace(outer, rule=target)  # type: ignore[arg-type]
     made = replace(
         recipe,
-        target=target,  # type: ignore[arg-type]
+        target=swapped(rule, ByCluster()),
         status="ours",
         source=f"{SOURCE}, on: {recipe.source}",
         deviations=(

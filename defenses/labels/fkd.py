@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ddaudit.distillation import DEFENSES, Defense, Recipe
+from ddaudit.distillation.own import Calls
 from ddaudit.distillation.recipes.sre2l import SRE2L
 from ddaudit.distillation.selection import Selection
 from ddaudit.errors import BadInput
@@ -25,7 +26,7 @@ def fkd(recipe: Recipe) -> Recipe:
 
     Raises:
         BadInput: a private recipe (the teacher would read private records outside the ledger), or one that has
-            labels or networks of its own.
+            labels, networks or a kernel of its own.
     """
     if recipe.reader is not None and recipe.reader.private:
         raise BadInput(
@@ -36,10 +37,10 @@ def fkd(recipe: Recipe) -> Recipe:
         )
     if recipe.labels is not None:
         raise BadInput(f"{recipe.name}+fkd", "the method has a label model already")
-    if recipe.networks is not None and not isinstance(recipe.loop, Selection):
+    if not isinstance(recipe.loop, (Selection, Calls)):
         raise BadInput(
             f"{recipe.name}+fkd",
-            "matches on networks of its own, where the teacher would have to stand",
+            "has a loop of its own, whose networks or records are not the teacher's",
             "Use '+soft' for one label per image, or 'fkd' on random, herding or k-center.",
         )
     own = {path: value for path, value in SRE2L.small.items() if path.startswith(_PARTS)}

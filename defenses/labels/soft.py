@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
+from ddaudit.defenses.fairness.lessons import teachable
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.labels import TeacherLabels
+from ddaudit.distillation.lessons import Even, Lesson
+from ddaudit.distillation.selection import Selection
+from ddaudit.distillation.targets import Reduced, Weighted
 from ddaudit.errors import BadInput
 
 SOURCE = (
     "Yin, Xing & Shen, SRe2L, NeurIPS 2023, arXiv 2306.13092, section 3 (relabelling); "
     "Hinton, Vinyals & Dean, arXiv 1503.02531 (temperature)"
 )
+
+_SHORT = {"labels.robust.attack.steps": 3, "labels.robust.attack.size": 4 / 255}
+"""Of a teacher that learns under attack, in the small profile: as of other networks there."""
 
 
 def soft(recipe: Recipe) -> Recipe:
@@ -34,17 +42,38 @@ def soft(recipe: Recipe) -> Recipe:
         )
     if recipe.labels is not None:
         raise BadInput(f"{recipe.name}+soft", "the method has a label model already")
+    lesson, robust = _lesson(recipe), getattr(teachable(recipe), "robust", None)
+    notes = [
+        "one soft label per image by one teacher; SRe2L writes one per crop and training epoch",
+        *(
+            ["the teacher of the labels is taught as the method's networks or targets ask"]
+            if lesson
+            else []
+        ),
+        *(["the teacher of the labels learns records under attack"] if robust else []),
+    ]
     return replace(
         recipe,
-        labels=TeacherLabels(),
+        labels=TeacherLabels(lesson=lesson, robust=robust),
         status="ours",
         source=f"{SOURCE}, on: {recipe.source}",
-        small={**recipe.small, "labels.width": 32},
-        deviations=(
-            *recipe.deviations,
-            "one soft label per image by one teacher; SRe2L writes one per crop and training epoch",
-        ),
+        small={**recipe.small, "labels.width": 32, **(_SHORT if robust else {})},
+        deviations=(*recipe.deviations, *notes),
     )
+
+
+def _lesson(recipe: Recipe) -> Lesson | None:
+    """How a teacher has to be taught that what ``fair`` and ``balanced`` make even is not undone by its labels."""
+    networks, loop, rule = teachable(recipe), recipe.loop, recipe.target
+    if networks is not None and networks.lesson is not None:
+        return networks.lesson
+    by_group = isinstance(loop, Selection) and loop.by_group
+    even = by_group or (isinstance(loop, Selection) and loop.even)
+    while isinstance(rule, (Weighted, Reduced)):
+        even = even or (isinstance(rule, Weighted) and rule.weights.even)
+        rule = rule.rule
+    by_group = by_group or isinstance(rule, (ByGroup, Barycentre))
+    return Even(by_group) if even or by_group else None
 
 
 DEFENSES.add(

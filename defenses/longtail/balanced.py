@@ -12,10 +12,10 @@ from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 from ddaudit.defenses.fairness.lessons import teach_evenly, teachable
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.lessons import Even
-from ddaudit.distillation.parts import Layout, TargetRule
+from ddaudit.distillation.parts import Layout
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.selection import Selection
-from ddaudit.distillation.targets import Reduced, Weighted
+from ddaudit.distillation.targets import Weighted, innermost
 from ddaudit.errors import BadInput
 
 
@@ -67,12 +67,6 @@ def _pools(layout: Layout) -> bool:
     return bool((layout.slots < 0).any())
 
 
-def _innermost(rule: TargetRule) -> TargetRule:
-    while isinstance(rule, (Reduced, Weighted)):
-        rule = rule.rule
-    return rule
-
-
 def balanced(recipe: Recipe) -> Recipe:
     """Let every class count the same; with one target per group, draw every group equally often.
 
@@ -82,17 +76,18 @@ def balanced(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: a method without targets, or one that is balanced already.
     """
-    if (taught := teach_evenly(recipe, by_group=False, source=SOURCE)) is not None:
-        return taught
+    taught = teach_evenly(recipe, by_group=False, source=SOURCE)
     if isinstance(recipe.loop, Selection) and recipe.loop.whole:
         note = "records of smaller classes repeat until every class has as many as the largest"
         return replace(
-            recipe,
+            taught or recipe,
             loop=replace(recipe.loop, even=True),
             status="ours",
             source=f"{SOURCE}, on: {recipe.source}",
-            deviations=(*recipe.deviations, note),
+            deviations=(*(taught or recipe).deviations, note),
         )
+    if taught is not None:
+        return taught
     if isinstance(recipe.loop, Selection) or recipe.target is None:
         raise BadInput(
             f"{recipe.name}+balanced",
@@ -105,14 +100,14 @@ def balanced(recipe: Recipe) -> Recipe:
         networks = replace(networks, lesson=Even())
         notes += ("networks that are trained on the records see every class equally often",)
     elif isinstance(reader, Minibatch) and not isinstance(
-        _innermost(recipe.target), (Barycentre, ByGroup)
+        innermost(recipe.target), (Barycentre, ByGroup)
     ):
         notes += (
             "balanced: as many records of each class are drawn and every class has one target, so the method "
             "itself is balanced already and 'balanced' changes nothing before 'dp' or 'fair' is added",
         )
     if isinstance(reader, Minibatch) and isinstance(
-        _innermost(recipe.target), (Barycentre, ByGroup)
+        innermost(recipe.target), (Barycentre, ByGroup)
     ):
         reader = replace(reader, by_group=True)
     return replace(

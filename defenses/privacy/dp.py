@@ -65,6 +65,12 @@ def dp(recipe: Recipe) -> Recipe:
     loop = replace(recipe.loop, lr=known.lr) if known and known.lr else recipe.loop
     networks, terms, notes = recipe.networks, recipe.terms, recipe.deviations
     if known and known.fresh and isinstance(networks, Experts):
+        if networks.lesson or networks.robust or networks.recalibrated:
+            raise BadInput(
+                f"{recipe.name}+dp",
+                "has random networks in the place of those that a defense before it trains on the records",
+                "Leave that defense out, or the privacy.",
+            )
         networks = Fresh(networks.arch, networks.width)
         terms = tuple(t for t in terms if getattr(t, "on", "net") != "teacher")
         notes += (

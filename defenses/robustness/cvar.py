@@ -146,6 +146,7 @@ DEFENSES.add(
         "networks learn clusters of records, the worst of which count (shifts of sub-populations)",
         SOURCE,
         cvar,
-        order=17,
+        # Before what changes how networks learn: these have to be there.
+        order=14,
     ),
 )

@@ -10,7 +10,7 @@ import pytest
 
 from ddaudit.audits import RunStore, collect
 from ddaudit.errors import BadInput
-from ddaudit.findings import Finding, Metric
+from ddaudit.findings import Check, Finding, Metric
 from ddaudit.reports.build import build_report
 
 
@@ -54,6 +54,40 @@ def test_like_runs_merge_without_a_word(tmp_path: Path) -> None:
     assert [c.subject for c in both.cells] == ["dm", "mtt"]
     assert both.info["notes"] == []
     assert all(c.caveats == [] for c in both.cells)
+
+
+def test_what_one_run_has_planned_and_another_has_finished_is_there(tmp_path: Path) -> None:
+    """In either order: a run that was stopped hid what was measured elsewhere."""
+    a, b = _run(tmp_path / "a", ["dm", "dc"]), _run(tmp_path / "b", ["dm"])
+    (lost,) = (p for p in (tmp_path / "a").rglob("*") if p.is_file() and "dm-membership" in p.name)
+    lost.unlink()
+    for runs in ([a, b], [b, a]):
+        both = collect(runs)
+        assert sorted((c.subject, c.status) for c in both.cells) == [("dc", "ok"), ("dm", "ok")]
+        assert both.info["missing"] == []
+        assert len(both.keys) == 2
+
+
+def test_instrument_checks_that_one_run_has_not_made_yet_are_those_of_another(
+    tmp_path: Path,
+) -> None:
+    """Parts of one audit in folders of their own: one of them has the checks."""
+    done = Check(name="planted", passed=True, expected="x")
+    urls = []
+    for name, there in (("a", True), ("b", False)):
+        url = _run(tmp_path / name, ["dm"])
+        store = RunStore(url)
+        (info,) = store.read_infos()
+        key = {"subject": None, "auditor": "membership", "seed": None, "key": f"checks-{there}"}
+        store.write_info({**info, "cells": [*info["cells"], key]})
+        if there:
+            store.save_cell("checks-True", Finding(subject="", auditor="membership", checks=[done]))
+        urls.append(url)
+    for runs in (urls, urls[::-1]):
+        checks = collect(runs).checks["membership"]
+        assert [(c.name, c.passed) for c in checks] == [("planted", True)]
+    (alone,) = collect(urls[1:]).checks["membership"]
+    assert (alone.name, alone.passed) == ("instrument checks ran", False)
 
 
 @pytest.mark.parametrize(
