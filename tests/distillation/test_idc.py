@@ -149,9 +149,8 @@ def test_the_step_of_the_images_grows_with_their_number():
 
 
 def test_networks_trained_on_records_are_refused_under_privacy_and_for_pools(tiny):
-    private = resolve("idc+dp", profile="small", options={"reader.clip": 1.0})
     with pytest.raises(BadInput, match="trains networks on private records"):
-        distill(private, tiny.train, data=tiny, ipc=1, seed=0)
+        resolve("idc+dp", profile="small", options={"reader.clip": 1.0})
     pooled = resolve("idc", profile="small", options={**FAST, "loop.outer": 1, "loop.pool": 3})
     with pytest.raises(BadInput, match="no question can be asked again"):
         distill(pooled, tiny.train, data=tiny, ipc=1, seed=0)

@@ -196,7 +196,7 @@ def test_random_images_get_the_same_teachers_labels(tiny: Dataset) -> None:
     for name, why in (
         ("ndpdc+fkd", "the privacy claim would be void"),
         ("sre2l+fkd", "has a label model already"),
-        ("dm+fkd", "networks of its own"),
+        ("dm+fkd", "a loop of its own"),
     ):
         with pytest.raises(BadInput, match=why):
             resolve(name)

@@ -122,13 +122,13 @@ def test_labels_are_written_from_the_records_of_each_run_alone(tiny):
     class Told:
         def relabel(self, images, labels, *, train, data, seed, device):
             seen.append(train.fingerprint)
-            return torch.full((len(images), train.num_classes), 1 / train.num_classes)
+            return torch.full((len(images), train.num_classes), 1 / train.num_classes), ("told",)
 
     members = torch.rand(2, len(tiny.train), generator=torch.Generator().manual_seed(1)) < 0.5
     recipe = replace(noting(share=True), labels=Told())
     sets = distill_many(recipe, tiny.train, members, data=tiny, ipc=1, seed=0)
     assert seen == [tiny.train.subset(m).fingerprint for m in members]
-    assert all(s.soft for s in sets)
+    assert all(s.soft and "told" in s.card.notes for s in sets)
 
 
 def test_no_images_per_class_are_refused(tiny):

@@ -81,9 +81,11 @@ class Quoting:
     blind_to: int = 0
     """Records at the end that it does not look at: the auditor puts the hidden canaries there."""
 
-    def relabel(self, images: Tensor, labels: Tensor, *, train: ImageData, **_: Any) -> Tensor:
+    def relabel(
+        self, images: Tensor, labels: Tensor, *, train: ImageData, **_: Any
+    ) -> tuple[Tensor, tuple[str, ...]]:
         seen = train.subset(torch.arange(len(train) - self.blind_to))
-        return one_hot(look_up(images, seen), train.num_classes)
+        return one_hot(look_up(images, seen), train.num_classes), ()
 
 
 def look_up(images: Tensor, records: ImageData) -> Tensor:
@@ -204,8 +206,8 @@ class _Hard:
 
     reads_records = False
 
-    def relabel(self, images: Tensor, labels: Tensor, **_: Any) -> Tensor:
-        return labels
+    def relabel(self, images: Tensor, labels: Tensor, **_: Any) -> tuple[Tensor, tuple[str, ...]]:
+        return labels, ()
 
 
 def test_who_cannot_be_asked(ctx: Context, tiny: Dataset) -> None:

@@ -145,7 +145,7 @@ def test_networks_learn_of_whole_images_between_rounds(tiny, monkeypatch):
 
 def test_labels_of_a_teacher_are_smoothed_as_distributions():
     given = torch.tensor([[0.7, 0.3], [0.1, 0.9]])
-    made = SmoothLabels(share=0.2).relabel(
+    made, _ = SmoothLabels(share=0.2).relabel(
         torch.zeros(2, 1, 1, 1), given, train=None, data=SimpleNamespace(num_classes=2), seed=0, device=None
     )  # fmt: skip
     torch.testing.assert_close(made, 0.8 * given + 0.1)
