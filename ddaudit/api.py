@@ -27,6 +27,7 @@ from ddaudit.data import DATASETS, Dataset, ImageData, load_data
 from ddaudit.devices import pick_device, pick_profile
 from ddaudit.distillation import DEFENSES, METHODS, Recipe, check_recipe, make_recipe
 from ddaudit.distillation import distill as run_recipe
+from ddaudit.distillation.run import check_size
 from ddaudit.distillation.store import content_key
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding
@@ -86,7 +87,10 @@ def distill(
         BadInput: unknown names, or a recipe that cannot run on these data: before any work.
     """
     where = pick_device(str(device))
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise BadInput(f"seed {seed!r}", "is no whole number of 0 or more")
     loaded = _data(data, data_root, download)
+    check_size(ipc, loaded.train)
     if isinstance(recipe, str):
         chosen = pick_profile(profile, where)
         made = make_recipe(
@@ -327,7 +331,7 @@ _COLUMNS = [
 
 def _data(data: Data, root: str | Path | None, download: bool) -> Dataset:
     if isinstance(data, Dataset):
-        return data
+        return data.check()
     if isinstance(data, str):
         return load_data(data, root=root, download=download)
     from ddaudit.data.hub_objects import from_datasets

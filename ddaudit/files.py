@@ -216,6 +216,16 @@ def parse_yaml(text: str, where: object) -> Any:
             self.depth -= 1
             return made
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            made = super().construct_mapping(node, deep)
+            if len(made) < len(node.value):
+                keys = [getattr(key, "value", "") for key, _ in node.value]
+                twice = next((k for k in keys if keys.count(k) > 1), "a key")
+                line = node.start_mark.line + 1
+                what = f"names '{twice}' twice in the mapping that begins at line {line}"
+                raise BadInput(where, what, "Of two values only one can be meant.")
+            return made
+
     try:
         value = yaml.load(text, Loader)
         json.dumps(value, ensure_ascii=False, default=str).encode()

@@ -43,6 +43,16 @@ def conditions(report: Report) -> dict[str, object]:
     }
 
 
+def making(report: Report, subject: str) -> dict[str, object]:
+    """How a subject was made: two of one name that differ here are two sets, or two methods."""
+    run, entry = report.run, report.subject(subject)
+    facts: dict[str, object] = {"size (images per class)": entry.ipc} if entry.drawn else {}
+    if entry.kind == "recipe" and not entry.baseline:
+        asked = {k: run.config.get(k) for k in ("options", "epsilon", "delta")}
+        facts |= {"recipe": {**asked, "profile": run.profile}}
+    return facts
+
+
 def instruments(report: Report) -> dict[str, dict[str, object]]:
     """By auditor, what its numbers depend on: its version and its settings."""
     return {

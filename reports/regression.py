@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ddaudit.errors import BadInput
 from ddaudit.findings import Metric
 from ddaudit.reports import labels
-from ddaudit.reports.comparability import apart, experiment, instruments
+from ddaudit.reports.comparability import apart, experiment, instruments, making
 from ddaudit.reports.compare import Difference, between_draws, difference, outcome
 from ddaudit.reports.gate import Outcome, RuleResult, result
 from ddaudit.reports.schema import Report
@@ -29,7 +29,7 @@ class Change:
     word: str
     """As ``Comparison.outcome``, corrected (Holm) for all changes between the two reports."""
     unlike: str = ""
-    """What the auditor did differently in the two, so that nothing follows; "" where nothing."""
+    """What was made or measured differently in the two, so that nothing follows; "" where nothing."""
 
     @property
     def line(self) -> str:
@@ -52,23 +52,22 @@ def changes(report: Report, earlier: Report) -> list[Change]:
         what = f"are not comparable: {why}"
         raise BadInput("the two reports", what, "Compare reports of the same audit.")
     mine, theirs = instruments(report), instruments(earlier)
+
+    def unlike(auditor: str, subject: str) -> str:
+        made = apart(making(report, subject), making(earlier, subject))
+        return made or apart(mine.get(auditor, {}), theirs.get(auditor, {}), of=auditor)
+
     pairs = [
-        (
-            subject,
-            now,
-            before,
-            diff,
-            apart(mine.get(auditor, {}), theirs.get(auditor, {}), of=auditor),
-        )
+        (subject, now, before, diff, unlike(auditor, subject))
         for auditor, subject, now, before, diff in _pairs(report, earlier)
     ]
-    judged = [d.p_value for _, _, _, d, unlike in pairs if d.p_value is not None and not unlike]
+    judged = [d.p_value for _, _, _, d, why in pairs if d.p_value is not None and not why]
     corrected = iter(holm(judged))
     out = []
-    for subject, now, before, diff, unlike in pairs:
-        adjusted = None if diff.p_value is None or unlike else next(corrected)
+    for subject, now, before, diff, why in pairs:
+        adjusted = None if diff.p_value is None or why else next(corrected)
         word = outcome(diff, now.direction, adjusted)
-        out.append(Change(subject, now, before, diff, word, unlike))
+        out.append(Change(subject, now, before, diff, word, why))
     return out
 
 
@@ -77,8 +76,8 @@ def regressions(report: Report, earlier: Report) -> list[RuleResult]:
 
     Violated: a subject, an answer or an instrument that is gone, a check that fails since, a headline number that is
     worse by more than draws, networks and test images explain (corrected over all numbers, Holm). Inconclusive: a
-    number that looks worse where nothing is known of the spread between draws, or where its auditor has another
-    version or other settings. Everything else holds.
+    number that looks worse where nothing is known of the spread between draws, and any whose auditor has another
+    version or other settings, or whose subject was made otherwise. Everything else holds.
 
     Raises:
         BadInput: the reports are not on the same records, architecture and protocol.
@@ -150,6 +149,6 @@ def _judged(change: Change) -> RuleResult:
     harm = diff.value if change.now.direction == "lower" else -diff.value
     whole = diff.low is None or diff.high is None or diff.low > 0 or diff.high < 0
     holds: Outcome = "violated" if change.word == "worse" else "holds"
-    if change.word in ("withheld", "no interval") and harm > 0 and whole:
+    if change.unlike or (change.word in ("withheld", "no interval") and harm > 0 and whole):
         holds = "inconclusive"
     return result(RULE, change.subject, holds, change.line, "regression")

@@ -68,10 +68,12 @@ class Given:
     Attributes:
         data: the data set itself; None: ``AuditConfig.data`` names it.
         modules: id -> network of one's own, a subject.
+        elsewhere: another process has some of these, and this one works for it.
     """
 
     data: Dataset | None = None
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    elsewhere: bool = False
 
 
 def make_plan(
@@ -84,11 +86,12 @@ def make_plan(
     """
     given = given or Given()
     config = _pinned(config)
-    if not config.subjects and not given.modules:
+    if not (config.subjects or given.modules or given.elsewhere):
         raise BadInput("subjects", "none is given", "Name a recipe, a set file or a checkpoint.")
     names = list(dict.fromkeys(config.auditors or AUDITORS.names()))
-    for name in config.settings:
-        AUDITORS.get(name)  # a misspelt one is an error
+    for name, given_settings in config.settings.items():
+        # A misspelt one is an error, also of an auditor that is not asked for.
+        AUDITORS.get(name).configure(config.preset, given_settings)
     chosen = {name: AUDITORS.get(name) for name in names}
     context = _context(config, artifacts, given)
     auditors = {}

@@ -181,7 +181,7 @@ def _part(cells: Sequence[Cell], k: int, n: int) -> list[Cell]:
 def _plan(config: str, run: str) -> Plan:
     """A worker's plan, built once per process and ``run``: files may have changed since the last one."""
     parsed = AuditConfig.model_validate_json(config)
-    return make_plan(parsed, RunStore(parsed.out))
+    return make_plan(parsed, RunStore(parsed.out), Given(elsewhere=True))
 
 
 def _execute(task: _Task) -> str | None:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from ddaudit import hub
 from ddaudit.auditing import Subject, recipe_subject
 from ddaudit.data import Dataset
-from ddaudit.distillation import check_recipe, make_recipe
+from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.models import Arch, Network, load_checkpoint, wrap
+from ddaudit.registry import split_recipe
 from ddaudit.sets import (
     detect,
     digest,
@@ -27,6 +28,7 @@ from ddaudit.sets import (
     is_set_file,
     load,
     match_classes,
+    pixels_outside,
 )
 from ddaudit.sets.imports import unknown_format
 
@@ -82,8 +84,19 @@ def split_entry(text: str) -> tuple[Path, str | None]:
 
 
 def is_file_name(text: str) -> bool:
-    """True when a subject is read as a file rather than as a recipe's name."""
+    """True when a subject is read as a file rather than as a recipe's name.
+
+    Raises:
+        BadInput: it is the name of a recipe, and of a folder that may hold a set.
+    """
     path, _ = split_entry(text)
+    if "/" not in text and kind_of(path) == "folder" and split_recipe(text)[0] in METHODS:
+        if (found := detect(path)) is not None:
+            what = f"names a recipe, and a folder in the '{found}' format that lies here"
+            raise BadInput(
+                text, what, f"For the folder: ./{text}; for the recipe: rename the folder."
+            )
+        return False  # the --out of an earlier run, say
     return kind_of(path) is not None or path.suffix in SUFFIXES or "/" in text
 
 
@@ -100,7 +113,7 @@ def module_subject(name: str, module: nn.Module, *, data: Dataset) -> Subject:
     network = own if isinstance(own, Network) else wrap(own, data.shape, data.num_classes)
     try:
         with torch.no_grad():
-            logits = network.cpu()(data.test.pixels(torch.arange(min(2, len(data.test)))))
+            logits = network.cpu()(data.test.pixels(torch.arange(min(32, len(data.test)))))
     except Exception as error:  # the user's own code
         text = " ".join(str(error).split())[:200]
         raise BadInput(
@@ -111,6 +124,9 @@ def module_subject(name: str, module: nn.Module, *, data: Dataset) -> Subject:
     if not isinstance(logits, Tensor) or logits.shape[1:] != (data.num_classes,):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInput(name, f"gives {shape}, not logits of {data.num_classes} classes")
+    if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < 1e-3:
+        what = "gives probabilities (rows of 0 to 1 that sum to 1), not logits"
+        raise BadInput(name, what, "Leave the softmax out, or take the logarithm: 'x.log()'.")
     return Subject(id=name, kind="checkpoint", network=network, identity=_module_identity(module))
 
 
@@ -162,7 +178,7 @@ def _file(
             where=path,
             space=data.space,
         )
-        poison = value.card.poison
+        poison, outside = value.card.poison, pixels_outside(value)
         return Subject(
             id=path.name,
             kind="file",
@@ -170,9 +186,14 @@ def _file(
             path=path,
             baseline=baseline,
             identity=fingerprint(value),
-            notes=()
-            if poison is None
-            else (f"poisoned on purpose, its card says: {poison.attack}",),
+            notes=(
+                *(
+                    ()
+                    if poison is None
+                    else (f"poisoned on purpose, its card says: {poison.attack}",)
+                ),
+                *([outside] if outside else []),
+            ),
         )
     found = detect(path)
     if found is not None:

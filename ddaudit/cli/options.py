@@ -72,7 +72,10 @@ def names(option: str, text: str | None) -> list[str] | None:
         return None
     found = [n.strip() for n in text.split(",") if n.strip()]
     if not found:
-        raise BadInput(f'{option} "{text}"', "names nothing", "Leave the option out for all.")
+        none = " 'none' stands for none of them." if option == "--baselines" else ""
+        raise BadInput(
+            f'{option} "{text}"', "names nothing", f"Leave the option out for all.{none}"
+        )
     return found
 
 
@@ -85,6 +88,15 @@ def recipe_options(pairs: list[str] | None) -> dict[str, Any]:
     return _assigned("--set", pairs, "PART.OPTION=VALUE", "--set loop.iterations=500")
 
 
+def format_options(pairs: list[str] | None) -> dict[str, str]:
+    """``--set OPTION=VALUE`` of a file's format as a mapping.
+
+    Raises:
+        BadInput: not of that form.
+    """
+    return _assigned("--set", pairs, "OPTION=VALUE", "--set range=0-255")
+
+
 def attack_settings(pairs: list[str] | None) -> dict[str, str]:
     """``--setting KEY=VALUE`` of one attack as a mapping.
 
@@ -95,11 +107,15 @@ def attack_settings(pairs: list[str] | None) -> dict[str, str]:
 
 
 def _assigned(option: str, pairs: list[str] | None, form: str, example: str) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
         if not sign or not key:
             raise BadInput(f"{option} {pair}", f"is not {form}", f"For example {example}.")
+        if found.get(key, value) != value:
+            raise BadInput(
+                f"{option} {key}", f"is given twice: {found[key]} and {value}", "Give it once."
+            )
         found[key] = value
     return found
 
@@ -127,6 +143,8 @@ def auditor_settings(
             )
         listed = "," in text and text[:1] not in "[{\"'"
         value = parse_yaml(f"[{text}]" if listed else text, f"--setting {pair}")
+        if found.get(auditor, {}).get(key, value) != value:
+            raise BadInput(f"--setting {path}", "is given twice, with two values", "Give it once.")
         found.setdefault(auditor, {})[key] = value
     if archs is not None:
         if "cross_architectures" in found.get("utility", {}):

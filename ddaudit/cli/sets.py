@@ -197,7 +197,8 @@ def import_(
     download: options.Download = False,
 ) -> None:
     """Turn a set made by other code into a set file. Pickled code is refused."""
-    every = {k: str(v) for k, v in options.recipe_options(set_).items()}
+    read = options.format_options if labels_of is None else options.recipe_options
+    every = {k: str(v) for k, v in read(set_).items()}
     of_method = {k: v for k, v in every.items() if labels_of is not None and "." in k}
     changes = {k: v for k, v in every.items() if k not in of_method}
     places.check_set_file(out, overwrite=overwrite)
@@ -262,18 +263,25 @@ def ledger(
     folder: Annotated[Path, typer.Argument(help="A run folder, or a folder of private set files.")],
     json_: options.Json = False,
 ) -> None:
-    """List every private set that was made into a folder, and what all of them cost together."""
+    """List every private set that was made into a folder or lies there, and what all of them cost together."""
     from ddaudit.sets.releases import read_releases
+    from ddaudit.sets.unrecorded import unrecorded
 
     by_data: dict[str, list[Release]] = {}
-    for release in read_releases(folder):
+    recorded = read_releases(folder)
+    lost, broken = unrecorded(folder, recorded)
+    for file in broken:
+        say_error(
+            f"warning: {file}: cannot be read; if it claims privacy, its cost is missing below"
+        )
+    for release in [*recorded, *lost]:
         by_data.setdefault(release.data or "unknown data", []).append(release)
     if json_:
         facts = [r.model_dump(mode="json") for releases in by_data.values() for r in releases]
         typer.echo(json.dumps(facts, indent=1))
         return
     if not by_data:
-        typer.echo(f"{folder}: no private set was made here")
+        typer.echo(f"{folder}: no private set was made here, and none lies here")
     for data, releases in by_data.items():
         typer.echo(f"{printable(data)}:")
         for r in releases:

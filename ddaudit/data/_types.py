@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddaudit.errors import BadInput
+
 Space = Literal["pixels", "standard"]
 """What input values are: light between 0 and 1, or standardised numbers without a bound."""
 
@@ -61,6 +63,13 @@ class ImageData:
         if self.labels.dtype != torch.int64 or self.labels.shape != (n,):
             raise ValueError(
                 f"labels must be int64 ({n},), got {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        if n and not (
+            int(self.labels.min()) >= 0 and int(self.labels.max()) < len(self.class_names)
+        ):
+            low, high = int(self.labels.min()), int(self.labels.max())
+            raise ValueError(
+                f"labels run from {low} to {high}, but {len(self.class_names)} classes have names"
             )
         if self.groups is not None and (
             self.groups.dtype != torch.int64 or self.groups.shape != (n,)
@@ -151,6 +160,33 @@ class Dataset:
     whole_set: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+
+    def check(self) -> Dataset:
+        """Validate what readers of files see to; returns self.
+
+        Raises:
+            BadInput: no training or test records, splits of other shapes or classes, constants for other channels.
+        """
+        where = f"data set '{self.name}'"
+        for name, split in (("train", self.train), ("test", self.test)):
+            if not len(split):
+                raise BadInput(where, f"has no {name} records")
+        for name, split in (("validation", self.validation), ("test", self.test)):
+            if len(split) and split.shape != self.shape:
+                what = f"{name} images are {split.shape} (C, H, W), training images {self.shape}"
+                raise BadInput(where, what)
+            if split.num_classes != self.num_classes:
+                what = f"{split.num_classes} classes have names in {name}, {self.num_classes} in training"
+                raise BadInput(where, what)
+        channels = self.shape[0]
+        if (
+            len(self.mean) != channels
+            or len(self.std) != channels
+            or not all(s > 0 for s in self.std)
+        ):
+            what = f"mean {self.mean} and std {self.std} are no two numbers for each of {channels} channel(s)"
+            raise BadInput(where, what, "The std is positive.")
+        return self
 
     @property
     def num_classes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,11 @@ MOST_CATEGORIES, MOST_GROUPS = 100, 20
 """A column with more texts than this is a name or a number with a typo; a group with few records measures nothing."""
 FEWEST_DISTINCT = 20
 """Records from which on a column that never repeats is told of: an identifier, perhaps."""
+
+FEW_WORDS = 3
+FEW_SIGNED = 10
+_SIGNED = re.compile(r"[^\w]*\d[\d.,:/ _-]*[^\w]*")
+"""Digits among separators, with a currency or a percent sign at most: a number, or a date, but no category."""
 
 Row = dict[str, str]
 
@@ -76,17 +82,30 @@ def from_data(name: str, train: list[Row], rows: list[Row], path: Path) -> Colum
     if all(number is not None for number in numbers):
         known = [number_of(row[name]) for row in train if not is_missing(row[name])]
         values = np.array([v for v in known if v is not None] or [0.0], dtype=np.float64)
+        with np.errstate(over="ignore"):
+            centre, spread = float(values.mean()), float(values.std())
+        if not math.isfinite(centre) or not math.isfinite(spread):
+            largest = float(np.abs(values).max())
+            what = f"column '{name}' holds numbers up to {largest:.3g}, whose spread no float holds"
+            raise BadInput(path, what, f"Correct these cells or leave them empty; or drop={name}.")
         # A constant column has no spread; 1 keeps it finite.
-        return Column(name, float(values.mean()), float(values.std()) or 1.0)
+        return Column(name, centre, spread or 1.0)
     infinite = [v for v in present if _infinite(v)]
     if infinite and any(number is not None for number in numbers):
         what = f"column '{name}' holds numbers that are not finite ({len(infinite)}, such as '{infinite[0]}')"
         raise BadInput(path, what, f"Correct them or leave these cells empty; or drop={name}.")
     odd = [v for v, number in zip(present, numbers, strict=True) if number is None]
-    if 2 * len(odd) < len(present):
+    # Many numbers and two or three words are numbers with words for "none", however often these stand there.
+    few_words = len(set(odd)) <= FEW_WORDS and 10 * (len(present) - len(odd)) >= len(present)
+    if 2 * len(odd) < len(present) or (few_words and len(odd) < len(present)):
         what = f"column '{name}' holds {len(present) - len(odd)} numbers and {len(odd)} texts ('{odd[0]}', say)"
         raise BadInput(path, what, f"Correct the cells or leave them empty; or drop={name}.")
     categories = sorted(set(present))
+    if len(categories) > FEW_SIGNED and all(map(_SIGNED.fullmatch, odd)):
+        what = f"column '{name}' holds {len(categories)} numbers with signs or separators ('{odd[0]}', say)"
+        raise BadInput(
+            path, what, f"Write plain numbers (49 for 49%, 1049 for $1,049); or drop={name}."
+        )
     if len(categories) > MOST_CATEGORIES:
         what = f"column '{name}' holds {len(categories)} different texts ('{odd[0]}', say)"
         raise BadInput(

@@ -91,7 +91,10 @@ def image_folder(request: Request) -> Dataset:
         if not (root / needed).is_dir():
             todo = "The layout is train/CLASS/*.png and test/CLASS/*.png."
             raise BadInput(root, f"has no folder '{needed}'", todo)
-    own = [name for name in ("val", "validation") if (root / name).is_dir()][:1]
+    own = [name for name in ("val", "validation", "valid") if (root / name).is_dir()]
+    if len(own) > 1:
+        what = f"holds {' and '.join(own)}, and a data set has one validation split"
+        raise BadInput(root, what, "Move one of them out of the folder.")
     files = {name: _pictures(root / name) for name in ("train", *own, "test")}
     class_names = class_order(path.parent.name for path in files["train"])
     if len(class_names) < 2:

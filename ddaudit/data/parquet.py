@@ -26,7 +26,6 @@ from ddaudit.data.spec import Option
 from ddaudit.data.splits import VALIDATION
 from ddaudit.data.vision import BENCHMARKS
 from ddaudit.errors import BadInput
-from ddaudit.files import kind_of
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -106,11 +105,16 @@ class Columns:
         Raises:
             BadInput: one that is needed is not there.
         """
+        group = _column(names, self.group, (), "group", where) if self.group else ""
+        label = _column(names, self.label, LABEL_COLUMNS, "label", where)
+        if group == label:
+            what = f"column '{label}' is asked for as label and as group, so every group would hold one class"
+            raise BadInput(where, what, "Leave group= out, or name another column.")
         return replace(
             self,
             image=_column(names, self.image, IMAGE_COLUMNS, "image", where),
-            label=_column(names, self.label, LABEL_COLUMNS, "label", where),
-            group=_column(names, self.group, (), "group", where) if self.group else "",
+            label=label,
+            group=group,
         )
 
     @property
@@ -249,13 +253,21 @@ def read_table(
 
 
 def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
-    """The files of a split: ``train.parquet`` or the Hub's numbered parts, here or in ``data``."""
+    """The files of a split: ``train.parquet`` or parts (the Hub's numbered ones, say), here or in ``data``.
+
+    Raises:
+        BadInput: both, so that one of them would be left out.
+    """
     for place in (folder, folder / "data"):
         for prefix in prefixes:
             exact = place / f"{prefix}.parquet"
-            if kind_of(exact) is not None:
-                return [exact]
-            parts = sorted(place.glob(f"{prefix}-*.parquet"))
+            parts = sorted(place.glob(f"{prefix}*.parquet"))
+            if exact in parts and len(parts) > 1:
+                others = ", ".join(p.name for p in parts if p != exact)
+                what = f"holds {exact.name} and {others}: one file, or all of them?"
+                raise BadInput(
+                    place, what, f"Number them (train-00000-of-00002.parquet), or move {others}."
+                )
             if parts:
                 return parts
     return []

@@ -139,6 +139,17 @@ def load_data(spec: str, *, root: Path | str | None = None, download: bool = Fal
         download=download,
     )
     made = source.load(request)
+    seen, asked = (split.class_counts() > 0 for split in (made.train, made.test))
+    if int(seen.sum()) < 2:
+        raise BadInput(request.name, "has training records of one class only")
+    untaught = [made.train.class_names[c] for c in (asked & ~seen).nonzero().flatten().tolist()]
+    if untaught and int((asked & seen).sum()) == 0:
+        what = "has test records of other classes than training records"
+        raise BadInput(request.name, what, "Are labels of both splits counted alike?")
+    if untaught:
+        listed = ", ".join(untaught[:5]) + (", .." if len(untaught) > 5 else "")
+        note = f"Classes with test records and no training record: {listed}."
+        made = replace(made, notes=(*made.notes, note))
     origin = made.origin or _origin(source.name, values)
     return replace(made, name=request.name, root=request.root, origin=origin)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddaudit.data._types import Dataset, ImageData
@@ -111,9 +113,10 @@ def csv_table(request: Request) -> Dataset:
         left_out = [name for name in inputs if name not in declared]
         if left_out:
             notes.append(f"Columns without declared ranges are left out: {', '.join(left_out)}.")
-    values = torch.from_numpy(
-        np.concatenate([c.encode([row[c.name] for row in rows]) for c in columns], axis=1)
-    )
+    encoded = [c.encode([row[c.name] for row in rows]) for c in columns]
+    if declared:
+        _refuse_misses(columns, encoded, request.text("ranges"))
+    values = torch.from_numpy(np.concatenate(encoded, axis=1))
     labels, class_names = _classes(rows, target, path, kind="label", given=declared.get(target))
     if len(class_names) < 2:
         raise BadInput(path, f"column '{target}' holds one class only")
@@ -142,6 +145,28 @@ def csv_table(request: Request) -> Dataset:
         assumed=_assumed(declared, path=request.text("ranges"), public=public),
         where=path,
     )
+
+
+def _refuse_misses(
+    columns: Sequence[Column], encoded: Sequence[NDArray[np.float32]], where: object
+) -> None:
+    """Refuse a declaration that fits no record: its inputs would be constant, and nothing would say so.
+
+    Raises:
+        BadInput: categories that no record has, or a range that all records lie beyond.
+    """
+    for column, values in zip(columns, encoded, strict=True):
+        if column.categories and not values.any():
+            listed = ", ".join(column.categories[:3])
+            what = f"declares categories of '{column.name}' ({listed}) that no record has"
+            raise BadInput(where, what, "Spell them as the column does.")
+        ends = [(x - column.centre) / column.scale for x in (column.low, column.high)]
+        if (
+            math.isfinite(column.low)
+            and np.isclose(values, ends[0]).all() | np.isclose(values, ends[1]).all()
+        ):
+            what = f"declares {column.low:g} to {column.high:g} for '{column.name}', and all records lie beyond"
+            raise BadInput(where, what, "Give the range in the units of the column.")
 
 
 def assemble(

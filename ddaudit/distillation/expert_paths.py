@@ -88,6 +88,7 @@ class ExpertPaths(Fresh):
     """Filled by :meth:`learn`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.count < 1 or self.epochs < 1 or self.batch < 1:
             raise ValueError(
                 "networks.count, networks.epochs and networks.batch must be at least 1"

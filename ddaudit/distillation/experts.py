@@ -64,6 +64,7 @@ class Experts(Fresh):
     """Filled by :meth:`learn`: in the order of architectures, in training mode, with identity normalisation."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.count < 1 or self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 "networks.count, networks.epochs and networks.batch_size must be at least 1"

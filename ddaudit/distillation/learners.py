@@ -95,6 +95,7 @@ class Learning(Fresh):
     """The records and the networks of a run; filled by :meth:`learn`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.early < 0 or self.records < 0:
             raise ValueError("networks.early and networks.records must be at least 0")
 

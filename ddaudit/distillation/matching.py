@@ -89,6 +89,10 @@ class Matching:
             raise ValueError(
                 "loop.iterations and loop.repeats must be at least 1 and loop.lr positive"
             )
+        if not 0 <= self.momentum < 1 or not self.net_lr > 0 or self.net_batch < 1:
+            raise ValueError(
+                "loop.momentum must lie in [0, 1), loop.net_lr be positive and loop.net_batch at least 1"
+            )
         if (self.outer is not None and self.outer < 1) or (
             self.inner is not None and self.inner < 0
         ):

@@ -18,6 +18,10 @@ class Fresh:
     arch: str = "ConvNet"
     width: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"networks.width must be at least 1, got {self.width}")
+
     def bind(self, data: Dataset) -> Fresh:
         """Needs nothing of the data.
 

@@ -53,6 +53,7 @@ class Pool(Fresh):
     """The networks of a run; filled by :meth:`bind`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.size, self.age, self.updates, self.batch) < 1 or not self.lr > 0:
             raise ValueError(
                 "networks.size, age, updates and batch must be at least 1 and networks.lr positive"
@@ -130,6 +131,7 @@ class Warm(Fresh):
     """The synthetic set of a run; filled by :meth:`update`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.epochs, self.batch) < 1 or not self.lr > 0:
             raise ValueError(
                 "networks.epochs and batch must be at least 1 and networks.lr positive"

@@ -24,6 +24,10 @@ class Minibatch:
     per_class: int = 256
     by_group: bool = False
 
+    def __post_init__(self) -> None:
+        if self.per_class < 1:
+            raise ValueError(f"reader.per_class must be at least 1, got {self.per_class}")
+
     @property
     def private(self) -> bool:
         """Never: raw aggregates leave."""

@@ -76,6 +76,9 @@ class Loop(Protocol):
         """Distil once per row of ``job.members``."""
 
 
+_PARTS = ("objective", "target", "synthesis", "networks", "reader", "loop", "labels", "records")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A method: parts and numbers, no code of its own.
@@ -122,6 +125,14 @@ class Recipe:
     published_ipc: int | None = None
 
     def __post_init__(self) -> None:
+        for name in _PARTS:
+            value = getattr(self, name)
+            if isinstance(value, (str, int, float)):
+                raise ValueError(
+                    f"{name}={value}: '{name}' is a part, not a value; defenses such as '+soft' bring parts"
+                )
+        if self.normalise not in ("data", "public"):
+            raise ValueError(f"normalise is 'data' or 'public', not '{self.normalise}'")
         if self.terms and not getattr(self.loop, "takes_terms", False):
             raise BadInput(
                 self.name,

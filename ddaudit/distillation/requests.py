@@ -10,6 +10,10 @@ from ddaudit.data import Dataset
 from ddaudit.distillation.recipe import Recipe, resolve
 from ddaudit.errors import BadInput
 
+_PROVENANCE = (
+    "name", "family", "purpose", "source", "status", "deviations", "small", "published_ipc",
+)  # fmt: skip
+
 
 def make_recipe(
     name: str,
@@ -41,7 +45,19 @@ def make_recipe(
             "has no privacy part, so --epsilon and --delta mean nothing",
             f"Use {recipe.name}+dp, ndpdc or psg.",
         )
-    wanted = {k: v for k, v in (options or {}).items() if strict or has_option(recipe, k)}
+    given = dict(options or {})
+    if private and given.get("reader.sigma") not in (None, "none", "null") and epsilon is not None:
+        raise BadInput(
+            f"--epsilon {epsilon:g}",
+            f"goes with a noise that is calibrated for it, and reader.sigma={given['reader.sigma']} sets the noise",
+            "Give one of the two: the claim of a given noise is computed.",
+        )
+    if named := [k for k in given if k.partition(".")[0] in _PROVENANCE]:
+        what = "says where a method comes from, and is no option of it"
+        raise BadInput(
+            f"--set {named[0]}", what, "Options are those of its parts: loop.iterations."
+        )
+    wanted = {k: v for k, v in given.items() if strict or has_option(recipe, k)}
     target = {"reader.epsilon": epsilon, "reader.delta": delta} if private else {}
     recipe = resolve(name, profile=profile, options=wanted)
     return recipe.options({k: v for k, v in target.items() if v is not None})

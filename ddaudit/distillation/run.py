@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,9 @@ from ddaudit.distillation.store import Store
 from ddaudit.errors import BadInput
 from ddaudit.sets import Card, DistilledSet, StorageBytes
 from ddaudit.training import reuse_memory
+
+MOST_BYTES = 16 * 2**30
+"""Of a set's images: more is a slip of the keyboard, and would take the machine's memory first."""
 
 
 def distill(
@@ -148,9 +152,24 @@ def distill_many(
     ]
 
 
+def check_size(ipc: int, train: ImageData) -> None:
+    """Refuse a set that nobody can hold, before anything is taken.
+
+    Raises:
+        BadInput: fewer than one image per class, no whole number, or more bytes than :data:`MOST_BYTES`.
+    """
+    if isinstance(ipc, bool) or not isinstance(ipc, int):
+        raise BadInput(f"ipc {ipc!r}", "is no whole number of images per class")
+    if ipc < 1:
+        raise BadInput(f"--ipc {ipc}", "images per class must be at least 1")
+    need = 4 * ipc * train.num_classes * math.prod(train.shape)
+    if need > MOST_BYTES:
+        what = f"is {need / 2**30:,.0f} GB of images, more than the {MOST_BYTES >> 30} GB that a set may be"
+        raise BadInput(f"--ipc {ipc}", what, f"The data have {len(train):,} records.")
+
+
 def _run(recipe: Recipe, job: Job) -> list[DistilledSet]:
-    if job.ipc < 1:
-        raise BadInput(f"--ipc {job.ipc}", "images per class must be at least 1")
+    check_size(job.ipc, job.train)
     recipe.check_unit(job.data)
     started = time.perf_counter()
     train = job.train

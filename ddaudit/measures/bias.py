@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
@@ -35,11 +36,11 @@ SMALL_CELL = 30
 class BiasSettings(Settings):
     """Knobs of the bias auditor."""
 
-    bootstrap: int = 1000
+    bootstrap: int = Field(default=1000, ge=20)
     """Resamples of the test images behind the intervals."""
-    simulations: int = 2000
+    simulations: int = Field(default=2000, ge=1)
     """Fair networks simulated for the noise floors."""
-    paired_limit: int | None = None
+    paired_limit: int | None = Field(default=None, ge=1)
     """At most this many distinct images of the paired test set (each in every group); None: all."""
 
 

@@ -30,12 +30,12 @@ RAW, TEMPERATURE = "raw", "temperature"
 class CalibrationSettings(Settings):
     """Knobs of the calibration auditor."""
 
-    bins: int = 15
-    bootstrap: int = 1000
+    bins: int = Field(default=15, ge=2)
+    bootstrap: int = Field(default=1000, ge=20)
     """Resamples of the test images behind the intervals of the binned errors."""
-    simulations: int = 200
+    simulations: int = Field(default=200, ge=1)
     """Label draws behind each noise floor."""
-    validation_limit: int | None = None
+    validation_limit: int | None = Field(default=None, ge=1)
     """At most this many validation images for the temperature; None: all."""
     shifted: int = Field(default=500, ge=0)
     """Test images for the error under shift; 0 leaves it out."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor
@@ -27,7 +28,7 @@ class UtilitySettings(Settings):
     """Other architectures to train on the same set; names as ``ddaudit.models.Arch`` reads them."""
     ranking: bool = False
     """The scores of DD-Ranking, and the set with hard labels; trains up to four times as many networks."""
-    bootstrap: int = 1000
+    bootstrap: int = Field(default=1000, ge=20)
     """Resamples of the test images behind the intervals of per-class summaries."""
 
 

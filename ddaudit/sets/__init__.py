@@ -16,7 +16,14 @@ from ddaudit.sets.classes import match_classes
 from ddaudit.sets.files import digest, fingerprint, load, save
 from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
-from ddaudit.sets.inspection import Inspection, describe, inspect, statement, stored_bytes
+from ddaudit.sets.inspection import (
+    Inspection,
+    describe,
+    inspect,
+    pixels_outside,
+    statement,
+    stored_bytes,
+)
 
 __all__ = [
     "FORMATS",
@@ -40,6 +47,7 @@ __all__ = [
     "is_set_file",
     "load",
     "match_classes",
+    "pixels_outside",
     "save",
     "statement",
     "stored_bytes",

@@ -17,6 +17,9 @@ from ddaudit.sets._store import LabelStore
 PROMISES_NOTHING = 100.0
 """An epsilon above it is an empty promise: one record may then change the odds of any output by e^100, about 10^43."""
 
+_FAR, _FEW = 16.0, 0.01
+"""More than a few values above this, and none below 0, are of another scale. Noise, which reaches as far, is on both
+sides of 0."""
 _MOST_CLASSES = 1_000_000  # a damaged count must not make readers allocate a table of that size
 
 
@@ -297,6 +300,11 @@ def _check_images(x: Tensor, where: object, *, pixels: bool) -> None:
     if bad:
         what = f"{bad} of {len(x)} images contain NaN or infinity"
         raise BadInput(where, what, "Distillation probably diverged; distill again.")
+    low, high = float(x.min()), float(x.max())
+    if pixels and low >= 0 and float((x > _FAR).double().mean()) > _FEW:
+        what = f"holds values from {low:.4g} to {high:.4g}, and pixels lie in [0, 1]"
+        todo = "Divide by 255 (16 bits: by 65535), or import the file with --set range=0-255."
+        raise BadInput(where, what, todo)
 
 
 def _check_outliers(x: Tensor, shape: tuple[int, int, int], where: object) -> None:

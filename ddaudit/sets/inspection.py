@@ -240,16 +240,27 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def pixels_outside(distilled: DistilledSet) -> str:
+    """A sentence on values that no pixel has; "" where there are none, or values are no pixels."""
+    images = distilled.images
+    outside = float(((images < 0) | (images > 1)).double().mean())
+    if distilled.card.space != "pixels" or outside == 0:
+        return ""
+    low, high = distilled.pixel_range()
+    text = f"{outside:.1%} of pixel values lie outside [0, 1] (from {low:.3g} to {high:.3g})"
+    return (
+        f"{text}; were the images un-normalised with the right mean and std?"
+        if outside > 0.5
+        else text
+    )
+
+
 def _warnings(
     distilled: DistilledSet, *, outside: float, counts: list[int], others: list[str]
 ) -> list[str]:
     card, found = distilled.card, []
-    if outside > 0:
-        low, high = distilled.pixel_range()
-        text = f"{outside:.1%} of pixel values lie outside [0, 1] (from {low:.3g} to {high:.3g})"
-        if outside > 0.5:
-            text += "; were the images un-normalised with the right mean and std?"
-        found.append(text)
+    if beyond := pixels_outside(distilled):
+        found.append(beyond)
     copies = len(distilled) - len({image.numpy().tobytes() for image in distilled.images})
     if outside == 0 and float(distilled.images.min()) == float(distilled.images.max()):
         found.append("all pixels have one value")

@@ -48,6 +48,7 @@ class PrivatePaths(Fresh):
     """Filled by :meth:`ask`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.count, self.epochs, self.steps) < 1 or not self.lr > 0:
             raise ValueError(
                 "networks.count, networks.epochs and networks.steps must be at least 1 and networks.lr positive"

@@ -26,7 +26,7 @@ from ddaudit.sets import Card, DistilledSet, LedgerEntry, PrivacyClaim, fingerpr
 
 Make = Callable[..., DistilledSet]
 
-_PIXELS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+_PIXELS = st.floats(-16, 16, width=32)
 _CARDS = st.builds(
     Card,
     method=st.text(max_size=8),

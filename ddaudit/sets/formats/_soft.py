@@ -124,7 +124,8 @@ def _on_grid(rows: Tensor, steps: int) -> bool:
 
 def _doubtful(rows: Tensor, dtype: torch.dtype) -> bool:
     """True for rows that may be probabilities after all: nearly so, percentages, 8 bits, whole numbers."""
-    if not dtype.is_floating_point:
+    # Votes, one-hot rows of which some are empty or hold two, +1 and -1: no network's logits are whole numbers.
+    if not dtype.is_floating_point or bool((rows == rows.round()).all()):
         return True
     sums = rows.sum(1)
     within = float(rows.min()) >= -_NEAR and float(rows.max()) <= 1 + _NEAR

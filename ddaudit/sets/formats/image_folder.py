@@ -50,6 +50,11 @@ def read(
     names = [folder.name for folder in classes]
     numbered = _numbered(names, num_classes)
     if numbered is not None:
+        if 0 not in numbered[0]:
+            listed = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
+            what = f"holds folders {listed} and none for class 0: they may count from 0 or from 1"
+            todo = "Name folders by the data's class names, which then decide."
+            raise BadInput(path, what, todo)
         indices, class_names = numbered
         note = "classes are the numbers in the folder names"
     else:
