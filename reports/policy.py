@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ddaudit.errors import BadInput
+from ddaudit.errors import BadInput, closest
 from ddaudit.files import read_yaml
 from ddaudit.reports import labels
 
@@ -115,6 +115,8 @@ def load_policy(path: str | Path) -> Policy:
     if str(path) in ready() and not Path(path).exists():
         with resources.as_file(shipped) as found:
             content = read_yaml(found)
+    elif not Path(path).exists() and Path(path).name == Path(path).stem:
+        raise BadInput(f"--policy {path}", "no such file", closest(str(path), ready()))
     else:
         content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):

@@ -142,6 +142,10 @@ class RunStore:
         Raises:
             BadInput: one of them is damaged.
         """
+        if kind_of(self.url) == "file":
+            raise BadInput(
+                self.url, "is a file, not a run folder", "Give the --out of 'ddaudit audit'."
+            )
         last = self.read_info()
         last = None if last is None else check_info(last, f"{self.url}/run.json")
         found = []

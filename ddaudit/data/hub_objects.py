@@ -55,7 +55,11 @@ def from_datasets(
     name = name or (f"datasets:{known}" if known else "datasets")
     good = all(hasattr(p, "features") and hasattr(p, "with_format") for p in parts.values())
     if not good or "train" not in parts:
-        raise BadInput(name, "is no datasets.Dataset, and no DatasetDict with train and test")
+        raise BadInput(
+            name,
+            "is no datasets.Dataset, and no DatasetDict with train and test",
+            "Images and labels in memory: ddaudit.data.Dataset of an ImageData for each split (docs/data.md).",
+        )
     if not all(hasattr(p, "__len__") for p in parts.values()):
         raise BadInput(name, "is a stream", "Load it without streaming=True.")
     if isinstance(splits, Mapping) and "test" not in parts:

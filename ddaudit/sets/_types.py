@@ -335,7 +335,10 @@ def _check_labels(y: Tensor, count: int, num_classes: int, where: object) -> Non
             raise BadInput(
                 where,
                 f"label {bad_label} is out of range for {num_classes} classes",
-                "Labels are class indices from 0 on.",
+                "Labels are class indices from 0 on."
+                + (
+                    " Do these count from 1? Subtract 1." if (low, high) == (1, num_classes) else ""
+                ),
             )
         return
     if y.shape[1] != num_classes or y.dtype != torch.float32:

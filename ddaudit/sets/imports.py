@@ -122,8 +122,18 @@ def unknown_format(path: Path) -> BadInput:
     Raises:
         BadInput: a PyTorch file that holds more than data, or is none.
     """
+    from ddaudit.sets._probe import (
+        is_set_file,  # a cycle otherwise: it reads files, whose errors lead here
+    )
+
     held = ""
-    if path.is_file() and path.suffix in (".pt", ".pth"):
+    if is_set_file(path):
+        return BadInput(path, "is a set file already: it needs no import", "Audit it as it is.")
+    if path.is_file() and path.stat().st_size == 0:
+        return BadInput(path, "is empty", "Make or download it again.")
+    if path.suffix != path.suffix.lower() or path.suffix in (".pkl", ".bin", ".npy"):
+        held = f" (formats are told by endings: .pt, .npz, .safetensors, not {path.suffix})"
+    elif path.is_file() and path.suffix in (".pt", ".pth"):
         content = load_torch(path)
         entries = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
         held = f" (it holds a {type(content).__name__}{': ' if entries else ''}{entries[:100]})"
