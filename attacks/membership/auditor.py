@@ -32,8 +32,8 @@ from ddaudit.auditing import Auditor, Context, Shared, Subject, Work, auditor
 from ddaudit.distillation import resolve
 from ddaudit.distillation.selection import Selection
 from ddaudit.errors import BadInput, NotEnoughData, Unsupported
-from ddaudit.findings import Check, Finding, MetricInfo
-from ddaudit.sets import PrivacyClaim
+from ddaudit.findings import Caveat, Check, Finding, Metric, MetricInfo
+from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import crossed_rate
 
 
@@ -109,7 +109,7 @@ class Membership(Auditor[MembershipSettings]):
     covers_draws = True
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"shadows": 4, "control_runs": 3}
-    version = 5
+    version = 6
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
@@ -339,12 +339,51 @@ class Membership(Auditor[MembershipSettings]):
         finding.checks.insert(
             0, composition_check(cohort.records, cohort.members[0], subject=subject.id)
         )
-        for metric in finding.metrics:
-            metric.game = GAME
         finding.status = "partial"
         finding.reason = "no recipe: LiRA, online RMIA and the controls need re-distillation"
         finding.caveats += [*cohort.caveats, *file_caveats(subject, ctx, headline)]
+        if settings.control_runs and subject.set is not None:
+            self._beside_random(finding, subject.set, cohort, ctx, settings, seed, headline)
+        for metric in finding.metrics:
+            metric.game = GAME
         return finding
+
+    def _beside_random(
+        self,
+        finding: Finding,
+        audited: DistilledSet,
+        cohort: Cohort,
+        ctx: Context,
+        settings: MembershipSettings,
+        seed: int,
+        headline: str,
+    ) -> None:
+        """Put the same attacks on random records of the set's size beside a file: what hides nothing, in this game."""
+        ipc = max(1, round(len(audited) / ctx.data.num_classes))
+        try:
+            found: list[Metric] = self._shared.once(
+                ctx,
+                ("beside a file", settings, seed, ipc),
+                lambda: controls.random_file(
+                    ctx, cohort, settings, ipc=ipc, attacks={headline, "nearest"}, seed=seed
+                ),
+            )
+        except BadInput as error:  # a class without records, say
+            finding.caveats.append(f"No control of random records: {error}")
+            return
+        finding.metrics += found
+        told = {
+            m.name: m
+            for m in found
+            if m.params.get("attack") == headline and "group" not in m.params
+        }
+        area = told.get("membership.control_auc")
+        if area is not None and area.value is not None:
+            text = (
+                f"Random records of the same number (IPC {ipc}) read an AUC of {area.value:.2f} by the {headline} "
+                "attack in this game: compare with that, not with rows of recipes, whose game is played on halves."
+            )
+            finding.caveats.insert(0, Caveat(text, "method", 1))
 
 
 GAME = "one released set against all training records; recipes, on halves of a pool"

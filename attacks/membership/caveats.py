@@ -8,12 +8,19 @@ from ddaudit.attacks.membership.shadows import Trial
 from ddaudit.auditing import Context, Subject
 from ddaudit.findings import Caveat
 
-NO_FREE_LUNCH = Caveat(
+_LOW = (
     "A low reading is not privacy by itself. It says that this attack, with these few runs, found little in "
     "ordinary records; another attack may find more, and a record unlike the others may be exposed although "
     "the average is not. A random subset leaks nothing about the records it leaves out and everything about "
-    "those it holds. Compare with the controls and with the 'random' and 'full' rows at equal accuracy, and "
+    "those it holds. "
+)
+NO_FREE_LUNCH = Caveat(
+    f"{_LOW}Compare with the controls and with the 'random' and 'full' rows at equal accuracy, and "
     "see the privacy auditor for planted worst-case records.",
+    rank=1,
+)
+OF_A_FILE = Caveat(
+    f"{_LOW}Compare with the control of random records, at equal accuracy.",
     rank=1,
 )
 AVERAGE = Caveat(
@@ -70,7 +77,7 @@ def file_caveats(subject: Subject, ctx: Context, headline: str) -> list[str]:
         f"The {headline} attack was declared the verdict before looking; the others are shown, "
         "not selected.",
         AVERAGE,
-        NO_FREE_LUNCH,
+        OF_A_FILE,
     ]
     if subject.set is not None:
         source = subject.set.card.source_fingerprint

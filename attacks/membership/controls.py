@@ -7,22 +7,29 @@ accuracy, does a reading speak for or against distillation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from ddaudit.attacks.membership.attacks import OWN_SPREAD, lira_scores
+from ddaudit.attacks.membership.attacks import OWN_SPREAD, attack, lira_scores
 from ddaudit.attacks.membership.evidence import Evidence, summarise
 from ddaudit.attacks.membership.known_answers import memorise
-from ddaudit.attacks.membership.shadows import Cohort, Readings, read_networks, train_victims
+from ddaudit.attacks.membership.settings import MembershipSettings
+from ddaudit.attacks.membership.shadows import (
+    Cohort,
+    Readings,
+    Trial,
+    read_networks,
+    train_victims,
+)
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import calibrate_tight
 from ddaudit.defenses.privacy.dpsgd import open_private, public_network, train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distillation import distill_many, resolve
+from ddaudit.distillation import distill, distill_many, resolve
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric
 from ddaudit.models import Arch, Network
 from ddaudit.sets import PrivacyClaim
@@ -180,6 +187,43 @@ def random_records(
     return read(read_networks(networks, ctx, part, seed=seed), part, params, runs=runs)
 
 
+def random_file(
+    ctx: Context,
+    cohort: Cohort,
+    settings: MembershipSettings,
+    *,
+    ipc: int,
+    attacks: Collection[str],
+    seed: int,
+) -> list[Metric]:
+    """What attacks on a file read in random real records of its size: (params: control, ipc, attack).
+
+    Args:
+        cohort: members and non-members of the file's own game.
+        attacks: names; ties are broken as everywhere.
+    """
+    made = distill(
+        resolve("random", profile=ctx.preset.profile),
+        ctx.data.train,
+        data=ctx.data,
+        ipc=ipc,
+        seed=ctx.seed_for("membership", "random file", seed),
+        device=ctx.device,
+    )
+    victims = range(ctx.preset.victims)
+    seeds = [ctx.seed_for("membership", "random file", seed, i) for i in victims]
+    networks = ctx.train([made] * len(seeds), seeds=seeds, protocol=ctx.protocol)
+    readings = read_networks(
+        [networks], ctx, cohort, attacks={"loss"}, noise_draws=settings.noise_draws, seed=seed
+    )
+    evidence, _ = attack(Trial(cohort, readings, [made]), ctx, settings, attacks=attacks, seed=seed)
+    generator = ctx.generator("membership", "random file ties", seed)
+    return _renamed(
+        summarise(evidence, headlines=(), generator=generator).metrics,
+        {"control": "random", "ipc": ipc},
+    )
+
+
 def sizes_tried(factors: Sequence[float], ctx: Context, cohort: Cohort) -> list[int]:
     """Records per class of the random controls: multiples of the audit's, as far as every half has so many."""
     held = torch.stack(
@@ -294,13 +338,26 @@ def control_metrics(control: Reading, *, generator: torch.Generator) -> list[Met
     accuracy = control.accuracy
     out = [_metric("membership.control_accuracy", accuracy, control.params)]
     summary = summarise(control.evidence, headlines=(), generator=generator)
-    for metric in summary.metrics:
-        if metric.name == "membership.tpr_at_fpr" and metric.params["attack"] != "lira":
-            continue
-        name = metric.name.replace("membership.", "membership.control_")
-        params = {**control.params, **metric.params}
-        out.append(metric.model_copy(update={"name": name, "direction": "none", "params": params}))
-    return out
+    kept = [
+        m
+        for m in summary.metrics
+        if m.name != "membership.tpr_at_fpr" or m.params["attack"] == "lira"
+    ]
+    return out + _renamed(kept, control.params)
+
+
+def _renamed(metrics: Sequence[Metric], params: Mapping[str, Any]) -> list[Metric]:
+    """Numbers of a control: nobody is better or worse by them."""
+    return [
+        m.model_copy(
+            update={
+                "name": m.name.replace("membership.", "membership.control_"),
+                "direction": "none",
+                "params": {**params, **m.params},
+            }
+        )
+        for m in metrics
+    ]
 
 
 def victim_accuracy(accuracy: Interval) -> Metric:

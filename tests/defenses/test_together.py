@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -84,7 +84,9 @@ def test_labels_taught_evenly_free_a_set_of_its_bias() -> None:
     other = data.test.labels != data.test.groups
     right = {}
     for name in ("dm+soft", "dm+fair+soft"):
-        model = resolve(name, profile="small", options={"labels.epochs": 8}).labels
+        model = resolve(
+            name, profile="small", options={"labels.epochs": 5, "labels.width": 16}
+        ).labels
         labels, _ = model.relabel(
             data.test.pixels(), data.test.labels, train=data.train, data=data, seed=0,
             device=torch.device("cpu"),
@@ -132,7 +134,7 @@ def test_constants_on_logits_are_used_whatever_the_strategy(tiny: Dataset, strat
         (net, _) = train_many(
             [(tiny.train.images, tiny.train.labels)] * 2, arch=Arch.parse("ConvNetD2W8"),
             num_classes=tiny.num_classes, mean=tiny.mean, std=tiny.std, seeds=[0, 1],
-            protocol=PROTOCOLS["quick"].for_data(""), extras=[extra] * 2, strategy=strategy,
+            protocol=replace(PROTOCOLS["quick"], epochs_plain=2, augment=""), extras=[extra] * 2, strategy=strategy,
         )  # fmt: skip
         return net(tiny.test.pixels()).detach()
 
@@ -142,8 +144,6 @@ def test_constants_on_logits_are_used_whatever_the_strategy(tiny: Dataset, strat
 
 
 def test_groups_without_names_are_domains_too() -> None:
-    from dataclasses import replace
-
     from ddaudit.distillation import distill
 
     data = load_data("digits-colored")

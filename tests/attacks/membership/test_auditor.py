@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ddaudit.attacks.membership.attacks import out_references
-from ddaudit.attacks.membership.auditor import Membership
+from ddaudit.attacks.membership.auditor import GAME, Membership
 from ddaudit.attacks.membership.settings import ATTACKS, FILE_ATTACKS, MembershipSettings
 from ddaudit.attacks.membership.shadows import Trial, draw_halves, run_shadows
 from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject
@@ -281,6 +281,22 @@ def test_a_file_is_attacked_without_its_recipe(tiny: Dataset) -> None:
         assert exposed > 0.95
     assert any("does not say which data" in c for c in found.caveats)
     assert any("distribution shift" in c for c in found.caveats)
+
+
+def test_a_file_stands_beside_random_records_in_its_own_game(tiny: Dataset) -> None:
+    """A file that is such records itself reads as they do; rows of recipes are of another game."""
+    ctx = Made(data=tiny, preset=PRESETS["quick"], arch=ARCH, ipc=2)
+    found = Membership().run(_file(tiny), ctx, _settings(), 0)
+    control = {"control": "random", "ipc": 2, "attack": "nearest"}
+    theirs, own = (
+        found.metric("membership.control_auc", **control),
+        found.metric("membership.auc", attack="nearest"),
+    )
+    assert theirs.value == pytest.approx(own.value, abs=0.03)
+    assert {m.game for m in found.metrics} == {GAME}
+    assert any("Random records of the same number (IPC 2)" in c for c in found.caveats)
+    without = Membership().run(_file(tiny), ctx, _settings(control_runs=0), 0)
+    assert not any("control" in m.params for m in without.metrics)
 
 
 def test_every_attack_on_files_and_checkpoints_runs(tiny: Dataset) -> None:
