@@ -92,8 +92,8 @@ def test_audit_and_report_of_a_table(run, table, tmp_path):
     for subject in ("dm", "dm+fair", "dm+dp", "random"):
         assert found[subject, "backdoor"]["status"] == "skipped"
         assert "triggers are pixels" in found[subject, "backdoor"]["reason"]
-        assert found[subject, "bias"]["status"] == "ok"
-        assert found[subject, "utility"]["status"] == "ok"
+        assert found[subject, "bias"]["status"] == "ok", found[subject, "bias"]["reason"]
+        assert found[subject, "utility"]["status"] == "ok", found[subject, "utility"]["reason"]
     metrics = found["random", "utility"]["metrics"]
     (accuracy,) = [m for m in metrics if m["name"] == "utility.accuracy"]
     assert accuracy["low"] > 0.5
