@@ -77,7 +77,8 @@ def audit(run, table: Path, out: Path, auditors: str | None) -> dict[tuple[str, 
     chosen = [] if auditors is None else ["--auditors", auditors]
     code, _, said = run(
         "audit", "dm", "dm+fair", "dm+dp", "random", "--data", spec(table, ",constants=public"),
-        "--delta", "1e-4", "--ipc", 3, "--jobs", 1, "--baselines", "none", "--out", out, *FEW, *CALM, *chosen,
+        "--epsilon", 50, "--delta", "1e-4", "--ipc", 3, "--jobs", 1, "--baselines", "none", "--out", out,
+        *FEW, *CALM, *chosen,
     )  # fmt: skip
     assert code == 0, said
     code, _, said = run("report", out, "--format", "html,json,md", "--out", out / "report")
