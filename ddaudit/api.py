@@ -87,7 +87,7 @@ def distill(
         BadInput: unknown names, or a recipe that cannot run on these data: before any work.
     """
     where = pick_device(str(device))
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
         raise BadInput(f"seed {seed!r}", "is no whole number of 0 or more")
     loaded = _data(data, data_root, download)
     check_size(ipc, loaded.train)

@@ -223,7 +223,7 @@ class Context:
         return net.to(self.device).eval()
 
     def test(self, limit: int | None = None) -> ImageData:
-        """The test split, or a fixed class-stratified sample of at most ``limit`` records of it."""
+        """The test split, or a fixed sample, composed alike, of at most ``limit`` records of it."""
         limits = [v for v in (limit, self.preset.test_limit) if v is not None]
         return stratified(self.data.test, min(limits)) if limits else self.data.test
 

@@ -217,14 +217,14 @@ def parse_yaml(text: str, where: object) -> Any:
             return made
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            made = super().construct_mapping(node, deep)
-            if len(made) < len(node.value):
-                keys = [getattr(key, "value", "") for key, _ in node.value]
-                twice = next((k for k in keys if keys.count(k) > 1), "a key")
+            # Merged mappings ('<<') may be overridden; what stands here itself may not.
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = next((k for k in keys if keys.count(k) > 1 and k != "<<"), None)
+            if twice is not None:
                 line = node.start_mark.line + 1
                 what = f"names '{twice}' twice in the mapping that begins at line {line}"
                 raise BadInput(where, what, "Of two values only one can be meant.")
-            return made
+            return super().construct_mapping(node, deep)
 
     try:
         value = yaml.load(text, Loader)

@@ -220,7 +220,7 @@ def _doubt(finding: Finding, cells: Sequence[Finding]) -> Doubt | None:
         if not m.basis or m.chance is None or m.value is None or _above(m):
             continue
         alone = [s for c in cells for s in c.metrics if s.key == m.key and s.value is not None]
-        if len(alone) < 2 or not all(map(_above, alone)):
+        if len(alone) < 2 or not all(s.low is not None and _above(s) for s in alone):
             reason = (
                 f"{metric_name(m)} of {finding.subject} ({number(m.value, m.unit)}) is not clearly above "
                 f"chance ({number(m.chance, m.unit)})"

@@ -45,11 +45,11 @@ def conditions(report: Report) -> dict[str, object]:
 
 def making(report: Report, subject: str) -> dict[str, object]:
     """How a subject was made: two of one name that differ here are two sets, or two methods."""
-    run, entry = report.run, report.subject(subject)
+    entry = report.subject(subject)
     facts: dict[str, object] = {"size (images per class)": entry.ipc} if entry.drawn else {}
-    if entry.kind == "recipe" and not entry.baseline:
-        asked = {k: run.config.get(k) for k in ("options", "epsilon", "delta")}
-        facts |= {"recipe": {**asked, "profile": run.profile}}
+    recipe = entry.card.get("recipe")
+    if entry.kind == "recipe" and isinstance(recipe, dict):
+        facts |= {f"{part} of {subject}": value for part, value in sorted(recipe.items())}
     return facts
 
 
@@ -81,4 +81,4 @@ def _brief(mine: Any, theirs: Any) -> str:
         key = min(map(str, keys))
         return f"{key} {mine.get(key)}, not {theirs.get(key)}"
     told = ("unknown" if value in (None, "") else value for value in (mine, theirs))
-    return ", not ".join(map(str, told))
+    return ", not ".join(f"{value}"[:60] for value in told)

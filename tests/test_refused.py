@@ -104,8 +104,11 @@ def test_folders_without_class_0_may_count_from_1(tmp_path: Path) -> None:
     three = replace(load_data("digits"), **_first_classes(3))
     assert import_set(folder("1", "2", "3"), data=three).labels.tolist() == [0, 1, 2]
     assert import_set(folder("0", "2"), data=three).labels.tolist() == [0, 2]
+    some = folder("1", "2")
     with pytest.raises(BadInput, match="none for class 0: they may count from 0 or from 1"):
-        import_set(folder("1", "2"), data=three)
+        import_set(some, data=three)
+    for start, labels in (("0", [1, 2]), ("1", [0, 1])):
+        assert import_set(some, data=three, options={"from": start}).labels.tolist() == labels
 
 
 def _first_classes(count: int) -> dict[str, ImageData]:
@@ -246,12 +249,32 @@ def _table(folder: Path, column: list[str], **options: str) -> Dataset:
         (["1e300", "-1e300", "1"], "whose spread no float holds"),
         ([f"{i}%" for i in range(40)], "numbers with signs or separators"),
         ([f'"$1,{i:03d}"' for i in range(40)], "numbers with signs or separators"),
-        (["unknown", "unknown", "unknown", *map(str, range(2))], "numbers and"),
+        (["unknown"] * 40 + [str(i) for i in range(20)], "numbers and"),
     ],
 )
 def test_a_column_that_is_not_what_it_seems(tmp_path: Path, cells: list[str], why: str) -> None:
     with pytest.raises(BadInput, match=why):
         _table(tmp_path, (cells * 100)[:120])
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [f"{10 * (i % 12)}-{10 * (i % 12) + 9}" for i in range(24)],
+        [f"2020-{1 + i % 12:02d}" for i in range(24)],
+        [f"{i % 24}:00" for i in range(24)],
+        ["E11", "I10", "250"],
+        ["never"] * 8 + ["1", "2"],
+    ],
+    ids=["age bands", "months", "hours", "codes", "stages"],
+)
+def test_categories_that_hold_digits_stay_categories(tmp_path: Path, cells: list[str]) -> None:
+    assert _table(tmp_path, (cells * 100)[:120]).columns[1].startswith("v=")
+
+
+def test_a_number_that_rests_on_the_end_of_its_declared_range(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"v": [0, 100_000], "y": ["a", "b"]}))
+    assert _table(tmp_path, ["0"] * 120, ranges=str(tmp_path / "r.json")).columns == ("v",)
 
 
 @pytest.mark.parametrize(

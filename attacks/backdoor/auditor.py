@@ -102,7 +102,7 @@ class Backdoor(Auditor[BackdoorSettings]):
         "backdoor.cta": "clean test accuracy",
         "backdoor.asr": "attack success rate",
     }
-    version = 7
+    version = 8
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"poison_ratios": (0.1,)}
     settings = BackdoorSettings

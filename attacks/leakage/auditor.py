@@ -316,6 +316,7 @@ def _strangers(bench: _Bench, limit: int, generator: torch.Generator) -> list[Ch
     """A set of held-out records, which the other half of them stands beside: as few are called copies as promised.
 
     Records that training holds too are left out: they are copies. With few held-out records there is no such half.
+    Records are taken as independent: where they come in bursts (frames of a film), it fails more often than it says.
     """
     order = torch.randperm(len(bench.holdout), generator=generator)
     posing, known = order[: len(order) // 2][:limit], order[len(order) // 2 :]

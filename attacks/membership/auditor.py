@@ -340,12 +340,12 @@ class Membership(Auditor[MembershipSettings]):
             0, composition_check(cohort.records, cohort.members[0], subject=subject.id)
         )
         finding.status = "partial"
-        finding.reason = "no recipe: LiRA, online RMIA and the controls need re-distillation"
+        finding.reason = "no recipe: LiRA, online RMIA and the DP-SGD control need re-distillation"
         finding.caveats += [*cohort.caveats, *file_caveats(subject, ctx, headline)]
         if settings.control_runs and subject.set is not None:
             self._beside_random(finding, subject.set, cohort, ctx, settings, seed, headline)
-        for metric in finding.metrics:
-            metric.game = GAME
+        game = GAME if subject.set is not None else "one network against all training records"
+        finding.metrics = [m.model_copy(update={"game": game}) for m in finding.metrics]
         return finding
 
     def _beside_random(
@@ -360,12 +360,13 @@ class Membership(Auditor[MembershipSettings]):
     ) -> None:
         """Put the same attacks on random records of the set's size beside a file: what hides nothing, in this game."""
         ipc = max(1, round(len(audited) / ctx.data.num_classes))
+        attacks = {"loss", "class-mean", "nearest", *settings.file_attacks}
         try:
             found: list[Metric] = self._shared.once(
                 ctx,
                 ("beside a file", settings, seed, ipc),
                 lambda: controls.random_file(
-                    ctx, cohort, settings, ipc=ipc, attacks={headline, "nearest"}, seed=seed
+                    ctx, cohort, settings, ipc=ipc, attacks=attacks, seed=seed
                 ),
             )
         except BadInput as error:  # a class without records, say

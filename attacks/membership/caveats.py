@@ -20,7 +20,7 @@ NO_FREE_LUNCH = Caveat(
     rank=1,
 )
 OF_A_FILE = Caveat(
-    f"{_LOW}Compare with the control of random records, at equal accuracy.",
+    f"{_LOW}Compare with the control of random records where there is one, at equal accuracy.",
     rank=1,
 )
 AVERAGE = Caveat(

@@ -212,9 +212,9 @@ def random_file(
     )
     victims = range(ctx.preset.victims)
     seeds = [ctx.seed_for("membership", "random file", seed, i) for i in victims]
-    networks = ctx.train([made] * len(seeds), seeds=seeds, protocol=ctx.protocol)
+    networks = ctx.train([made] * len(seeds), seeds=seeds)
     readings = read_networks(
-        [networks], ctx, cohort, attacks={"loss"}, noise_draws=settings.noise_draws, seed=seed
+        [networks], ctx, cohort, attacks=attacks, noise_draws=settings.noise_draws, seed=seed
     )
     evidence, _ = attack(Trial(cohort, readings, [made]), ctx, settings, attacks=attacks, seed=seed)
     generator = ctx.generator("membership", "random file ties", seed)

@@ -127,7 +127,7 @@ def draw_halves(ctx: Context, *, shadows: int, pool: int, population: int, seed:
         Unsupported: a class with fewer than two records in the pool.
     """
     least = 4 * ctx.ipc * ctx.data.num_classes
-    records = stratified(ctx.data.train, max(pool, least))
+    records = stratified(ctx.data.train, max(pool, least), even=True)
     members = draw_members(
         records.labels,
         shadows,
@@ -135,7 +135,9 @@ def draw_halves(ctx: Context, *, shadows: int, pool: int, population: int, seed:
         generator=ctx.generator("membership", "members", seed),
     )
     held = held_out(ctx)
-    return Cohort(records, members, stratified(held.records, population), tuple(held.caveats()))
+    return Cohort(
+        records, members, stratified(held.records, population, even=True), tuple(held.caveats())
+    )
 
 
 def split(ctx: Context, *, members: int, nonmembers: int) -> Cohort:

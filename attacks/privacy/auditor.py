@@ -145,7 +145,7 @@ class Privacy(Auditor[PrivacySettings]):
     on_large: ClassVar[Mapping[str, Any]] = {
         "adversaries": ("final-set", "nearest-copy", "intermediate")
     }
-    version = 6
+    version = 7
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"canaries": 200, "networks": 12, "release_megapixels": 15.0},

@@ -89,7 +89,7 @@ def attack_recipe(
     """Distil a pool with the targets and without them, and attack both."""
     recipe = subject.recipe
     assert recipe is not None
-    pool = stratified(ctx.data.train, settings.pool)
+    pool = stratified(ctx.data.train, settings.pool, even=True)
     everyone = torch.ones(len(pool), dtype=torch.bool)
     generator = ctx.generator("reconstruction", "targets", seed)
     targets = pick_targets(pool, everyone, settings.targets, generator)

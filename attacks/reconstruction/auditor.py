@@ -75,7 +75,7 @@ class Reconstruction(Auditor[ReconstructionSettings]):
     }
     redistils = True
     heavy = True
-    version = 3
+    version = 4
     settings = ReconstructionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"networks": 24, "releases": 64, "steps": 100, "starts": 1},

@@ -71,14 +71,15 @@ def collect(urls: list[str]) -> Collected:
             if entry["name"] in measured
             and measured[entry["name"]][1] != _conditions(part.info, entry)
         }
-        # What the first run planned and another has finished is there.
-        finished = {_cell(c) for c in part.cells if not c.not_run}
-        waits = {_cell(c) for c in first.cells if c.not_run} & finished
+        there = {(c.subject, c.auditor) for c in first.cells if c.auditor in elsewhere}
+        # What the first run has only planned, and this one has finished under the same conditions, is there.
+        done = {
+            _cell(c) for c in part.cells if not c.not_run and (c.subject, c.auditor) not in there
+        }
+        waits = {_cell(c) for c in first.cells if c.not_run} & done
         first.cells[:] = [c for c in first.cells if _cell(c) not in waits]
-        first.info["missing"] = [c for c in first.info["missing"] if _planned(c) not in waits]
         for cell in waits:
             del first.keys[cell]
-        there = {(c.subject, c.auditor) for c in first.cells if c.auditor in elsewhere}
         new = [
             c
             for c in part.cells
@@ -105,7 +106,7 @@ def collect(urls: list[str]) -> Collected:
             else c
             for c in new
         )
-        first.info["missing"] += [c for c in part.info["missing"] if _planned(c) not in first.keys]
+        lost = [*first.info["missing"], *part.info["missing"]]
         if part.info.get("seeds"):
             first.info["seeds"] = sorted({*first.info.get("seeds", ()), *part.info["seeds"]})
         first.keys.update(part.keys | first.keys)
@@ -115,6 +116,12 @@ def collect(urls: list[str]) -> Collected:
                 measured[entry["name"]] = (url, _conditions(part.info, entry))
                 first.auditors.append(entry)
         _add_checks(first.checks, part.checks)
+        answered = {_cell(c) for c in first.cells if not c.not_run}
+        first.info["missing"] = [
+            c
+            for c in lost
+            if (_planned(c) not in answered if c["subject"] else _wait(first.checks[c["auditor"]]))
+        ]
     return first
 
 

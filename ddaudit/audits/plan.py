@@ -229,7 +229,6 @@ def _shared_identity(config: AuditConfig, context: Context) -> dict[str, Any]:
         "arch": str(context.arch),
         "ipc": config.ipc,
         "protocol": context.protocol.key,
-        "samples": "as the data are composed",
         **({} if config.protocol == "audit" else {"trains_by": config.protocol}),
         "ddaudit": versions().get("ddaudit"),
     }

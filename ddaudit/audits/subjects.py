@@ -20,7 +20,6 @@ from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.models import Arch, Network, load_checkpoint, wrap
-from ddaudit.registry import split_recipe
 from ddaudit.sets import (
     detect,
     digest,
@@ -90,7 +89,7 @@ def is_file_name(text: str) -> bool:
         BadInput: it is the name of a recipe, and of a folder that may hold a set.
     """
     path, _ = split_entry(text)
-    if "/" not in text and kind_of(path) == "folder" and split_recipe(text)[0] in METHODS:
+    if "/" not in text and kind_of(path) == "folder" and text.partition("+")[0] in METHODS:
         if (found := detect(path)) is not None:
             what = f"names a recipe, and a folder in the '{found}' format that lies here"
             raise BadInput(

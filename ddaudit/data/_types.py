@@ -175,7 +175,7 @@ class Dataset:
             if len(split) and split.shape != self.shape:
                 what = f"{name} images are {split.shape} (C, H, W), training images {self.shape}"
                 raise BadInput(where, what)
-            if split.num_classes != self.num_classes:
+            if len(split) and split.num_classes != self.num_classes:
                 what = f"{split.num_classes} classes have names in {name}, {self.num_classes} in training"
                 raise BadInput(where, what)
         channels = self.shape[0]

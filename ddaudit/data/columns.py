@@ -21,8 +21,8 @@ FEWEST_DISTINCT = 20
 
 FEW_WORDS = 3
 FEW_SIGNED = 10
-_SIGNED = re.compile(r"[^\w]*\d[\d.,:/ _-]*[^\w]*")
-"""Digits among separators, with a currency or a percent sign at most: a number, or a date, but no category."""
+_SIGNED = re.compile(r"[$€£¥]?\s?[+-]?\d[\d,]*(\.\d+)?\s?[%$€£¥]?")
+"""A number with a currency or percent sign, or with commas between thousands: no range, date or time."""
 
 Row = dict[str, str]
 
@@ -95,8 +95,9 @@ def from_data(name: str, train: list[Row], rows: list[Row], path: Path) -> Colum
         what = f"column '{name}' holds numbers that are not finite ({len(infinite)}, such as '{infinite[0]}')"
         raise BadInput(path, what, f"Correct them or leave these cells empty; or drop={name}.")
     odd = [v for v, number in zip(present, numbers, strict=True) if number is None]
-    # Many numbers and two or three words are numbers with words for "none", however often these stand there.
-    few_words = len(set(odd)) <= FEW_WORDS and 10 * (len(present) - len(odd)) >= len(present)
+    # Many different numbers and two or three words are numbers with words for "none", however often these stand there.
+    counted = {number for number in numbers if number is not None}
+    few_words = len(set(odd)) <= FEW_WORDS and len(counted) > FEW_SIGNED
     if 2 * len(odd) < len(present) or (few_words and len(odd) < len(present)):
         what = f"column '{name}' holds {len(present) - len(odd)} numbers and {len(odd)} texts ('{odd[0]}', say)"
         raise BadInput(path, what, f"Correct the cells or leave them empty; or drop={name}.")

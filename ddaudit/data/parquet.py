@@ -5,6 +5,7 @@ Objects of the ``datasets`` library hold the same tables (``ddaudit.data.from_da
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -261,7 +262,9 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     for place in (folder, folder / "data"):
         for prefix in prefixes:
             exact = place / f"{prefix}.parquet"
-            parts = sorted(place.glob(f"{prefix}*.parquet"))
+            # Not every name that begins so: train_unlabelled and test_ood are other splits.
+            alike = re.compile(rf"{prefix}(-.*|\d+)?\.parquet")
+            parts = sorted(p for p in place.glob(f"{prefix}*.parquet") if alike.fullmatch(p.name))
             if exact in parts and len(parts) > 1:
                 others = ", ".join(p.name for p in parts if p != exact)
                 what = f"holds {exact.name} and {others}: one file, or all of them?"

@@ -10,17 +10,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddaudit.data._types import Dataset, ImageData
-from ddaudit.data.classes import index_names, is_missing
+from ddaudit.data.classes import index_names, is_missing, number_of
 from ddaudit.data.coins import coins
 from ddaudit.data.columns import (
     MOST_CATEGORIES,
@@ -115,7 +113,7 @@ def csv_table(request: Request) -> Dataset:
             notes.append(f"Columns without declared ranges are left out: {', '.join(left_out)}.")
     encoded = [c.encode([row[c.name] for row in rows]) for c in columns]
     if declared:
-        _refuse_misses(columns, encoded, request.text("ranges"))
+        _refuse_misses(columns, rows, request.text("ranges"))
     values = torch.from_numpy(np.concatenate(encoded, axis=1))
     labels, class_names = _classes(rows, target, path, kind="label", given=declared.get(target))
     if len(class_names) < 2:
@@ -147,24 +145,20 @@ def csv_table(request: Request) -> Dataset:
     )
 
 
-def _refuse_misses(
-    columns: Sequence[Column], encoded: Sequence[NDArray[np.float32]], where: object
-) -> None:
+def _refuse_misses(columns: Sequence[Column], rows: Sequence[Row], where: object) -> None:
     """Refuse a declaration that fits no record: its inputs would be constant, and nothing would say so.
 
     Raises:
         BadInput: categories that no record has, or a range that all records lie beyond.
     """
-    for column, values in zip(columns, encoded, strict=True):
-        if column.categories and not values.any():
+    for column in columns:
+        present = [row[column.name] for row in rows if not is_missing(row[column.name])]
+        if column.categories and present and not set(present) & set(column.categories):
             listed = ", ".join(column.categories[:3])
             what = f"declares categories of '{column.name}' ({listed}) that no record has"
             raise BadInput(where, what, "Spell them as the column does.")
-        ends = [(x - column.centre) / column.scale for x in (column.low, column.high)]
-        if (
-            math.isfinite(column.low)
-            and np.isclose(values, ends[0]).all() | np.isclose(values, ends[1]).all()
-        ):
+        numbers = [] if column.categories else [number_of(value) or 0.0 for value in present]
+        if numbers and (max(numbers) < column.low or min(numbers) > column.high):
             what = f"declares {column.low:g} to {column.high:g} for '{column.name}', and all records lie beyond"
             raise BadInput(where, what, "Give the range in the units of the column.")
 

@@ -99,9 +99,7 @@ class ExpertPaths(Fresh):
             )
         if self.head and self.straight:
             raise ValueError("networks.head goes with networks.straight=false")
-        if self.buffers and (
-            self.head or self.lesson or self.robust or self.ema or self.curriculum
-        ):
+        if self.buffers and (self.head or self.lesson or self.robust or self.ema):
             raise ValueError(
                 "networks.buffers holds experts that are trained: nothing can be taught them"
             )

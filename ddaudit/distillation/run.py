@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -158,8 +159,9 @@ def check_size(ipc: int, train: ImageData) -> None:
     Raises:
         BadInput: fewer than one image per class, no whole number, or more bytes than :data:`MOST_BYTES`.
     """
-    if isinstance(ipc, bool) or not isinstance(ipc, int):
+    if isinstance(ipc, bool) or not hasattr(ipc, "__index__"):
         raise BadInput(f"ipc {ipc!r}", "is no whole number of images per class")
+    ipc = operator.index(ipc)
     if ipc < 1:
         raise BadInput(f"--ipc {ipc}", "images per class must be at least 1")
     need = 4 * ipc * train.num_classes * math.prod(train.shape)

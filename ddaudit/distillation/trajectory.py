@@ -231,7 +231,7 @@ class Trajectory:
             if job.progress:
                 job.progress(step + 1, self.iterations)
         (made,) = finish(canvas, self._released(canvas, average), [claim], mean, std)
-        notes = (_size_of(paths),)
+        notes = (_size_of(paths), *_as_trained(recipe.networks))
         if (
             assigned is not None
         ):  # of every image that a student meets, mirrored ones behind those that are released
@@ -359,6 +359,16 @@ class _Way:
     goal: Parameters
     counted: slice
     fixed: Parameters = field(default_factory=dict)
+
+
+def _as_trained(networks: object) -> tuple[str, ...]:
+    """That experts of a folder were not trained as the recipe says."""
+    own = [n for n in ("curriculum", "sam", "weight_decay") if getattr(networks, n, None)]
+    if not getattr(networks, "buffers", None) or not own:
+        return ()
+    return (
+        f"experts of the folder as they were trained: {', '.join(own)} of the recipe do not apply",
+    )
 
 
 def _size_of(paths: Paths) -> str:

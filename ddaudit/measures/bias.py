@@ -120,7 +120,7 @@ class Bias(Auditor[BiasSettings]):
         "bias.calibration_gap": "calibration gap",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     from_records: ClassVar[tuple[str, ...] | None] = (
         "bias.aligned_accuracy",
         "bias.conflict",

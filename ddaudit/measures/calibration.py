@@ -147,7 +147,7 @@ class Calibration(Auditor[CalibrationSettings]):
         "calibration.matched_ece": "ECE beyond accuracy's",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     from_records: ClassVar[tuple[str, ...] | None] = (
         "calibration.temperature",
         "calibration.matched_ece",

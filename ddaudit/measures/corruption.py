@@ -67,7 +67,7 @@ class Corruption(Auditor[CorruptionSettings]):
         MetricInfo("corruption.worst_type_accuracy", "higher", "accuracy under the type that hurts most"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"corruption.accuracy": "accuracy on corrupted images"}
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     from_records: ClassVar[tuple[str, ...] | None] = ()
     settings: ClassVar[type[Settings]] = CorruptionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -124,7 +124,7 @@ class Noise(Auditor[NoiseSettings]):
         MetricInfo("noise.crossing", "none", "share of wrong labels from which the set beats full training"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"noise.gain": "gain on early stopping"}
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     from_records: ClassVar[tuple[str, ...] | None] = None
     settings: ClassVar[type[Settings]] = NoiseSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -394,4 +394,4 @@ def _sample(index: Tensor, noise: WrongLabels, count: int) -> Tensor:
         index.view(-1, 1, 1, 1).float(), noise.true[index],
         tuple(map(str, range(len(noise.moves)))), space="standard",
     )  # fmt: skip
-    return stratified(spot, count).images.flatten().long()
+    return stratified(spot, count, even=True).images.flatten().long()

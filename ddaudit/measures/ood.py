@@ -96,7 +96,7 @@ class Ood(Auditor[OodSettings]):
         "ood.aupr_out": "AUPR, outliers",
     }
     from_records: ClassVar[tuple[str, ...] | None] = (f"set={UNSEEN}",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     settings: ClassVar[type[Settings]] = OodSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 300, "unseen": 0, "bootstrap": 200},

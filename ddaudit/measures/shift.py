@@ -71,6 +71,7 @@ class Shift(Auditor[ShiftSettings]):
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"shift.accuracy": "accuracy"}
     from_records: ClassVar[tuple[str, ...] | None] = ()
+    version: ClassVar[int] = 2
     settings: ClassVar[type[Settings]] = ShiftSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 300},

@@ -100,7 +100,7 @@ class Tail(Auditor[TailSettings]):
         "tail.gap": "head less tail",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     from_records: ClassVar[tuple[str, ...] | None] = ("tail.accuracy", "tail.gap", "tail.imbalance")
     settings: ClassVar[type[Settings]] = TailSettings
 

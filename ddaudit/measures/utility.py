@@ -87,7 +87,7 @@ class Utility(Auditor[UtilitySettings]):
         "utility.accuracy": "accuracy",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     from_records: ClassVar[tuple[str, ...] | None] = tuple(m.name for m in ranking.METRICS)
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

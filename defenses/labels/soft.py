@@ -10,12 +10,17 @@ from dataclasses import replace
 
 from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
 from ddaudit.defenses.fairness.lessons import teachable
+from ddaudit.defenses.robustness.attacked import AttackedRecords
 from ddaudit.distillation import DEFENSES, Defense, Recipe
+from ddaudit.distillation.expert_paths import ExpertPaths
+from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.labels import TeacherLabels
+from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.lessons import Even, Lesson
 from ddaudit.distillation.selection import Selection
 from ddaudit.distillation.targets import Reduced, Weighted
 from ddaudit.errors import BadInput
+from ddaudit.training import Robust
 
 SOURCE = (
     "Yin, Xing & Shen, SRe2L, NeurIPS 2023, arXiv 2306.13092, section 3 (relabelling); "
@@ -42,7 +47,7 @@ def soft(recipe: Recipe) -> Recipe:
         )
     if recipe.labels is not None:
         raise BadInput(f"{recipe.name}+soft", "the method has a label model already")
-    lesson, robust = _lesson(recipe), getattr(teachable(recipe), "robust", None)
+    lesson, robust = _lesson(recipe), _robust(recipe)
     notes = [
         "one soft label per image by one teacher; SRe2L writes one per crop and training epoch",
         *(
@@ -57,9 +62,19 @@ def soft(recipe: Recipe) -> Recipe:
         labels=TeacherLabels(lesson=lesson, robust=robust),
         status="ours",
         source=f"{SOURCE}, on: {recipe.source}",
-        small={**recipe.small, "labels.width": 32, **(_SHORT if robust else {})},
+        small={**recipe.small, "labels.width": 32, **(_SHORT if robust and robust.attack else {})},
         deviations=(*recipe.deviations, *notes),
     )
+
+
+def _robust(recipe: Recipe) -> Robust | None:
+    """How networks of the method learn, or its reader shows records, under attack; None: not at all."""
+    networks = recipe.networks
+    if isinstance(networks, Learning):
+        return networks.training.robust
+    if isinstance(networks, (Experts, ExpertPaths)) and networks.robust is not None:
+        return networks.robust
+    return Robust(recipe.reader.attack) if isinstance(recipe.reader, AttackedRecords) else None
 
 
 def _lesson(recipe: Recipe) -> Lesson | None:

@@ -68,6 +68,18 @@ def test_what_one_run_has_planned_and_another_has_finished_is_there(tmp_path: Pa
         assert len(both.keys) == 2
 
 
+def test_a_cell_that_waits_still_waits_where_the_other_run_measured_otherwise(
+    tmp_path: Path,
+) -> None:
+    a = _run(tmp_path / "a", ["dm", "dc"])
+    b = _run(tmp_path / "b", ["dm"], auditors=[_auditor(shadows=64)])
+    (lost,) = (p for p in (tmp_path / "a").rglob("*") if p.is_file() and "dm-membership" in p.name)
+    lost.unlink()
+    both = collect([a, b])
+    assert {c.subject: c.status for c in both.cells} == {"dc": "ok", "dm": "skipped"}
+    assert [c["subject"] for c in both.info["missing"]] == ["dm"]
+
+
 def test_instrument_checks_that_one_run_has_not_made_yet_are_those_of_another(
     tmp_path: Path,
 ) -> None:
@@ -84,7 +96,9 @@ def test_instrument_checks_that_one_run_has_not_made_yet_are_those_of_another(
             store.save_cell("checks-True", Finding(subject="", auditor="membership", checks=[done]))
         urls.append(url)
     for runs in (urls, urls[::-1]):
-        checks = collect(runs).checks["membership"]
+        both = collect(runs)
+        assert both.info["missing"] == []
+        checks = both.checks["membership"]
         assert [(c.name, c.passed) for c in checks] == [("planted", True)]
     (alone,) = collect(urls[1:]).checks["membership"]
     assert (alone.name, alone.passed) == ("instrument checks ran", False)

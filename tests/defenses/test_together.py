@@ -78,6 +78,15 @@ def test_labels_of_a_teacher_that_learns_under_attack() -> None:
     assert resolve("dm+adversarial+soft").labels.robust == resolve("dm+adversarial").networks.robust
 
 
+@pytest.mark.parametrize(
+    "name", ["dm+guard+soft", "mtt+curvature+soft", "dc+adversarial+soft", "idc+adversarial+soft"]
+)
+def test_the_teacher_of_labels_is_there_in_the_small_profile_too(name: str) -> None:
+    robust = resolve(name, profile="small").labels.robust
+    assert robust is not None
+    assert (robust.attack is not None) == ("adversarial" in name)
+
+
 def test_labels_taught_evenly_free_a_set_of_its_bias() -> None:
     """Nine in ten images of a class have its colour; of images in another colour the fair teacher knows more."""
     data = load_data("digits-colored")

@@ -14,7 +14,7 @@ from ddaudit.data.files import PICTURES
 from ddaudit.errors import BadInput
 from ddaudit.files import files_below, kind_of, read_bytes
 from ddaudit.sets._types import Card, DistilledSet, StorageBytes
-from ddaudit.sets.formats._base import FORMATS, Format, assemble, integer
+from ddaudit.sets.formats._base import FORMATS, Format, assemble, choice, integer
 from ddaudit.sets.formats._decode import decode_images
 from ddaudit.sets.formats._fkd import FKD_OPTIONS, PROTOCOL, SEED, read_store
 
@@ -48,12 +48,13 @@ def read(
         raise BadInput(path, what, "Expected CLASS/IMAGE.png, one folder per class.")
     left_out = _left_out(path, classes)
     names = [folder.name for folder in classes]
-    numbered = _numbered(names, num_classes)
+    start = choice(options, "from", ("0", "1"), default="") if "from" in options else ""
+    numbered = _numbered(names, num_classes, start=int(start or 0))
     if numbered is not None:
-        if 0 not in numbered[0]:
+        if 0 not in numbered[0] and not start:
             listed = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
             what = f"holds folders {listed} and none for class 0: they may count from 0 or from 1"
-            todo = "Name folders by the data's class names, which then decide."
+            todo = "Pass --set from=0 or --set from=1, or name folders by class."
             raise BadInput(path, what, todo)
         indices, class_names = numbered
         note = "classes are the numbers in the folder names"
@@ -133,7 +134,9 @@ def _left_out(path: Path, classes: Mapping[Path, list[Path]]) -> list[str]:
     return notes
 
 
-def _numbered(names: list[str], num_classes: int | None) -> tuple[list[int], list[str]] | None:
+def _numbered(
+    names: list[str], num_classes: int | None, *, start: int = 0
+) -> tuple[list[int], list[str]] | None:
     """Class of each folder, and a name for every class, where one word and a number name them: ``7``, ``new007``.
 
     None where the numbers are no class indices, or words differ: an ending may mean anything then.
@@ -142,13 +145,13 @@ def _numbered(names: list[str], num_classes: int | None) -> tuple[list[int], lis
     parts = [(m.group(1), m.group(2)) for m in parsed if m]
     if len(parts) < len(names) or len({word for word, _ in parts}) > 1:
         return None
-    numbers = [int(digits) for _, digits in parts]
+    numbers = [int(digits) - start for _, digits in parts]
     count = num_classes if num_classes is not None else len(names)
-    if len(set(numbers)) < len(names) or max(numbers) >= count:
+    if len(set(numbers)) < len(names) or max(numbers) >= count or min(numbers) < 0:
         return None
     word = parts[0][0]
     width = max((len(d) for _, d in parts if d.startswith("0") and len(d) > 1), default=1)
-    class_names = [f"{word}{number:0{width}d}" for number in range(count)]
+    class_names = [f"{word}{number + start:0{width}d}" for number in range(count)]
     for number, name in zip(numbers, names, strict=True):
         class_names[number] = name
     return numbers, class_names
@@ -167,6 +170,9 @@ FORMATS.add(
         source="torchvision ImageFolder",
         read=read,
         sniff=sniff,
-        options=FKD_OPTIONS,
+        options={
+            **FKD_OPTIONS,
+            "from": "0 or 1: what numbered folders count from, where none is 0",
+        },
     ),
 )
