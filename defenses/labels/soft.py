@@ -18,7 +18,7 @@ from ddaudit.distillation.labels import TeacherLabels
 from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.lessons import Even, Lesson
 from ddaudit.distillation.selection import Selection
-from ddaudit.distillation.targets import Reduced, Weighted
+from ddaudit.distillation.targets import Reduced, Weighted, innermost
 from ddaudit.errors import BadInput
 from ddaudit.training import Robust
 
@@ -55,7 +55,11 @@ def soft(recipe: Recipe) -> Recipe:
             if lesson
             else []
         ),
-        *(["the teacher of the labels learns records under attack"] if robust else []),
+        *(
+            ["the teacher of the labels learns records as robustly as the method does"]
+            if robust
+            else []
+        ),
     ]
     return replace(
         recipe,
@@ -84,10 +88,11 @@ def _lesson(recipe: Recipe) -> Lesson | None:
         return networks.lesson
     by_group = isinstance(loop, Selection) and loop.by_group
     even = by_group or (isinstance(loop, Selection) and loop.even)
+    if rule is not None:
+        by_group = by_group or isinstance(innermost(rule), (ByGroup, Barycentre))
     while isinstance(rule, (Weighted, Reduced)):
         even = even or (isinstance(rule, Weighted) and rule.weights.even)
         rule = rule.rule
-    by_group = by_group or isinstance(rule, (ByGroup, Barycentre))
     return Even(by_group) if even or by_group else None
 
 
