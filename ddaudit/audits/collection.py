@@ -305,11 +305,12 @@ def _one(store: RunStore, info: dict[str, Any]) -> Collected:
         finding = store.cell(planned["key"])
         if finding is None:
             missing.append(planned)
+            damaged = store.exists(f"cells/{planned['key']}.json")
             finding = Finding(
                 subject=planned["subject"] or "",
                 auditor=planned["auditor"],
                 status="skipped",
-                reason=f"{NOT_RUN}: run the same audit again",
+                reason=f"{NOT_RUN}: {'its file is damaged, ' if damaged else ''}run the same audit again",
                 seed=planned["seed"],
             )
         if planned["subject"] is None:

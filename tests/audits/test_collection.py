@@ -74,6 +74,9 @@ def test_a_cell_that_waits_still_waits_where_the_other_run_measured_otherwise(
     a = _run(tmp_path / "a", ["dm", "dc"])
     b = _run(tmp_path / "b", ["dm"], auditors=[_auditor(shadows=64)])
     (lost,) = (p for p in (tmp_path / "a").rglob("*") if p.is_file() and "dm-membership" in p.name)
+    lost.write_text("{")
+    (alone,) = (c for c in collect([a]).cells if c.subject == "dm")
+    assert alone.reason == "not run yet: its file is damaged, run the same audit again"
     lost.unlink()
     both = collect([a, b])
     assert {c.subject: c.status for c in both.cells} == {"dc": "ok", "dm": "skipped"}

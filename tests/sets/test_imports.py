@@ -186,7 +186,9 @@ def test_zca_option_is_yes_or_no(tmp_path: Path) -> None:
         import_set(tmp_path, options={"zca": "maybe"})
 
 
-@pytest.mark.parametrize("names", [("x", "y"), ("data", "targets"), ("image_syn", "label_syn")])
+@pytest.mark.parametrize(
+    "names", [("x", "y"), ("data", "targets"), ("image_syn", "label_syn"), ("image", "label")]
+)
 @pytest.mark.parametrize("suffix", ["pt", "npz", "safetensors"])
 def test_images_and_labels_under_other_names(
     tmp_path: Path, tiny: Dataset, names: tuple[str, str], suffix: str

@@ -27,6 +27,8 @@ NAMES = (
     ("X", "y"),
     ("X", "Y"),
     ("data", "targets"),
+    ("image", "label"),
+    ("imgs", "labels"),
     ("data", "labels"),
     ("image_syn", "label_syn"),
     ("images_syn", "labels_syn"),
