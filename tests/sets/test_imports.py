@@ -187,7 +187,7 @@ def test_zca_option_is_yes_or_no(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("x", "y"), ("data", "targets"), ("image_syn", "label_syn"), ("image", "label")]
+    "names", [("x", "y"), ("data", "targets"), ("image_syn", "label_syn"), ("imgs", "labels")]
 )
 @pytest.mark.parametrize("suffix", ["pt", "npz", "safetensors"])
 def test_images_and_labels_under_other_names(
