@@ -351,8 +351,12 @@ def _subjects(
         pairs: list[tuple[str | None, Any]] = list(given.items())
     elif isinstance(given, str | Path | DistilledSet | nn.Module):  # a Sequential is iterable, too
         pairs = [(None, given)]
-    else:
+    elif isinstance(given, Iterable):
         pairs = [(None, thing) for thing in given]
+    else:
+        raise BadInput(
+            "subjects", f"are {given!r}, nothing that can be audited", "Name a recipe: 'dm'."
+        )
     texts: list[str] = []
     names: dict[str, str] = {}
     modules: dict[str, nn.Module] = {}

@@ -51,6 +51,12 @@ def test_a_module_alone_is_audited_beside_its_baselines(tmp_path: Path) -> None:
     assert run.computed > 2
 
 
+@pytest.mark.parametrize("nothing", [None, 3])
+def test_nothing_is_no_subject(nothing: Any) -> None:
+    with pytest.raises(BadInput, match="nothing that can be audited"):
+        ddaudit.audit(nothing, quiet=True)
+
+
 def test_probabilities_are_no_logits() -> None:
     data = load_data("digits")
     assert module_subject("mine", Net(), data=data).kind == "checkpoint"
