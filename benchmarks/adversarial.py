@@ -1,6 +1,6 @@
 """BEARD's published checkpoints, attacked as the benchmark does and as it should: writes docs/results/adversarial.md.
 
-    python benchmarks/adversarial.py --data-root DIR --checkpoints DIR
+    python -m benchmarks.adversarial --data-root DIR --checkpoints DIR
 
 ``--data-root`` holds cifar10_jpeg/{train,test}.parquet; ``--checkpoints`` holds the benchmark's .pth files (CIFAR-10,
 IPC 50, ConvNet). Every verdict is kept in ``--state``, image by image, so that a run that was stopped (``--seconds``)
@@ -10,7 +10,6 @@ goes on where it was, and a later one with larger ``--pgd`` or ``--autoattack`` 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from benchmarks.pages import read_state, write_state
 from ddaudit.attacks.adversarial.beard import beard_pgd, clip_only
 from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.masking import clip_check
 from ddaudit.attacks.adversarial.suite import autoattack, pgd
 from ddaudit.data import ImageData, load_data
-from ddaudit.files import write_bytes
 from ddaudit.models import Arch, Network, load_checkpoint
 from ddaudit.stats import wilson
 
@@ -90,7 +89,7 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.bits: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+        self.bits: dict[str, dict[str, str]] = read_state(path)
 
     def of(self, name: str, key: str) -> str:
         return self.bits.get(name, {}).get(key, "")
@@ -98,8 +97,7 @@ class State:
     def extend(self, name: str, key: str, verdicts: Tensor) -> None:
         added = "".join(map(str, verdicts.int().tolist()))
         self.bits.setdefault(name, {})[key] = self.of(name, key) + added
-        text = json.dumps(self.bits, indent=1, sort_keys=True) + "\n"
-        write_bytes(self.path, text.encode())
+        write_state(self.path, self.bits)
 
 
 def pieces(state: State, names: list[str], todo: list[Row]) -> Iterator[tuple[str, Row, int, int]]:
@@ -134,7 +132,7 @@ def page(state: State, names: list[str], todo: list[Row], test: ImageData) -> st
         "Three checkpoints that the BEARD benchmark publishes (CIFAR-10, IPC 50, ConvNet-3) on CIFAR-10 (JPEG): the "
         "images are re-encoded, which costs 0.4 to 2.3 points of clean accuracy against plain CIFAR-10. Accuracy in "
         "percent with 95 % Wilson intervals over the images; one victim each, so they speak of these networks.", "",
-        "    python benchmarks/adversarial.py --data-root DIR --checkpoints DIR", "",
+        "    python -m benchmarks.adversarial --data-root DIR --checkpoints DIR", "",
         "| | " + " | ".join(names) + " | images |", "|---|" + "---|" * (len(names) + 1),
         _published("published clean", 0, names), _published("published PGD-L2", 1, names),
         _published("published PGD Linf 8/255", 2, names),

@@ -39,8 +39,10 @@ from ddaudit.training import PROTOCOLS, Ascent, EvaluationProtocol, Extras, Robu
 
 TITLES = {"digits": "Digits (scikit-learn's, 8x8)", "fashion-mnist": "Fashion-MNIST"}
 GREYS = {"digits": (8, 2, 1), "fashion-mnist": (2, 1)}
-FEWER = {"fashion-mnist": ({"networks.epochs": 2}, {"networks.count": 1})}
-"""Where there are many records, options of methods whose networks are trained on them: as they are, or as paths."""
+FEWER: dict[str, dict[type, dict[str, int]]] = {
+    "fashion-mnist": {Experts: {"networks.epochs": 2}, ExpertPaths: {"networks.count": 1}}
+}
+"""Where there are many records, options of methods by the networks that they train on them."""
 SHORT = (
     "Networks that methods train on the records take two passes over them, and trajectories come from one expert: "
     "there are 45 times as many records here as of digits."
@@ -220,13 +222,10 @@ class Bench:
         return known
 
     def _recipe(self, method: str) -> Recipe:
-        recipe = resolve(method, profile="small")
-        as_they_are, as_paths = FEWER.get(self.data.name, ({}, {}))
-        if isinstance(recipe.networks, Experts):
-            return resolve(method, profile="small", options=as_they_are)
-        if isinstance(recipe.networks, ExpertPaths):
-            return resolve(method, profile="small", options=as_paths)
-        return recipe
+        networks = resolve(method, profile="small").networks
+        known = FEWER.get(self.data.name, {}).items()
+        fewer = next((options for kind, options in known if isinstance(networks, kind)), {})
+        return resolve(method, profile="small", options=fewer)
 
     def _validated(self, net: Network) -> float:
         return self._accuracy(net, self.data.validation.images, self.data.validation.labels)

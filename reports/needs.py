@@ -33,7 +33,9 @@ def needs(report: Report) -> list[Need]:
             continue
         found = [r for r in rows if i in ahead(r)]
         if found:
-            out.append(_met(group, i, found, by_id[_beside(report, found[0])]))
+            # The reference, of the set's own size.
+            beside = by_id[report.reference_of(found[0].subject.id) or ""]
+            out.append(_met(group, i, found, beside))
         elif any(t.word in _JUDGED for r in rows for c in r.groups[i] for t in c.tags):
             missed.append(_need(group))
     return out + list(_missed(missed))
@@ -114,11 +116,6 @@ def _guarantee(rows: Sequence[Row]) -> Need:
     state = states.pop() if len(states) == 1 else "not all tested"
     who = [c.subject for c in standing_]
     return Need(need=title, subjects=who, text=_fit(title, who, f"ε {span}", state))
-
-
-def _beside(report: Report, row: Row) -> str:
-    """What a set is compared with: the reference, of its own size."""
-    return report.reference_of(row.subject.id) or ""
 
 
 def _met(group: Group, i: int, found: Sequence[Row], beside: Row) -> Need:

@@ -145,7 +145,7 @@ class Leakage(Auditor[LeakageSettings]):
         )
 
     def checks(self, ctx: Context, settings: LeakageSettings) -> list[Check]:
-        """Sets whose copy rate is known: training copies, held-out copies, noise."""
+        """Sets whose copy rate is known: training copies, held-out records, noise."""
         bench = self._bench(ctx, settings)
         g = ctx.generator("leakage", "checks")
         count = min(100, len(bench.train))

@@ -36,6 +36,8 @@ from ddaudit.findings import Caveat, Check, Finding, Metric, MetricInfo
 from ddaudit.sets import DistilledSet, PrivacyClaim
 from ddaudit.stats import crossed_rate
 
+GAME = "one released set against all training records; recipes, on halves of a pool"
+
 
 @auditor
 class Membership(Auditor[MembershipSettings]):
@@ -373,21 +375,22 @@ class Membership(Auditor[MembershipSettings]):
             finding.caveats.append(f"No control of random records: {error}")
             return
         finding.metrics += found
-        told = {
-            m.name: m
-            for m in found
-            if m.params.get("attack") == headline and "group" not in m.params
-        }
-        area = told.get("membership.control_auc")
-        if area is not None and area.value is not None:
+        area = next(
+            (
+                m.value
+                for m in found
+                if m.name == "membership.control_auc"
+                and m.params.get("attack") == headline
+                and "group" not in m.params
+            ),
+            None,
+        )
+        if area is not None:
             text = (
-                f"Random records of the same number (IPC {ipc}) read an AUC of {area.value:.2f} by the {headline} "
+                f"Random records of the same number (IPC {ipc}) read an AUC of {area:.2f} by the {headline} "
                 "attack in this game: compare with that, not with rows of recipes, whose game is played on halves."
             )
             finding.caveats.insert(0, Caveat(text, "method", 1))
-
-
-GAME = "one released set against all training records; recipes, on halves of a pool"
 
 
 def _is_random(subject: Subject) -> bool:

@@ -177,7 +177,11 @@ def _file(
             where=path,
             space=data.space,
         )
-        poison, outside = value.card.poison, pixels_outside(value)
+        notes = []
+        if value.card.poison is not None:
+            notes.append(f"poisoned on purpose, its card says: {value.card.poison.attack}")
+        if outside := pixels_outside(value):
+            notes.append(outside)
         return Subject(
             id=path.name,
             kind="file",
@@ -185,14 +189,7 @@ def _file(
             path=path,
             baseline=baseline,
             identity=fingerprint(value),
-            notes=(
-                *(
-                    ()
-                    if poison is None
-                    else (f"poisoned on purpose, its card says: {poison.attack}",)
-                ),
-                *([outside] if outside else []),
-            ),
+            notes=tuple(notes),
         )
     found = detect(path)
     if found is not None:

@@ -111,6 +111,7 @@ def csv_table(request: Request) -> Dataset:
         left_out = [name for name in inputs if name not in declared]
         if left_out:
             notes.append(f"Columns without declared ranges are left out: {', '.join(left_out)}.")
+    # First: it names a text in a column of numbers, which the ranges below would only miss.
     encoded = [c.encode([row[c.name] for row in rows]) for c in columns]
     if declared:
         _refuse_misses(columns, rows, request.text("ranges"))

@@ -232,9 +232,8 @@ class Trajectory:
                 job.progress(step + 1, self.iterations)
         (made,) = finish(canvas, self._released(canvas, average), [claim], mean, std)
         notes = (_size_of(paths), *_as_trained(recipe.networks))
-        if (
-            assigned is not None
-        ):  # of every image that a student meets, mirrored ones behind those that are released
+        if assigned is not None:
+            # Of every image that a student meets: mirrored ones stand behind those that are released.
             made = replace(made, labels=assigned[: len(made.images)].cpu())
         return [replace(made, notes=notes)]
 

@@ -122,9 +122,8 @@ def unknown_format(path: Path) -> BadInput:
     Raises:
         BadInput: a PyTorch file that holds more than data, or is none.
     """
-    from ddaudit.sets._probe import (
-        is_set_file,  # a cycle otherwise: it reads files, whose errors lead here
-    )
+    # A cycle otherwise: it reads files, whose errors lead here.
+    from ddaudit.sets._probe import is_set_file
 
     held = ""
     if is_set_file(path):

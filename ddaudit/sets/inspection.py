@@ -73,8 +73,7 @@ def inspect(path: str | Path) -> Inspection:
     distilled, others = read_file(path)
     images, labels = distilled.images, distilled.labels
     low, high = distilled.pixel_range()
-    pixels = distilled.card.space == "pixels"
-    outside = float(((images < 0) | (images > 1)).double().mean()) if pixels else 0.0
+    outside = _share_outside(distilled)
     counts = torch.bincount(distilled.hard_labels, minlength=distilled.num_classes).tolist()
     return Inspection(
         path=str(path),
@@ -242,9 +241,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def pixels_outside(distilled: DistilledSet) -> str:
     """A sentence on values that no pixel has; "" where there are none, or values are no pixels."""
+    return _beyond(distilled, _share_outside(distilled))
+
+
+def _share_outside(distilled: DistilledSet) -> float:
+    """Fraction of values outside [0, 1]; 0 where values are no pixels."""
     images = distilled.images
-    outside = float(((images < 0) | (images > 1)).double().mean())
-    if distilled.card.space != "pixels" or outside == 0:
+    if distilled.card.space != "pixels":
+        return 0.0
+    return float(((images < 0) | (images > 1)).double().mean())
+
+
+def _beyond(distilled: DistilledSet, outside: float) -> str:
+    if outside == 0:
         return ""
     low, high = distilled.pixel_range()
     text = f"{outside:.1%} of pixel values lie outside [0, 1] (from {low:.3g} to {high:.3g})"
@@ -259,7 +268,7 @@ def _warnings(
     distilled: DistilledSet, *, outside: float, counts: list[int], others: list[str]
 ) -> list[str]:
     card, found = distilled.card, []
-    if beyond := pixels_outside(distilled):
+    if beyond := _beyond(distilled, outside):
         found.append(beyond)
     copies = len(distilled) - len({image.numpy().tobytes() for image in distilled.images})
     if outside == 0 and float(distilled.images.min()) == float(distilled.images.max()):

@@ -10,11 +10,11 @@ from torch import Tensor
 from ddaudit.data import ImageData
 from ddaudit.defenses.fairness.lessons import teach_evenly
 from ddaudit.distillation import DEFENSES, Defense, Recipe, register
-from ddaudit.distillation.parts import Layout
+from ddaudit.distillation.parts import Layout, TargetRule
 from ddaudit.distillation.recipes.dc import DC, DSA
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
-from ddaudit.distillation.targets import ByClass, protected
+from ddaudit.distillation.targets import ByClass, innermost, protected
 from ddaudit.errors import BadInput
 
 
@@ -130,6 +130,11 @@ class Barycentre:
     def assumed(self, data: ImageData) -> tuple[str, ...]:
         """How many records there are of each group in each class."""
         return ("(class, group) counts",)
+
+
+def by_groups(rule: TargetRule | None) -> bool:
+    """Whether targets are of protected groups, however they are weighed or reduced."""
+    return rule is not None and isinstance(innermost(rule), (ByGroup, Barycentre))
 
 
 def group_count(data: ImageData) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
+from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup, by_groups
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.parts import Layout
 from ddaudit.distillation.targets import ByClass, innermost, swapped
@@ -111,7 +111,6 @@ def pseudo_groups(recipe: Recipe) -> Recipe:
             group.
     """
     rule = recipe.target
-    grouped = rule is not None and isinstance(innermost(rule), (ByGroup, Barycentre))
     if isinstance(rule, (ByGroup, Barycentre)):
         raise BadInput(
             f"{recipe.name}+pseudo-groups",
@@ -120,7 +119,7 @@ def pseudo_groups(recipe: Recipe) -> Recipe:
         )
     if (
         rule is None
-        or not (grouped or isinstance(innermost(rule), ByClass))
+        or not (by_groups(rule) or isinstance(innermost(rule), ByClass))
         or getattr(recipe.reader, "by_group", False)
     ):
         raise BadInput(

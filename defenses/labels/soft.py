@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
+from ddaudit.defenses.fairness.fairdd import by_groups
 from ddaudit.defenses.fairness.lessons import teachable
 from ddaudit.defenses.robustness.attacked import AttackedRecords
 from ddaudit.distillation import DEFENSES, Defense, Recipe
@@ -18,7 +18,7 @@ from ddaudit.distillation.labels import TeacherLabels
 from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.lessons import Even, Lesson
 from ddaudit.distillation.selection import Selection
-from ddaudit.distillation.targets import Reduced, Weighted, innermost
+from ddaudit.distillation.targets import Reduced, Weighted
 from ddaudit.errors import BadInput
 from ddaudit.training import Robust
 
@@ -49,18 +49,12 @@ def soft(recipe: Recipe) -> Recipe:
         raise BadInput(f"{recipe.name}+soft", "the method has a label model already")
     lesson, robust = _lesson(recipe), _robust(recipe)
     notes = [
-        "one soft label per image by one teacher; SRe2L writes one per crop and training epoch",
-        *(
-            ["the teacher of the labels is taught as the method's networks or targets ask"]
-            if lesson
-            else []
-        ),
-        *(
-            ["the teacher of the labels learns records as robustly as the method does"]
-            if robust
-            else []
-        ),
+        "one soft label per image by one teacher; SRe2L writes one per crop and training epoch"
     ]
+    if lesson:
+        notes.append("the teacher of the labels is taught as the method's networks or targets ask")
+    if robust:
+        notes.append("the teacher of the labels learns records as robustly as the method does")
     return replace(
         recipe,
         labels=TeacherLabels(lesson=lesson, robust=robust),
@@ -86,10 +80,8 @@ def _lesson(recipe: Recipe) -> Lesson | None:
     networks, loop, rule = teachable(recipe), recipe.loop, recipe.target
     if networks is not None and networks.lesson is not None:
         return networks.lesson
-    by_group = isinstance(loop, Selection) and loop.by_group
-    even = by_group or (isinstance(loop, Selection) and loop.even)
-    if rule is not None:
-        by_group = by_group or isinstance(innermost(rule), (ByGroup, Barycentre))
+    by_group = by_groups(rule) or (isinstance(loop, Selection) and loop.by_group)
+    even = isinstance(loop, Selection) and loop.even
     while isinstance(rule, (Weighted, Reduced)):
         even = even or (isinstance(rule, Weighted) and rule.weights.even)
         rule = rule.rule

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ddaudit.data import ImageData
-from ddaudit.defenses.fairness.fairdd import Barycentre, ByGroup
+from ddaudit.defenses.fairness.fairdd import by_groups
 from ddaudit.defenses.fairness.lessons import teach_evenly, teachable
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.lessons import Even
 from ddaudit.distillation.parts import Layout
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.selection import Selection
-from ddaudit.distillation.targets import Weighted, innermost
+from ddaudit.distillation.targets import Weighted
 from ddaudit.errors import BadInput
 
 
@@ -94,21 +94,17 @@ def balanced(recipe: Recipe) -> Recipe:
             "'balanced' changes targets, and this method selects as many records of each class already",
             "Use it on full, dm, dc, dsa, psg or ndpdc.",
         )
-    reader, notes = recipe.reader, recipe.deviations
+    reader, notes, grouped = recipe.reader, recipe.deviations, by_groups(recipe.target)
     networks = teachable(recipe)
     if networks is not None:
         networks = replace(networks, lesson=Even())
         notes += ("networks that are trained on the records see every class equally often",)
-    elif isinstance(reader, Minibatch) and not isinstance(
-        innermost(recipe.target), (Barycentre, ByGroup)
-    ):
+    elif isinstance(reader, Minibatch) and not grouped:
         notes += (
             "balanced: as many records of each class are drawn and every class has one target, so the method "
             "itself is balanced already and 'balanced' changes nothing before 'dp' or 'fair' is added",
         )
-    if isinstance(reader, Minibatch) and isinstance(
-        innermost(recipe.target), (Barycentre, ByGroup)
-    ):
+    if isinstance(reader, Minibatch) and grouped:
         reader = replace(reader, by_group=True)
     return replace(
         recipe,
