@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -22,36 +21,62 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def run_tasks(
-    function: Callable[[T], R],
-    tasks: Sequence[T],
-    *,
-    jobs: int,
-    ray: str | None = None,
-    gpus: Sequence[str] = (),
-) -> Iterator[tuple[T, R | BaseException]]:
-    """Yield (task, result or exception) in order of completion.
+class Executor:
+    """Where the tasks of an audit run; a context manager, which ends the processes that it has started.
+
+    Local worker processes stay from one :meth:`run` to the next, with what they have loaded and computed.
 
     Args:
-        function: a top-level function of a module that worker processes can import (not of ``__main__``).
         jobs: local worker processes; 1 runs everything here.
         ray: address of a Ray cluster ("auto", "ray://host:10001"); takes precedence.
         gpus: of local worker processes: the k-th sees the k-th of them alone, and so on in turn (see
             ``ddaudit.devices.spread_gpus``); empty: all see what this process sees.
-
-    An interrupt stops what is running and loses only that. A worker process that dies (out of memory, killed) is
-    replaced and its task tried once more; the others go on.
     """
-    if ray is not None:
-        yield from _on_ray(function, tasks, ray)
-    elif jobs <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            try:
-                yield task, function(task)
-            except Exception as error:  # reported per task by the caller, by name
-                yield task, error
-    else:
-        yield from _in_processes(function, tasks, jobs, gpus)
+
+    def __init__(self, *, jobs: int, ray: str | None = None, gpus: Sequence[str] = ()) -> None:
+        self._jobs, self._ray = jobs, ray
+        self._pool = _Pool(jobs, gpus)
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def run(
+        self,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        *,
+        kind: Callable[[T], Hashable | None] = lambda _: None,
+    ) -> Iterator[tuple[T, R | BaseException]]:
+        """Yield (task, result or exception) in order of completion.
+
+        Args:
+            function: a top-level function of a module that worker processes can import (not of ``__main__``).
+            kind: tasks of one kind share work in a process, and one process gets as many of them as leave none idle;
+                None: of no kind.
+
+        An interrupt stops what is running and loses only that. A worker process that dies (out of memory, killed) is
+        replaced and its task tried once more; the others go on.
+        """
+        if self._ray is not None:
+            yield from _on_ray(function, tasks, self._ray)
+        elif self._jobs <= 1 or len(tasks) <= 1:
+            yield from run_here(function, tasks)
+        else:
+            yield from self._pool.run(function, tasks, kind)
+
+
+def run_here(
+    function: Callable[[T], R], tasks: Sequence[T]
+) -> Iterator[tuple[T, R | BaseException]]:
+    """Yield (task, result or exception) of each in turn, run in this process."""
+    for task in tasks:
+        try:
+            yield task, function(task)
+        except Exception as error:  # reported per task by the caller, by name
+            yield task, error
 
 
 def default_jobs(device: torch.device, gpus: Sequence[str] = ()) -> int:
@@ -59,52 +84,80 @@ def default_jobs(device: torch.device, gpus: Sequence[str] = ()) -> int:
     return (os.cpu_count() or 1) if device.type == "cpu" else max(1, len(gpus))
 
 
-def _in_processes(
-    function: Callable[[T], R], tasks: Sequence[T], jobs: int, gpus: Sequence[str]
-) -> Iterator[tuple[T, R | BaseException]]:
-    """One thread per worker process hands out tasks; a process that dies takes no task but its own along."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
-    workers: list[Worker | None] = [None] * min(jobs, len(tasks))
-    stopping = threading.Event()
-    for task in tasks:
-        waiting.put(task)
+class _Pool:
+    """Local worker processes, a thread for each that hands out tasks; one that dies takes no task but its own along."""
 
-    def serve(slot: int) -> None:
-        with contextlib.suppress(queue.Empty):
-            while not stopping.is_set():
-                task = waiting.get_nowait()
-                done.put((task, attempt(slot, task)))
+    def __init__(self, jobs: int, gpus: Sequence[str]) -> None:
+        self._gpus = gpus
+        self._threads = max(1, (os.cpu_count() or 1) // jobs)
+        self._workers: list[Worker | None] = [None] * jobs
+        self._begun: list[set[Hashable]] = [set() for _ in range(jobs)]
+        self._choosing = threading.Lock()
+        self._stopping = threading.Event()
 
-    def attempt(slot: int, task: T) -> R | BaseException:
+    def run(
+        self, function: Callable[[T], R], tasks: Sequence[T], kind: Callable[[T], Hashable | None]
+    ) -> Iterator[tuple[T, R | BaseException]]:
+        """Yield (task, result or exception) in order of completion."""
+        waiting = list(tasks)
+        done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
+
+        def serve(slot: int) -> None:
+            while not self._stopping.is_set():
+                with self._choosing:
+                    if not waiting:
+                        return
+                    task = waiting.pop(self._choose(slot, [kind(t) for t in waiting]))
+                done.put((task, self._attempt(slot, function, task)))
+
+        for slot in range(min(len(self._workers), len(tasks))):
+            threading.Thread(target=serve, args=(slot,), daemon=True).start()
+        try:
+            for _ in tasks:
+                yield done.get()
+        finally:
+            with self._choosing:
+                waiting.clear()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._stopping.set()
+        for worker in self._workers:
+            if worker is not None:
+                worker.close()
+
+    def _choose(self, slot: int, kinds: Sequence[Hashable | None]) -> int:
+        """The first of a kind that this worker has begun, else that no worker has, else the first of all."""
+        own, known = self._begun[slot], set[Hashable]().union(*self._begun)
+        places = range(len(kinds))
+        chosen = next(
+            (i for i in places if kinds[i] in own),
+            next((i for i in places if kinds[i] not in known), 0),
+        )
+        if kinds[chosen] is not None:
+            own.add(kinds[chosen])
+        return chosen
+
+    def _attempt(self, slot: int, function: Callable[[T], R], task: T) -> R | BaseException:
         lost: WorkerLost | None = None
-        seen = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+        seen = {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {}
         for _ in range(ATTEMPTS):
-            if stopping.is_set():
+            if self._stopping.is_set():
                 break
             try:
-                worker = workers[slot] = workers[slot] or Worker(threads, seen)
-                if stopping.is_set():  # it was started behind the back of whoever stops workers
+                worker = self._workers[slot] = self._workers[slot] or Worker(self._threads, seen)
+                if (
+                    self._stopping.is_set()
+                ):  # it was started behind the back of whoever stops workers
                     worker.close()
                 result: R = worker.call(function, task)
                 return result
             except WorkerLost as error:
-                workers[slot], lost = None, error
+                self._workers[slot], lost = None, error
+                self._begun[slot].clear()
             except Exception as error:  # reported per task by the caller, by name
                 return error
         return WorkerLost(f"killed its worker process {ATTEMPTS} times: {lost}")
-
-    for slot in range(len(workers)):
-        threading.Thread(target=serve, args=(slot,), daemon=True).start()
-    try:
-        for _ in tasks:
-            yield done.get()
-    finally:
-        stopping.set()
-        for worker in workers:
-            if worker is not None:
-                worker.close()
 
 
 def _on_ray(

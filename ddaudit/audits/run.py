@@ -8,7 +8,8 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache, partial
@@ -18,7 +19,7 @@ from ddaudit.auditing import AUDITORS, Subject
 from ddaudit.audits.collection import check_joins
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.estimates import slowest_first
-from ddaudit.audits.executors import default_jobs, run_tasks
+from ddaudit.audits.executors import Executor, default_jobs, run_here
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
 from ddaudit.devices import spread_gpus
@@ -115,10 +116,10 @@ def run_audit(
     store.write_info(info)
     wanted = {(c.subject, c.seed) for c in missing}
     preparations = [p for p in plan.preparations if (p.subject, p.seed) in wanted]
-    # What others wait for, the longest first; instrument checks need none of it and fill the gaps at its end.
+    # What others wait for; instrument checks need none of it and fill the gaps at its end.
     checks = [c for c in missing if c.subject is None]
     first = slowest_first(plan, [*preparations, *checks], store)
-    rest = [c for c in missing if c.subject is not None]
+    rest = slowest_first(plan, [c for c in missing if c.subject is not None], store)
     failed: list[tuple[str, str]] = []
     total, done = len(preparations) + len(missing), 0
     run = uuid.uuid4().hex
@@ -126,19 +127,20 @@ def run_audit(
     # Workers know nothing of modules; whatever reads one runs beside it.
     here = here or given.data is not None or bool(plan.read & set(given.modules))
 
-    def results(wanted: Sequence[Cell]) -> Iterator[tuple[_Task, str | BaseException | None]]:
-        mine = [c for c in wanted if here or c.subject in given.modules]
-        others = [c for c in wanted if c not in mine]
-        text = config.model_dump_json()
-        for cells, function, count, ray in (
-            (others, _execute, jobs, config.ray),
-            (mine, partial(_run_cell, plan), 1, None),
-        ):
-            tasks = [_Task(text, c, run, tuple(modules)) for c in cells]
-            yield from run_tasks(function, tasks, jobs=count, ray=ray, gpus=gpus)
+    def results() -> Generator[tuple[_Task, str | BaseException | None]]:
+        text, at_home = config.model_dump_json(), partial(_run_cell, plan)
+        away = at_home if jobs == 1 and config.ray is None else _execute
+        with Executor(jobs=jobs, ray=config.ray, gpus=gpus) as executor:
+            for wanted in (first, rest):
+                tasks = [_Task(text, c, run, tuple(modules)) for c in wanted]
+                mine = [t for t in tasks if here or t.cell.subject in given.modules]
+                others = [t for t in tasks if t not in mine]
+                # Cells of one auditor have controls in common.
+                yield from executor.run(away, others, kind=lambda t: t.cell.auditor)
+                yield from run_here(at_home, mine)
 
-    for cells_now in (first, rest):
-        for task, result in results(cells_now):
+    with closing(results()) as finished:
+        for task, result in finished:
             done += 1
             reason = _reason(result) if isinstance(result, BaseException) else result
             if reason and task.cell.auditor is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ddaudit.audits import executors
-from ddaudit.audits.executors import run_tasks
+from ddaudit.audits.executors import Executor
 from ddaudit.errors import BadInput
 
 TASKS = """
@@ -49,6 +49,10 @@ def complain(path):
         raise Local(path)
     raise BadInput(path, "is wrong", "Mend it.")
 
+def take_time(path):
+    note(path)
+    time.sleep(0.3)
+
 def gpu_of(path):
     note(path)
     if "victim" in path and len(pathlib.Path(path).read_text().split()) == 1:
@@ -75,7 +79,8 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def run(function: Callable, paths: list[Path]) -> dict[str, object]:
-    found = dict(run_tasks(function, list(map(str, paths)), jobs=2))
+    with Executor(jobs=2) as executor:
+        found = dict(executor.run(function, list(map(str, paths))))
     return {Path(k).name: v for k, v in found.items()}
 
 
@@ -106,7 +111,8 @@ def test_errors_come_back_whole_and_what_is_printed_is_no_answer(tasks, tmp_path
 def test_gpus_are_dealt_out_in_turn_and_a_worker_sees_one_alone(tasks, tmp_path: Path) -> None:
     names = ["victim", *map(str, range(11))]
     paths = [str(tmp_path / name) for name in names]
-    found = dict(run_tasks(tasks.gpu_of, paths, jobs=4, gpus=("5", "7", "GPU-8a")))
+    with Executor(jobs=4, gpus=("5", "7", "GPU-8a")) as executor:
+        found = dict(executor.run(tasks.gpu_of, paths))
     assert set(found.values()) <= {"5", "7", "GPU-8a"}
     # Three GPUs, four workers and one in place of the killed one: every process has met one GPU.
     seen: dict[str, set[object]] = {}
@@ -131,17 +137,42 @@ def test_the_kth_worker_has_the_kth_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 
     barrier = threading.Barrier(5)
     monkeypatch.setattr(executors, "Worker", Kept)
-    assert len(dict(run_tasks(int, range(9), jobs=5, gpus=("0", "1")))) == 9
+    with Executor(jobs=5, gpus=("0", "1")) as executor:
+        assert len(dict(executor.run(int, range(9)))) == 9
     assert sorted(made) == ["0", "0", "0", "1", "1"]
+
+
+def test_workers_stay_from_one_run_to_the_next(tasks, tmp_path: Path) -> None:
+    with Executor(jobs=2) as executor:
+        for n in range(2):
+            dict(executor.run(tasks.take_time, [str(tmp_path / f"{n}{k}") for k in "abcd"]))
+    assert len({f.read_text() for f in tmp_path.iterdir() if len(f.name) == 2}) == 2
+
+
+def test_one_process_gets_what_shares_work(tasks, tmp_path: Path) -> None:
+    """Each kind in one process, from one run to the next, as long as there is another kind for the other process."""
+    with Executor(jobs=2) as executor:
+        for n in "12":
+            paths = [str(tmp_path / f"{kind}{n}{k}") for k in "abc" for kind in "xy"]
+            dict(executor.run(tasks.take_time, paths, kind=lambda p: Path(p).name[0]))
+    pids = {kind: {f.read_text() for f in tmp_path.glob(f"{kind}[12]*")} for kind in "xy"}
+    assert [len(p) for p in pids.values()] == [1, 1]
+    assert pids["x"] != pids["y"]
+
+
+def test_no_process_is_idle_while_another_has_work_of_a_kind_waiting(tasks, tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"x{k}") for k in range(4)]
+    with Executor(jobs=2) as executor:
+        dict(executor.run(tasks.take_time, paths, kind=lambda _: "x"))
+    assert len({Path(p).read_text() for p in paths}) == 2
 
 
 @needs_proc
 def test_an_interrupted_run_stops_its_workers(tasks, tmp_path: Path) -> None:
     paths = [tmp_path / n for n in ("a", "b", "c")]
     (tmp_path / "a").write_text("0\n")  # what the test waits for comes behind it
-    running = run_tasks(tasks.die_once, list(map(str, paths)), jobs=2)
-    next(running)
-    running.close()
+    with Executor(jobs=2) as executor:
+        next(executor.run(tasks.die_once, list(map(str, paths))))
     pids = [int(p) for path in paths[:2] for p in path.read_text().split() if int(p)]
     assert pids
     assert until(lambda: not any(map(alive, pids)), 2)
@@ -189,11 +220,11 @@ def test_workers_end_within_two_seconds_of_a_killed_parent(
     module, function = doing.split(".")
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom ddaudit.audits.executors import run_tasks\n"
+        "import sys\nfrom ddaudit.audits.executors import Executor\n"
         # A reference that only the worker resolves: importing the slow module takes for ever.
         f"import types; sys.modules['{module}'] = types.SimpleNamespace({function}=(f := lambda p: None))\n"
         f"f.__module__, f.__name__, f.__qualname__ = '{module}', '{function}', '{function}'\n"
-        "list(run_tasks(f, sys.argv[1:], jobs=2))\n"
+        "list(Executor(jobs=2).run(f, sys.argv[1:]))\n"
     )
     parent = subprocess.Popen(
         [sys.executable, script, tmp_path / "first", tmp_path / "second"],

@@ -21,6 +21,7 @@ from ddaudit.audits import (
     preview,
     run_audit,
 )
+from ddaudit.audits.executors import Executor
 from ddaudit.audits.plan import Given
 from ddaudit.audits.run import run_info
 from ddaudit.data import load_data
@@ -137,12 +138,17 @@ def machine_with(monkeypatch, gpus: int, visible: str = "") -> None:
 def test_auto_uses_every_gpu(tmp_path, monkeypatch, gpus, visible, device, jobs, workers, shared):
     asked = []
 
-    def run_tasks(function, tasks, *, jobs, ray, gpus):
-        asked.extend((json.loads(t.config)["device"], jobs, gpus) for t in tasks)
-        return [(task, None) for task in tasks]
+    class Asked(Executor):
+        def __init__(self, *, jobs, ray, gpus):
+            super().__init__(jobs=jobs, ray=ray, gpus=gpus)
+            self.given = (jobs, gpus)
+
+        def run(self, function, tasks, *, kind):
+            asked.extend((json.loads(t.config)["device"], *self.given) for t in tasks)
+            return [(task, None) for task in tasks]
 
     machine_with(monkeypatch, gpus, visible)
-    monkeypatch.setattr("ddaudit.audits.run.run_tasks", run_tasks)
+    monkeypatch.setattr("ddaudit.audits.run.Executor", Asked)
     wanted = config(tmp_path, device=device, jobs=jobs)
     assert preview(wanted).jobs == workers
     run_audit(wanted)
