@@ -140,6 +140,19 @@ def test_no_auditor_makes_a_number_of_a_diverged_network(tiny: Dataset, name: st
         auditor.run(subject, ctx, auditor.configure("quick"), 0)
 
 
+@pytest.mark.parametrize("detector", ["neural_cleanse", "patch_gap"])
+def test_no_detector_alone_makes_a_number_of_one_either(tiny: Dataset, detector: str) -> None:
+    """Neural Cleanse found masks for one that gives NaN."""
+    ctx = context(tiny)
+    network = build(ctx.arch, shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std)
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.nan)
+    subject = Subject(id="net", kind="checkpoint", network=network, identity="net")
+    auditor = AUDITORS.get("backdoor-scan")
+    with pytest.raises(Unsupported, match="not finite"):
+        auditor.run(subject, ctx, auditor.configure("quick", {"detectors": detector}), 0)
+
+
 @pytest.mark.parametrize("name", ["utility", "calibration"])
 def test_a_set_whose_training_diverges_says_so(tiny: Dataset, name: str) -> None:
     """Such a private set once made the calibration crash."""

@@ -180,7 +180,8 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         """Read the suspect and clean sets like it with every detector that can be asked.
 
         Raises:
-            Unsupported: no pixels, a baseline or a recipe of the user's own, or nothing that can be asked.
+            Unsupported: no pixels, a baseline or a recipe of the user's own, nothing that can be asked, or a network
+                that gives no numbers.
         """
         ctx.require_pixels("its detectors stamp and blend images")
         if subject.baseline:
@@ -192,7 +193,9 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         asked, reasons = usable(settings.chosen(), networks[0], seen)
         if not asked:
             raise Unsupported("; ".join(f"{k}: {v}" for k, v in reasons.items()))
-        # First: what cannot be read needs no clean sets beside it.
+        # First: what cannot be read needs no clean sets beside it. Not every detector would notice by itself.
+        for network in networks:
+            ctx.predict(network, seen.clean)
         own = read(asked, networks, seen)
         names = tuple(d.name for d in asked)
         clean = self._shared.once(

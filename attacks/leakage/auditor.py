@@ -348,6 +348,10 @@ def _strangers(bench: _Bench, limit: int, generator: torch.Generator) -> list[Ch
 def _caveats(card: Card, ctx: Context, bench: _Bench, sampled: bool, count: int) -> list[str]:
     caveats: list[str] = [*bench.caveats]
     source = card.source_fingerprint
+    if len(bench.holdout) < 2 * FEWEST:
+        caveats.append(
+            f"The {len(bench.holdout)} held-out records are too few to check the instrument on a set of half of them."
+        )
     if card.shows_records:
         text = "The card says that images hold pixels of real records as they are."
         caveats.append(Caveat(text, "setup", 1))

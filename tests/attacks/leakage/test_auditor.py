@@ -115,6 +115,19 @@ def test_too_few_held_out_records_are_unsupported(tiny: Dataset) -> None:
         audit(replace(tiny, test=few, validation=few), tiny.train.pixels(torch.arange(4)))
 
 
+@pytest.mark.parametrize(("count", "checks"), [(39, 2), (40, 3)])
+def test_a_check_that_few_held_out_records_leave_out_is_said(
+    tiny: Dataset, count: int, checks: int
+) -> None:
+    none = torch.arange(0)
+    data = replace(
+        tiny, validation=tiny.train.subset(none), test=tiny.test.subset(torch.arange(count))
+    )
+    assert len(Leakage().checks(context(data), LeakageSettings())) == checks
+    found = audit(data, data.train.pixels(torch.arange(4)))
+    assert any("too few to check" in c for c in found.caveats) == (checks == 2)
+
+
 def test_the_picture_shows_the_closest_pairs_first() -> None:
     released = torch.stack([torch.full((1, 4, 4), v) for v in (0.0, 1.0, 1.5)])
     nearest = torch.stack([torch.full((1, 4, 4), v) for v in (0.2, 0.8, 0.4)])
