@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
@@ -91,7 +92,7 @@ class _Pool:
         self._gpus = gpus
         self._threads = max(1, (os.cpu_count() or 1) // jobs)
         self._workers: list[Worker | None] = [None] * jobs
-        self._begun: list[set[Hashable]] = [set() for _ in range(jobs)]
+        self._begun = [Counter[Hashable | None]() for _ in range(jobs)]
         self._choosing = threading.Lock()
         self._stopping = threading.Event()
 
@@ -127,15 +128,14 @@ class _Pool:
                 worker.close()
 
     def _choose(self, slot: int, kinds: Sequence[Hashable | None]) -> int:
-        """The first of a kind that this worker has begun, else that no worker has, else the first of all."""
-        own, known = self._begun[slot], set[Hashable]().union(*self._begun)
-        places = range(len(kinds))
-        chosen = next(
-            (i for i in places if kinds[i] in own),
-            next((i for i in places if kinds[i] not in known), 0),
-        )
+        """The first of a kind that this worker has begun, else of the one that others have begun least of."""
+        own, places = self._begun[slot], range(len(kinds))
+        chosen = next((i for i in places if own[kinds[i]]), None)
+        if chosen is None:
+            everyone = sum(self._begun, Counter[Hashable | None]())
+            chosen = min(places, key=lambda i: everyone[kinds[i]])
         if kinds[chosen] is not None:
-            own.add(kinds[chosen])
+            own[kinds[chosen]] += 1
         return chosen
 
     def _attempt(self, slot: int, function: Callable[[T], R], task: T) -> R | BaseException:

@@ -167,6 +167,16 @@ def test_no_process_is_idle_while_another_has_work_of_a_kind_waiting(tasks, tmp_
     assert len({Path(p).read_text() for p in paths}) == 2
 
 
+def test_what_another_process_has_begun_least_of_is_taken_from_it() -> None:
+    pool = executors._Pool(2, ())
+    pool._begun[0].update("xxy")
+    assert pool._choose(1, ["x", "y", "x"]) == 1
+    assert pool._choose(1, ["x", None, "z"]) == 1
+    assert pool._choose(1, ["x", "y"]) == 1  # it is its own now
+    assert pool._choose(0, ["z", "y", "x"]) == 1
+    assert pool._choose(1, ["x", "z"]) == 1
+
+
 @needs_proc
 def test_an_interrupted_run_stops_its_workers(tasks, tmp_path: Path) -> None:
     paths = [tmp_path / n for n in ("a", "b", "c")]
