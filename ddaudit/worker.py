@@ -72,6 +72,11 @@ class Worker:
             return value
         raise value
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended by itself."""
+        return self._process.poll() is None
+
     def close(self) -> int:
         """End the process; returns its exit code, negative for a signal."""
         with contextlib.suppress(subprocess.TimeoutExpired):

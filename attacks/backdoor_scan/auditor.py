@@ -161,7 +161,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         },
         "backdoor_scan.neural_cleanse_not_reached": "Neural Cleanse: classes not reached",
     }  # fmt: skip
-    version = 3
+    version = 4
     settings = BackdoorScanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -193,9 +193,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         asked, reasons = usable(settings.chosen(), networks[0], seen)
         if not asked:
             raise Unsupported("; ".join(f"{k}: {v}" for k, v in reasons.items()))
-        # First: what cannot be read needs no clean sets beside it. Not every detector would notice by itself.
-        for network in networks:
-            ctx.predict(network, seen.clean)
+        # First: what cannot be read needs no clean sets beside it.
         own = read(asked, networks, seen)
         names = tuple(d.name for d in asked)
         clean = self._shared.once(

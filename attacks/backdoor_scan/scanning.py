@@ -15,7 +15,7 @@ from ddaudit.attacks.backdoor_scan.scan import Scan
 from ddaudit.attacks.backdoor_scan.spectral import SpectralSignatures
 from ddaudit.attacks.backdoor_scan.strip import Strip
 from ddaudit.models import Network
-from ddaudit.training import exact_float32, reuse_memory
+from ddaudit.training import exact_float32, predict, reuse_memory
 
 ByDetector = Mapping[str, DetectorReading]
 
@@ -54,7 +54,13 @@ def usable(
 def read(
     detectors: Sequence[Detector], networks: Sequence[Network], seen: Exhibit
 ) -> dict[str, DetectorReading]:
-    """What each detector reads of a set's networks, averaged over them."""
+    """What each detector reads of a set's networks, averaged over them.
+
+    Raises:
+        Unsupported: a network that gives no numbers; not every detector would notice.
+    """
+    for net in networks:
+        predict(net, seen.clean)
     return {d.name: average([d.read(net, seen) for net in networks]) for d in detectors}
 
 

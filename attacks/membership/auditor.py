@@ -29,8 +29,7 @@ from ddaudit.attacks.membership.shadows import (
     split,
 )
 from ddaudit.auditing import Auditor, Context, Shared, Subject, Work, auditor
-from ddaudit.distillation import resolve
-from ddaudit.distillation.selection import Selection
+from ddaudit.distillation import Recipe, resolve
 from ddaudit.errors import BadInput, NotEnoughData, Unsupported
 from ddaudit.findings import Caveat, Check, Finding, Metric, MetricInfo
 from ddaudit.sets import DistilledSet, PrivacyClaim
@@ -111,7 +110,7 @@ class Membership(Auditor[MembershipSettings]):
     covers_draws = True
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"shadows": 4, "control_runs": 3}
-    version = 6
+    version = 7
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
@@ -214,7 +213,7 @@ class Membership(Auditor[MembershipSettings]):
                     subject.id, ours, reading, delta=delta, runs=runs, claim=claim
                 )
             )
-        if not _is_random(subject):
+        if not _is_random(subject, ctx):
             subsets = self._random(ctx, settings, trial.cohort, seed)
             for reading in subsets:
                 finding.metrics += controls.control_metrics(reading, generator=generator)
@@ -254,7 +253,7 @@ class Membership(Auditor[MembershipSettings]):
             )
 
         # Random records are a subject of nearly every audit, and a control of all the others.
-        if _is_random(subject):
+        if _is_random(subject, ctx):
             return self._shared.once(ctx, ("random", settings, seed), make)
         return make()
 
@@ -292,8 +291,7 @@ class Membership(Auditor[MembershipSettings]):
 
         def make(ipc: int) -> controls.Reading:
             if ipc == ctx.ipc:
-                recipe = resolve("random", profile=ctx.preset.profile)
-                same = Subject(id="random", kind="recipe", recipe=recipe)
+                same = Subject(id="random", kind="recipe", recipe=_random_recipe(ctx))
                 readings = self._shadows(same, ctx, settings, seed).readings
                 return controls.read(readings, halves, {"control": "random", "ipc": ipc}, runs=runs)
             return controls.random_records(
@@ -393,15 +391,14 @@ class Membership(Auditor[MembershipSettings]):
             finding.caveats.insert(0, Caveat(text, "method", 1))
 
 
-def _is_random(subject: Subject) -> bool:
-    """Random real records without any condition: the control itself."""
-    recipe = subject.recipe
+def _random_recipe(ctx: Context) -> Recipe:
+    return resolve("random", profile=ctx.preset.profile)
+
+
+def _is_random(subject: Subject, ctx: Context) -> bool:
+    """The control itself: random real records, trained on like any others."""
     return (
-        recipe is not None
-        and recipe.labels is None
-        and isinstance(recipe.loop, Selection)
-        and recipe.loop.strategy == "random"
-        and not recipe.loop.by_group
+        subject.recipe is not None and subject.recipe.describe() == _random_recipe(ctx).describe()
     )
 
 

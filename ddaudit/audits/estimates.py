@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ddaudit.auditing import Subject, Work
+from ddaudit.auditing import Subject
 from ddaudit.audits import costs
 from ddaudit.audits.costs import Cost
-from ddaudit.audits.plan import Cell, Plan
+from ddaudit.audits.plan import Cell, Plan, work_of
 from ddaudit.audits.store import LARGEST_SET_FLOATS, RunStore
 from ddaudit.errors import BadInput
 from ddaudit.models import Arch
@@ -53,7 +53,7 @@ def planned(plan: Plan, cell: Cell, missing: bool) -> PlannedCells:
     if cell.subject is None:
         return replace(row, cost=own)
     subject = plan.subjects[cell.subject]
-    work: Work = auditor.work(subject, ctx, settings)
+    work = work_of(auditor, subject, ctx, settings)
     if work.ends:
         return row
     own = replace(own, seconds=own.seconds * work.times)

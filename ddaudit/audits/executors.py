@@ -63,7 +63,7 @@ class Executor:
         """
         if self._ray is not None:
             yield from _on_ray(function, tasks, self._ray)
-        elif self._jobs <= 1 or len(tasks) <= 1:
+        elif self._jobs <= 1 or (len(tasks) <= 1 and not self._pool.started):
             yield from run_here(function, tasks)
         else:
             yield from self._pool.run(function, tasks, kind)
@@ -99,7 +99,9 @@ class _Pool:
     def run(
         self, function: Callable[[T], R], tasks: Sequence[T], kind: Callable[[T], Hashable | None]
     ) -> Iterator[tuple[T, R | BaseException]]:
-        """Yield (task, result or exception) in order of completion."""
+        """Yield (task, result or exception) in order of completion; whoever stops early ends the processes."""
+        if self._stopping.is_set():
+            raise RuntimeError("the executor is closed")
         waiting = list(tasks)
         done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
 
@@ -109,16 +111,25 @@ class _Pool:
                     if not waiting:
                         return
                     task = waiting.pop(self._choose(slot, [kind(t) for t in waiting]))
-                done.put((task, self._attempt(slot, function, task)))
+                done.put((task, self._attempt(slot, function, task, kind(task))))
 
-        for slot in range(min(len(self._workers), len(tasks))):
+        kinds = [kind(t) for t in tasks]
+        knowing = sorted(
+            range(len(self._workers)), key=lambda s: -sum(self._begun[s][k] for k in kinds)
+        )
+        for slot in knowing[: len(tasks)]:
             threading.Thread(target=serve, args=(slot,), daemon=True).start()
         try:
             for _ in tasks:
                 yield done.get()
-        finally:
-            with self._choosing:
-                waiting.clear()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a process that has worked already."""
+        return any(self._workers)
 
     def close(self) -> None:
         """End all processes."""
@@ -128,36 +139,55 @@ class _Pool:
                 worker.close()
 
     def _choose(self, slot: int, kinds: Sequence[Hashable | None]) -> int:
-        """The first of a kind that this worker has begun, else of the one that others have begun least of."""
-        own, places = self._begun[slot], range(len(kinds))
-        chosen = next((i for i in places if own[kinds[i]]), None)
-        if chosen is None:
-            everyone = sum(self._begun, Counter[Hashable | None]())
-            chosen = min(places, key=lambda i: everyone[kinds[i]])
+        """Of the kinds that this worker has begun, else of all: the first of those that others have begun least of."""
+        own = self._begun[slot]
+        others = sum((b for b in self._begun if b is not own), Counter[Hashable | None]())
+        chosen = min(range(len(kinds)), key=lambda i: (own[kinds[i]] == 0, others[kinds[i]]))
         if kinds[chosen] is not None:
             own[kinds[chosen]] += 1
         return chosen
 
-    def _attempt(self, slot: int, function: Callable[[T], R], task: T) -> R | BaseException:
+    def _attempt(
+        self, slot: int, function: Callable[[T], R], task: T, kind: Hashable | None
+    ) -> R | BaseException:
         lost: WorkerLost | None = None
-        seen = {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {}
         for _ in range(ATTEMPTS):
             if self._stopping.is_set():
                 break
             try:
-                worker = self._workers[slot] = self._workers[slot] or Worker(self._threads, seen)
-                if (
-                    self._stopping.is_set()
-                ):  # it was started behind the back of whoever stops workers
-                    worker.close()
-                result: R = worker.call(function, task)
+                result: R = self._worker(slot, kind).call(function, task)
                 return result
             except WorkerLost as error:
-                self._workers[slot], lost = None, error
-                self._begun[slot].clear()
+                lost = error
+                self._forget(slot, kind)
             except Exception as error:  # reported per task by the caller, by name
                 return error
         return WorkerLost(f"killed its worker process {ATTEMPTS} times: {lost}")
+
+    def _worker(self, slot: int, kind: Hashable | None) -> Worker:
+        """The process of this place: a new one where there is none, or where it ended while it was idle."""
+        worker = self._workers[slot]
+        if worker is not None and not worker.alive:
+            self._forget(slot, kind)
+            worker = None
+        if worker is None:
+            seen = (
+                {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {}
+            )
+            worker = self._workers[slot] = Worker(self._threads, seen)
+        if (
+            self._stopping.is_set()
+        ):  # it may have been started behind the back of whoever stops workers
+            worker.close()
+        return worker
+
+    def _forget(self, slot: int, kind: Hashable | None) -> None:
+        """A process is gone, with all that it knew; the next one begins with a task of this kind."""
+        if (worker := self._workers[slot]) is not None:
+            worker.close()
+        self._workers[slot] = None
+        with self._choosing:
+            self._begun[slot] = Counter([] if kind is None else [kind])
 
 
 def _on_ray(

@@ -12,7 +12,16 @@ from typing import Any
 from torch import nn
 
 from ddaudit import hub
-from ddaudit.auditing import AUDITORS, Artifacts, Auditor, Context, Preset, Settings, Subject
+from ddaudit.auditing import (
+    AUDITORS,
+    Artifacts,
+    Auditor,
+    Context,
+    Preset,
+    Settings,
+    Subject,
+    Work,
+)
 from ddaudit.audits.config import BASELINES, ON_LARGE, AuditConfig
 from ddaudit.audits.subjects import make_subject, module_subject
 from ddaudit.data import Dataset, load_data
@@ -20,7 +29,7 @@ from ddaudit.devices import pick_device
 from ddaudit.distillation import has_option
 from ddaudit.distillation.networks import fit
 from ddaudit.distillation.run import versions
-from ddaudit.errors import BadInput
+from ddaudit.errors import BadInput, Unsupported
 from ddaudit.models import Arch
 from ddaudit.models.own import own_body
 
@@ -121,7 +130,7 @@ def make_plan(
     applies = [
         name
         for name, (auditor, settings) in auditors.items()
-        if not all(auditor.work(s, context, settings).ends for s in subjects.values())
+        if not all(work_of(auditor, s, context, settings).ends for s in subjects.values())
     ]
     draws = {
         (s.id, name): _draws(
@@ -147,6 +156,14 @@ def make_plan(
     ]
     read = frozenset(name for one in asked.values() for name in one.get("inputs", ()))
     return Plan(config, context, subjects, auditors, tuple(preparations), tuple(cells), read)
+
+
+def work_of(auditor: Auditor[Any], subject: Subject, context: Context, settings: Settings) -> Work:
+    """What a cell makes anew; nothing where it will be refused (a card may not fit, say): it says so itself."""
+    try:
+        return auditor.work(subject, context, settings)
+    except (BadInput, Unsupported):
+        return Work()
 
 
 def _pinned(config: AuditConfig) -> AuditConfig:
@@ -298,7 +315,7 @@ def _check_archs(
     """
     asked = [auditors[name] for name in config.settings if name in auditors]
     for auditor, settings in asked:
-        needed = (auditor.work(s, context, settings).archs for s in subjects.values())
+        needed = (work_of(auditor, s, context, settings).archs for s in subjects.values())
         refused = {}
         for arch in dict.fromkeys(a for archs in needed for a in archs):
             try:

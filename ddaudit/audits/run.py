@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from functools import lru_cache, partial
 from typing import Any
 
+import torch
+
 from ddaudit.auditing import AUDITORS, Subject
 from ddaudit.audits.collection import check_joins
 from ddaudit.audits.config import AuditConfig
@@ -190,7 +192,11 @@ def _execute(task: _Task) -> str | None:
     """Run one cell in a worker, which makes the plan for itself."""
     for module in task.modules:
         importlib.import_module(module)
-    return _run_cell(_plan(task.config, task.run), task)
+    try:
+        return _run_cell(_plan(task.config, task.run), task)
+    finally:
+        if torch.cuda.is_initialized():  # workers stay, and may wait while others need the memory
+            torch.cuda.empty_cache()
 
 
 @reuse_memory()

@@ -79,6 +79,8 @@ class Compiled:
     def __init__(self, like: Network, *, batch: int) -> None:
         self.body = copy.deepcopy(like.body).train()
         self.batch = batch
+        # All bodies share one code object, and after eight variants of it the compiler would silently give up.
+        torch.compiler.reset()
         self._compiled: Forward = torch.compile(self.body, dynamic=False)
         probe = torch.zeros(batch, *like.shape, device=like.device)
         self._compiled(probe).sum().backward()

@@ -125,6 +125,8 @@ def test_the_kth_worker_has_the_kth_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     made: list[str] = []
 
     class Kept:
+        alive = True
+
         def __init__(self, threads: int, variables: dict[str, str]) -> None:
             made.append(variables["CUDA_VISIBLE_DEVICES"])
             barrier.wait(30)
@@ -173,8 +175,50 @@ def test_what_another_process_has_begun_least_of_is_taken_from_it() -> None:
     assert pool._choose(1, ["x", "y", "x"]) == 1
     assert pool._choose(1, ["x", None, "z"]) == 1
     assert pool._choose(1, ["x", "y"]) == 1  # it is its own now
-    assert pool._choose(0, ["z", "y", "x"]) == 1
+    assert pool._choose(0, ["z", "y", "x"]) == 2  # its own that nobody else has begun
     assert pool._choose(1, ["x", "z"]) == 1
+
+
+def test_a_process_that_knows_every_kind_leaves_the_others_theirs() -> None:
+    """One has made all instrument checks while the other trained: they share the kinds out, whoever asks first."""
+    for first in (0, 1):
+        pool = executors._Pool(2, ())
+        pool._begun[1].update("mbul")
+        waiting, taken = list("mmmbbbuuulll"), {0: "", 1: ""}
+        for turn in range(len(waiting)):
+            slot = (first + turn) % 2
+            taken[slot] += waiting.pop(pool._choose(slot, waiting))
+        assert sum(len(set(kinds)) for kinds in taken.values()) <= 5, taken
+
+
+def test_a_single_task_goes_to_the_process_that_knows_its_kind(tasks, tmp_path: Path) -> None:
+    with Executor(jobs=3) as executor:
+        for names in (["x1", "y1", "z1"], ["y2"], ["x2", "z2"]):
+            paths = [str(tmp_path / name) for name in names]
+            dict(executor.run(tasks.take_time, paths, kind=lambda p: Path(p).name[0]))
+    for kind in "xyz":
+        assert len({f.read_text() for f in tmp_path.glob(f"{kind}[12]")}) == 1
+
+
+@needs_proc
+def test_a_process_that_dies_while_idle_costs_no_attempt(tasks, tmp_path: Path) -> None:
+    with Executor(jobs=2) as executor:
+        dict(executor.run(tasks.take_time, [str(tmp_path / n) for n in "ab"]))
+        for path in (tmp_path / "a", tmp_path / "b"):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+        names = ["victim", "c"]
+        found = dict(executor.run(tasks.die_once, [str(tmp_path / n) for n in names]))
+    assert sorted(found.values()) == ["c", "victim"]
+    assert len((tmp_path / "victim").read_text().split()) == 2
+
+
+def test_a_run_that_is_given_up_ends_its_processes_and_takes_no_more(tasks, tmp_path: Path) -> None:
+    with Executor(jobs=2) as executor:
+        running = executor.run(tasks.take_time, [str(tmp_path / n) for n in "abc"])
+        next(running)
+        running.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            dict(executor.run(tasks.take_time, [str(tmp_path / n) for n in "de"]))
 
 
 @needs_proc

@@ -21,6 +21,7 @@ from ddaudit.audits import (
     preview,
     run_audit,
 )
+from ddaudit.audits.estimates import slowest_first
 from ddaudit.audits.executors import Executor
 from ddaudit.audits.plan import Given
 from ddaudit.audits.run import run_info
@@ -379,6 +380,23 @@ def test_findings_on_a_file_depend_on_its_card(tmp_path):
     assert honest.isdisjoint(renamed)
     assert identity == same  # victims are shared
     assert keys(PrivacyClaim(epsilon=1.0, delta=1e-5))[0] == honest
+
+
+@pytest.mark.parametrize("first", ["good", "bad"])
+def test_a_card_that_does_not_fit_the_data_ends_no_audit(tmp_path, first):
+    """The estimate of one cell, whose clean sets cannot be made, ended the run of all subjects."""
+    made = distill(
+        resolve("random"), load_data("digits").train, data=load_data("digits"), ipc=1, seed=0
+    )
+    for name, method in (("good", "random"), ("bad", "dm+fair")):
+        card = made.card.model_copy(update={"method": method})
+        save(replace(made, card=card), tmp_path / f"{name}.safetensors")
+    names = sorted(("good", "bad"), reverse=first == "good")
+    subjects = [str(tmp_path / f"{n}.safetensors") for n in names]
+    asked = config(tmp_path / "run", subjects=subjects, auditors=["utility", "backdoor-scan"])
+    assert preview(asked).missing
+    plan = make_plan(asked)
+    assert len(slowest_first(plan, plan.cells, RunStore(str(tmp_path / "run")))) == len(plan.cells)
 
 
 def test_a_private_set_is_kept_whatever_its_size(tmp_path, monkeypatch):

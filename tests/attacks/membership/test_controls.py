@@ -211,6 +211,18 @@ def test_controls_are_computed_once_for_all_subjects(
     assert len(asked) == 4
 
 
+@pytest.mark.parametrize("name", ["random+mixup", "random+label-smoothing", "herding"])
+def test_no_other_selection_passes_for_the_random_control(ctx: Context, name: str) -> None:
+    """random+mixup was taken for it: whoever came first in a process gave the other its numbers."""
+    auditor = Membership()
+    trials = [
+        auditor._shadows(recipe_of(n), ctx, MembershipSettings(**SETTINGS), 0)
+        for n in (name, "random", "random")
+    ]
+    assert trials[0] is not trials[1]
+    assert trials[1] is trials[2]
+
+
 def test_the_random_row_is_its_own_control(ctx: Context) -> None:
     """The subset of the audit's size is the 'random' subject, run for run; computed apart it reads the same."""
     auditor = Membership()
