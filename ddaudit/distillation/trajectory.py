@@ -298,10 +298,10 @@ class Trajectory:
             classes = canvas.labels[: canvas.size]
             logits = torch.stack([read(x, k) for k in range(paths.count)])
             right = (logits.argmax(2) == classes).float()[..., None]
+            # An image that no expert recognises gets even labels, as in the code of LTDD: nobody knows better.
             mean_logits = (logits * right).sum(0) / right.sum(0).clamp_min(1)
             with torch.no_grad():
-                values = canvas.soft.values[0, : canvas.size]
-                values.copy_(torch.where(right.sum(0) > 0, mean_logits, values))
+                canvas.soft.values[0, : canvas.size].copy_(mean_logits)
         return canvas
 
     def _released(self, canvas: Canvas, average: list[Tensor]) -> list[Tensor] | None:
