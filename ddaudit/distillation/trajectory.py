@@ -81,7 +81,7 @@ class Trajectory:
         assigned: the student learns the labels that the expert at the target gives the images, and so will networks
             that train on the set (TESLA's soft-label assignment).
         informed: images start from records that an expert classifies at the end of its path, and learned labels from
-            the mean logits of those experts that classify the image (DATM).
+            the mean logits of those experts that classify the image (DATM), even ones where none does (LTDD).
         threshold: iterations of a larger loss change nothing (DATM); None: all count.
         shallow: share of the parameters, from the input side, that the loss leaves out (PAD).
         agnostic: how students take on the imbalance of the records, which experts have, so that images need not carry

@@ -204,8 +204,10 @@ def test_a_single_task_goes_to_the_process_that_knows_its_kind(tasks, tmp_path: 
 def test_a_process_that_dies_while_idle_costs_no_attempt(tasks, tmp_path: Path) -> None:
     with Executor(jobs=2) as executor:
         dict(executor.run(tasks.take_time, [str(tmp_path / n) for n in "ab"]))
-        for path in (tmp_path / "a", tmp_path / "b"):
-            os.kill(int(path.read_text()), signal.SIGKILL)
+        pids = [int((tmp_path / n).read_text()) for n in "ab"]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert until(lambda: not any(map(alive, pids)), 10)
         names = ["victim", "c"]
         found = dict(executor.run(tasks.die_once, [str(tmp_path / n) for n in names]))
     assert sorted(found.values()) == ["c", "victim"]
