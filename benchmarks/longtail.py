@@ -38,7 +38,8 @@ BASES = {
 }
 # The plain rate of small trajectory profiles leaves the positive numbers where experts are biased.
 PATHS = {"loop.rate.lr": 1e-4}
-MORE = {
+Passes = Mapping[tuple[str, int], Mapping[str, int]]
+MORE: Passes = {
     ("digits", 10): {"networks.epochs": 40, "loop.span": 3, "loop.starts.last": 30},
     ("digits", 100): {"networks.epochs": 64, "loop.span": 4, "loop.starts.last": 48},
 }
@@ -56,8 +57,18 @@ EVEN = {
 }
 """As many steps where every pass shows as many records of every class (19 steps)."""
 STILL = {**PATHS, "loop.iterations": 1, "loop.lr": 1e-12, "loop.rate.lr": 1e-12, "labels.lr": 1e-12}
-# DATM's range of starts opens at 2 of 5 passes, and DAMED's classifiers are taught for as many.
-OPENING, CLASSIFIERS = ("loop.starts.opening", 0.4), ("networks.head", 0.4)
+
+
+def along(passes: Passes, option: str) -> Passes:
+    """With an option that ``small`` sets to 2 of its 5 passes: where DATM's starts open, or DAMED's heads learn."""
+    return {
+        at: {**more, option: round(0.4 * more["networks.epochs"])} for at, more in passes.items()
+    }
+
+
+DATM = along(MORE, "loop.starts.opening")
+DATM_EVEN = along(EVEN, "loop.starts.opening")
+DAMED = along(MORE, "networks.head")
 
 
 @dataclass(frozen=True)
@@ -68,16 +79,7 @@ class Method:
     recipe: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     lesson: Lesson | None = None
-    passes: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
-    extra: tuple[str, float] | None = None
-    """Another option that grows with the passes: its name, and its share of them."""
-
-    def at(self, base: str, factor: int) -> dict[str, Any]:
-        """The options on one data set."""
-        more = dict(self.passes.get((base, factor), {}))
-        if more and self.extra is not None:
-            more[self.extra[0]] = round(self.extra[1] * more["networks.epochs"])
-        return {**self.options, **more}
+    passes: Passes = field(default_factory=dict)
 
 
 METHODS = {
@@ -87,31 +89,19 @@ METHODS = {
     "random": Method("random records", "random"),
     "dm": Method("DM", "dm"),
     "mct": Method("MCT", "mct", {"loop.rate.lr": 1e-5}, passes=STRAIGHT),
-    "datm": Method("DATM", "datm", PATHS, passes=MORE, extra=OPENING),
+    "datm": Method("DATM", "datm", PATHS, passes=DATM),
     "datm-start": Method(
-        "DATM's start: records and labels of its experts", "datm", STILL, passes=MORE, extra=OPENING
+        "DATM's start: records and labels of its experts", "datm", STILL, passes=DATM
     ),
     "datm-even": Method(
-        "DATM on experts taught evenly (`datm+balanced`)",
-        "datm+balanced",
-        PATHS,
-        passes=EVEN,
-        extra=OPENING,
+        "DATM on experts taught evenly (`datm+balanced`)", "datm+balanced", PATHS, passes=DATM_EVEN
     ),
     "datm-even-start": Method(
-        "its start: records and labels of its experts",
-        "datm+balanced",
-        STILL,
-        passes=EVEN,
-        extra=OPENING,
+        "its start: records and labels of its experts", "datm+balanced", STILL, passes=DATM_EVEN
     ),
-    "damed": Method("DAMED", "damed", PATHS, passes=MORE, extra=CLASSIFIERS),
+    "damed": Method("DAMED", "damed", PATHS, passes=DAMED),
     "damed-start": Method(
-        "DAMED's start: records and labels of its experts",
-        "damed",
-        STILL,
-        passes=MORE,
-        extra=CLASSIFIERS,
+        "DAMED's start: records and labels of its experts", "damed", STILL, passes=DAMED
     ),
     "sre2l": Method("SRe2L", "sre2l"),
     "sre2l-adsa": Method("SRe2L with labels by ADSA", "sre2l+adsa"),
@@ -170,7 +160,7 @@ def measure(cell: Cell, data: Dataset, store: FolderStore) -> list[list[float]]:
         protocol = replace(protocol, epochs=passes, epochs_plain=passes)
         images, labels = shown.images, shown.labels
     else:
-        options = method.at(cell.base, cell.factor)
+        options = {**method.options, **method.passes.get((cell.base, cell.factor), {})}
         recipe = resolve(method.recipe, profile="small", options=options)
         above = BELOW.get(cell.method)
         if above is not None:
@@ -209,8 +199,8 @@ def page(state: Mapping[str, Any], bases: list[str], root: Path | None) -> str:
         f"IPC {IPC}, `--profile small`, {SEEDS} distillations x {NETWORKS} networks; the test set is balanced. "
         "Accuracy in percent: all classes, and the 3 / 4 / 3 with most, middling and fewest training records. Means "
         "over seeds, with a 95 % t-interval over them where there are two or more. Sets with stored labels are trained "
-        f"on as their card says, others by the quick protocol; all records for {PASSES} passes and at least {STEPS} "
-        "steps.", "",
+        f"on as their card says, others by the quick protocol; all records for as many steps as {PASSES} passes have, "
+        f"and at least {STEPS}.", "",
         "    python -m benchmarks.longtail --runs DIR --data digits,fashion-mnist --data-root DIR", "",
         "What a method adds is what it has above its control (points of all classes): the records and labels that it "
         "starts from, random records that the very same teacher labels, or else random records; differences are taken "

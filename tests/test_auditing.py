@@ -127,30 +127,31 @@ def test_a_changed_set_is_never_trained_by_halves(
         context(tiny, "card").train([subject.set], seeds=[0])
 
 
+def diverged(ctx: Context) -> Subject:
+    """A checkpoint that gives NaN."""
+    data = ctx.data
+    network = build(ctx.arch, shape=data.shape, num_classes=4, seed=0, mean=data.mean, std=data.std)
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.nan)
+    return Subject(id="net", kind="checkpoint", network=network, identity="net")
+
+
 @pytest.mark.parametrize("name", sorted(AUDITORS.names()))
 def test_no_auditor_makes_a_number_of_a_diverged_network(tiny: Dataset, name: str) -> None:
     """Utility once read an accuracy from NaN logits (class 0 is always right on class 0)."""
     ctx = context(tiny)
-    network = build(ctx.arch, shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std)
-    with torch.no_grad():
-        next(network.parameters()).fill_(torch.nan)
-    subject = Subject(id="net", kind="checkpoint", network=network, identity="net")
     auditor = AUDITORS.get(name)
     with pytest.raises(Unsupported):
-        auditor.run(subject, ctx, auditor.configure("quick"), 0)
+        auditor.run(diverged(ctx), ctx, auditor.configure("quick"), 0)
 
 
 @pytest.mark.parametrize("detector", ["neural_cleanse", "patch_gap"])
 def test_no_detector_alone_makes_a_number_of_one_either(tiny: Dataset, detector: str) -> None:
     """Neural Cleanse found masks for one that gives NaN."""
     ctx = context(tiny)
-    network = build(ctx.arch, shape=tiny.shape, num_classes=4, seed=0, mean=tiny.mean, std=tiny.std)
-    with torch.no_grad():
-        next(network.parameters()).fill_(torch.nan)
-    subject = Subject(id="net", kind="checkpoint", network=network, identity="net")
     auditor = AUDITORS.get("backdoor-scan")
     with pytest.raises(Unsupported, match="not finite"):
-        auditor.run(subject, ctx, auditor.configure("quick", {"detectors": detector}), 0)
+        auditor.run(diverged(ctx), ctx, auditor.configure("quick", {"detectors": detector}), 0)
 
 
 @pytest.mark.parametrize("name", ["utility", "calibration"])

@@ -172,6 +172,11 @@ class _Bench:
     by_chance: dict[str, Tensor]
     caveats: list[str]
 
+    @property
+    def halves(self) -> bool:
+        """Whether one half of the held-out records can pose as a set beside the other."""
+        return len(self.holdout) // 2 >= FEWEST
+
     def test(self, space: str, images: Tensor) -> CopyTest:
         train, holdout = self.rows[space]
         rows = _view(space, images, self.network)
@@ -318,10 +323,10 @@ def _strangers(bench: _Bench, limit: int, generator: torch.Generator) -> list[Ch
     Records that training holds too are left out: they are copies. With few held-out records there is no such half.
     Records are taken as independent: where they come in bursts (frames of a film), it fails more often than it says.
     """
+    if not bench.halves:
+        return []
     order = torch.randperm(len(bench.holdout), generator=generator)
     posing, known = order[: len(order) // 2][:limit], order[len(order) // 2 :]
-    if len(posing) < FEWEST:
-        return []
     rates, chances = [], []
     for space in SPACES:
         train, holdout = bench.rows[space]
@@ -348,7 +353,7 @@ def _strangers(bench: _Bench, limit: int, generator: torch.Generator) -> list[Ch
 def _caveats(card: Card, ctx: Context, bench: _Bench, sampled: bool, count: int) -> list[str]:
     caveats: list[str] = [*bench.caveats]
     source = card.source_fingerprint
-    if len(bench.holdout) < 2 * FEWEST:
+    if not bench.halves:
         caveats.append(
             f"The {len(bench.holdout)} held-out records are too few to check the instrument on a set of half of them."
         )

@@ -28,8 +28,7 @@ from ddaudit.attacks.membership.shadows import (
     run_shadows,
     split,
 )
-from ddaudit.auditing import Auditor, Context, Shared, Subject, Work, auditor
-from ddaudit.distillation import Recipe, resolve
+from ddaudit.auditing import Auditor, Context, Shared, Subject, Work, auditor, recipe_subject
 from ddaudit.errors import BadInput, NotEnoughData, Unsupported
 from ddaudit.findings import Caveat, Check, Finding, Metric, MetricInfo
 from ddaudit.sets import DistilledSet, PrivacyClaim
@@ -291,7 +290,7 @@ class Membership(Auditor[MembershipSettings]):
 
         def make(ipc: int) -> controls.Reading:
             if ipc == ctx.ipc:
-                same = Subject(id="random", kind="recipe", recipe=_random_recipe(ctx))
+                same = recipe_subject(controls.random_recipe(ctx))
                 readings = self._shadows(same, ctx, settings, seed).readings
                 return controls.read(readings, halves, {"control": "random", "ipc": ipc}, runs=runs)
             return controls.random_records(
@@ -391,15 +390,10 @@ class Membership(Auditor[MembershipSettings]):
             finding.caveats.insert(0, Caveat(text, "method", 1))
 
 
-def _random_recipe(ctx: Context) -> Recipe:
-    return resolve("random", profile=ctx.preset.profile)
-
-
 def _is_random(subject: Subject, ctx: Context) -> bool:
     """The control itself: random real records, trained on like any others."""
-    return (
-        subject.recipe is not None and subject.recipe.describe() == _random_recipe(ctx).describe()
-    )
+    recipe = subject.recipe
+    return recipe is not None and recipe.describe() == controls.random_recipe(ctx).describe()
 
 
 def _verdicts(attack: str) -> frozenset[tuple[str, str]]:

@@ -29,7 +29,7 @@ from ddaudit.data import ImageData
 from ddaudit.defenses.privacy.accounting import calibrate_tight
 from ddaudit.defenses.privacy.dpsgd import open_private, public_network, train_private
 from ddaudit.defenses.privacy.reader import PoissonGaussian
-from ddaudit.distillation import distill, distill_many, resolve
+from ddaudit.distillation import Recipe, distill, distill_many, resolve
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric
 from ddaudit.models import Arch, Network
 from ddaudit.sets import PrivacyClaim
@@ -168,13 +168,18 @@ def private_arch(arch: Arch) -> Arch:
     return replace(arch, norm="instance") if arch.norm == "batch" else arch
 
 
+def random_recipe(ctx: Context) -> Recipe:
+    """Random real records without any condition."""
+    return resolve("random", profile=ctx.preset.profile)
+
+
 def random_records(
     ctx: Context, cohort: Cohort, *, ipc: int, runs: int, victims: int, seed: int
 ) -> Reading:
     """Victims on ``ipc`` random real records per class of each half, and the attack on them."""
     part = replace(cohort, members=cohort.members[:runs])
     sets = distill_many(
-        resolve("random", profile=ctx.preset.profile),
+        random_recipe(ctx),
         part.records,
         part.members,
         data=ctx.data,
@@ -203,7 +208,7 @@ def random_file(
         attacks: names; ties are broken as everywhere.
     """
     made = distill(
-        resolve("random", profile=ctx.preset.profile),
+        random_recipe(ctx),
         ctx.data.train,
         data=ctx.data,
         ipc=ipc,

@@ -102,7 +102,7 @@ class _Pool:
         """Yield (task, result or exception) in order of completion; whoever stops early ends the processes."""
         if self._stopping.is_set():
             raise RuntimeError("the executor is closed")
-        waiting = list(tasks)
+        waiting = [(kind(t), t) for t in tasks]
         done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
 
         def serve(slot: int) -> None:
@@ -110,13 +110,11 @@ class _Pool:
                 with self._choosing:
                     if not waiting:
                         return
-                    task = waiting.pop(self._choose(slot, [kind(t) for t in waiting]))
-                done.put((task, self._attempt(slot, function, task, kind(task))))
+                    its, task = waiting.pop(self._choose(slot, [k for k, _ in waiting]))
+                done.put((task, self._attempt(slot, function, task, its)))
 
-        kinds = [kind(t) for t in tasks]
-        knowing = sorted(
-            range(len(self._workers)), key=lambda s: -sum(self._begun[s][k] for k in kinds)
-        )
+        known = [sum(begun[k] for k, _ in waiting) for begun in self._begun]
+        knowing = sorted(range(len(known)), key=lambda s: -known[s])
         for slot in knowing[: len(tasks)]:
             threading.Thread(target=serve, args=(slot,), daemon=True).start()
         try:
@@ -169,15 +167,13 @@ class _Pool:
         worker = self._workers[slot]
         if worker is not None and not worker.alive:
             self._forget(slot, kind)
-            worker = None
-        if worker is None:
+        if (worker := self._workers[slot]) is None:
             seen = (
                 {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {}
             )
             worker = self._workers[slot] = Worker(self._threads, seen)
-        if (
-            self._stopping.is_set()
-        ):  # it may have been started behind the back of whoever stops workers
+        # It may have been started behind the back of whoever stops workers.
+        if self._stopping.is_set():
             worker.close()
         return worker
 
