@@ -97,11 +97,15 @@ class Preset(BaseModel):
         """The preset for images (C, H, W): a quick audit takes minutes on large ones, too.
 
         Auditors then see three draws of the random subset, heavy ones a single one and no other baseline that nobody
-        asked for, and they take their ``on_large`` settings. Intervals are computed as ever, and wider.
+        asked for, and they take their ``on_large`` settings; networks are trained for 200 passes over a set, not 300
+        (random records of C-FMNIST, 10 a class, three draws: 33.1 % and 32.6 % right). Intervals are computed as ever,
+        and wider.
         """
         if self.name != "quick" or math.prod(shape) < LARGE:
             return self
-        return self.model_copy(update={"large": True, "reference_draws": 3, "light_draws": 3})
+        return self.model_copy(
+            update={"large": True, "reference_draws": 3, "light_draws": 3, "protocol": "brief"}
+        )
 
 
 PRESETS: dict[str, Preset] = {

@@ -289,5 +289,15 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
         ),
     ),
+    "brief": EvaluationProtocol(
+        name="brief",
+        epochs=200,
+        lr=0.05,
+        max_steps=500,
+        deviations=(
+            "200 instead of 1000 epochs with augmentation, and at most 500 steps",
+            "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
+        ),
+    ),
 }
-"""Protocols by name. "dc": Zhao et al., ICLR 2021, and its code; "quick": the same, shortened."""
+"""Protocols by name. "dc": Zhao et al., ICLR 2021, and its code; "quick" and "brief": the same, shortened."""

@@ -17,6 +17,7 @@ from ddaudit.data import load_data
 from ddaudit.findings import Finding, Metric
 from ddaudit.reports.runs import report_of
 from ddaudit.sets import Card, DistilledSet, save
+from ddaudit.training import PROTOCOLS
 
 
 def _audit(store: RunStore, tag: str, seeds: int, value: float, shadows: int, started: str) -> None:
@@ -85,6 +86,7 @@ def test_a_set_file_in_a_folder_was_asked_for(
     )
     plan = make_plan(config, RunStore(out), Given(data=large))
     assert plan.context.preset.large
+    assert plan.context.protocol.epochs < PROTOCOLS["quick"].epochs
     assert not [c for c in plan.cells if c.subject == "mine.safetensors" and c.left_out == LEFT_OUT]
     assert [c for c in plan.cells if c.left_out]
 
