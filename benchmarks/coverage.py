@@ -366,9 +366,8 @@ def _rows(metrics: Sequence[str]) -> list[tuple[str, tuple[str, str, int]]]:
 
 def _both(found: Sequence[Mapping[Any, Sequence[bool]]], key: tuple[object, ...]) -> str:
     """The share under the paired rule, and under the unpaired one in brackets."""
-    paired, unpaired = (
-        _mean([float(x) for values in found for x in values[(rule, *key)]]) for rule in RULES
-    )
+    keys = ((rule, *key) for rule in RULES)
+    paired, unpaired = (_mean([float(x) for values in found for x in values[k]]) for k in keys)
     return f"{paired:.0%} ({unpaired:.0%})"
 
 

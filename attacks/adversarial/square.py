@@ -107,21 +107,21 @@ def _tiles(x: Tensor, ball: Ball, noise: Noise) -> Tensor:
 
 def _shift(x: Tensor, at: Tensor, ball: Ball, share: float, g: torch.Generator) -> Tensor:
     tall, wide = sides = _sides(x.shape[2:], share, least=3)
-    to, source = (_place(x.shape[2:], sides, g) for _ in range(2))
+    to, source = ((..., *_place(x.shape[2:], sides, g)) for _ in range(2))
     delta = at - x
     total = delta.square().sum((1, 2, 3), keepdim=True)
     both = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
     both[to], both[source] = True, True
     in_windows = (delta * both).square().sum((2, 3), keepdim=True)
-    there = delta[(..., *to)]
+    there = delta[to]
     signs = (torch.randint(2, (x.shape[1], 1, 1), generator=g) * 2 - 1).to(x)
     new = _pyramids(tall, wide, g).to(x) * signs + there / (_length(there) + _TINY)
     # What the two windows and the unused radius hold goes, channel by channel, into the first window.
     unused = (ball.eps**2 - total).clamp_min(0) / x.shape[1]
     new = new / (_length(new) + _TINY) * (unused + in_windows).sqrt()
     delta = delta.clone()
-    delta[(..., *source)] = 0
-    delta[(..., *to)] = new
+    delta[source] = 0
+    delta[to] = new
     return (x + ball.eps * ball.normalised(delta)).clamp(ball.low, ball.high)
 
 

@@ -30,4 +30,4 @@ def coins(images: Tensor, purpose: str) -> NDArray[np.float64]:
     raw = (hashlib.blake2b(row.tobytes(), digest_size=8, key=key).digest() for row in rows)
     bits = np.frombuffer(b"".join(raw), dtype="<u8")
     # 53 bits, as many as a float64 holds: rounding up to 1 is impossible.
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.asarray((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)

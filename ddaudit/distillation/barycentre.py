@@ -28,7 +28,7 @@ class BarycentreFeatures:
 
     Attributes:
         weight: in the loss.
-        records: features per class that the barycentre is computed from, at most (the first ones).
+        records: features per class that the barycentre is computed from, at most (drawn at random).
         known: (num_classes * ipc, D) atoms, class-major; filled by :meth:`learn`.
 
     Source: Liu et al., "Dataset Distillation via the Wasserstein Metric" (WMDD), ICCV 2025, arXiv 2311.18531, section
@@ -61,7 +61,8 @@ class BarycentreFeatures:
         g = torch.Generator().manual_seed(job.seed)
         atoms = []
         for c in range(train.num_classes):
-            own = (train.labels == c).nonzero().squeeze(1)[: self.records]
+            own = (train.labels == c).nonzero().squeeze(1)
+            own = own[torch.randperm(len(own), generator=g)][: self.records]
             # As many as make equal shares, where there are more than shares: plans are far cheaper to find.
             own = own[: max(len(own) // job.ipc * job.ipc, min(len(own), job.ipc))]
             if len(own) == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,9 @@ from ddaudit.seeds import stable_seed
 from ddaudit.training import Robust
 from ddaudit.training.augment import apply, draw
 from ddaudit.training.views import apply_views, draw_views, mix_labels
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Risk(Protocol):

@@ -17,9 +17,11 @@ from ddaudit.distillation.parts import Layout, PrivateDefaults, TargetRule
 from ddaudit.distillation.pool import Warm
 from ddaudit.distillation.recipes.dc import DC
 from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.errors import BadInput
 from ddaudit.models import Network
+from ddaudit.training import PROTOCOLS
 
 COBRA = "COBRA, ICML 2026, arXiv 2605.00185"
 
@@ -154,6 +156,7 @@ register(
         networks=Warm(epochs=10),
         reader=replace(DM.reader, per_class=600),  # type: ignore[type-var]
         loop=replace(DM.loop, iterations=2600),  # type: ignore[type-var]
+        protocol=replace(PROTOCOLS["dc"], name="cobra", epochs=1500),
         published_ipc=10,
         small={
             "loop.iterations": 150,
@@ -174,5 +177,7 @@ register(
         purpose="gradients of classes with their groups alike",
         status="faithful",
         source=COBRA,
+        synthesis=Pixels(init="real"),
+        deviations=(),
     )
 )

@@ -14,6 +14,7 @@ from ddaudit.distillation.parts import Layout, TargetRule
 from ddaudit.distillation.recipes.dc import DC, DSA
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.selection import Selection
+from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass, innermost, protected
 from ddaudit.errors import BadInput
 
@@ -157,7 +158,7 @@ def fair(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: a method whose target is not one row per class.
     """
-    taught = teach_evenly(recipe, by_group=True, source=SOURCE)
+    taught = teach_evenly(recipe, f"{recipe.name}+fair", by_group=True, source=SOURCE)
     if isinstance(recipe.loop, Selection) and recipe.loop.strategy != "full":
         return replace(taught or recipe, loop=replace(recipe.loop, by_group=True))
     if taught is not None:
@@ -190,12 +191,16 @@ DEFENSES.add(
     ),
 )
 
-for _base in (DM, DC, DSA):
+STEP = "an image step of 1 at every size (source: 10 from 100 images per class on)"
+
+# The authors' code of gradient matching starts from records, too.
+for _base in (DM, replace(DC, synthesis=Pixels(init="real"), deviations=()), DSA):
     register(
         replace(
             fair(_base),
             name=f"fairdd-{_base.name}",
             status="faithful",
             source=f"{SOURCE}, on {_base.name}",
+            deviations=(*_base.deviations, *([STEP] if _base is DM else [])),
         )
     )

@@ -9,6 +9,8 @@ from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.lessons import Even, Lesson
+from ddaudit.distillation.trajectory import Trajectory
+from ddaudit.errors import BadInput
 
 
 def teachable(recipe: Recipe) -> Experts | ExpertPaths | Learning | None:
@@ -30,11 +32,37 @@ def taught(recipe: Recipe, lesson: Lesson, *, source: str, note: str) -> Recipe:
     )
 
 
-def teach_evenly(recipe: Recipe, *, by_group: bool, source: str) -> Recipe | None:
-    """The recipe with an even lesson for its networks; None where it has targets, or no networks that learn."""
+def untreated(recipe: Recipe, where: str) -> None:
+    """Refuse a second remedy for the imbalance that the recipe's networks learn of.
+
+    Raises:
+        BadInput: they have a lesson that takes it away, or students are given the experts' own bias.
+    """
+    lesson = getattr(recipe.networks, "lesson", None)
+    agnostic = isinstance(recipe.loop, Trajectory) and recipe.loop.agnostic != "no"
+    if agnostic or not (lesson is None or isinstance(lesson, Even)):
+        what = (
+            "students are trained with experts' bias, which"
+            if agnostic
+            else "networks have a lesson that"
+        )
+        raise BadInput(
+            where,
+            f"two remedies for one imbalance: its {what} takes the imbalance of classes away already",
+            "Leave one of the two out.",
+        )
+
+
+def teach_evenly(recipe: Recipe, where: str, *, by_group: bool, source: str) -> Recipe | None:
+    """The recipe with an even lesson for its networks; None where it has targets, or no networks that learn.
+
+    Raises:
+        BadInput: see :func:`untreated`.
+    """
     networks = teachable(recipe)
     if recipe.target is not None or networks is None:
         return None
+    untreated(recipe, where)
     old = networks.lesson
     by_group = by_group or (isinstance(old, Even) and old.by_group)
     what = "(class, group)" if by_group else "class"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ddaudit.defenses.fairness.lessons import taught, teachable
+from ddaudit.defenses.fairness.lessons import taught, teachable, untreated
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.imbalance import Adjustment
@@ -31,7 +31,7 @@ def logit_adjusted(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: a method whose networks learn nothing of the records, or see every class equally often already.
     """
-    networks, loop = teachable(recipe), recipe.loop
+    networks, loop, where = teachable(recipe), recipe.loop, f"{recipe.name}+logit-adjusted"
     even = isinstance(loop, Selection) and loop.even
     if networks is None and isinstance(loop, Selection) and loop.whole and not even:
         protocol = replace(PROTOCOLS["dc"], name="dc-adjusted", adjust=1.0)
@@ -40,13 +40,14 @@ def logit_adjusted(recipe: Recipe) -> Recipe:
         )
     if even or (networks is not None and networks.lesson is not None):
         raise BadInput(
-            f"{recipe.name}+logit-adjusted",
+            where,
             "two remedies for one imbalance: what sees every class equally often has nothing to adjust",
             "Leave one of the two out.",
         )
+    untreated(recipe, where)
     if networks is None:
         raise BadInput(
-            f"{recipe.name}+logit-adjusted",
+            where,
             "'logit-adjusted' changes how networks are trained on the records, and this method trains none on them",
             "Use '+balanced', full, or a method with teachers or experts (sre2l, datm, idc, random+fkd).",
         )

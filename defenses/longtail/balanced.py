@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddaudit.data import ImageData
 from ddaudit.defenses.fairness.fairdd import by_groups
-from ddaudit.defenses.fairness.lessons import teach_evenly, teachable
+from ddaudit.defenses.fairness.lessons import teach_evenly, teachable, untreated
 from ddaudit.distillation import DEFENSES, Defense, Recipe
 from ddaudit.distillation.lessons import Even
 from ddaudit.distillation.parts import Layout
@@ -76,7 +76,8 @@ def balanced(recipe: Recipe) -> Recipe:
     Raises:
         BadInput: a method without targets, or one that is balanced already.
     """
-    taught = teach_evenly(recipe, by_group=False, source=SOURCE)
+    where = f"{recipe.name}+balanced"
+    taught = teach_evenly(recipe, where, by_group=False, source=SOURCE)
     if isinstance(recipe.loop, Selection) and recipe.loop.whole:
         note = "records of smaller classes repeat until every class has as many as the largest"
         return replace(
@@ -90,13 +91,14 @@ def balanced(recipe: Recipe) -> Recipe:
         return taught
     if isinstance(recipe.loop, Selection) or recipe.target is None:
         raise BadInput(
-            f"{recipe.name}+balanced",
+            where,
             "'balanced' changes targets, and this method selects as many records of each class already",
             "Use it on full, dm, dc, dsa, psg or ndpdc.",
         )
     reader, notes, grouped = recipe.reader, recipe.deviations, by_groups(recipe.target)
     networks = teachable(recipe)
     if networks is not None:
+        untreated(recipe, where)
         networks = replace(networks, lesson=Even())
         notes += ("networks that are trained on the records see every class equally often",)
     elif isinstance(reader, Minibatch) and not grouped:
@@ -128,6 +130,6 @@ DEFENSES.add(
         "every class counts the same in targets, loss and draws (long-tailed data)",
         SOURCE,
         balanced,
-        order=13,
+        order=14,
     ),
 )

@@ -82,6 +82,7 @@ DEFENSES.add(
         "records are learned or matched under attack; on mtt and its kin a reconstruction of MAT (no public code)",
         f"{MAT}; {PGD}",
         adversarial,
-        order=16,
+        # After guard; before lessons, which are for the networks that it may bring in.
+        order=13,
     ),
 )

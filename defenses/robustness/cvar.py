@@ -147,6 +147,7 @@ DEFENSES.add(
         SOURCE,
         cvar,
         # Before what changes how networks learn: these have to be there.
-        order=14,
+        # Before lessons, which are for the networks that it brings in.
+        order=12,
     ),
 )

@@ -65,6 +65,7 @@ for _name in ("guard", "curvature"):
             "curvature of the loss around real records, matched (dc: a reconstruction) or in what networks learn",
             SOURCE,
             guard,
-            order=15,
+            # Before lessons, which are for the networks that it may bring in.
+            order=12,
         ),
     )

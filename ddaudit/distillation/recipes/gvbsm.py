@@ -74,7 +74,7 @@ EDC = register(
         name="edc",
         purpose="real crops, moved towards their class's layer statistics in several teachers",
         source="Shao et al., Elucidating the Design Space of Dataset Condensation, NeurIPS 2024, arXiv 2404.13733; "
-        "numbers of the authors' code for CIFAR-10",
+        "numbers of the authors' script for CIFAR-10, at IPC 1",
         synthesis=RealCrops(),
         networks=squeezed(
             "ResNet18BN,ConvNet,VGG11BN,AlexNetBN,ConvNetD1,ConvNetD2,ConvNetW32", epochs=5, lr=0.05, batch=64
@@ -84,6 +84,7 @@ EDC = register(
             LayerStatistics(weight=0.01, classes="half", convolutions=True, momentum=0.8),
         ),
         loop=Recover(iterations=75, lr=0.05, whole=True),
+        published_ipc=1,
         protocol=by_views(
             "edc", epochs=1000, batch_size=50, schedule="half-cosine", loss="mse", hard_weight=0.025, deviations=(
                 "no moving average of the network is evaluated",

@@ -94,6 +94,8 @@ SRE2L = register(
             TEACHER_HERE,
             FLOATS,
             "labels as on ImageNet (crops with CutMix, temperature 20); their CIFAR code mixes up, at 30",
+            "batches are mirrored while images are found, as on ImageNet, where the data's augmentation mirrors (their "
+            "CIFAR code: not)",
         ),
     )
 )

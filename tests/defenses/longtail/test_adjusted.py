@@ -224,6 +224,11 @@ def colored_tail(tiny):
     [
         ("dm+logit-adjusted", "trains none on them"),
         ("datm+balanced+logit-adjusted", "two remedies for one imbalance"),
+        ("damed+balanced", "experts' bias"),
+        ("damed+fair", "experts' bias"),
+        ("damed+logit-adjusted", "experts' bias"),
+        ("uni-level+balanced", "have a lesson"),
+        ("uni-level+fair", "have a lesson"),
         ("dm+adsa", "has hard labels"),
         ("datm+adsa", "learns its labels"),
         ("dm+unbiased", "no teachers"),
@@ -235,6 +240,14 @@ def test_what_cannot_be_is_refused_in_one_line(name, why):
     with pytest.raises(BadInput, match=why) as refused:
         resolve(name, profile="small")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["dm+adversarial", "dm+guard", "dc+cvar"])
+def test_lessons_are_for_the_networks_that_other_defenses_bring_in(name):
+    """They learn of the records, so that the imbalance is theirs too."""
+    assert resolve(f"{name}+balanced").networks.lesson == Even()
+    assert resolve(f"{name}+logit-adjusted").networks.lesson == Adjusted()
+    assert not any("balanced already" in d for d in resolve(f"{name}+balanced").deviations)
 
 
 def test_damed_needs_passes_of_the_classifier(tiny):
