@@ -19,6 +19,7 @@ def alerts(report: Report) -> list[Alert]:
         *_quick(report),
         *_not_run(report),
         *_kept(report),
+        *_unweighed(report),
         *_warnings(report),
         *_cards(report),
         *_problems(report),
@@ -72,6 +73,24 @@ def _not_run(report: Report) -> list[Alert]:
     return [
         Alert(
             text=f"Partly run: {count(waiting, 'cell')} of the audit {'is' if waiting == 1 else 'are'} not run yet."
+        )
+    ]
+
+
+def _unweighed(report: Report) -> list[Alert]:
+    """Praise of networks that may only guess: one that always says the same is perfectly fair."""
+    praised = dict.fromkeys(
+        c.subject
+        for c in report.comparisons
+        if c.outcome == "better" and report.basis(c.subject) is None
+    )
+    if not praised:
+        return []
+    return [
+        Alert(
+            text=f"Accuracy of {join(list(praised))} was not measured, and networks that only guess can look fair, "
+            "calibrated or robust: audit utility too.",
+            subjects=list(praised),
         )
     ]
 

@@ -56,7 +56,7 @@ def ahead(row: Row) -> list[int]:
 
 def _urgency(report: Report, table: Verdict, row: Row) -> tuple[bool, bool, bool, int, float]:
     name = row.subject.id
-    chance = any(d.subject == name for d in report.at_chance)
+    chance = report.doubted(name) is not None
     warned = bool(row.subject.problem or _warnings(report, name))
     balance = len(ahead(row)) - len(standing(table, row, "worse"))
     basis = report.basis(name)
@@ -73,9 +73,14 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
         lead.append("not what was audited")
     lead += [_first_words(text, 9) for text in _warnings(report, name)]
     basis = report.basis(name)
-    if any(d.subject == name for d in report.at_chance):
+    doubt = report.doubted(name)
+    if doubt is not None and doubt.kind == "void":
+        return _line(name, "bad", lead or ["void"])
+    if doubt is not None:
         value = f"{metric_name(basis)} {_short(basis)} " if basis else ""
         return _line(name, "bad", [*lead, f"useless: {value}is not clearly above guessing"])
+    if all(f.status in ("skipped", "failed") for f in report.findings_of(name)):
+        return _line(name, "warning", [*lead, "nothing was measured"])
     better, worse = ahead(row), standing(table, row, "worse")
     clauses = [*lead]
     tone: Tone = "bad" if lead else "warning" if worse else "neutral"

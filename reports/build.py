@@ -211,13 +211,23 @@ def _greyed(finding: Finding) -> list[Greyed]:
 
 
 def _doubt(finding: Finding, cells: Sequence[Finding]) -> Doubt | None:
-    """Whether the subject's basis may be chance: its interval reaches what a constant answer reads.
+    """Whether the subject's basis is void, or may be chance: its interval reaches what a constant answer reads.
 
     Of several seeds each one above chance is enough: their mean has a wide interval where they are few, and what is
     shown of every seed alone is no less so of all.
     """
     for m in finding.metrics:
-        if not m.basis or m.chance is None or m.value is None or _above(m):
+        if not m.basis or m.value is None:
+            continue
+        failed = [
+            c
+            for c in finding.checks
+            if not c.passed and c.subject and c.name in failing_checks(finding, m)
+        ]
+        if failed:
+            reason = f"{metric_name(m)} of {finding.subject} is void: {failed[0].detail or failed[0].name}"
+            return Doubt(subject=finding.subject, reason=reason, kind="void")
+        if m.chance is None or _above(m):
             continue
         alone = [s for c in cells for s in c.metrics if s.key == m.key and s.value is not None]
         if len(alone) < 2 or not all(s.low is not None and _above(s) for s in alone):
@@ -291,6 +301,7 @@ def _pairs(report: Report, finding: Finding, baseline: str, paired: Paired) -> I
         if diff is not None:
             why = report.doubt(finding, metric) or report.doubt(other, match)
             why = why or _unsound(report, other, match) or _unlike(metric, match)
+            why = why or _of_another_size(report, finding.subject, baseline)
             if diff.low is not None and diff.p_value is None:
                 why = why or "one draw of each, and no baseline was drawn several times"
             yield _Pair(finding, metric, other, match, diff, why)
@@ -307,6 +318,17 @@ def _unlike(metric: Metric, match: Metric) -> str:
     if metric.game == match.game:
         return ""
     return f"measured in two ways: {metric.game or match.game}"
+
+
+def _of_another_size(report: Report, subject: str, baseline: str) -> str:
+    """Why a set of another size than a reference is neither better nor worse than it; "" where both are of one."""
+    size, other = report.subject(subject).ipc, report.subject(baseline).ipc
+    if size is None or other is None or size == other:
+        return ""
+    return (
+        f"{subject} has {size} images a class and {baseline} {other}: audit with --ipc {size}, so that baselines "
+        "are of its size"
+    )
 
 
 def _comparison(report: Report, pair: _Pair, adjusted: float | None) -> Comparison:

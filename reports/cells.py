@@ -202,8 +202,8 @@ def _greyed(report: Report, finding: Finding, metric: Metric) -> tuple[tuple[str
     if failing:
         why = f"failing instrument check: {', '.join(failing)}"
         tags.append(Tag("◌", "check failed", "warning", why, settled=True))
-    if doubt:
-        tags.append(Tag("◌", "at chance", "neutral", doubt))
+    if doubt and (why_not := report.doubted(finding.subject)):
+        tags.append(Tag("◌", why_not.kind, "neutral", doubt))
     return (*failing, *([doubt] if doubt else [])), tags
 
 

@@ -319,6 +319,8 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
         failing = failing + report.failing_checks(base, other)
         doubt = doubt or report.doubt(base, other)
     _check_scale(rule, metric, where)
+    subjects = (finding.subject, rule.relative_to or "")
+    kind = next((d.kind for s in subjects if (d := report.doubted(s)) is not None), "")
     holds, must = _holds(rule, number)
     name = _named(metric)
     name += f" minus {rule.relative_to}" if rule.relative_to else ""
@@ -331,9 +333,9 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
         text = f"{text}, but the instrument check '{checks}' failed"
         return result(str(rule), finding.subject, False, text)
     if doubt and rule.at_chance == "violated":
-        text = f"{text}; at chance, so that nothing follows from it: {doubt}"
+        text = f"{text}; {kind}, so that nothing follows from it: {doubt}"
         return result(str(rule), finding.subject, False, text)
-    judged = f"{text}; {must}{f' (at chance, ignored: {doubt})' if doubt else ''}"
+    judged = f"{text}; {must}{f' ({kind}, ignored: {doubt})' if doubt else ''}"
     return result(str(rule), finding.subject, holds, judged)
 
 

@@ -165,10 +165,12 @@ class Greyed(_Model):
 
 
 class Doubt(_Model):
-    """A subject whose basis (its accuracy) is not clearly above chance: no other verdict on it means anything."""
+    """A subject whose basis (its accuracy) is void or not clearly above chance: no other verdict on it counts."""
 
     subject: str
     reason: str
+    kind: Literal["at chance", "void"] = "at chance"
+    """``void``: a check of the subject's own basis failed; its set holds test records, say."""
 
 
 class Claim(_Model):
@@ -327,10 +329,14 @@ class Report(_Model):
         return next((m for m in metrics if m.basis and m.value is not None), None)
 
     def doubt(self, finding: Finding, metric: Metric) -> str:
-        """Why no verdict on this number means anything, because its subject is at chance; empty: it may."""
-        by = self._by("doubt", self.at_chance, lambda d: d.subject)
-        doubt: Doubt | None = None if metric.basis else by.get(finding.subject)
+        """Why no verdict on this number means anything, because its subject is at chance or void; empty: it may."""
+        doubt = None if metric.basis else self.doubted(finding.subject)
         return "" if doubt is None else doubt.reason
+
+    def doubted(self, subject_id: str) -> Doubt | None:
+        """Why no verdict on a subject means anything; None: they may."""
+        found: Doubt | None = self._by("doubt", self.at_chance, lambda d: d.subject).get(subject_id)
+        return found
 
     def comparison(
         self, finding: Finding, metric: Metric, baseline: str | None = None

@@ -34,6 +34,8 @@ from ddaudit.training import features
 
 SPACES = ("pixels", "structure", "features")
 _RARE = 1e-3
+_FAR = 1e6
+"""A ratio that stands for an infinite one."""
 """At most so rarely a sound instrument fails its own test."""
 
 
@@ -86,6 +88,10 @@ class Leakage(Auditor[LeakageSettings]):
         ),
         MetricInfo("leakage.exact_copy_rate", "lower", "released images that equal a training record"),
         MetricInfo(
+            "leakage.held_out_copy_rate", "lower",
+            "released images that equal a validation or test record, and no training record",
+        ),
+        MetricInfo(
             "leakage.nearest_ratio", "higher",
             "median distance to the nearest training record over that to the nearest held-out one", unit="ratio",
         ),
@@ -94,7 +100,7 @@ class Leakage(Auditor[LeakageSettings]):
             "chance of so many near copies if none was copied", unit="probability",
         ),
     )  # fmt: skip
-    version = 4
+    version = 5
     settings = LeakageSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 500, "nonmembers": 500},
@@ -116,6 +122,8 @@ class Leakage(Auditor[LeakageSettings]):
         pixels = tests["pixels"]
         exact = exact_copies(pixels.to_train, pixels=images[0].numel())
         metrics.append(_rate("leakage.exact_copy_rate", exact, {}, floor=0.0))
+        strange = exact_copies(pixels.to_holdout, pixels=images[0].numel()) & ~exact
+        metrics.append(_rate("leakage.held_out_copy_rate", strange, {}, floor=0.0))
         finding = Finding(
             subject=subject.id,
             auditor=self.name,
@@ -132,17 +140,16 @@ class Leakage(Auditor[LeakageSettings]):
 
     def warning(self, finding: Finding) -> str:
         """Records that anybody can see in the set."""
-        try:
-            share = finding.metric("leakage.exact_copy_rate").value or 0.0
-        except KeyError:
-            return ""
-        if share == 1.0:
-            return "every released image is a verbatim copy of a training record."
-        return (
-            f"{share:.2%} of the released images are verbatim copies of training records."
-            if share
-            else ""
-        )
+        for name, records in (("exact", "training"), ("held_out", "validation or test")):
+            found = [m.value for m in finding.metrics if m.name == f"leakage.{name}_copy_rate"]
+            share = found[0] if found else 0.0
+            if share == 1.0:
+                return f"every released image is a verbatim copy of a {records} record."
+            if share:
+                return (
+                    f"{share:.2%} of the released images are verbatim copies of {records} records."
+                )
+        return ""
 
     def checks(self, ctx: Context, settings: LeakageSettings) -> list[Check]:
         """Sets whose copy rate is known: training copies, held-out records, noise."""
@@ -249,20 +256,25 @@ def closest_pairs(released: Tensor, nearest: Tensor, ratio: Tensor, *, pairs: in
 
 def _metrics(space: str, test: CopyTest) -> list[Metric]:
     params = {"space": space}
-    finite = test.ratio.clamp(max=1e6)
+    finite = test.ratio.clamp(max=_FAR)
     median = bootstrap(finite, lambda r: r.quantile(0.5, dim=1), n_boot=500)
     main = space == "pixels"
+    nearest = Metric.of(
+        "leakage.nearest_ratio",
+        median,
+        unit="ratio",
+        direction="higher",
+        floor=float(test.chance_ratio.clamp(max=_FAR).median()),
+        params=params,
+        headline=main,
+    )
+    if (
+        median.value >= _FAR
+    ):  # most images are held-out records: a distance of 0 says nothing about training
+        nearest = nearest.model_copy(update={"value": None, "low": None, "high": None})
     return [
         _rate("leakage.copy_rate", test.near, params, floor=FALSE_ALARM, headline=main),
-        Metric.of(
-            "leakage.nearest_ratio",
-            median,
-            unit="ratio",
-            direction="higher",
-            floor=float(test.chance_ratio.clamp(max=1e6).median()),
-            params=params,
-            headline=main,
-        ),
+        nearest,
         Metric(
             name="leakage.p_value",
             value=test.p_value,
@@ -369,7 +381,7 @@ def _caveats(card: Card, ctx: Context, bench: _Bench, sampled: bool, count: int)
         )
     caveats += [
         Caveat(
-            "Crops, mirror images and larger shifts of a record are not searched for. A clean "
+            "Crops, mirror images, negatives and larger shifts of a record are not searched for. A clean "
             "reading here says nothing about what a trained network or a statistic can extract (see "
             "membership).",
             rank=2,

@@ -15,6 +15,7 @@ from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ranking
 from ddaudit.measures._common import correct, few_images
+from ddaudit.measures.overlap import CHECK, check_overlap
 from ddaudit.models import Arch
 from ddaudit.sets import stored_bytes
 from ddaudit.stats import Interval, Resamples, crossed, crossed_rate
@@ -87,7 +88,7 @@ class Utility(Auditor[UtilitySettings]):
         "utility.accuracy": "accuracy",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     from_records: ClassVar[tuple[str, ...] | None] = tuple(m.name for m in ranking.METRICS)
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -119,6 +120,8 @@ class Utility(Auditor[UtilitySettings]):
             caveats=few_images(len(test), len(right)),
         )
         finding.curves.append(_class_curve(finding.metrics, test.class_names, subject.id))
+        if subject.set is not None:
+            finding.checks.append(check_overlap(subject.set, ctx.data, subject=subject.id))
         self._by_card(finding, subject, ctx, settings, seed)
         text = (
             "Accuracy holds under this training protocol alone. It belongs to the set, its labels and the protocol "
@@ -131,6 +134,11 @@ class Utility(Auditor[UtilitySettings]):
         if settings.cross_architectures:
             self._cross(finding, subject, ctx, settings, seed)
         return finding
+
+    def warning(self, finding: Finding) -> str:
+        """Test records that were given away."""
+        given = [c.detail for c in finding.checks if c.name == CHECK and not c.passed]
+        return f"{given[0]}: scores on them are void." if given else ""
 
     def _set(
         self,
