@@ -20,6 +20,7 @@ from torch import Tensor
 from ddaudit.attacks._common.records import join
 from ddaudit.auditing import Context
 from ddaudit.data import ImageData
+from ddaudit.data.noise import TRUE_TRAIN
 from ddaudit.errors import NotEnoughData
 from ddaudit.findings import Caveat, Check
 from ddaudit.stats import auc
@@ -38,17 +39,27 @@ class HeldOut:
         records: the held-out records.
         matched: True when the composition differed and records were left out to match it.
         available: how many there were before.
+        noisy: True where labels of training are wrong as those of validation are: test records, whose labels are
+            right, are left out.
     """
 
     records: ImageData
     matched: bool
     available: int
+    noisy: bool = False
 
     def caveats(self) -> list[str]:
         """What a report must say about them."""
+        said: list[str] = []
+        if self.noisy:
+            said.append(
+                "Labels of training and validation are wrong by the same rule, those of test are right: non-members "
+                "are validation records alone."
+            )
         if not self.matched:
-            return []
+            return said
         return [
+            *said,
             Caveat(
                 "Validation and test differ from training in class or group composition; "
                 f"{len(self.records)} of {self.available} held-out records were drawn to match it. "
@@ -59,14 +70,20 @@ class HeldOut:
         ]
 
 
-def held_out(ctx: Context) -> HeldOut:
-    """Validation and test records with the class and group composition of the training data."""
-    both = join(ctx.data.validation, ctx.data.test)
+def held_out(ctx: Context, *, labels: bool = True) -> HeldOut:
+    """Validation and test records with the class and group composition of the training data.
+
+    Args:
+        labels: whether labels of records are asked for. Where training's are known to be noisy, only validation's are
+            as noisy, and a network would know training from test by them.
+    """
+    noisy = labels and TRUE_TRAIN in ctx.data.extra and len(ctx.data.validation) > 0
+    both = ctx.data.validation if noisy else join(ctx.data.validation, ctx.data.test)
     train, held = cells(ctx.data.train, both)
     if len(both) == 0 or not composition_differs(train, held):
-        return HeldOut(both, matched=False, available=len(both))
+        return HeldOut(both, matched=False, available=len(both), noisy=noisy)
     index = matching_sample(train, held, generator=ctx.generator("membership", "matched"))
-    return HeldOut(both.subset(index), matched=True, available=len(both))
+    return HeldOut(both.subset(index), matched=True, available=len(both), noisy=noisy)
 
 
 def composition_differs(train: Tensor, held: Tensor, *, level: float = 1e-3) -> bool:

@@ -191,7 +191,7 @@ class _Bench:
 
 
 def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
-    held = held_out(ctx)
+    held = held_out(ctx, labels=False)
     if len(held.records) < FEWEST:
         raise Unsupported(
             f"needs {FEWEST} held-out records to know what is near by chance, there are "

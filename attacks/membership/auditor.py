@@ -109,7 +109,7 @@ class Membership(Auditor[MembershipSettings]):
     covers_draws = True
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"shadows": 4, "control_runs": 3}
-    version = 7
+    version = 8
     settings = MembershipSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 

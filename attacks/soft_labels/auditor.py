@@ -126,7 +126,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
     labels: ClassVar[Mapping[str, str]] = {
         "soft_labels.leakage": "leak through soft labels",
     }
-    version = 5
+    version = 6
     settings = SoftLabelsSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {

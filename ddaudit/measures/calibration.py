@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, Work, auditor, stratified
 from ddaudit.data import ImageData
+from ddaudit.data.noise import TRUE_VALIDATION
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ece as binned
 from ddaudit.measures import outliers, scores
@@ -147,7 +148,7 @@ class Calibration(Auditor[CalibrationSettings]):
         "calibration.matched_ece": "ECE beyond accuracy's",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     from_records: ClassVar[tuple[str, ...] | None] = (
         "calibration.temperature",
         "calibration.matched_ece",
@@ -169,7 +170,9 @@ class Calibration(Auditor[CalibrationSettings]):
         self, subject: Subject, ctx: Context, settings: CalibrationSettings, seed: int
     ) -> Finding:
         """Score raw logits, fit a temperature per victim on validation data, score again."""
-        test, held = ctx.test(), ctx.data.validation
+        test = ctx.test()
+        # Where labels are noisy by design, a temperature for wrong ones would answer another question.
+        held = ctx.data.extra.get(TRUE_VALIDATION, ctx.data.validation)
         if settings.validation_limit is not None:
             held = stratified(held, settings.validation_limit)
 
@@ -243,6 +246,8 @@ class Calibration(Auditor[CalibrationSettings]):
             f"The temperature is fitted on {len(held)} labelled real images that somebody who only "
             "holds the distilled set does not have."
         )
+        if TRUE_VALIDATION in ctx.data.extra:
+            text += " Their labels are the true ones, not the noisy ones of training."
         finding.caveats.append(Caveat(text, "setup"))
         if test.groups is not None:
             finding.caveats.append(
@@ -301,6 +306,11 @@ class Calibration(Auditor[CalibrationSettings]):
     def work(self, subject: Subject, ctx: Context, settings: CalibrationSettings) -> Work:
         """The networks of the references, once a seed for all subjects: counted with ``random``."""
         return Work(archs=(ctx.arch,) * len(settings.matched) if subject.id == "random" else ())
+
+    def inputs(self, ctx: Context, settings: CalibrationSettings) -> Mapping[str, str]:
+        """The true labels of validation, where they are known."""
+        true = ctx.data.extra.get(TRUE_VALIDATION)
+        return {} if true is None else {TRUE_VALIDATION: true.fingerprint}
 
     def checks(self, ctx: Context, settings: CalibrationSettings) -> list[Check]:
         """A calibrated simulator, a constant over-confident predictor, a planted temperature."""

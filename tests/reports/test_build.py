@@ -154,16 +154,19 @@ def _at_chance(low: float) -> Report:
     accuracy.metrics[0] = accuracy.metrics[0].model_copy(
         update={"low": low, "basis": True, "chance": 0.1}
     )
+    return build_report(_Run([accuracy, *_draws("random", RANDOM), *_better()]))
+
+
+def _better() -> list[Finding]:
     ece = Metric(
         name="calibration.ece", value=0.01, low=0.0, high=0.02, direction="lower", headline=True
     )
-    better = [
+    return [
         Finding(subject=s, auditor="calibration", seed=seed,
                 metrics=[ece.model_copy(update={"value": v, "low": v - 0.01, "high": v + 0.01})])
         for s, start in (("dm", 0.01), ("random", 0.3)) for seed in range(1 if s == "dm" else 5)
         for v in [start + 0.001 * seed]
     ]  # fmt: skip
-    return build_report(_Run([accuracy, *_draws("random", RANDOM), *better]))
 
 
 @pytest.mark.parametrize(("low", "chance"), [(0.05, True), (0.1, True), (0.11, False)])
@@ -177,6 +180,45 @@ def test_a_subject_at_chance_earns_no_other_verdict(low: float, chance: bool) ->
     words = {t.word for cell in dm.cells for t in cell.tags}
     assert ("at chance" in words) is chance
     assert any("not clearly above chance" in s.text for s in report.summary) is chance
+
+
+def test_a_subject_whose_own_accuracy_is_void_earns_no_verdict() -> None:
+    accuracy = _cell("dm", 0.95)
+    accuracy.metrics[0] = accuracy.metrics[0].model_copy(update={"basis": True, "chance": 0.1})
+    detail = "5 of 10 images are test records"
+    accuracy.checks = [Check(name="own", passed=False, expected="0", detail=detail, subject="dm")]
+    report = build_report(_Run([accuracy, *_draws("random", RANDOM), *_better()]))
+    rows = {c.auditor: c for c in report.comparisons if c.subject == "dm"}
+    assert not rows["utility"].trusted
+    assert rows["calibration"].outcome == "withheld"
+    assert report.doubted("dm").kind == "void"
+    assert [a.text for a in report.answers if a.subject == "dm"] == ["void"]
+    assert any(detail in s.text for s in report.summary)
+
+
+def test_sets_of_different_sizes_are_not_judged_by_each_other() -> None:
+    run = _Run([_cell("dm", 0.95), *_draws("random", RANDOM)])
+    run.subjects = [
+        {"id": "dm", "kind": "file", "card": {"ipc": 60}},
+        {"id": "random", "kind": "recipe", "baseline": True, "card": {"ipc": 10}},
+    ]
+    (row,) = [c for c in build_report(run).comparisons if c.subject == "dm"]
+    assert row.outcome == "withheld"
+    assert "--ipc 60" in row.reason
+
+
+def test_praise_without_accuracy_is_said_to_be_so() -> None:
+    report = _at_chance(0.05)
+    assert not any("was not measured" in a.text for a in report.alerts)
+    bare = [c for c in _better() if c.auditor == "calibration"]
+    (alert,) = [a for a in build_report(_Run(bare)).alerts if "was not measured" in a.text]
+    assert alert.subjects == ["dm"]
+
+
+def test_a_subject_of_which_nothing_was_measured_is_told_so() -> None:
+    skipped = Finding(subject="dm", auditor="utility", status="skipped", reason="no set")
+    report = build_report(_Run([skipped, *_draws("random", RANDOM)]))
+    assert [a.text for a in report.answers if a.subject == "dm"] == ["nothing was measured"]
 
 
 def test_what_a_card_says_of_other_data_stands_at_the_top() -> None:

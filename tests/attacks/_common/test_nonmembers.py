@@ -9,7 +9,7 @@ import torch
 
 from ddaudit.attacks._common.nonmembers import composition_differs, held_out, matching_sample
 from ddaudit.auditing import PRESETS, Context
-from ddaudit.data import Dataset
+from ddaudit.data import Dataset, load_data
 from ddaudit.models import Arch
 
 
@@ -66,3 +66,15 @@ def test_held_out_records_of_a_data_set(tiny: Dataset, shifted: bool) -> None:
         assert share == pytest.approx(float((data.train.groups == 0).double().mean()), abs=0.05)
     else:
         assert len(held.records) == 240
+
+
+def test_noisy_training_is_compared_with_validation_that_is_as_noisy() -> None:
+    """A network would tell right labels of test from wrong ones of training."""
+    data = load_data("noisy:rate=0.4")
+    ctx = Context(data=data, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W32"))
+    held = held_out(ctx)
+    assert held.noisy
+    assert held.records.fingerprint == data.validation.fingerprint
+    assert any("validation records alone" in text for text in held.caveats())
+    # What no label is asked of may be compared with both.
+    assert len(held_out(ctx, labels=False).records) > len(held.records)
