@@ -18,14 +18,18 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where, todo = f"--device {name}", "Use auto, cpu, cuda or cuda:0."
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadInput(
-            f"--device {name}", "unknown device", "Use auto, cpu, cuda or cuda:0."
-        ) from None
+        raise BadInput(where, "unknown device", todo) from None
+    # torch knows a dozen others by name, built for them or not.
+    if device.type not in ("cpu", "cuda", "mps") or (device.type == "cpu" and device.index):
+        raise BadInput(where, "networks are not trained there", todo)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"--device {name}", "this machine has no usable GPU", "Use --device cpu.")
+        raise BadInput(where, "this machine has no usable GPU", "Use --device cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise BadInput(where, "this machine has no such device", "Use --device cpu.")
     return device
 
 

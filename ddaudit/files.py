@@ -15,7 +15,7 @@ import re
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -281,13 +281,23 @@ def files_below(folder: Path, *suffixes: str, depth: int, hidden: bool = False) 
                         afford(folder, seen * 1024, "file names")
                     if entry.name.startswith(".") and not hidden:
                         continue
-                    if entry.name.lower().endswith(suffixes or "") and entry.is_file():
+                    if entry.name.lower().endswith(suffixes or "") and _leads(entry.is_file):
                         found.append(Path(entry.path))
-                    elif level < depth and entry.is_dir():
+                    elif level < depth and _leads(entry.is_dir):
                         waiting.append((entry.path, level + 1))
         except (OSError, ValueError) as error:
             raise _unusable(place, error) from None
     return sorted(found)
+
+
+def _leads(question: Callable[[], bool]) -> bool:
+    """Whether an entry is a file, or a folder; a link that leads nowhere or in a circle is neither."""
+    try:
+        return question()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

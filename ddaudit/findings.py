@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, WrapSerializer, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WrapSerializer,
+    WrapValidator,
+    model_validator,
+)
 
 Direction = Literal["higher", "lower", "none"]
 Status = Literal["ok", "partial", "skipped", "failed"]
@@ -24,6 +32,16 @@ CLAIMED = "privacy.epsilon_claimed"
 
 NOT_RUN = "not run yet"
 """How the reason of a planned cell begins that was never computed: it has neither failed nor been ruled out."""
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a truth value (yes, no, on, off) is no number")
+    return value
+
+
+NO_TRUTH = BeforeValidator(_no_truth)
+"""For numbers in files that people write: YAML reads ``yes`` as true, which would be read as 1."""
 
 
 class _Model(BaseModel):

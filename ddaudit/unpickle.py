@@ -30,7 +30,13 @@ def unpickle(path: Path) -> Any:
     with open_torch(path) as file, _only_stand_ins(), warnings.catch_warnings():
         # torch warns of pickle protocols that it then reads, or refuses, anyway.
         warnings.simplefilter("ignore")
-        return afford_tensors(torch.load(file, map_location="cpu", weights_only=True), path)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except (
+            OSError
+        ) as error:  # a seek beyond the end, which the system calls an invalid argument
+            raise EOFError("cut off") from error
+        return afford_tensors(content, path)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ddaudit.errors import BadInput, closest
 from ddaudit.files import read_yaml
+from ddaudit.findings import NO_TRUTH
 from ddaudit.reports import labels
 
 Use = Literal["value", "low", "high", "conservative"]
@@ -43,8 +44,8 @@ class Rule(_Model):
     level: Literal["fail", "warn"] = "fail"
     params: dict[str, Any] = Field(default_factory=dict)
     subject: str | None = None
-    max: float | None = None
-    min: float | None = None
+    max: Annotated[float | None, NO_TRUTH] = None
+    min: Annotated[float | None, NO_TRUTH] = None
     use: Use = "conservative"
     relative_to: str | None = None
     require_checks: bool = True

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +18,18 @@ from torch import nn
 from typer.testing import CliRunner
 
 import ddaudit
+from ddaudit.audits.info import check_info
 from ddaudit.audits.subjects import is_file_name, module_subject
 from ddaudit.cli.app import app
+from ddaudit.cli.places import check_set_file
 from ddaudit.data import Dataset, ImageData, load_data
 from ddaudit.distillation import make_recipe, resolve
 from ddaudit.distillation.run import check_size
 from ddaudit.errors import BadInput
-from ddaudit.files import parse_yaml
+from ddaudit.files import files_below, parse_yaml
 from ddaudit.reports._json import read_report
-from ddaudit.sets import Card, DistilledSet, import_set, save
+from ddaudit.reports.policy import load_policy
+from ddaudit.sets import Card, DistilledSet, PrivacyClaim, import_set, save
 
 RUN = CliRunner()
 
@@ -342,3 +349,104 @@ def test_recipes_named_by_the_test_exist() -> None:
     """A refusal of a name that is gone would pass."""
     for name in ("dm", "mtt", "dm+dp"):
         resolve(name)
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+def _says(*words: str) -> str:
+    got = RUN.invoke(app, list(words))
+    assert isinstance(got.exception, BadInput), (got.output, got.exception)
+    return str(got.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("distill", "random", "--out", "set"), "Take set.safetensors"),
+        (("distill", "random", "--device", "vulkan", "--out", "s.safetensors"), "not trained there"),
+        (("distill", "dm", "--device", "meta", "--out", "s.safetensors"), "not trained there"),
+        (("distill", "random", "--device", "cpu:5", "--out", "s.safetensors"), "not trained there"),
+        (("distill", "random", "--data", "colored:base=wine", "--out", "s.safetensors"), "no pixels"),
+        (("distill", "dm+dp", "--epsilon", "1e308", "--delta", "1e-4", "--out", "s.safetensors"), "1e.06 at most"),
+        (("audit", "random", "--auditors", "utility", "--archs", "foo", "--dry-run"), "foo: unknown architecture"),
+    ],
+)  # fmt: skip
+def test_what_no_work_can_be_done_with_is_refused_before_any(
+    words: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.search(says, _says(*words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_private_release_is_not_replaced_by_a_detour(tmp_path: Path) -> None:
+    """A folder that is not there yet hid it: "new/../private.safetensors"."""
+    claim = PrivacyClaim(epsilon=1.0, delta=1e-5, mechanism="gaussian")
+    card = Card(method="mine", privacy=claim)
+    made = DistilledSet(torch.rand(2, 1, 8, 8), torch.arange(2), 2, card)
+    path = save(made, tmp_path / "private.safetensors")
+    for detour in (path, tmp_path / "new" / ".." / path.name):
+        with pytest.raises(BadInput, match="private release"):
+            check_set_file(detour, overwrite=False)
+
+
+def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
+    """YAML reads ``yes`` as true, which counted as 1: a privacy target of 1, a rule that always holds."""
+    for line in ("epsilon: yes", "seeds: true", "ipc: on"):
+        (tmp_path / "c.yaml").write_text(f"subjects: [random]\n{line}\n")
+        assert "is no number" in _says("audit", "--config", str(tmp_path / "c.yaml"), "--dry-run")
+    (tmp_path / "p.yaml").write_text("rules:\n- metric: utility.accuracy\n  max: true\n")
+    with pytest.raises(BadInput, match="is no number"):
+        load_policy(str(tmp_path / "p.yaml"))
+
+
+def test_a_circle_of_links_stops_no_ledger(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "self.safetensors").symlink_to("self.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    assert files_below(tmp_path, ".safetensors", depth=2) == [tmp_path / "a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.safetensors", b"{", "truncated or not a safetensors file"),
+        ("a.npz", b"PK\x03\x04" + b"0" * 50, "truncated or not a NumPy archive"),
+        ("a.pt", b"PK\x03\x04" + b"0" * 50, "truncated or not a PyTorch file"),
+    ],
+)
+def test_import_says_what_is_wrong_with_a_damaged_file(
+    name: str, content: bytes, says: str, tmp_path: Path
+) -> None:
+    """It sent damaged set files on to the audit, which sent them back, and found no arrays in half an archive."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=says):
+        import_set(tmp_path / name, data=load_data("digits"))
+
+
+def test_a_card_that_contradicts_itself_is_refused() -> None:
+    for card, says in (
+        (Card(method="mine", class_names=["a", "a"]), "one name"),
+        (Card(method="mine", ipc=-1), "-1 images per class"),
+        (Card(method="mine", member_indices=[0, -1]), "negative positions"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            DistilledSet(torch.rand(2, 1, 8, 8), torch.arange(2), 2, card).check()
+
+
+def test_a_run_of_a_newer_format_is_not_guessed_at() -> None:
+    with pytest.raises(BadInput, match="newer ddaudit"):
+        check_info({"format": 99}, "run.json")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes of this kind")
+def test_a_reader_that_goes_away_violates_no_gate(tmp_path: Path) -> None:
+    """typer makes 1 of a broken pipe, which a gate says where a rule is violated."""
+    command = f"{shlex.quote(sys.executable)} -m ddaudit list archs"
+    ran = subprocess.run(
+        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}; {command} >&-; echo $?"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ran.stdout.split() == ["141", "0"]
+    assert ran.stderr == ""

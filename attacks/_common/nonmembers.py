@@ -66,7 +66,7 @@ class HeldOut:
                 "Other differences would look like membership.",
                 "sample",
                 4,
-            )
+            ),
         ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddaudit.auditing import PRESETS, Preset, TrainsBy
 from ddaudit.errors import BadInput
 from ddaudit.files import read_yaml
+from ddaudit.findings import NO_TRUTH
 
 BASELINES = ("full", "random", "herding")
 ON_LARGE = ("full", "random")
@@ -28,18 +29,18 @@ class AuditConfig(BaseModel):
     auditors: list[str] | None = Field(default=None, min_length=1)
     """None: all of them."""
     preset: str = "quick"
-    seeds: int | None = Field(default=None, ge=1, le=10_000)
+    seeds: Annotated[int | None, NO_TRUTH] = Field(default=None, ge=1, le=10_000)
     """None: the preset's number."""
-    ipc: int = Field(default=10, ge=1)
-    epsilon: float | None = None
-    delta: float | None = None
+    ipc: Annotated[int, NO_TRUTH] = Field(default=10, ge=1)
+    epsilon: Annotated[float | None, NO_TRUTH] = None
+    delta: Annotated[float | None, NO_TRUTH] = None
     options: dict[str, Any] = Field(default_factory=dict)
     """Recipe options (--set), applied to every recipe that has them."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Per-auditor settings: {"membership": {"shadows": 16}}."""
     arch: str | None = None
     """Victim architecture; None: ConvNet, at width 32 in the small profile."""
-    victims: int | None = Field(default=None, ge=1)
+    victims: Annotated[int | None, NO_TRUTH] = Field(default=None, ge=1)
     protocol: TrainsBy = "audit"
     """Whose protocol victims are trained under: the audit's, each card's where it states one, or the audit's on
     attacked batches (adversarial)."""
@@ -47,7 +48,7 @@ class AuditConfig(BaseModel):
     """None: all three; without herding, which trains a network on all records, where the preset is one for large images
     (``Preset.large``)."""
     device: str = "auto"
-    jobs: int | None = Field(default=None, ge=1, le=1024)
+    jobs: Annotated[int | None, NO_TRUTH] = Field(default=None, ge=1, le=1024)
     """Parallel worker processes; None: one per core on a CPU, one per GPU."""
     ray: str | None = None
     out: str = "runs/audit"

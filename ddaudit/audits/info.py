@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ddaudit.errors import BadInput
 
+FORMAT = 1
+"""Of run.json; a newer one may mean what this version does not know."""
 _Key = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 """A file name of the run folder; never a path that leads out of it."""
 
@@ -62,6 +64,10 @@ def check_info(value: Any, where: object) -> dict[str, Any]:
     Raises:
         BadInput: something that a report needs is not there, or is of another kind.
     """
+    made = value.get("format", FORMAT) if isinstance(value, dict) else FORMAT
+    if isinstance(made, int) and made > FORMAT:
+        what = f"is of format {made}, and this version reads up to {FORMAT}"
+        raise BadInput(where, what, "Install a newer ddaudit.")
     try:
         return _Info.model_validate(value).model_dump()
     except ValidationError as error:

@@ -226,6 +226,10 @@ def _subjects(config: AuditConfig, context: Context, given: Given) -> dict[str, 
             and subjects[subject.id].path != subject.path
         ):
             subject = replace(subject, id=str(Path(text)))
+        size = subject.set.card.ipc if subject.set is not None else None
+        if baselines and size not in (None, config.ipc):
+            note = f"has {size} images a class, baselines {config.ipc}: --ipc {size} would make them comparable"
+            subject = replace(subject, notes=(*subject.notes, note))
         subjects.setdefault(subject.id, subject)
         if config.protocol == "card" and subject.set is not None:
             context.check_stated(subject.set, text)
@@ -314,6 +318,9 @@ def _check_archs(
         BadInput: one line that names the architecture.
     """
     asked = [auditors[name] for name in config.settings if name in auditors]
+    for _, settings in asked:
+        for name in getattr(settings, "cross_architectures", ()):
+            Arch.parse(name)
     for auditor, settings in asked:
         needed = (work_of(auditor, s, context, settings).archs for s in subjects.values())
         refused = {}

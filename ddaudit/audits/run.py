@@ -22,6 +22,7 @@ from ddaudit.audits.collection import check_joins
 from ddaudit.audits.config import AuditConfig
 from ddaudit.audits.estimates import slowest_first
 from ddaudit.audits.executors import Executor, default_jobs, run_here
+from ddaudit.audits.info import FORMAT
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
 from ddaudit.devices import spread_gpus
@@ -244,7 +245,7 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
     """What a report needs to know about the run besides its cells."""
     data, preset = plan.context.data, plan.context.preset
     return {
-        "format": 1,
+        "format": FORMAT,
         "config": config.model_dump(mode="json"),
         "command": command_line(sys.argv),
         "data": {

@@ -46,7 +46,8 @@ def main() -> None:
     """Entry point: every user error becomes one line and an exit code."""
     try:
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: closed by the caller
+            sys.stdout.flush()
     except _ClickException as error:
         say_error(" ".join(error.format_message().split()))
         code = 2
@@ -56,9 +57,10 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe (head, say) has gone. What the command would have said is unknown, so it is not 0.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = BROKEN_PIPE
+        code = _cut_off()
+    except SystemExit as error:
+        # Of typer, which makes 1 of a broken pipe; that would read as "gate violated".
+        code = _cut_off() if isinstance(error.__context__, BrokenPipeError) else error.code
     except OSError as error:
         # The disk is full, a file may not be read, a path is too long: nothing that a new version would mend.
         at = f"{error.filename}: " if isinstance(error.filename, str) else ""
@@ -76,6 +78,12 @@ def main() -> None:
             else "interrupted: nothing was written"
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _cut_off() -> int:
+    """The reader of a pipe (head, say) has gone. What the command would have said is unknown, so it is not 0."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE
 
 
 def _version(wanted: bool) -> None:

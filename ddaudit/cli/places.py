@@ -42,19 +42,20 @@ def check_set_file(path: Path, *, overwrite: bool, option: str = "--out") -> Non
     cannot be read may be such a set.
     """
     check_file(path, option=option)
-    if path.suffix not in ("", ".safetensors"):
+    if path.suffix != ".safetensors":
         raise BadInput(
             f"{option} {path}",
             "a set file is a .safetensors file",
             f"Take {path.stem}.safetensors.",
         )
-    if overwrite or not path.exists():
+    there = path.resolve()  # of "new/../private.safetensors", although "new" is not there yet
+    if overwrite or not there.exists():
         return
     from ddaudit.sets import load
 
     where = f"{option} {path}"
     try:
-        claim = load(path).card.privacy
+        claim = load(there).card.privacy
     except BadInput:
         raise BadInput(
             where, "is there already and is no set file", "Choose another name, or --overwrite."

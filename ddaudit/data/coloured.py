@@ -174,6 +174,8 @@ def colour_dataset(base: Dataset, *, style: str, bias: float, padding: int = 0) 
         BadInput: the base has colour images, or more classes than there are colours.
     """
     todo = "Take a grey base with at most 10 classes, for example digits or fashion-mnist."
+    if base.space != "pixels":
+        raise BadInput(base.name, "holds no pixels and cannot be coloured", todo)
     if base.shape[0] != 1:
         raise BadInput(base.name, f"has {base.shape[0]} channels and cannot be coloured", todo)
     if base.num_classes > len(COLOURS):

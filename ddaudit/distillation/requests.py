@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +9,8 @@ from ddaudit.data import Dataset
 from ddaudit.distillation.recipe import Recipe, resolve
 from ddaudit.errors import BadInput
 
+MOST_EPSILON = 1e6
+"""Beyond it a claim promises nothing, and accountants search for the noise of none."""
 _PROVENANCE = (
     "name", "family", "purpose", "source", "status", "deviations", "small", "published_ipc",
 )  # fmt: skip
@@ -33,8 +34,11 @@ def make_recipe(
     Raises:
         BadInput: unknown name; see ``strict``; bad values always.
     """
-    if epsilon is not None and not 0 < epsilon < math.inf:
-        raise BadInput(f"--epsilon {epsilon:g}", "must be positive and finite")
+    if epsilon is not None and not 0 < epsilon <= MOST_EPSILON:
+        todo = "Leave '+dp' out where no privacy is wanted." if epsilon > MOST_EPSILON else ""
+        raise BadInput(
+            f"--epsilon {epsilon:g}", f"must be positive and finite, {MOST_EPSILON:g} at most", todo
+        )
     if delta is not None and not 0 < delta < 1:
         raise BadInput(f"--delta {delta:g}", "must lie strictly between 0 and 1")
     recipe = resolve(name, profile=profile)

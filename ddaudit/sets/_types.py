@@ -362,6 +362,12 @@ def _check_card(card: Card, num_classes: int, channels: int, where: object) -> N
     if card.class_names is not None and len(card.class_names) != num_classes:
         names = len(card.class_names)
         raise BadInput(where, f"card names {names} classes but the set has {num_classes}")
+    if card.class_names is not None and len(set(card.class_names)) < num_classes:
+        raise BadInput(where, "card gives two classes one name")
+    if card.ipc is not None and card.ipc < 1:
+        raise BadInput(where, f"card says {card.ipc} images per class")
+    if any(k < 0 for k in card.member_indices or ()):
+        raise BadInput(where, "card gives negative positions of training records")
     for field, values in (("mean", card.mean), ("std", card.std)):
         if values is not None and len(values) != channels:
             what = f"card gives {len(values)} values of {field} for {channels} channels"

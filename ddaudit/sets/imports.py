@@ -19,7 +19,7 @@ from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.classes import match_classes
 from ddaudit.sets.formats import FORMATS, Format, _names
 from ddaudit.sets.formats._plain import from_arrays, pair_in
-from ddaudit.sets.formats._safe import load_torch, npz_names
+from ddaudit.sets.formats._safe import load_npz, load_torch, npz_names
 
 COMMON_OPTIONS = {
     "num_classes": "number of classes, where neither the file nor --data tells",
@@ -124,9 +124,11 @@ def unknown_format(path: Path) -> BadInput:
     """
     # A cycle otherwise: it reads files, whose errors lead here.
     from ddaudit.sets._probe import is_set_file
+    from ddaudit.sets.files import load
 
     held = ""
     if is_set_file(path):
+        load(path)  # says what is wrong with one that is damaged
         return BadInput(path, "is a set file already: it needs no import", "Audit it as it is.")
     if path.is_file() and path.stat().st_size == 0:
         return BadInput(path, "is empty", "Make or download it again.")
@@ -137,6 +139,7 @@ def unknown_format(path: Path) -> BadInput:
         entries = ", ".join(map(str, content)) if isinstance(content, Mapping) else ""
         held = f" (it holds a {type(content).__name__}{': ' if entries else ''}{entries[:100]})"
     elif path.suffix == ".npz":
+        load_npz(path, ())  # says what is wrong with one that is damaged
         held = f" (it holds {', '.join(sorted(npz_names(path)))[:100] or 'no arrays'})"
     todo = (
         f"Save a dict or .npz of images and labels, or pass --format: {', '.join(FORMATS.names())}."
