@@ -191,7 +191,7 @@ def _lines(node):
     return node.end_lineno - node.lineno + 1
 
 
-@pytest.mark.parametrize("name", ["c2r+guard", "dc+guard+adversarial", "uni-level+fair"])
+@pytest.mark.parametrize("name", ["c2r+guard", "dc+guard+adversarial", "c2r+fair"])
 def test_what_has_a_part_without_public_code_stays_a_reconstruction(name: str) -> None:
     assert resolve(name).status == "reconstruction"
     assert resolve(name, profile="small").status == "reconstruction"

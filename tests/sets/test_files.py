@@ -30,7 +30,7 @@ _PIXELS = st.floats(-16, 16, width=32)
 _CARDS = st.builds(
     Card,
     method=st.text(max_size=8),
-    ipc=st.none() | st.integers(0, 50),
+    ipc=st.none() | st.integers(1, 50),
     seed=st.none() | st.integers(-(2**31), 2**63 - 1),
     seconds=st.none() | st.floats(0, 1e6),
     notes=st.lists(st.text(max_size=8), max_size=2),

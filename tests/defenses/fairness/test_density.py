@@ -74,7 +74,8 @@ def test_privacy_refuses_it_and_says_why(tiny, capsys, monkeypatch):
             seed=0,
         )
     monkeypatch.setattr(
-        "sys.argv", ["ddaudit", "distill", "dm+density+dp", "--data", "digits", "--out", "x"]
+        "sys.argv",
+        ["ddaudit", "distill", "dm+density+dp", "--data", "digits", "--out", "x.safetensors"],
     )
     with pytest.raises(SystemExit) as stop:
         main()
