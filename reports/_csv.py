@@ -107,10 +107,10 @@ def _metric_columns(report: Report, finding: Finding, metric: Metric) -> dict[st
 
 
 def _text(value: object) -> str:
-    """A value in a cell; nothing where there is none."""
+    """A value in a cell; nothing where there is none. No null byte: readers stop there, and Python 3.10 writes none."""
     if value is None:
         return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("\0", "\ufffd")
 
 
 def _inert(row: Mapping[str, object]) -> dict[str, object]:

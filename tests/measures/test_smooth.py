@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import integrate
 from scipy.stats import norm
 
 from ddaudit.measures.smooth import CELLS, drawn_cells, residual_cells, smooth_ece
@@ -52,7 +53,7 @@ def test_the_error_equals_the_width_of_a_directly_integrated_kernel() -> None:
         for k in (-2, 0, 2)
         for s in (1, -1)
     )
-    assert np.trapezoid(np.abs(smooth), t) == pytest.approx(value, rel=0.03)
+    assert integrate.trapezoid(np.abs(smooth), t) == pytest.approx(value, rel=0.03)
 
 
 def test_calibrated_answers_read_little_and_several_samples_are_read_at_once() -> None:

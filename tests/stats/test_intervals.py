@@ -58,7 +58,7 @@ def test_mean_t_equals_scipy_and_one_value_has_no_width() -> None:
 def test_bootstrap_of_a_mean_agrees_with_scipy() -> None:
     x = np.random.default_rng(0).exponential(size=300)
     want = scipy_stats.bootstrap(
-        (x,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+        (x,), np.mean, n_resamples=4000, method="percentile", random_state=np.random.default_rng(1)
     ).confidence_interval
     got = bootstrap(torch.tensor(x), n_boot=4000, seed=3)
     width = want.high - want.low
