@@ -32,9 +32,8 @@ def unpickle(path: Path) -> Any:
         warnings.simplefilter("ignore")
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except (
-            OSError
-        ) as error:  # a seek beyond the end, which the system calls an invalid argument
+        except OSError as error:
+            # A seek beyond the end, which the system calls an invalid argument.
             raise EOFError("cut off") from error
         return afford_tensors(content, path)
 

@@ -322,12 +322,12 @@ def _unlike(metric: Metric, match: Metric) -> str:
 
 def _of_another_size(report: Report, subject: str, baseline: str) -> str:
     """Why a set of another size than a reference is neither better nor worse than it; "" where both are of one."""
-    size, other = report.subject(subject).ipc, report.subject(baseline).ipc
-    if size is None or other is None or size == other:
+    own, other = report.subject(subject), report.subject(baseline)
+    if own.as_large_as(other):
         return ""
     return (
-        f"{subject} has {size} images a class and {baseline} {other}: audit with --ipc {size}, so that baselines "
-        "are of its size"
+        f"{subject} has {own.ipc} images a class and {baseline} {other.ipc}: audit with --ipc {own.ipc}, so that "
+        "baselines are of its size"
     )
 
 

@@ -197,14 +197,14 @@ def stopped_cell(finding: Finding | None, span: int) -> Cell:
 def _greyed(report: Report, finding: Finding, metric: Metric) -> tuple[tuple[str, ...], list[Tag]]:
     """Why a number is shown grey, and the tags that say so."""
     failing = report.failing_checks(finding, metric)
-    doubt = report.doubt(finding, metric)
+    doubt = report.doubted(finding.subject, metric)
     tags = []
     if failing:
         why = f"failing instrument check: {', '.join(failing)}"
         tags.append(Tag("◌", "check failed", "warning", why, settled=True))
-    if doubt and (why_not := report.doubted(finding.subject)):
-        tags.append(Tag("◌", why_not.kind, "neutral", doubt))
-    return (*failing, *([doubt] if doubt else [])), tags
+    if doubt:
+        tags.append(Tag("◌", doubt.kind, "neutral", doubt.reason))
+    return (*failing, *([doubt.reason] if doubt else [])), tags
 
 
 def _text(metric: Metric) -> str:

@@ -217,7 +217,7 @@ def own_base(report: Report, subject: SubjectInfo) -> str | None:
     """The audited subject of the same size that a candidate is built on."""
     if subject.baseline:
         return None
-    same = {s.id for s in report.subjects if None in (s.ipc, subject.ipc) or s.ipc == subject.ipc}
+    same = {s.id for s in report.subjects if s.as_large_as(subject)}
     return base_of(subject.id, same)
 
 

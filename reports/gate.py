@@ -298,7 +298,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: str) -> RuleResult:
     failing = report.failing_checks(finding, metric)
-    doubt = "" if metric.name == CLAIMED else report.doubt(finding, metric)
+    doubt = None if metric.name == CLAIMED else report.doubted(finding.subject, metric)
     number: Metric | Difference = mirrored(metric)
     if rule.relative_to is not None:
         base = report.finding(rule.relative_to, finding.auditor)
@@ -317,10 +317,8 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
             return _missing(rule, finding.subject, why)
         number = diff
         failing = failing + report.failing_checks(base, other)
-        doubt = doubt or report.doubt(base, other)
+        doubt = doubt or report.doubted(base.subject, other)
     _check_scale(rule, metric, where)
-    subjects = (finding.subject, rule.relative_to or "")
-    kind = next((d.kind for s in subjects if (d := report.doubted(s)) is not None), "")
     holds, must = _holds(rule, number)
     name = _named(metric)
     name += f" minus {rule.relative_to}" if rule.relative_to else ""
@@ -333,9 +331,9 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
         text = f"{text}, but the instrument check '{checks}' failed"
         return result(str(rule), finding.subject, False, text)
     if doubt and rule.at_chance == "violated":
-        text = f"{text}; {kind}, so that nothing follows from it: {doubt}"
+        text = f"{text}; {doubt.kind}, so that nothing follows from it: {doubt.reason}"
         return result(str(rule), finding.subject, False, text)
-    judged = f"{text}; {must}{f' ({kind}, ignored: {doubt})' if doubt else ''}"
+    judged = f"{text}; {must}{f' ({doubt.kind}, ignored: {doubt.reason})' if doubt else ''}"
     return result(str(rule), finding.subject, holds, judged)
 
 

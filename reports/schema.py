@@ -108,6 +108,10 @@ class SubjectInfo(_Open):
         ipc = self.card.get("ipc") if self.drawn else None
         return ipc if isinstance(ipc, int) else None
 
+    def as_large_as(self, other: SubjectInfo) -> bool:
+        """Whether both were made for one size; where one does not say, nothing speaks against it."""
+        return None in (self.ipc, other.ipc) or self.ipc == other.ipc
+
 
 class AuditorInfo(_Open):
     """Who measured: one question, one threat model."""
@@ -330,11 +334,13 @@ class Report(_Model):
 
     def doubt(self, finding: Finding, metric: Metric) -> str:
         """Why no verdict on this number means anything, because its subject is at chance or void; empty: it may."""
-        doubt = None if metric.basis else self.doubted(finding.subject)
+        doubt = self.doubted(finding.subject, metric)
         return "" if doubt is None else doubt.reason
 
-    def doubted(self, subject_id: str) -> Doubt | None:
-        """Why no verdict on a subject means anything; None: they may."""
+    def doubted(self, subject_id: str, metric: Metric | None = None) -> Doubt | None:
+        """Why no verdict on a subject, or on this number of it, means anything; None: they may."""
+        if metric is not None and metric.basis:
+            return None
         found: Doubt | None = self._by("doubt", self.at_chance, lambda d: d.subject).get(subject_id)
         return found
 

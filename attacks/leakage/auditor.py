@@ -34,9 +34,9 @@ from ddaudit.training import features
 
 SPACES = ("pixels", "structure", "features")
 _RARE = 1e-3
+"""At most so rarely a sound instrument fails its own test."""
 _FAR = 1e6
 """A ratio that stands for an infinite one."""
-"""At most so rarely a sound instrument fails its own test."""
 
 
 class LeakageSettings(Settings):
@@ -268,9 +268,8 @@ def _metrics(space: str, test: CopyTest) -> list[Metric]:
         params=params,
         headline=main,
     )
-    if (
-        median.value >= _FAR
-    ):  # most images are held-out records: a distance of 0 says nothing about training
+    # Most images are held-out records: a distance of 0 to those says nothing about training.
+    if median.value >= _FAR:
         nearest = nearest.model_copy(update={"value": None, "low": None, "high": None})
     return [
         _rate("leakage.copy_rate", test.near, params, floor=FALSE_ALARM, headline=main),

@@ -41,19 +41,16 @@ def check_set_file(path: Path, *, overwrite: bool, option: str = "--out") -> Non
     A set without a privacy claim is replaced: it can be made again. What is released under a claim cannot, and what
     cannot be read may be such a set.
     """
+    where = f"{option} {path}"
     check_file(path, option=option)
     if path.suffix != ".safetensors":
-        raise BadInput(
-            f"{option} {path}",
-            "a set file is a .safetensors file",
-            f"Take {path.stem}.safetensors.",
-        )
+        todo = f"Take {path.stem}.safetensors."
+        raise BadInput(where, "a set file is a .safetensors file", todo)
     there = path.resolve()  # of "new/../private.safetensors", although "new" is not there yet
     if overwrite or not there.exists():
         return
     from ddaudit.sets import load
 
-    where = f"{option} {path}"
     try:
         claim = load(there).card.privacy
     except BadInput:

@@ -273,31 +273,27 @@ _LATER = {
     }
 }
 
+
+def _shortened(name: str, epochs: int) -> EvaluationProtocol:
+    return EvaluationProtocol(
+        name=name,
+        epochs=epochs,
+        lr=0.05,
+        max_steps=500,
+        deviations=(
+            f"{epochs} instead of 1000 epochs with augmentation, and at most 500 steps",
+            "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
+        ),
+    )
+
+
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "dc": EvaluationProtocol(
         name="dc",
         max_steps=20_000,
         deviations=("training stops after 20 000 steps, which only large (real) sets reach",),
     ),
-    "quick": EvaluationProtocol(
-        name="quick",
-        epochs=300,
-        lr=0.05,
-        max_steps=500,
-        deviations=(
-            "300 instead of 1000 epochs with augmentation, and at most 500 steps",
-            "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
-        ),
-    ),
-    "brief": EvaluationProtocol(
-        name="brief",
-        epochs=200,
-        lr=0.05,
-        max_steps=500,
-        deviations=(
-            "200 instead of 1000 epochs with augmentation, and at most 500 steps",
-            "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
-        ),
-    ),
+    "quick": _shortened("quick", 300),
+    "brief": _shortened("brief", 200),
 }
 """Protocols by name. "dc": Zhao et al., ICLR 2021, and its code; "quick" and "brief": the same, shortened."""

@@ -12,7 +12,7 @@ from ddaudit.defenses.fairness.lessons import teach_evenly
 from ddaudit.distillation import DEFENSES, Defense, Recipe, register
 from ddaudit.distillation.parts import Layout, TargetRule
 from ddaudit.distillation.recipes.dc import DC, DSA
-from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.recipes.dm import DM, ONE_STEP
 from ddaudit.distillation.selection import Selection
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass, innermost, protected
@@ -191,16 +191,17 @@ DEFENSES.add(
     ),
 )
 
-STEP = "an image step of 1 at every size (source: 10 from 100 images per class on)"
-
-# The authors' code of gradient matching starts from records, too.
-for _base in (DM, replace(DC, synthesis=Pixels(init="real"), deviations=()), DSA):
+for _base in (
+    replace(DM, deviations=(ONE_STEP,)),
+    # The authors' code of gradient matching starts from records, too.
+    replace(DC, synthesis=Pixels(init="real"), deviations=()),
+    DSA,
+):
     register(
         replace(
             fair(_base),
             name=f"fairdd-{_base.name}",
             status="faithful",
             source=f"{SOURCE}, on {_base.name}",
-            deviations=(*_base.deviations, *([STEP] if _base is DM else [])),
         )
     )

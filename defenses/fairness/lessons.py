@@ -9,6 +9,7 @@ from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.learners import Learning
 from ddaudit.distillation.lessons import Even, Lesson
+from ddaudit.distillation.selection import Selection
 from ddaudit.distillation.trajectory import Trajectory
 from ddaudit.errors import BadInput
 
@@ -32,25 +33,26 @@ def taught(recipe: Recipe, lesson: Lesson, *, source: str, note: str) -> Recipe:
     )
 
 
-def untreated(recipe: Recipe, where: str) -> None:
-    """Refuse a second remedy for the imbalance that the recipe's networks learn of.
+def untreated(recipe: Recipe, where: str, *, again: bool = True) -> None:
+    """Refuse a second remedy for the imbalance that the recipe's networks, or its set, learn of.
+
+    Args:
+        again: whether what sees classes evenly already may be told to.
 
     Raises:
-        BadInput: they have a lesson that takes it away, or students are given the experts' own bias.
+        BadInput: they have a lesson that takes it away, students are given the experts' own bias, or see ``again``.
     """
-    lesson = getattr(recipe.networks, "lesson", None)
-    agnostic = isinstance(recipe.loop, Trajectory) and recipe.loop.agnostic != "no"
-    if agnostic or not (lesson is None or isinstance(lesson, Even)):
-        what = (
-            "students are trained with experts' bias, which"
-            if agnostic
-            else "networks have a lesson that"
-        )
-        raise BadInput(
-            where,
-            f"two remedies for one imbalance: its {what} takes the imbalance of classes away already",
-            "Leave one of the two out.",
-        )
+    lesson, loop = getattr(recipe.networks, "lesson", None), recipe.loop
+    even = isinstance(lesson, Even)
+    if isinstance(loop, Trajectory) and loop.agnostic != "no":
+        what = "its students are trained with experts' bias, which takes the imbalance of classes away already"
+    elif lesson is not None and not even:
+        what = "its networks have a lesson that takes the imbalance of classes away already"
+    elif not again and (even or (isinstance(loop, Selection) and loop.even)):
+        what = "what sees every class equally often has nothing to adjust"
+    else:
+        return
+    raise BadInput(where, f"two remedies for one imbalance: {what}", "Leave one of the two out.")
 
 
 def teach_evenly(recipe: Recipe, where: str, *, by_group: bool, source: str) -> Recipe | None:

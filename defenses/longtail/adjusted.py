@@ -32,19 +32,12 @@ def logit_adjusted(recipe: Recipe) -> Recipe:
         BadInput: a method whose networks learn nothing of the records, or see every class equally often already.
     """
     networks, loop, where = teachable(recipe), recipe.loop, f"{recipe.name}+logit-adjusted"
-    even = isinstance(loop, Selection) and loop.even
-    if networks is None and isinstance(loop, Selection) and loop.whole and not even:
+    untreated(recipe, where, again=False)
+    if networks is None and isinstance(loop, Selection) and loop.whole:
         protocol = replace(PROTOCOLS["dc"], name="dc-adjusted", adjust=1.0)
         return replace(
             recipe, protocol=protocol, status="ours", source=f"{ADJUSTED}, on: {recipe.source}"
         )
-    if even or (networks is not None and networks.lesson is not None):
-        raise BadInput(
-            where,
-            "two remedies for one imbalance: what sees every class equally often has nothing to adjust",
-            "Leave one of the two out.",
-        )
-    untreated(recipe, where)
     if networks is None:
         raise BadInput(
             where,

@@ -147,7 +147,6 @@ DEFENSES.add(
         SOURCE,
         cvar,
         # Before what changes how networks learn: these have to be there.
-        # Before lessons, which are for the networks that it brings in.
         order=12,
     ),
 )

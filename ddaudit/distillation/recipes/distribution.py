@@ -8,7 +8,7 @@ from ddaudit.distillation.experts import Experts
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import register
-from ddaudit.distillation.recipes.dm import DM
+from ddaudit.distillation.recipes.dm import DM, ONE_STEP
 from ddaudit.distillation.recipes.idc import IDC
 from ddaudit.distillation.recipes.idm import IDM
 from ddaudit.distillation.samples import KernelDiscrepancy, Quantiles
@@ -33,7 +33,7 @@ DATADAM = register(
         small={"loop.iterations": 300, "loop.lr": 0.05, "networks.width": 32},
         deviations=(
             "networks with instance normalisation, exponent 4 (the authors' table; their code: batch, 1)",
-            "an image step of 1 at every size (source: 10 from 100 images per class on)",
+            ONE_STEP,
         ),
     )
 )

@@ -14,6 +14,9 @@ from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.terms import Contrast, CrossEntropy, TotalVariation
 from ddaudit.training import PROTOCOLS
 
+ONE_STEP = "an image step of 1 at every size (source: 10 from 100 images per class on)"
+"""A deviation of those whose authors' code takes DM's step and enlarges it."""
+
 DM = register(
     Recipe(
         name="dm",
