@@ -16,6 +16,7 @@ from torch import Tensor
 from ddaudit.attacks.adversarial.ball import Ball, Noise
 from ddaudit.attacks.adversarial.execution import Model
 from ddaudit.attacks.adversarial.losses import LossName, loss, rivals, targeted
+from ddaudit.attacks.adversarial.targets import each_target, without
 
 MOMENTUM, ENOUGH = 0.75, 0.75
 """Weight of the new step; share of steps that must improve for the step size to stay."""
@@ -58,20 +59,24 @@ class APGDTargeted:
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, ball: Ball, noise: Noise) -> Tensor:
         aims = rivals(model.logits(x), y, self.targets)
-        made, left = x.clone(), torch.arange(len(x), device=x.device)
-        for rank in range(aims.shape[1]):
-            images = noise.images[left.cpu()]
-            start = ball.surface(x[left], Noise(noise.seed, images).fork("target", rank))
-            pairs = torch.stack([y[left], aims[left, rank]], 1)
-            found, broken = climb(
-                model, x[left], pairs, ball, start, steps=self.steps,
+
+        def search(images: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+            starts = [
+                ball.surface(
+                    x[images[ranks == rank]],
+                    Noise(noise.seed, noise.images[images[ranks == rank].cpu()]).fork(
+                        "target", rank
+                    ),
+                )
+                for rank in ranks.unique().tolist()
+            ]
+            return climb(
+                model, x[images], torch.stack([y[images], aims[images, ranks]], 1), ball,
+                torch.cat(starts), steps=self.steps, owners=images,
                 objective=lambda z, pair: targeted(z, pair[:, 0], pair[:, 1]),
             )  # fmt: skip
-            made[left[broken]] = found[broken]
-            left = left[~broken]
-            if not len(left):
-                break
-        return made
+
+        return each_target(x, aims.shape[1], model.room, search)
 
 
 def climb(
@@ -84,17 +89,21 @@ def climb(
     steps: int,
     objective: Objective,
     repeats: int = 1,
+    owners: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One run; images leave as soon as they are broken.
 
     Args:
         x: (N, C, H, W); ``aims`` (N, 2): label and target of each.
         start: (N, C, H, W) in the ball.
+        owners: (N,) int64 the image that each row is a run of, where an image has several: once one is broken, all
+            leave. None: each is its own.
 
     Returns:
         (N, C, H, W) the first x' that broke the network, x where none did; (N,) bool whether it did.
     """
     made, ids = x.clone(), torch.arange(len(x), device=x.device)
+    owners = ids if owners is None else owners
     broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     at, before = start, start
     logits, value, gradient = model.gradient(at, lambda z: objective(z, aims), repeats=repeats)
@@ -108,8 +117,9 @@ def climb(
         stays = logits.argmax(1) == aims[:, 0]
         if not bool(stays.all()):
             made[ids[~stays]], broken[ids[~stays]] = at[~stays], True
-            x, aims, ids, at, before, gradient, value = (
-                t[stays] for t in (x, aims, ids, at, before, gradient, value)
+            stays = without(owners, ~stays)
+            x, aims, ids, owners, at, before, gradient, value = (
+                t[stays] for t in (x, aims, ids, owners, at, before, gradient, value)
             )
             best, best_gradient, best_value = (t[stays] for t in (best, best_gradient, best_value))
             last_value, checked_value = last_value[stays], checked_value[stays]

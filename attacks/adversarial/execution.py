@@ -72,10 +72,14 @@ class AttackResult:
 
 
 class Model:
-    """The network as attacks see it: eval mode, no parameter gradients, every pass counted."""
+    """The network as attacks see it: eval mode, no parameter gradients, every pass counted.
 
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.network, self.device = network, device
+    Attributes:
+        room: images that a pass may hold, of which an attack that is given fewer may make use.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, room: int = 1) -> None:
+        self.network, self.device, self.room = network, device, room
         self.calls = self.forwards = 0
 
     def logits(self, x: Tensor) -> Tensor:
@@ -167,6 +171,7 @@ def run(
         calls = forwards = 0
         for index in todo.split(size) if len(todo) else ():
             with frozen(network) as model:
+                model.room = size
                 noise = Noise(seed + 1009 * number, index)
                 here, there = x[index].to(model.device), y[index].to(model.device)
                 made = attack(model, here, there, ball, noise).detach().float().cpu()

@@ -17,6 +17,7 @@ from torch import Tensor
 from ddaudit.attacks.adversarial.ball import Ball, Noise, Norm
 from ddaudit.attacks.adversarial.execution import Model, slack
 from ddaudit.attacks.adversarial.losses import rivals
+from ddaudit.attacks.adversarial.targets import each_target, without
 
 OVERSHOOT, PULL_BACK, TOWARDS_IMAGE = 1.05, 0.9, 0.1
 """Published constants: eta, beta, alpha_max."""
@@ -37,19 +38,19 @@ class FAB:
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, ball: Ball, noise: Noise) -> Tensor:
         aims = rivals(model.logits(x), y, self.targets)
-        made, left = x.clone(), torch.arange(len(x), device=x.device)
-        for rank in range(aims.shape[1]):
-            found, broken = self._run(model, x[left], y[left], aims[left, rank], ball)
-            made[left[broken]] = found[broken]
-            left = left[~broken]
-            if not len(left):
-                break
-        return made
+        return each_target(
+            x, aims.shape[1], model.room,
+            lambda images, ranks: self._run(model, x[images], y[images], aims[images, ranks], ball, images),
+        )  # fmt: skip
 
     def _run(
-        self, model: Model, x: Tensor, y: Tensor, target: Tensor, ball: Ball
+        self, model: Model, x: Tensor, y: Tensor, target: Tensor, ball: Ball, owners: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) x' within eps that broke the network, x where none; (N,) whether one did."""
+        """(N, C, H, W) x' within eps that broke the network, x where none; (N,) whether one did.
+
+        Args:
+            owners: (N,) int64 the image that each row is a run of; once one is broken, all leave.
+        """
         made, ids = x.clone(), torch.arange(len(x), device=x.device)
         broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         at = x
@@ -69,8 +70,9 @@ class FAB:
                     )
                     gap, gradient = gap.clone(), gradient.clone()
                     gap[far], gradient[far] = gap_far, g_far
-                x, y, target, ids, at, gap, gradient = (
-                    t[~near] for t in (x, y, target, ids, at, gap, gradient)
+                stays = without(owners, near)
+                x, y, target, ids, owners, at, gap, gradient = (
+                    t[stays] for t in (x, y, target, ids, owners, at, gap, gradient)
                 )
             if i == self.steps or not len(ids):
                 break

@@ -10,7 +10,7 @@ ECCV 2020, algorithms 1 to 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,12 @@ _TINY = 1e-12
 _SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries after which the share of pixels in a window is halved."""
 
+AHEAD = 32
+"""Images of a pass: where fewer stand, the next queries are asked at the same time, as if none of them succeeded."""
+
 Window = tuple[slice, slice]
+Change = Callable[[Tensor, Tensor], Tensor]
+"""x (N, C, H, W) and where the search is -> what it tries next."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +56,31 @@ class Square:
         made, ids = at.clone(), torch.arange(len(x), device=x.device)
         needed = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         value = margin(model.logits(at), y)
-        for query in range(1, self.queries + 1):
+        drawn: list[Change] = []
+        done, ahead = 0, 1
+        while done < self.queries:
             stays = value <= 0
             if not bool(stays.all()):
-                made[ids[~stays]], needed[ids[~stays]] = at[~stays], query
+                made[ids[~stays]], needed[ids[~stays]] = at[~stays], done + 1
                 x, y, at, value, ids = (t[stays] for t in (x, y, at, value, ids))
             if not len(ids):
                 return made, needed
-            share = self.share / 2 ** sum(query - 1 > q for q in _SCHEDULE)
-            tried = _paint(x, at, ball, share, g) if linf else _shift(x, at, ball, share, g)
-            new = margin(model.logits(tried), y)
+            ahead = max(
+                1, min(ahead, AHEAD // len(ids), model.room // len(ids), self.queries - done)
+            )
+            for query in range(done + len(drawn), done + ahead):
+                share = self.share / 2 ** sum(query > q for q in _SCHEDULE)
+                drawn.append((_paint if linf else _shift)(x.shape[1:], ball, share, g))
+            tried = torch.stack([change(x, at) for change in drawn[:ahead]])
+            new = margin(model.logits(tried.flatten(0, 1)), y.repeat(ahead)).view(ahead, len(ids))
             better = new > value
-            at = torch.where(better.view(-1, 1, 1, 1), tried, at)
-            value = torch.maximum(new, value)
+            # Queries after the first that moves an image were asked where it no longer is: they are asked again.
+            moves = better.any(1).nonzero()
+            last = int(moves[0]) if len(moves) else ahead - 1
+            at = torch.where(better[last].view(-1, 1, 1, 1), tried[last], at)
+            value = torch.maximum(new[last], value)
+            drawn, done = drawn[last + 1 :], done + last + 1
+            ahead = max(1, last + 1) if len(moves) else 2 * ahead
         made[ids] = at
         needed[ids[value > 0]] = self.queries + 1
         return made, needed
@@ -77,13 +94,17 @@ def _stripes(x: Tensor, ball: Ball, noise: Noise) -> Tensor:
     return (x + ball.eps * signs).clamp(ball.low, ball.high)
 
 
-def _paint(x: Tensor, at: Tensor, ball: Ball, share: float, g: torch.Generator) -> Tensor:
-    rows, columns = _place(x.shape[2:], _sides(x.shape[2:], share, least=1), g)
-    signs = (torch.randint(2, (x.shape[1], 1, 1), generator=g) * 2 - 1).to(x)
-    tried = at.clone()
-    window = x[:, :, rows, columns]
-    tried[:, :, rows, columns] = (window + ball.eps * signs).clamp(ball.low, ball.high)
-    return tried
+def _paint(shape: Sequence[int], ball: Ball, share: float, g: torch.Generator) -> Change:
+    rows, columns = _place(shape[1:], _sides(shape[1:], share, least=1), g)
+    signs = torch.randint(2, (shape[0], 1, 1), generator=g) * 2 - 1
+
+    def change(x: Tensor, at: Tensor) -> Tensor:
+        tried = at.clone()
+        window = x[:, :, rows, columns] + ball.eps * signs.to(x)
+        tried[:, :, rows, columns] = window.clamp(ball.low, ball.high)
+        return tried
+
+    return change
 
 
 # ---- L2: mass moved from one window into a pyramid in another ---------------------------------------
@@ -105,24 +126,29 @@ def _tiles(x: Tensor, ball: Ball, noise: Noise) -> Tensor:
     return (x + ball.eps * ball.normalised(delta)).clamp(ball.low, ball.high)
 
 
-def _shift(x: Tensor, at: Tensor, ball: Ball, share: float, g: torch.Generator) -> Tensor:
-    tall, wide = sides = _sides(x.shape[2:], share, least=3)
-    to, source = ((..., *_place(x.shape[2:], sides, g)) for _ in range(2))
-    delta = at - x
-    total = delta.square().sum((1, 2, 3), keepdim=True)
-    both = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
+def _shift(shape: Sequence[int], ball: Ball, share: float, g: torch.Generator) -> Change:
+    tall, wide = sides = _sides(shape[1:], share, least=3)
+    to, source = ((..., *_place(shape[1:], sides, g)) for _ in range(2))
+    both = torch.zeros(*shape[1:], dtype=torch.bool)
     both[to], both[source] = True, True
-    in_windows = (delta * both).square().sum((2, 3), keepdim=True)
-    there = delta[to]
-    signs = (torch.randint(2, (x.shape[1], 1, 1), generator=g) * 2 - 1).to(x)
-    new = _pyramids(tall, wide, g).to(x) * signs + there / (_length(there) + _TINY)
-    # What the two windows and the unused radius hold goes, channel by channel, into the first window.
-    unused = (ball.eps**2 - total).clamp_min(0) / x.shape[1]
-    new = new / (_length(new) + _TINY) * (unused + in_windows).sqrt()
-    delta = delta.clone()
-    delta[source] = 0
-    delta[to] = new
-    return (x + ball.eps * ball.normalised(delta)).clamp(ball.low, ball.high)
+    signs = torch.randint(2, (shape[0], 1, 1), generator=g) * 2 - 1
+    pyramid = _pyramids(tall, wide, g)
+
+    def change(x: Tensor, at: Tensor) -> Tensor:
+        delta = at - x
+        total = delta.square().sum((1, 2, 3), keepdim=True)
+        in_windows = (delta * both.to(x.device)).square().sum((2, 3), keepdim=True)
+        there = delta[to]
+        new = pyramid.to(x) * signs.to(x) + there / (_length(there) + _TINY)
+        # What the two windows and the unused radius hold goes, channel by channel, into the first window.
+        unused = (ball.eps**2 - total).clamp_min(0) / x.shape[1]
+        new = new / (_length(new) + _TINY) * (unused + in_windows).sqrt()
+        delta = delta.clone()
+        delta[source] = 0
+        delta[to] = new
+        return (x + ball.eps * ball.normalised(delta)).clamp(ball.low, ball.high)
+
+    return change
 
 
 def _pyramids(height: int, width: int, g: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from ddaudit.attacks.adversarial import known_answers, suite
 from ddaudit.attacks.adversarial.apgd import APGD, APGDTargeted
 from ddaudit.attacks.adversarial.ball import UNBOUNDED, Ball, Noise
-from ddaudit.attacks.adversarial.execution import Model, classify, run, verify
+from ddaudit.attacks.adversarial.execution import Model, classify, frozen, run, verify
 from ddaudit.attacks.adversarial.fab import FAB, to_hyperplane
 from ddaudit.attacks.adversarial.gradient import FGSM, MIFGSM, PGD, VMIFGSM, Jitter
 from ddaudit.attacks.adversarial.losses import dlr, loss, margin, targeted
@@ -248,6 +248,26 @@ def test_broken_images_leave_same_accuracy_fewer_forwards(formula):
     )
     assert leave.survived.tolist() == stay.survived.tolist()
     assert leave.stages[0].forwards < 0.7 * stay.stages[0].forwards
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("attack", [APGDTargeted(steps=20), FAB(steps=20), Square(300)])
+def test_what_is_tried_at_once_gives_what_is_tried_in_turn(attack, norm, formula):
+    net, x = formula.network(), formula.images()
+    y, ball = classify(net, x), Ball(0.02 if norm == "Linf" else 0.2, norm)
+
+    def fooled(images: torch.Tensor, room: int) -> tuple[torch.Tensor, int]:
+        with frozen(net) as model:
+            model.room = room
+            made = attack(model, x[images], y[images], ball, Noise(0, images))
+        return classify(net, made) != y[images], model.calls
+
+    every = torch.arange(len(x))
+    in_turn, _ = fooled(every, room=1)
+    assert torch.equal(in_turn, fooled(every, room=64)[0])
+    assert 0 < int(in_turn.sum()) < len(x)
+    stand = every[~in_turn][:2]
+    assert fooled(stand, room=64)[1] < 0.7 * fooled(stand, room=1)[1]
 
 
 def test_square_reports_the_queries_it_needed(formula):
