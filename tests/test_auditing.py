@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ddaudit.auditing import AUDITORS, PRESETS, Context, Subject, missing_part
+from ddaudit.audits import RunStore
 from ddaudit.data import Dataset
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.measures.utility import Utility, UtilitySettings
@@ -56,6 +57,33 @@ def test_victims_follow_the_card_only_when_asked(tiny: Dataset) -> None:
         assert same(first, trained(tiny, subject, protocol, ctx.seed_for("victim", 0, 0)))
     keys = {context(tiny).victim_key(p) for p in (PROTOCOLS["quick"], STATED)}
     assert len(keys) == 2
+
+
+def test_answers_are_those_of_the_victims_and_asked_for_once(tiny, tmp_path, monkeypatch) -> None:
+    one, other = (replace(file_of(tiny), identity=name) for name in ("one", "other"))
+    other = replace(other, set=replace(one.set, images=one.set.images.flip(3)))
+
+    def fresh() -> Context:
+        return replace(context(tiny), artifacts=RunStore(str(tmp_path)), _victims={}, _answers={})
+
+    ctx = fresh()
+    told = ctx.answers(one, 0)
+    nets = ctx.victims(one, 0)
+    assert torch.equal(told, torch.stack([ctx.predict(n, ctx.test().images) for n in nets]))
+    assert not torch.equal(told, ctx.answers(other, 0))
+    assert not torch.equal(told, ctx.answers(one, 1))
+    assert not torch.equal(told, ctx.answers(one, 0, protocol=STATED))
+    asked: list[int] = []
+    honest = Context.predict
+    monkeypatch.setattr(Context, "predict", lambda self, *a: (asked.append(1), honest(self, *a))[1])
+    assert torch.equal(told, fresh().answers(one, 0))
+    assert not asked
+    for file in (tmp_path / "shared").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    assert torch.equal(told, fresh().answers(one, 0))
+    assert len(asked) == len(nets)
+    fewer = replace(fresh(), preset=ctx.preset.model_copy(update={"test_limit": 20}))
+    assert fewer.answers(one, 0).shape[1] == len(fewer.test()) <= 20
 
 
 def test_a_learned_rate_is_used(tiny: Dataset) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 _EXACT = 1.0 / 255.0
 """Root-mean-square pixel difference of an exact copy: one grey level."""
+_BLOCK, _CANDIDATES = 2048, 4
+"""Rows of a bank at a time; those that are measured exactly."""
 
 
 def exact_copies(distance: Tensor, *, pixels: int) -> Tensor:
@@ -50,14 +52,9 @@ def neighbours(queries: Tensor, bank: Tensor, *, chunk: int = 512) -> Neighbours
     """
     b, q = bank.flatten(1), queries.flatten(1)
     centre = b.mean(0)  # the expanded square cancels badly far from the origin
-    coarse = (b - centre).float()
-    squares = (coarse * coarse).sum(1)
     best, index = [], []
-    for start in range(0, len(q), chunk):
-        x = q[start : start + chunk]
-        # float32 finds the candidates; they are measured exactly, so that a copy has distance 0
-        rough = squares - 2 * (x - centre).float() @ coarse.T
-        where = rough.topk(min(4, len(b)), dim=1, largest=False).indices
+    for x in q.split(chunk):
+        where = _candidates(x, b, centre)
         exact = torch.stack([_exact(x, b[column]) for column in where.unbind(1)], 1)
         exact, order = exact.sort(dim=1, stable=True)
         best.append(exact[:, :2])
@@ -65,6 +62,22 @@ def neighbours(queries: Tensor, bank: Tensor, *, chunk: int = 512) -> Neighbours
     d = torch.cat(best)
     second = d[:, 1] if d.shape[1] > 1 else torch.full_like(d[:, 0], torch.inf)
     return Neighbours(distance=d[:, 0], index=torch.cat(index), second=second)
+
+
+def _candidates(x: Tensor, bank: Tensor, centre: Tensor) -> Tensor:
+    """(N, 4 or M) int64 rows of the bank that are nearest in float32; they are measured exactly afterwards, so that a
+    copy has distance 0."""
+    centred = (x - centre).float()
+    # Block by block: a centred copy of a large bank costs more than the products.
+    values, indices = [], []
+    for start in range(0, len(bank), _BLOCK):
+        block = (bank[start : start + _BLOCK] - centre).float()
+        rough = (block * block).sum(1) - 2 * centred @ block.T
+        found = rough.topk(min(_CANDIDATES, len(block)), dim=1, largest=False)
+        values.append(found.values)
+        indices.append(found.indices + start)
+    best = torch.cat(values, 1).topk(min(_CANDIDATES, len(bank)), dim=1, largest=False).indices
+    return torch.cat(indices, 1).gather(1, best)
 
 
 def _exact(a: Tensor, b: Tensor) -> Tensor:

@@ -158,8 +158,12 @@ def contrast_normalised(images: Tensor) -> Tensor:
     A distance d between two of these is ``sqrt(2 - 2 r)`` with r their correlation. An image
     optimised from a real one keeps its structure long after brightness and contrast have moved.
     """
-    centred = images.float() - images.float().mean((2, 3), keepdim=True)
-    flat = centred.flatten(1)
+    # Part by part: what lies between costs less than the memory for it would.
+    return torch.cat([_unit(part.float()) for part in images.split(1024)])
+
+
+def _unit(images: Tensor) -> Tensor:
+    flat = (images - images.mean((2, 3), keepdim=True)).flatten(1)
     unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return unit
 

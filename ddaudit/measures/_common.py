@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ddaudit.auditing import Context, Subject
 from ddaudit.findings import Caveat
-from ddaudit.models import Network
+from ddaudit.training import EvaluationProtocol
 
 
 def victim_logits(ctx: Context, subject: Subject, seed: int, images: Tensor) -> Tensor:
@@ -17,11 +15,20 @@ def victim_logits(ctx: Context, subject: Subject, seed: int, images: Tensor) -> 
     return torch.stack([ctx.predict(net, images) for net in ctx.victims(subject, seed)])
 
 
-def correct(nets: Sequence[Network], ctx: Context) -> Tensor:
-    """(V, N) float64: 1 where a network classifies a test image correctly."""
-    test = ctx.test()
-    logits = torch.stack([ctx.predict(net, test.images) for net in nets])
-    return (logits.argmax(2) == test.labels).double()
+def correct(
+    ctx: Context, subject: Subject, seed: int, *, protocol: EvaluationProtocol | None = None
+) -> Tensor:
+    """(V, N) float64: 1 where a victim of the subject classifies a test image correctly.
+
+    Args:
+        protocol: as for :meth:`Context.victims`.
+    """
+    return hits(ctx.answers(subject, seed, protocol=protocol), ctx)
+
+
+def hits(logits: Tensor, ctx: Context) -> Tensor:
+    """(V, N) float64: 1 where (V, N, K) logits on the test records name the label."""
+    return (logits.argmax(2) == ctx.test().labels).double()
 
 
 def few_images(n: int, victims: int) -> list[str]:

@@ -143,7 +143,7 @@ class Bias(Auditor[BiasSettings]):
                 "try a coloured version, for example digits-colored"
             )
         g = ctx.generator("bias", subject.id, seed)
-        logits = victim_logits(ctx, subject, seed, test.images)
+        logits = ctx.answers(subject, seed)
         answers = gaps.Answers.of(logits.argmax(2), test)
         sizes = {"n_boot": settings.bootstrap, "n_sim": settings.simulations}
         resamples = ctx.resamples(test, settings.bootstrap)

@@ -179,7 +179,7 @@ class Calibration(Auditor[CalibrationSettings]):
         def answers(records: ImageData) -> Tensor:
             return victim_logits(ctx, subject, seed, records.images).double()
 
-        logits = answers(test)
+        logits = ctx.answers(subject, seed).double()
         finding = Finding(
             subject=subject.id, auditor=self.name, caveats=few_images(len(test), len(logits))
         )

@@ -15,7 +15,7 @@ from ddaudit.data import ImageData
 from ddaudit.data.noise import TRUE_TRAIN, TRUE_VALIDATION
 from ddaudit.errors import Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
-from ddaudit.measures._common import few_images, victim_logits
+from ddaudit.measures._common import correct, few_images, victim_logits
 from ddaudit.measures.early import early_stopped
 from ddaudit.stats import Interval, crossed_difference, crossed_rate
 from ddaudit.stats.intervals import quantiles
@@ -141,7 +141,7 @@ class Noise(Auditor[NoiseSettings]):
         noise, finding = known_noise(ctx), Finding(subject=subject.id, auditor=self.name)
         answers = self._asked(finding, subject, ctx, settings, seed, noise)
         test = ctx.test()
-        right = (victim_logits(ctx, subject, seed, test.images).argmax(2) == test.labels).double()
+        right = correct(ctx, subject, seed)
         finding.metrics += [
             Metric(name="noise.rate", value=noise.rate, n=len(noise.true)),
             Metric.of("noise.clean_accuracy", crossed_rate(right), direction="higher"),
@@ -219,8 +219,7 @@ class Noise(Auditor[NoiseSettings]):
                     f"{rate:.2f} of the labels were to be wrong, and {reached:.2f} are: noise of this kind has no more "
                     "classes to move."
                 )
-            said = victim_logits(other, subject, seed, test.images).argmax(2)
-            points[reached] = (said == test.labels).double(), self._full(ctx, other, seed)
+            points[reached] = correct(other, subject, seed), self._full(ctx, other, seed)
         rates = sorted(points)
         resamples = ctx.resamples(test)
         ahead = torch.tensor([float((points[r][0] - points[r][1]).mean()) for r in rates])

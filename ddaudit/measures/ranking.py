@@ -21,7 +21,7 @@ from ddaudit.distillation.loops import LabelWriter
 from ddaudit.distillation.selection import random_choice
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Metric, MetricInfo
-from ddaudit.measures._common import correct
+from ddaudit.measures._common import correct, hits
 from ddaudit.sets import Card, DistilledSet, fingerprint
 from ddaudit.stats import Interval, crossed_difference, crossed_rate
 from ddaudit.training import EvaluationProtocol
@@ -100,10 +100,10 @@ def ranking(
         if made is distilled and how.key == audit.key:
             return soft
         if made is random:
-            return correct(same.victims(chance, seed, protocol=how), ctx)
+            return correct(same, chance, seed, protocol=how)
         return _trained(made, ctx, seed, how)
 
-    best = correct(ctx.victims(_baseline("full", ctx), seed, protocol=audit), ctx)
+    best = correct(ctx, _baseline("full", ctx), seed, protocol=audit)
     own, drawn = trained(distilled, protocol), trained(random, protocol)
     by = {"protocol": protocol.name}
     both = WEIGHT * (own - drawn) - (1 - WEIGHT) * (best - hard)
@@ -146,7 +146,8 @@ def _own(
 def _trained(made: DistilledSet, ctx: Context, seed: int, protocol: EvaluationProtocol) -> Tensor:
     """(V, N) of networks trained on a set with the seeds of its victims."""
     seeds = [ctx.seed_for("victim", seed, i) for i in range(ctx.preset.victims)]
-    return correct(ctx.train([made] * len(seeds), seeds=seeds, protocol=protocol), ctx)
+    nets, asked = ctx.train([made] * len(seeds), seeds=seeds, protocol=protocol), ctx.test().images
+    return hits(torch.stack([ctx.predict(net, asked) for net in nets]), ctx)
 
 
 def _chance(subject: Subject, distilled: DistilledSet, ctx: Context, seed: int) -> Subject:

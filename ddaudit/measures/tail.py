@@ -116,7 +116,7 @@ class Tail(Auditor[TailSettings]):
                 f"no tail: the largest training class of '{ctx.data.name}' has {parts.imbalance:.2g} times the records "
                 f"of the smallest; try long-tail:base={ctx.data.name}"
             )
-        right = correct(ctx.victims(subject, seed), ctx)
+        right = correct(ctx, subject, seed)
         finding = Finding(subject=subject.id, auditor=self.name)
         finding.metrics = part_metrics(right, test, parts, ctx.resamples(test))
         finding.curves = [_curve(finding, parts, test.class_names)]

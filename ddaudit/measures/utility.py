@@ -103,8 +103,7 @@ class Utility(Auditor[UtilitySettings]):
     def run(self, subject: Subject, ctx: Context, settings: UtilitySettings, seed: int) -> Finding:
         """Score the victims; train and score the other architectures."""
         test = ctx.test()
-        nets = ctx.victims(subject, seed, protocol=ctx.protocol)
-        right = correct(nets, ctx)
+        right = correct(ctx, subject, seed, protocol=ctx.protocol)
         g = ctx.generator("utility", subject.id, seed)
         finding = Finding(
             subject=subject.id,
@@ -200,7 +199,7 @@ class Utility(Auditor[UtilitySettings]):
             return
         test = ctx.test()
         rows = accuracy_metrics(
-            correct(ctx.victims(subject, seed), ctx),
+            correct(ctx, subject, seed),
             test.labels,
             test.class_names,
             n_boot=settings.bootstrap,

@@ -274,14 +274,14 @@ _LATER = {
 }
 
 
-def _shortened(name: str, epochs: int) -> EvaluationProtocol:
+def _shortened(name: str, epochs: int, steps: int) -> EvaluationProtocol:
     return EvaluationProtocol(
         name=name,
         epochs=epochs,
         lr=0.05,
-        max_steps=500,
+        max_steps=steps,
         deviations=(
-            f"{epochs} instead of 1000 epochs with augmentation, and at most 500 steps",
+            f"{epochs} instead of 1000 epochs with augmentation, and at most {steps} steps",
             "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
         ),
     )
@@ -293,7 +293,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         max_steps=20_000,
         deviations=("training stops after 20 000 steps, which only large (real) sets reach",),
     ),
-    "quick": _shortened("quick", 300),
-    "brief": _shortened("brief", 200),
+    "quick": _shortened("quick", 300, 500),
+    "brief": _shortened("brief", 200, 300),
 }
 """Protocols by name. "dc": Zhao et al., ICLR 2021, and its code; "quick" and "brief": the same, shortened."""

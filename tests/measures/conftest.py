@@ -20,10 +20,10 @@ class KnownVictims(Context):
 
     def __init__(self, data: Dataset, answers: list[Answer]) -> None:
         super().__init__(data=data, preset=PRESETS["quick"], arch=Arch.parse("ConvNetD2W32"))
-        self.answers = answers
+        self.trained = answers
 
     def victims(self, subject: Subject, seed: int, *, protocol=None) -> list[Answer]:  # type: ignore[override]
-        return self.answers
+        return self.trained
 
     def predict(self, network: Answer, images: Tensor) -> Tensor:  # type: ignore[override]
         return network(images).float()
