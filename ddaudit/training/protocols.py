@@ -274,15 +274,19 @@ _LATER = {
 }
 
 
-def _shortened(name: str, epochs: int, steps: int) -> EvaluationProtocol:
+def _shortened(
+    name: str, epochs: int, steps: int, batch: int = 256, *more: str
+) -> EvaluationProtocol:
     return EvaluationProtocol(
         name=name,
         epochs=epochs,
+        batch_size=batch,
         lr=0.05,
         max_steps=steps,
         deviations=(
             f"{epochs} instead of 1000 epochs with augmentation, and at most {steps} steps",
             "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
+            *more,
         ),
     )
 
@@ -294,6 +298,6 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         deviations=("training stops after 20 000 steps, which only large (real) sets reach",),
     ),
     "quick": _shortened("quick", 300, 500),
-    "brief": _shortened("brief", 200, 300),
+    "brief": _shortened("brief", 200, 600, 128, "batches of 128, not 256"),
 }
 """Protocols by name. "dc": Zhao et al., ICLR 2021, and its code; "quick" and "brief": the same, shortened."""
