@@ -4,24 +4,36 @@
 
 Audits methods at their small profile with the auditors utility and noise, at symmetric and asymmetric rates of 20 and
 40 %; then once more at 20 % with other rates, for the share of wrong labels from which a set beats full training. A run
-that was stopped goes on where it was. The page is written from whatever is there, and names what is not.
+that was stopped goes on where it was. The page is written from whatever is there, and names what is not; its numbers
+stand in a .json beside it, and a row stays where no folder has it any more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import ddaudit
-from benchmarks.pages import absent, apart, cell, floor, kept, names, table, title
+from benchmarks.pages import (
+    absent,
+    apart,
+    cell,
+    floor,
+    kept,
+    names,
+    read_state,
+    table,
+    title,
+    write_state,
+)
 from ddaudit.auditing import PRESETS
 from ddaudit.errors import BadInput
-from ddaudit.findings import Finding
+from ddaudit.findings import Finding, Metric
 
 IPC, SEEDS = 10, 3
 KINDS, RATES = ("symmetric", "asymmetric"), (0.2, 0.4)
@@ -103,17 +115,27 @@ def main() -> None:
             jobs=1,
         )
         print(seeds, kind, rate, rates, flush=True)
-    args.page.write_text(text(args.runs))
-    saved = {
-        f"{kind} {rate}": numbers(findings(folder(args.runs, kind, rate)))
-        for kind in KINDS
-        for rate in RATES
-    }
-    args.page.with_suffix(".json").write_text(json.dumps(saved, indent=0) + "\n")
+    file = args.page.with_suffix(".json")
+    saved = read_state(file)
+    for kind in KINDS:
+        for rate, rates in [*((r, ()) for r in RATES), (RATES[0], CROSSING)]:
+            found = findings(folder(args.runs, kind, rate, crossing=bool(rates)))
+            name = part(kind, rate, crossing=bool(rates))
+            before = saved.get(name, {})
+            saved[name] = {
+                **before, **numbers(found), "added": {**before.get("added", {}), **added(found)}
+            }  # fmt: skip
+    args.page.write_text(text(saved))
+    write_state(file, saved)
 
 
 def folder(runs: Path, kind: str, rate: float, *, crossing: bool = False) -> Path:
     return runs / f"{kind}-{round(100 * rate)}{'-crossing' * crossing}"
+
+
+def part(kind: str, rate: float, *, crossing: bool = False) -> str:
+    """What the .json calls a table."""
+    return f"{kind} {rate}{' crossing' * crossing}"
 
 
 def findings(run: Path) -> Found:
@@ -129,29 +151,49 @@ def findings(run: Path) -> Found:
     return {m: by[m] for m in METHODS if {"utility", "noise"} <= set(by.get(m, ()))}
 
 
-def text(runs: Path) -> str:
+def restored(saved: Mapping[str, Any]) -> Found:
+    """Findings with the numbers that the .json has kept of a table."""
+    made = {}
+    for method in (m for m in METHODS if m in saved):
+        by = {
+            auditor: Finding(
+                subject=method, auditor=auditor,
+                metrics=[Metric(name=n, **v) for n, v in saved[method].items() if n.startswith(f"{auditor}.")],
+            )
+            for auditor in ("utility", "noise")
+        }  # fmt: skip
+        by["noise"].caveats += saved[method].get("caveats", [])
+        made[method] = by
+    return made
+
+
+def text(saved: Mapping[str, Any]) -> str:
     """The page."""
     victims = PRESETS["quick"].victims
     lines = [HEAD.format(ipc=IPC, seeds=SEEDS, victims=victims)]
     for kind in KINDS:
         for rate in RATES:
-            found = findings(folder(runs, kind, rate))
+            found = restored(saved.get(part(kind, rate), {}))
             lines += [f"## {kind.capitalize()} noise, {rate:.0%}", ""]
             if found:
                 noise = next(iter(found.values()))["noise"]
                 lines += [
                     f"Share of training labels that are wrong: {noise.metric('noise.rate').value:.3f}. All records, "
                     f"stopped early: accuracy {cell(noise, 'noise.full_accuracy')}.", "",
-                    table(COLUMNS, [row(m, by) for m, by in found.items()]), "", reading(found), "", *added(found),
+                    table(COLUMNS, [row(m, by) for m, by in found.items()]), "", reading(found), "",
+                    *cleaning(saved[part(kind, rate)].get("added", {})),
                 ]  # fmt: skip
             lines += absent(METHODS, found)
     lines += ["## From which share of wrong labels a set beats full training stopped early", ""]
     for kind in KINDS:
-        found = findings(folder(runs, kind, RATES[0], crossing=True))
+        found = restored(saved.get(part(kind, RATES[0], crossing=True), {}))
         lines += [f"{kind.capitalize()} noise; rates tried: {tried()}.", ""]
         if found:
-            body = [[title(METHODS, m), crossing(by["noise"])] for m, by in found.items()]
-            lines += [table(("method", "crossing"), body), ""]
+            body = [
+                [title(METHODS, m), str(by["utility"].metric("utility.accuracy").draws), crossing(by["noise"])]
+                for m, by in found.items()
+            ]  # fmt: skip
+            lines += [table(("method", "distillations", "crossing"), body), ""]
         lines += absent(METHODS, found)
     return "\n".join(lines)
 
@@ -169,26 +211,27 @@ def reading(found: Found) -> str:
     )
 
 
-def added(found: Found) -> list[str]:
-    """What cleaning adds to each method."""
-    body = [
-        [f"`{m}` - `{base}`"]
-        + [
+def added(found: Found) -> dict[str, list[str]]:
+    """What cleaning adds to each method: accuracy, memorised."""
+    return {
+        m: [
             apart(found[m][auditor].metric(name), found[base][auditor].metric(name))
             for auditor, name in (("utility", "utility.accuracy"), ("noise", "noise.memorised"))
         ]
         for m, base in ADDED.items()
         if m in found and base in found
-    ]
-    if not body:
+    }
+
+
+def cleaning(gains: Mapping[str, Sequence[str]]) -> list[str]:
+    """The table of :func:`added`."""
+    if not gains:
         return []
+    body = [[f"`{m}` - `{ADDED[m]}`", *gains[m]] for m in ADDED if m in gains]
     head = ("what cleaning adds", "accuracy", "memorised")
     return [
-        "Taken as independent, so that the intervals are on the wide side:",
-        "",
-        table(head, body),
-        "",
-    ]
+        "Taken as independent, so that the intervals are on the wide side:", "", table(head, body), "",
+    ]  # fmt: skip
 
 
 def tried() -> str:
@@ -210,16 +253,19 @@ def crossing(noise: Finding) -> str:
 
 
 def numbers(found: Found) -> dict[str, object]:
-    """method -> metric -> what is kept of a number."""
-    return {
-        m: {
+    """method -> metric -> what is kept of a number; "caveats": why there is no crossing."""
+    made: dict[str, object] = {}
+    for method, by in found.items():
+        of: dict[str, object] = {
             v.name: kept(v)
             for f in (by["utility"], by["noise"])
             for v in f.metrics
             if v.name == "utility.accuracy" or v.name.startswith("noise.")
         }
-        for m, by in found.items()
-    }
+        if why := [str(c) for c in by["noise"].caveats if "No crossing" in c]:
+            of["caveats"] = why
+        made[method] = of
+    return made
 
 
 if __name__ == "__main__":
