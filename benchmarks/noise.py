@@ -37,7 +37,8 @@ from ddaudit.findings import Finding, Metric
 
 IPC, SEEDS = 10, 3
 KINDS, RATES = ("symmetric", "asymmetric"), (0.2, 0.4)
-CROSSING = (0.0, 0.4, 0.6)
+CROSSING = {"symmetric": (0.0, 0.4, 0.6), "asymmetric": (0.0, 0.2, 0.4)}
+"""Shares of wrong labels; asymmetric noise moves half the classes, so that no more than half can be wrong."""
 METHODS = {
     "full": "all records, trained to the end",
     "random": "random records",
@@ -98,7 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     until = time.monotonic() + args.seconds
     plain = [(s, kind, rate, ()) for s in range(1, SEEDS + 1) for kind in KINDS for rate in RATES]
-    further = [(s, kind, RATES[0], CROSSING) for s in range(1, SEEDS + 1) for kind in KINDS]
+    further = [(s, kind, RATES[0], CROSSING[kind]) for s in range(1, SEEDS + 1) for kind in KINDS]
     for seeds, kind, rate, rates in [] if args.page_only else [*plain, *further]:
         if time.monotonic() > until:
             break
@@ -118,7 +119,7 @@ def main() -> None:
     file = args.page.with_suffix(".json")
     saved = read_state(file)
     for kind in KINDS:
-        for rate, rates in [*((r, ()) for r in RATES), (RATES[0], CROSSING)]:
+        for rate, rates in [*((r, ()) for r in RATES), (RATES[0], CROSSING[kind])]:
             found = findings(folder(args.runs, kind, rate, crossing=bool(rates)))
             name = part(kind, rate, crossing=bool(rates))
             before = saved.get(name, {})
@@ -187,7 +188,7 @@ def text(saved: Mapping[str, Any]) -> str:
     lines += ["## From which share of wrong labels a set beats full training stopped early", ""]
     for kind in KINDS:
         found = restored(saved.get(part(kind, RATES[0], crossing=True), {}))
-        lines += [f"{kind.capitalize()} noise; rates tried: {tried()}.", ""]
+        lines += [f"{kind.capitalize()} noise; shares tried: {tried(kind)}.", ""]
         if found:
             body = [
                 [title(METHODS, m), str(by["utility"].metric("utility.accuracy").draws), crossing(by["noise"])]
@@ -234,8 +235,9 @@ def cleaning(gains: Mapping[str, Sequence[str]]) -> list[str]:
     ]  # fmt: skip
 
 
-def tried() -> str:
-    return ", ".join(f"{r:.0%}" for r in sorted({*CROSSING, RATES[0]}))
+def tried(kind: str) -> str:
+    shares = {*CROSSING[kind], RATES[0] / (1 + (kind == "asymmetric"))}
+    return ", ".join(f"{r:.0%}" for r in sorted(shares))
 
 
 def row(method: str, by: Mapping[str, Finding]) -> list[str]:

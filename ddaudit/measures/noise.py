@@ -13,7 +13,7 @@ from torch import Tensor
 from ddaudit.auditing import Auditor, Context, Settings, Shared, Subject, Work, auditor, stratified
 from ddaudit.data import ImageData
 from ddaudit.data.noise import TRUE_TRAIN, TRUE_VALIDATION
-from ddaudit.errors import Unsupported
+from ddaudit.errors import DDAuditError, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import correct, few_images, victim_logits
 from ddaudit.measures.early import early_stopped
@@ -219,7 +219,11 @@ class Noise(Auditor[NoiseSettings]):
                     f"{rate:.2f} of the labels were to be wrong, and {reached:.2f} are: noise of this kind has no more "
                     "classes to move."
                 )
-            points[reached] = correct(other, subject, seed), self._full(ctx, other, seed)
+            try:
+                points[reached] = correct(other, subject, seed), self._full(ctx, other, seed)
+            except DDAuditError as error:  # noise may empty a class, or make a distillation diverge
+                finding.status = "partial"
+                finding.reason = f"not made again with {reached:.2f} of the labels wrong: {error}"
         rates = sorted(points)
         resamples = ctx.resamples(test)
         ahead = torch.tensor([float((points[r][0] - points[r][1]).mean()) for r in rates])

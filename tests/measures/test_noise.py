@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddaudit.auditing import AUDITORS
+from ddaudit.auditing import AUDITORS, Context
 from ddaudit.data import load_data
 from ddaudit.data.noise import TRUE_TRAIN, TRUE_VALIDATION, noisy_dataset
 from ddaudit.errors import Unsupported
@@ -147,6 +147,26 @@ def test_end_to_end_with_other_rates(small, random_subset) -> None:
     for m in finding.metrics:
         if m.low is not None:
             assert m.low <= m.value <= m.high
+
+
+def test_a_rate_that_no_set_can_be_made_at_costs_no_other_number(
+    small, random_subset, monkeypatch
+) -> None:
+    honest = Context.answers
+
+    def answers(ctx, subject, seed, **how):
+        if ctx is not small:
+            raise Unsupported("diverged")
+        return honest(ctx, subject, seed, **how)
+
+    monkeypatch.setattr(Context, "answers", answers)
+    auditor = AUDITORS.get("noise")
+    settings = auditor.configure("quick", {"rates": (0.6,)})
+    finding = auditor.run(random_subset, small, settings, 0)
+    assert finding.status == "partial"
+    assert "of the labels wrong: diverged" in finding.reason
+    assert finding.metric("noise.memorised").value is not None
+    assert any("No crossing" in c for c in finding.caveats)
 
 
 @pytest.mark.parametrize(
