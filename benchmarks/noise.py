@@ -249,9 +249,9 @@ def row(method: str, by: Mapping[str, Finding]) -> list[str]:
 
 
 def crossing(noise: Finding) -> str:
-    """The share with its interval, or the auditor's sentence on why there is none."""
+    """The share with its interval, or the auditor's sentences on why there is none."""
     known = cell(noise, "noise.crossing")
-    return next((c for c in noise.caveats if "No crossing" in c), known) if known == "-" else known
+    return " ".join(noise.caveats) if known == "-" and noise.caveats else known
 
 
 def numbers(found: Found) -> dict[str, object]:
@@ -265,7 +265,7 @@ def numbers(found: Found) -> dict[str, object]:
             if v.name == "utility.accuracy" or v.name.startswith("noise.")
         }
         if why := [str(c) for c in by["noise"].caveats if "No crossing" in c]:
-            of["caveats"] = why
+            of["caveats"] = [*why, by["noise"].reason] if by["noise"].reason else why
         made[method] = of
     return made
 

@@ -223,22 +223,20 @@ class Noise(Auditor[NoiseSettings]):
                 points[reached] = correct(other, subject, seed), self._full(ctx, other, seed)
             except DDAuditError as error:  # noise may empty a class, or make a distillation diverge
                 finding.status = "partial"
-                finding.reason = f"not made again with {reached:.2f} of the labels wrong: {error}"
+                finding.reason = f"Not made again with {reached:.2f} of the labels wrong: {error}"
         rates = sorted(points)
         resamples = ctx.resamples(test)
         ahead = torch.tensor([float((points[r][0] - points[r][1]).mean()) for r in rates])
         drawn = torch.stack([resamples.means(points[r][0] - points[r][1]) for r in rates])
         found = _crossing(rates, ahead, drawn, len(test))
         if found is None:
-            side = (
-                "ahead"
-                if bool((ahead > 0).all())
-                else "behind"
-                if bool((ahead < 0).all())
-                else "on both sides"
-            )
+            side = "on both sides of"
+            if bool((ahead > 0).all()):
+                side = "ahead of"
+            elif bool((ahead < 0).all()):
+                side = "behind"
             finding.caveats.append(
-                f"No crossing: the set is {side} of full training stopped early at the rates tried "
+                f"No crossing: the set is {side} full training stopped early at the rates tried "
                 f"({', '.join(f'{r:.2f}' for r in rates)})."
             )
         else:
