@@ -119,9 +119,9 @@ def main() -> None:
     file = args.page.with_suffix(".json")
     saved = read_state(file)
     for kind in KINDS:
-        for rate, rates in [*((r, ()) for r in RATES), (RATES[0], CROSSING[kind])]:
-            found = findings(folder(args.runs, kind, rate, crossing=bool(rates)))
-            name = part(kind, rate, crossing=bool(rates))
+        for rate, beyond in [*((r, False) for r in RATES), (RATES[0], True)]:
+            found = findings(folder(args.runs, kind, rate, crossing=beyond))
+            name = part(kind, rate, crossing=beyond)
             before = saved.get(name, {})
             saved[name] = {
                 **before, **numbers(found), "added": {**before.get("added", {}), **added(found)}
@@ -188,7 +188,7 @@ def text(saved: Mapping[str, Any]) -> str:
     lines += ["## From which share of wrong labels a set beats full training stopped early", ""]
     for kind in KINDS:
         found = restored(saved.get(part(kind, RATES[0], crossing=True), {}))
-        lines += [f"{kind.capitalize()} noise; shares tried: {tried(kind)}.", ""]
+        lines += [f"{kind.capitalize()} noise; shares tried: {tried(kind, found)}.", ""]
         if found:
             body = [
                 [title(METHODS, m), str(by["utility"].metric("utility.accuracy").draws), crossing(by["noise"])]
@@ -235,9 +235,10 @@ def cleaning(gains: Mapping[str, Sequence[str]]) -> list[str]:
     ]  # fmt: skip
 
 
-def tried(kind: str) -> str:
-    shares = {*CROSSING[kind], RATES[0] / (1 + (kind == "asymmetric"))}
-    return ", ".join(f"{r:.0%}" for r in sorted(shares))
+def tried(kind: str, found: Found) -> str:
+    """The shares of wrong labels: those asked for, and that of the data."""
+    own = {by["noise"].metric("noise.rate").value or 0.0 for by in found.values()}
+    return ", ".join(f"{r:.0%}" for r in sorted({*CROSSING[kind], *own}))
 
 
 def row(method: str, by: Mapping[str, Finding]) -> list[str]:

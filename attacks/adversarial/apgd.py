@@ -61,15 +61,11 @@ class APGDTargeted:
         aims = rivals(model.logits(x), y, self.targets)
 
         def search(images: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-            starts = [
-                ball.surface(
-                    x[images[ranks == rank]],
-                    Noise(noise.seed, noise.images[images[ranks == rank].cpu()]).fork(
-                        "target", rank
-                    ),
-                )
-                for rank in ranks.unique().tolist()
-            ]
+            starts = []
+            for rank in ranks.unique().tolist():
+                mine = images[ranks == rank]
+                own = Noise(noise.seed, noise.images[mine.cpu()]).fork("target", rank)
+                starts.append(ball.surface(x[mine], own))
             return climb(
                 model, x[images], torch.stack([y[images], aims[images, ranks]], 1), ball,
                 torch.cat(starts), steps=self.steps, owners=images,

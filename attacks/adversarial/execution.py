@@ -170,8 +170,7 @@ def run(
         todo = (standing if only_correct else ~fooled).nonzero().flatten()
         calls = forwards = 0
         for index in todo.split(size) if len(todo) else ():
-            with frozen(network) as model:
-                model.room = size
+            with frozen(network, room=size) as model:
                 noise = Noise(seed + 1009 * number, index)
                 here, there = x[index].to(model.device), y[index].to(model.device)
                 made = attack(model, here, there, ball, noise).detach().float().cpu()
@@ -216,8 +215,12 @@ def classify(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[Model]:
-    """Eval mode, full float32 and no parameter gradients inside; modes and flags as before outside."""
+def frozen(network: nn.Module, *, room: int = 1) -> Iterator[Model]:
+    """Eval mode, full float32 and no parameter gradients inside; modes and flags as before outside.
+
+    Args:
+        room: see :class:`Model`.
+    """
     modes = [(module, module.training) for module in network.modules()]
     flags = [(p, p.requires_grad) for p in network.parameters()]
     tensors = [*network.parameters(), *network.buffers()]
@@ -226,7 +229,7 @@ def frozen(network: nn.Module) -> Iterator[Model]:
         p.requires_grad_(False)
     try:
         with exact_float32():
-            yield Model(network, tensors[0].device if tensors else torch.device("cpu"))
+            yield Model(network, tensors[0].device if tensors else torch.device("cpu"), room)
     finally:
         for p, flag in flags:
             p.requires_grad_(flag)

@@ -57,6 +57,7 @@ class Square:
         needed = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         value = margin(model.logits(at), y)
         drawn: list[Change] = []
+        draw, room = _paint if linf else _shift, min(AHEAD, model.room)
         done, ahead = 0, 1
         while done < self.queries:
             stays = value <= 0
@@ -65,12 +66,10 @@ class Square:
                 x, y, at, value, ids = (t[stays] for t in (x, y, at, value, ids))
             if not len(ids):
                 return made, needed
-            ahead = max(
-                1, min(ahead, AHEAD // len(ids), model.room // len(ids), self.queries - done)
-            )
+            ahead = max(1, min(ahead, room // len(ids), self.queries - done))
             for query in range(done + len(drawn), done + ahead):
                 share = self.share / 2 ** sum(query > q for q in _SCHEDULE)
-                drawn.append((_paint if linf else _shift)(x.shape[1:], ball, share, g))
+                drawn.append(draw(x.shape[1:], ball, share, g))
             tried = torch.stack([change(x, at) for change in drawn[:ahead]])
             new = margin(model.logits(tried.flatten(0, 1)), y.repeat(ahead)).view(ahead, len(ids))
             better = new > value
@@ -80,7 +79,7 @@ class Square:
             at = torch.where(better[last].view(-1, 1, 1, 1), tried[last], at)
             value = torch.maximum(new[last], value)
             drawn, done = drawn[last + 1 :], done + last + 1
-            ahead = max(1, last + 1) if len(moves) else 2 * ahead
+            ahead = last + 1 if len(moves) else 2 * ahead
         made[ids] = at
         needed[ids[value > 0]] = self.queries + 1
         return made, needed

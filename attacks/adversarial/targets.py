@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 Search = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(M,) int64 images and (M,) int64 ranks of their targets -> (M, C, H, W) x', (M,) bool whether it broke the network.
+"""(M,) int64 images and (M,) int64 ranks of their targets, in ascending order -> (M, C, H, W) x', (M,) bool whether it
+broke the network.
 
 A search of several targets of an image may end all of them with the first that succeeds (:func:`without`).
 """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ddaudit.auditing import Context, Subject
 from ddaudit.findings import Caveat
+from ddaudit.models import Network
 from ddaudit.training import EvaluationProtocol
 
 
@@ -23,11 +26,16 @@ def correct(
     Args:
         protocol: as for :meth:`Context.victims`.
     """
-    return hits(ctx.answers(subject, seed, protocol=protocol), ctx)
+    return _right(ctx.answers(subject, seed, protocol=protocol), ctx)
 
 
-def hits(logits: Tensor, ctx: Context) -> Tensor:
-    """(V, N) float64: 1 where (V, N, K) logits on the test records name the label."""
+def hits(nets: Sequence[Network], ctx: Context) -> Tensor:
+    """The same of networks that are no subject's victims."""
+    asked = ctx.test().images
+    return _right(torch.stack([ctx.predict(net, asked) for net in nets]), ctx)
+
+
+def _right(logits: Tensor, ctx: Context) -> Tensor:
     return (logits.argmax(2) == ctx.test().labels).double()
 
 

@@ -15,7 +15,7 @@ from ddaudit.data import ImageData
 from ddaudit.data.noise import TRUE_TRAIN, TRUE_VALIDATION
 from ddaudit.errors import DDAuditError, Unsupported
 from ddaudit.findings import Check, Curve, Finding, Metric, MetricInfo
-from ddaudit.measures._common import correct, few_images, victim_logits
+from ddaudit.measures._common import correct, few_images, hits, victim_logits
 from ddaudit.measures.early import early_stopped
 from ddaudit.stats import Interval, crossed_difference, crossed_rate
 from ddaudit.stats.intervals import quantiles
@@ -209,7 +209,7 @@ class Noise(Auditor[NoiseSettings]):
                 f"No crossing: a {subject.kind} cannot be made again at another rate."
             )
             return
-        test, points = ctx.test(), {noise.rate: own}
+        test, points, failed = ctx.test(), {noise.rate: own}, list[str]()
         for rate in _further(settings, noise.rate):
             other = at_rate(ctx, noise, rate)
             given = other.data.train.labels
@@ -222,8 +222,9 @@ class Noise(Auditor[NoiseSettings]):
             try:
                 points[reached] = correct(other, subject, seed), self._full(ctx, other, seed)
             except DDAuditError as error:  # noise may empty a class, or make a distillation diverge
-                finding.status = "partial"
-                finding.reason = f"Not made again with {reached:.2f} of the labels wrong: {error}"
+                failed.append(f"Not made again with {reached:.2f} of the labels wrong: {error}")
+        if failed:
+            finding.status, finding.reason = "partial", " ".join(failed)
         rates = sorted(points)
         resamples = ctx.resamples(test)
         ahead = torch.tensor([float((points[r][0] - points[r][1]).mean()) for r in rates])
@@ -261,9 +262,8 @@ class Noise(Auditor[NoiseSettings]):
         test, train = ctx.test(), noisy.data.train
 
         def right() -> Tensor:
-            nets = early_stopped(noisy, train, stratified(noisy.data.validation, 1000), seed)
-            says = torch.stack([ctx.predict(net, test.images).argmax(1) for net in nets])
-            return (says == test.labels).double()
+            held = stratified(noisy.data.validation, 1000)
+            return hits(early_stopped(noisy, train, held, seed), ctx)
 
         return _SHARED.once(ctx, (seed, train.fingerprint, test.fingerprint), right)
 

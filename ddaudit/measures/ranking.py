@@ -146,8 +146,7 @@ def _own(
 def _trained(made: DistilledSet, ctx: Context, seed: int, protocol: EvaluationProtocol) -> Tensor:
     """(V, N) of networks trained on a set with the seeds of its victims."""
     seeds = [ctx.seed_for("victim", seed, i) for i in range(ctx.preset.victims)]
-    nets, asked = ctx.train([made] * len(seeds), seeds=seeds, protocol=protocol), ctx.test().images
-    return hits(torch.stack([ctx.predict(net, asked) for net in nets]), ctx)
+    return hits(ctx.train([made] * len(seeds), seeds=seeds, protocol=protocol), ctx)
 
 
 def _chance(subject: Subject, distilled: DistilledSet, ctx: Context, seed: int) -> Subject:

@@ -14,7 +14,7 @@ from ddaudit.distillation.networks import fit
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures import ranking
-from ddaudit.measures._common import correct, few_images
+from ddaudit.measures._common import correct, few_images, hits
 from ddaudit.measures.overlap import CHECK, check_overlap
 from ddaudit.models import Arch
 from ddaudit.sets import stored_bytes
@@ -229,18 +229,18 @@ class Utility(Auditor[UtilitySettings]):
         except Unsupported as error:
             finding.caveats.append(f"Other architectures ({names}) not tried: {error}.")
             return
-        test, failed = ctx.test(), []
+        failed = []
         count = ctx.preset.victims
         seeds = [ctx.seed_for("victim", seed, i) for i in range(count)]
         for name in settings.cross_architectures:
             try:
                 arch = fit(Arch.parse(name), ctx.data.shape)
                 nets = ctx.train([distilled] * count, seeds=seeds, arch=arch, protocol=ctx.protocol)
-                logits = torch.stack([ctx.predict(net, test.images) for net in nets])
+                right = hits(nets, ctx)
             except (BadInput, Unsupported) as error:
                 failed.append(str(error) if isinstance(error, BadInput) else f"{name}: {error}.")
                 continue
-            rate = crossed_rate((logits.argmax(2) == test.labels).double())
+            rate = crossed_rate(right)
             finding.metrics.append(
                 Metric.of(
                     "utility.cross_architecture_accuracy",

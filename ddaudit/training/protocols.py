@@ -274,9 +274,7 @@ _LATER = {
 }
 
 
-def _shortened(
-    name: str, epochs: int, steps: int, batch: int = 256, *more: str
-) -> EvaluationProtocol:
+def _shortened(name: str, *, epochs: int, steps: int, batch: int = 256) -> EvaluationProtocol:
     return EvaluationProtocol(
         name=name,
         epochs=epochs,
@@ -286,7 +284,7 @@ def _shortened(
         deviations=(
             f"{epochs} instead of 1000 epochs with augmentation, and at most {steps} steps",
             "learning rate 0.05 instead of 0.01, so that the shorter training still fits the set",
-            *more,
+            *(() if batch == 256 else (f"batches of {batch}, not 256",)),
         ),
     )
 
@@ -297,7 +295,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         max_steps=20_000,
         deviations=("training stops after 20 000 steps, which only large (real) sets reach",),
     ),
-    "quick": _shortened("quick", 300, 500),
-    "brief": _shortened("brief", 200, 600, 128, "batches of 128, not 256"),
+    "quick": _shortened("quick", epochs=300, steps=500),
+    "brief": _shortened("brief", epochs=200, steps=600, batch=128),
 }
 """Protocols by name. "dc": Zhao et al., ICLR 2021, and its code; "quick" and "brief": the same, shortened."""

@@ -257,8 +257,7 @@ def test_what_is_tried_at_once_gives_what_is_tried_in_turn(attack, norm, formula
     y, ball = classify(net, x), Ball(0.02 if norm == "Linf" else 0.2, norm)
 
     def fooled(images: torch.Tensor, room: int) -> tuple[torch.Tensor, int]:
-        with frozen(net) as model:
-            model.room = room
+        with frozen(net, room=room) as model:
             made = attack(model, x[images], y[images], ball, Noise(0, images))
         return classify(net, made) != y[images], model.calls
 
