@@ -43,11 +43,13 @@ class FreeRate:
         values: (K,), one of the canvas's parameters.
         lr: their step size; None: that of the images.
         decode: values -> rates of the same shape, differentiable.
+        least: values below this go back to it after every step; None: they do not.
     """
 
     values: Tensor
     lr: float | None
     decode: Callable[[Tensor], Tensor] = F.softplus
+    least: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,11 @@ class Canvas:
         return groups
 
     def keep(self) -> None:
-        """To be called after every step: learned labels that left the distributions go back."""
+        """To be called after every step: learned labels that left the distributions go back, and rates to the least
+        that is allowed."""
+        if self.free_rate is not None and self.free_rate.least is not None:
+            with torch.no_grad():
+                self.free_rate.values.clamp_(min=self.free_rate.least)
         if self.soft is not None and self.soft.keep is not None:
             with torch.no_grad():
                 self.soft.values.copy_(self.soft.keep(self.soft.values))

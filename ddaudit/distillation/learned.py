@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddaudit.distillation.parts import Canvas, FreeRate, SoftLabels
+from ddaudit.later import later
 from ddaudit.sets.simplex import to_simplex, to_sum_one
 
 
@@ -135,6 +136,7 @@ class LearnedRate:
         lr: step size of the free number; None: that of the images.
         form: "softplus": a rate is the softplus of a free number, so that it stays positive; "plain": the number
             itself, which may leave the positive numbers, and the loop stops there.
+        least: a "plain" number below this goes back to it after every step; None: it does not.
 
     Source: Wang et al., "Dataset Distillation", arXiv 1811.10959, section 3.2; softplus as in the authors' code, plain
     as in that of MTT (CVPR 2022).
@@ -143,6 +145,7 @@ class LearnedRate:
     start_at: float = 0.02
     lr: float | None = None
     form: Literal["softplus", "plain"] = "softplus"
+    least: float | None = later(None)
 
     def __post_init__(self) -> None:
         if self.form not in ("softplus", "plain"):
@@ -151,6 +154,8 @@ class LearnedRate:
             raise ValueError(f"rate.start_at must lie in (0, 100], got {self.start_at:g}")
         if self.lr is not None and not self.lr > 0:
             raise ValueError(f"rate.lr must be positive, got {self.lr:g}")
+        if self.least is not None and (self.form != "plain" or not self.least > 0):
+            raise ValueError("rate.least is a positive number, for the form 'plain'")
 
     def start(self, canvas: Canvas, runs: int) -> Canvas:
         """The canvas with one rate per run among its parameters."""
@@ -161,5 +166,5 @@ class LearnedRate:
             True
         )
         parameters = [*canvas.parameters, values]
-        rate = FreeRate(values, self.lr, (lambda v: v) if plain else F.softplus)
+        rate = FreeRate(values, self.lr, (lambda v: v) if plain else F.softplus, self.least)
         return replace(canvas, parameters=parameters, free_rate=rate)

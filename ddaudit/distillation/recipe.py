@@ -44,12 +44,16 @@ from ddaudit.errors import BadInput
 from ddaudit.later import later, unused
 from ddaudit.registry import Registry, split_recipe
 from ddaudit.training import EvaluationProtocol
+from ddaudit.training.augment import fitted
 
 Family = Literal[
     "selection", "distribution", "gradient", "trajectory", "kernel", "unrolled", "decoupled", "own"
 ]
 _LENT = ("objective", "synthesis", "networks")
 """Parts that another method can lend."""
+
+BEST_ON_TEST = "numbers are of the last step and epoch (source: of the best one on test records)"
+"""A deviation of those whose authors' code picks by the records that it reports on."""
 
 Status = Literal["faithful", "simplified", "reconstruction", "ours"]
 
@@ -357,7 +361,7 @@ class Recipe:
         """The DSA strategy string; "" for none, as for anything but images."""
         if data.modality != "image":
             return ""
-        return data.augment if self.augment == "data" else self.augment
+        return data.augment if self.augment == "data" else fitted(self.augment, data.augment)
 
     def at(self, profile: Literal["small", "paper"]) -> Recipe:
         """This recipe at a profile; "small" applies its 2-core numbers."""

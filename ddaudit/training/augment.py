@@ -67,6 +67,13 @@ def without(strategy: str, operation: str) -> str:
     return "+".join(filter(None, kept))
 
 
+def fitted(strategy: str, of_data: str) -> str:
+    """The strategy string, without mirror images where the data set's own has augmentations and none of them mirrors:
+    a digit in a mirror is another digit, or none."""
+    ops = operations(of_data)
+    return strategy if not ops or "flip" in ops else without(strategy, "flip")
+
+
 def _stages(strategy: str) -> list[list[str]]:
     """The operations of each stage; one of each stage is applied."""
     if strategy.lower() in ("", "none"):

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ddaudit.errors import BadInput
 from ddaudit.later import later, unused
-from ddaudit.training.augment import operations, without
+from ddaudit.training.augment import fitted, operations
 from ddaudit.training.robust import Robust
 
 # A card comes from strangers' files: what it asks for stays within what an audit can do.
@@ -167,10 +167,10 @@ class EvaluationProtocol:
         """This protocol with open augmentation resolved to the data set's ``strategy``, and without mirror images
         where that has none: a digit in a mirror is another digit, or none."""
         if self.augment is not None:
-            ops = operations(strategy)
-            if not ops or "flip" in ops:
-                return self
-            return replace(self, augment=without(self.augment, "flip"), flip=False)
+            mirrored = fitted("flip", strategy) != ""
+            return replace(
+                self, augment=fitted(self.augment, strategy), flip=self.flip and mirrored
+            )
         return replace(self, augment="" if self.labels == "store" else strategy)
 
     @property

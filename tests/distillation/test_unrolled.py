@@ -224,6 +224,20 @@ def test_the_rate_goes_to_the_optimum_of_a_quadratic():
         assert canvas.rates().item() == pytest.approx(0.25, rel=0.01)
 
 
+def test_a_rate_below_its_floor_goes_back_to_it():
+    """HaBa's code clips the rate after every step."""
+    canvas = Canvas([torch.zeros(1)], torch.zeros(0), lambda: torch.zeros(0))
+    canvas = LearnedRate(0.001, form="plain", least=0.001).start(canvas, 2)
+    with torch.no_grad():
+        canvas.free_rate.values.copy_(torch.tensor([-0.5, 0.3]))
+    canvas.keep()
+    assert canvas.rates().tolist() == pytest.approx([0.001, 0.3])
+    assert canvas.finite
+    with pytest.raises(ValueError, match="rate.least"):
+        LearnedRate(least=0.1)
+    assert resolve("haba").loop.rate.least == 0.001
+
+
 def test_an_iteration_descends_the_loss_of_the_real_records(tiny, monkeypatch):
     """With SGD in Adam's place one iteration is the gradient: against central differences of the loss on all records,
     of the network of the loop's seed trained by torch's SGD in float64."""

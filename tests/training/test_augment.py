@@ -19,6 +19,7 @@ from ddaudit.training.augment import (
     apply,
     concatenate,
     draw,
+    fitted,
     operations,
 )
 
@@ -35,6 +36,12 @@ def images(n: int = 3, size: int = 9, channels: int = 3) -> Tensor:
 
 def params(op: str, *values: float) -> AugmentParams:
     return AugmentParams(op, torch.tensor([values], dtype=torch.float64))
+
+
+def test_only_data_that_are_mirrored_themselves_keep_mirror_images() -> None:
+    own = "flip+color_crop_cutout_scale_rotate"
+    assert fitted(own, "color_crop_cutout_flip_scale_rotate") == fitted(own, "") == own
+    assert fitted(own, "color_crop_cutout_scale_rotate") == "color_crop_cutout_scale_rotate"
 
 
 def test_flip_is_an_involution_and_mirrors_left_and_right() -> None:

@@ -36,6 +36,7 @@ DM = register(
             "networks.width": 32,
             "reader.per_class": 64,
         },
+        deviations=(ONE_STEP,),
     )
 )
 

@@ -41,6 +41,6 @@ FRED_DC = register(
         synthesis=Frequency(share=1 / 32),
         loop=replace(DC.loop, lr=1e3 * STEP),
         small={**DC.small, "synthesis.share": 0.5},
-        deviations=DEVIATIONS,
+        deviations=(*DC.deviations, *DEVIATIONS),
     )
 )

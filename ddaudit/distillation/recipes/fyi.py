@@ -8,6 +8,8 @@ from ddaudit.distillation.recipes.dc import DSA
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.synthesis import Pixels
 
+AUGMENT = "flip+color_crop_cutout_scale_rotate"
+"""Mirror images are drawn beside one of the other operations, as in the authors' code; DSA draws one of all."""
 SOURCE = "Son, Oh, Baek & Ham, FYI: Flip Your Images for Dataset Distillation, ECCV 2024, arXiv 2407.08113"
 
 FYI = register(
@@ -17,6 +19,8 @@ FYI = register(
         purpose="mean embeddings of the images and their mirror images",
         source=f"{SOURCE}; on distribution matching",
         synthesis=Mirrored(Pixels(init="real")),
+        augment=AUGMENT,
+        protocol=replace(DM.protocol, name="fyi", augment=AUGMENT),
     )
 )
 
@@ -27,5 +31,11 @@ FYI_DSA = register(
         purpose="augmented gradients of the images and their mirror images",
         source=f"{SOURCE}; on gradient matching with siamese augmentation",
         synthesis=Mirrored(Pixels(init="real")),
+        augment=AUGMENT,
+        protocol=replace(DSA.protocol, name="fyi", augment=AUGMENT),
+        deviations=(
+            *DSA.deviations,
+            "networks learn images and mirror images in batches of 256 (source: of 256 and their mirror images)",
+        ),
     )
 )

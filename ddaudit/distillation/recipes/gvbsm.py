@@ -9,6 +9,7 @@ from ddaudit.distillation.jitter import Jitter
 from ddaudit.distillation.layer_statistics import LayerStatistics
 from ddaudit.distillation.recipe import register
 from ddaudit.distillation.recipes.sre2l import (
+    DECAYED,
     FLOATS,
     SMALL,
     SMALL_TEACHER,
@@ -41,7 +42,7 @@ GVBSM = register(
         status="simplified",
         source="Shao et al., Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching, "
         "CVPR 2024, arXiv 2311.17950; numbers of the authors' code for CIFAR-10 at IPC 10",
-        networks=squeezed("ResNet18BN,ConvNet,VGG11BN,AlexNetBN", epochs=5, lr=0.05, batch=64),
+        networks=squeezed("ResNet18BN,ConvNet,VGG11BN,AlexNetBN", epochs=5, lr=0.05, batch=64, decay=0.0),
         terms=(
             CrossEntropy(weight=1.0),
             LayerStatistics(weight=0.01, convolutions=True, momentum=0.8, drop=0.4),
@@ -49,7 +50,7 @@ GVBSM = register(
         ),
         loop=Recover(iterations=4000, lr=0.05, whole=True, jitter=Jitter(smallest=1.0, pad=0.125, roll=1.0)),
         labels=ViewLabels(epochs=1000),
-        protocol=by_views("g-vbsm", epochs=1000, batch_size=100, loss="mse", hard_weight=0.15),
+        protocol=by_views("g-vbsm", epochs=1000, batch_size=100, loss="mse", hard_weight=0.15, decay=0.0),
         published_ipc=10,
         small={
             **SMALL_TEACHERS,
@@ -77,7 +78,8 @@ EDC = register(
         "numbers of the authors' script for CIFAR-10, at IPC 1",
         synthesis=RealCrops(),
         networks=squeezed(
-            "ResNet18BN,ConvNet,VGG11BN,AlexNetBN,ConvNetD1,ConvNetD2,ConvNetW32", epochs=5, lr=0.05, batch=64
+            "ResNet18BN,ConvNet,VGG11BN,AlexNetBN,ConvNetD1,ConvNetD2,ConvNetW32",
+            epochs=5, lr=0.05, batch=64, decay=0.0,
         ),
         terms=(
             CrossEntropy(weight=1.0),
@@ -87,6 +89,8 @@ EDC = register(
         published_ipc=1,
         protocol=by_views(
             "edc", epochs=1000, batch_size=50, schedule="half-cosine", loss="mse", hard_weight=0.025, deviations=(
+                DECAYED,
+                "half a cosine (theirs: halved at epochs 800, 900 and 950), batches of 50 (theirs: 10)",
                 "no moving average of the network is evaluated",
                 "views are crops with CutMix; theirs pass through RandAugment first",
             ),

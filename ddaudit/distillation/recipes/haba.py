@@ -21,7 +21,13 @@ HABA = register(
         status="simplified",
         source=f"{SOURCE}; values of the authors' code, CIFAR-10 with 10 bases per class",
         synthesis=Hallucinated(),
-        loop=replace(MTT.loop, iterations=15_000, momentum=0.95, batch=100),
+        loop=replace(
+            MTT.loop,
+            iterations=15_000,
+            momentum=0.95,
+            batch=100,
+            rate=replace(MTT.loop.rate, least=0.001),
+        ),
         small={
             **MTT.small,
             "loop.iterations": 100,

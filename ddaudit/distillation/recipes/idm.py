@@ -4,7 +4,7 @@ from ddaudit.distillation.learners import Queue
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.objectives import MeanEmbedding
 from ddaudit.distillation.reading import Minibatch
-from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.recipe import BEST_ON_TEST, Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.terms import CrossEntropy
@@ -39,7 +39,7 @@ IDM = register(
         },
         deviations=(
             "all classes move at once (source: one after the other, at the same step)",
-            "the published file is that of the last step (source: of the best one on the test set)",
+            BEST_ON_TEST,
         ),
     )
 )

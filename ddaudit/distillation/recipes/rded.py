@@ -1,8 +1,15 @@
 """RDED: crops of real images, chosen, tiled and labelled by a teacher: a recovery of no steps."""
 
 from ddaudit.distillation.crops import RealCrops
-from ddaudit.distillation.recipe import Recipe, register
-from ddaudit.distillation.recipes.sre2l import SMALL_TEACHER, TEACHER_HERE, by_views, squeezed
+from ddaudit.distillation.recipe import BEST_ON_TEST, Recipe, register
+from ddaudit.distillation.recipes.sre2l import (
+    DECAYED,
+    FLOATS,
+    SMALL_TEACHER,
+    TEACHER_HERE,
+    by_views,
+    squeezed,
+)
 from ddaudit.distillation.recover import Recover
 from ddaudit.distillation.relabel import ViewLabels
 
@@ -23,7 +30,7 @@ RDED = register(
             batch_size=50,
             schedule="half-cosine",
             deviations=(
-                "weight decay on biases and norms too",
+                DECAYED,
                 "batches of 50 at IPC 50 (theirs: 100)",
             ),
         ),
@@ -36,6 +43,8 @@ RDED = register(
         },
         deviations=(
             TEACHER_HERE,
+            FLOATS,
+            BEST_ON_TEST,
             "with factor 2, training does not shuffle the tiles of an image",
         ),
     )

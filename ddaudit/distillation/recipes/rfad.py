@@ -42,7 +42,7 @@ RFAD = register(
         deviations=(
             "no ZCA whitening (source: of colour), and no whitening matrix learned between images and networks",
             "10 000 steps (source: until the loss of 16 networks on training records stands still for 1000)",
-            "new random networks at every step (source: at every tenth)",
+            "blocks of networks pad by 3 on 28 pixels, which leaves 4096 features (source: 1, and 2304)",
             "class-balanced batches of 512 per class for four batches of 1280",
             "released labels are the distributions nearest to the targets (source: the targets, any numbers)",
             "evaluation: the source trains networks on 8 times the targets, relative to their start, or regresses with "

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ddaudit.distillation.curriculum import Curriculum
 from ddaudit.distillation.expert_paths import ExpertPaths
 from ddaudit.distillation.learned import LearnedLabels, LearnedRate
-from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.recipe import BEST_ON_TEST, Recipe, register
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.trajectory import Starts, Trajectory
 from ddaudit.training import EvaluationProtocol
@@ -37,7 +37,7 @@ MTT = register(
             "networks.lr": 0.1,
             "networks.batch": 64,
         },
-        deviations=("no ZCA whitening (source: at IPC 1 and 10)",),
+        deviations=("no ZCA whitening (source: at IPC 1 and 10)", BEST_ON_TEST),
     )
 )
 
@@ -57,7 +57,7 @@ TESLA = register(
             rate=LearnedRate(0.01, 1e-7, "plain"),
             gradient="stepwise",
         ),
-        deviations=(),
+        deviations=(BEST_ON_TEST,),
     )
 )
 
@@ -147,6 +147,7 @@ MCT = register(
         ),
         deviations=(
             "two ends of a path (the released code also keeps two points between, smoothed)",
+            BEST_ON_TEST,
         ),
     )
 )

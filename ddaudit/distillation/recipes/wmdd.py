@@ -7,6 +7,7 @@ from ddaudit.distillation.jitter import Jitter
 from ddaudit.distillation.layer_statistics import LayerStatistics
 from ddaudit.distillation.recipe import register
 from ddaudit.distillation.recipes.sre2l import (
+    DECAYED,
     FLOATS,
     SMALL,
     SRE2L,
@@ -25,7 +26,7 @@ WMDD = register(
         purpose="images with barycentre features and the layer statistics of their class",
         source="Liu et al., Dataset Distillation via the Wasserstein Metric, ICCV 2025, arXiv 2311.18531; numbers of "
         "the authors' code for ImageNette",
-        networks=squeezed("ResNet18BN", epochs=50, lr=0.025, batch=32),
+        networks=squeezed("ResNet18BN", epochs=50, lr=0.025, batch=32, decay=1e-4),
         terms=(
             CrossEntropy(weight=1.0),
             BarycentreFeatures(),
@@ -33,7 +34,7 @@ WMDD = register(
         ),
         loop=Recover(iterations=2000, lr=0.25, whole=True, jitter=Jitter(roll=1 / 7)),
         labels=ViewLabels(epochs=300),
-        protocol=by_views("wmdd", epochs=300, batch_size=100),
+        protocol=by_views("wmdd", epochs=300, batch_size=100, deviations=(DECAYED,)),
         small={**SMALL, "loop.jitter.smallest": 1.0},
         deviations=(
             TEACHER_HERE,
