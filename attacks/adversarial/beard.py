@@ -89,7 +89,7 @@ def pool(*, targeted: bool, beard_compat: bool = False) -> list[_Part]:
     if targeted:
         return parts
     far = _Part("DeepFool", (DeepFool(),), "L2", ANYWHERE)
-    return [*parts, far, _Part("AutoAttack", tuple(standard(steps=STEPS)))]
+    return [*parts, far, _Part("AutoAttack", tuple(standard(steps=STEPS, rescale=True)))]
 
 
 def evaluate(

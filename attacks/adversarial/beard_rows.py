@@ -49,8 +49,19 @@ def emitted(victims: Sequence[Network], images: ImageData) -> list[Metric]:
     clipped = torch.stack([clip_only(net, x) == y for net in victims])
     out = [_accuracy(clipped, mode="as coded", attack="clip only")]
     for mode, compat in (("as coded", True), ("as meant", False)):
-        for aim, targeted in (("untargeted", False), ("targeted", True)):
-            found = [evaluate(n, x, y, targeted=targeted, beard_compat=compat) for n in victims]
+        by_aim = {
+            aim: [evaluate(n, x, y, targeted=targeted, beard_compat=compat) for n in victims]
+            for aim, targeted in (("untargeted", False), ("targeted", True))
+        }
+        # The benchmark's clean time is the shorter of both evaluations'.
+        quickest = [
+            min(f["clean"][1] for f in of_one) for of_one in zip(*by_aim.values(), strict=True)
+        ]
+        for aim, timed in by_aim.items():
+            found = [
+                {**f, "clean": (f["clean"][0], seconds)}
+                for f, seconds in zip(timed, quickest, strict=True)
+            ]
             for attack in [name for name in found[0] if name != "clean"]:
                 table = torch.stack([f[attack][0] for f in found])
                 out.append(_accuracy(table, mode=mode, attack=attack, aim=aim))

@@ -76,7 +76,10 @@ class Probe:
         self.margin.append(self._run(network, [PGD(100, loss="margin")], eps).robust_accuracy)
         self.noise.append(self._noise(network))
         everything = self._everything()
-        self.unbounded.append(self._run(network, [PGD(100)], everything).robust_accuracy)
+        # Without bounds a random start lies so far out that the softmax is exactly 0 or 1, and its gradient 0.
+        at_random = self.bounds[1] < torch.inf
+        anywhere = self._run(network, [PGD(100, random_start=at_random)], everything)
+        self.unbounded.append(anywhere.robust_accuracy)
         aimed = self._run(network, [PGD(100, loss="margin", towards=1)], everything)
         self.targeted.append(self._reached(network, aimed))
         self.gradients.append(nonzero_gradient_share(network, x[correct], y[correct]))
@@ -132,7 +135,9 @@ class Probe:
     def _noise(self, network: nn.Module) -> float:
         """Accuracy under one draw of noise in the ball; an image that is wrong without it counts as wrong."""
         ball = Ball(self.eps, self.norm, *self.bounds)
-        drawn = ball.inside(self.inputs, Noise(self.seed + 7, torch.arange(len(self.inputs))))
+        # As long as the attack's step, which in L2 a uniform distance is not.
+        draw = ball.inside if self.norm == "Linf" else ball.surface
+        drawn = draw(self.inputs, Noise(self.seed + 7, torch.arange(len(self.inputs))))
         right = classify(network, self.inputs) == self.labels
         return _mean(right & (classify(network, drawn) == self.labels))
 

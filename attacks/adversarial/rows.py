@@ -200,10 +200,9 @@ def caveats(
             f"Radii are standard deviations of the inputs, without bounds on their values; the headline is "
             f"{settings.autoattack_norm} {radii.headline:g}. A 0/1 column may take any value under attack."
         )
-    elif abs(settings.autoattack_eps - 2 * GREY) > 1e-9:
-        out.append(
-            f"The headline radius is {settings.autoattack_norm} {settings.autoattack_eps:.4g}, set by the user."
-        )
+    elif settings.autoattack_norm == "L2" or abs(radii.headline - 2 * GREY) > 1e-9:
+        by = "" if settings.autoattack_eps is None else ", set by the user"
+        out.append(f"The headline radius is {settings.autoattack_norm} {radii.headline:.4g}{by}.")
     else:
         text = (
             "The headline radius of 2/255 is the one that papers on distilled data use; other work on robustness uses "

@@ -29,8 +29,8 @@ class AdversarialSettings(Settings):
     """L2 radii."""
     pgd_steps: int = Field(default=40, ge=1)
     pgd_restarts: int = Field(default=1, ge=1)
-    autoattack_eps: float = Field(default=2 * GREY, gt=0)
-    """The headline radius."""
+    autoattack_eps: float | None = Field(default=None, gt=0)
+    """The headline radius; None: 2/255 in Linf, 0.5 in L2."""
     autoattack_norm: Norm = "Linf"
     autoattack_images: int = Field(default=256, ge=2)
     autoattack_victims: int | None = Field(default=1, ge=1)
@@ -68,13 +68,18 @@ class AdversarialSettings(Settings):
 
     @model_validator(mode="after")
     def _sensible(self) -> AdversarialSettings:
-        linf = [*self.eps, *([self.autoattack_eps] if self.autoattack_norm == "Linf" else [])]
+        linf = [*self.eps, *([self.headline] if self.autoattack_norm == "Linf" else [])]
         if max(linf, default=0) > 1:
             what = f"Linf radius {max(linf):g} goes beyond all pixels in [0, 1]"
             raise ValueError(f"{what}: {max(linf):g} grey levels are {max(linf) / 255:.4f}")
         if "cw" in self.attacks and not self.l2_eps and self.autoattack_norm != "L2":
             raise ValueError("attack 'cw' is thresholded in L2: give l2_eps, or autoattack_norm=L2")
         return self
+
+    @property
+    def headline(self) -> float:
+        """The headline radius on pixels."""
+        return self.autoattack_eps or (2 * GREY if self.autoattack_norm == "Linf" else 0.5)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Radii:
         """Grey levels for pixels, standard deviations for standardised values."""
         if data.space == "pixels":
             return cls(
-                True, data.bounds, settings.eps, settings.l2_eps, settings.autoattack_eps, 255.0,
+                True, data.bounds, settings.eps, settings.l2_eps, settings.headline, 255.0,
                 "eps (grey levels of 255, Linf)",
             )  # fmt: skip
         return cls(

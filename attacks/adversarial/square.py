@@ -22,7 +22,8 @@ from ddaudit.attacks.adversarial.losses import margin
 
 _TINY = 1e-12
 _SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Queries after which the share of pixels in a window is halved."""
+"""Queries of 10 000 after which the share of pixels in a window is halved."""
+_PUBLISHED = 10_000
 
 AHEAD = 32
 """Images of a pass: where fewer stand, the next queries are asked at the same time, as if none of them succeeded."""
@@ -39,10 +40,18 @@ class Square:
     queries: int = 5000
     share: float = 0.8
     """Share of pixels in the first windows."""
+    rescale: bool = True
+    """Halvings keep their place in the budget, as where the attack stands alone; AutoAttack runs the first half of the
+    published 10 000."""
 
     @property
     def name(self) -> str:
         return "square"
+
+    def window(self, query: int) -> float:
+        """Share of pixels in the window of query ``query``, counted from 0."""
+        at = query * _PUBLISHED // self.queries if self.rescale else query
+        return self.share / 2 ** sum(at > halving for halving in _SCHEDULE)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, ball: Ball, noise: Noise) -> Tensor:
         return self.search(model, x, y, ball, noise)[0]
@@ -68,8 +77,7 @@ class Square:
                 return made, needed
             ahead = max(1, min(ahead, room // len(ids), self.queries - done))
             for query in range(done + len(drawn), done + ahead):
-                share = self.share / 2 ** sum(query > q for q in _SCHEDULE)
-                drawn.append(draw(x.shape[1:], ball, share, g))
+                drawn.append(draw(x.shape[1:], ball, self.window(query), g))
             tried = torch.stack([change(x, at) for change in drawn[:ahead]])
             new = margin(model.logits(tried.flatten(0, 1)), y.repeat(ahead)).view(ahead, len(ids))
             better = new > value

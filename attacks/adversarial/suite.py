@@ -57,18 +57,21 @@ def require_known(name: str) -> str:
     return key
 
 
-def standard(*, steps: int = 100, queries: int = 5000, targets: int = 9) -> list[InputAttack]:
+def standard(
+    *, steps: int = 100, queries: int = 5000, targets: int = 9, rescale: bool = False
+) -> list[InputAttack]:
     """AutoAttack "standard": APGD-CE, APGD-T, FAB-T, Square; for networks whose answers do not vary.
 
     Args:
         steps, queries, targets: the published budgets; tests lower them, auditors do not.
+        rescale: Square halves its windows by its budget, as in torchattacks' AutoAttack.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", ICML 2020.
     """
     return [
         APGD("ce", steps=steps), APGDTargeted(steps=steps, targets=targets), FAB(steps=steps, targets=targets),
-        Square(queries=queries),
+        Square(queries=queries, rescale=rescale),
     ]  # fmt: skip
 
 
@@ -166,7 +169,7 @@ def dd_robustbench() -> list[Cell]:
     ]
     cells += [Cell("fgsm", grey / 255, (FGSM(),)) for grey in (2, 4, 8)]
     parts: dict[str, tuple[InputAttack, ...]] = {
-        "autoattack-10": tuple(standard(steps=10)),
+        "autoattack-10": tuple(standard(steps=10, rescale=True)),
         "apgd-ce-10": (APGD("ce", **ten),),
         "apgd-t-10": (APGDTargeted(**ten),),
         "fab-t-10": (FAB(**ten),),

@@ -102,13 +102,13 @@ class Backdoor(Auditor[BackdoorSettings]):
         "backdoor.cta": "clean test accuracy",
         "backdoor.asr": "attack success rate",
     }
-    version = 8
+    version = 9
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {"poison_ratios": (0.1,)}
     settings = BackdoorSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 2000},
-        "standard": {},
+        "standard": {"full_victims": 1},
         "full": {"full_victims": 1},
     }
 
@@ -124,10 +124,17 @@ class Backdoor(Auditor[BackdoorSettings]):
         refused: dict[str, str] = {}
         finding = Finding(subject=subject.id, auditor=self.name)
         for name, variants in chosen(settings, ctx.preset.profile).items():
+            # Apart until all of it is there: what an attack leaves when it fails half-way is no result.
+            part = Finding(subject=subject.id, auditor=self.name)
             try:
-                self._carry_out(finding, variants, subject, ctx, settings, seed)
+                self._carry_out(part, variants, subject, ctx, settings, seed)
             except (Unsupported, NotEnoughData) as error:
                 refused[name] = str(error).rstrip(".")
+                continue
+            known = {m.key for m in finding.metrics}
+            finding.metrics += [m for m in part.metrics if m.key not in known]
+            finding.caveats += part.caveats
+            finding.images += part.images
         if not finding.metrics:
             raise Unsupported("; ".join(dict.fromkeys(refused.values())))
         finding.caveats += _caveats(ctx, settings)
@@ -155,10 +162,9 @@ class Backdoor(Auditor[BackdoorSettings]):
             planted = inject(attack, scene)
             attempt = Attempt(ctx, attack, planted, test, settings.target)
             before = attempt.on(clean)
-            if not finding.metrics:
-                finding.metrics.append(accuracy("backdoor.cta_clean", before))
             if attack is variants[0]:
-                # Of clean networks the ratio tells nothing.
+                # Of clean networks the ratio tells nothing, and of their accuracy the attack.
+                finding.metrics.append(accuracy("backdoor.cta_clean", before))
                 finding.metrics += success("backdoor.asr_clean", before, {"attack": attack.name})
                 finding.metrics += attempt.size()
             nets = _victims(ctx, planted.made, seed)

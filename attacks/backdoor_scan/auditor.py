@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from ddaudit.attacks._common.rates import rate, rate_metric
 from ddaudit.attacks._common.records import join
-from ddaudit.attacks._common.trigger import trigger_of
+from ddaudit.attacks._common.trigger import Trigger, trigger_of
 from ddaudit.attacks.backdoor_scan import known_answers
 from ddaudit.attacks.backdoor_scan.detector import Detector, Exhibit
 from ddaudit.attacks.backdoor_scan.fine_pruning import fine_prune
@@ -27,7 +27,7 @@ from ddaudit.auditing import (
     auditor,
     stratified,
 )
-from ddaudit.errors import Unsupported
+from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Check, Finding, Metric, MetricInfo
 from ddaudit.models import Network
 from ddaudit.sets import DistilledSet
@@ -161,7 +161,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         },
         "backdoor_scan.neural_cleanse_not_reached": "Neural Cleanse: classes not reached",
     }  # fmt: skip
-    version = 4
+    version = 5
     settings = BackdoorScanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -196,7 +196,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         # First: what cannot be read needs no clean sets beside it.
         own = read(asked, networks, seen)
         names = tuple(d.name for d in asked)
-        clean = self._shared.once(
+        clean, sizes = self._shared.once(
             ctx,
             (*reference.key, settings, names, len(networks)),
             lambda: _clean(reference, asked, settings, len(networks)),
@@ -205,10 +205,16 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         finding = Finding(
             subject=subject.id, auditor=self.name, metrics=scan_metrics(scanned, asked)
         )
-        finding.metrics += _purified(made, networks, ctx, settings, seed)
+        trigger, unread = _trigger(made)
+        finding.metrics += _purified(made, trigger, networks, ctx, settings, seed)
         finding.curves += curves(scanned, asked, ctx.data.train.class_names)
         finding.images += pictures(scanned, asked, ctx.data.train.class_names)
-        finding.caveats += caveats(scanned, reference, reasons)
+        finding.caveats += [*caveats(scanned, reference, reasons), *unread]
+        if made is not None and sizes != {len(made)}:
+            finding.caveats.append(
+                f"It holds {len(made)} images and its clean sets {', '.join(map(str, sorted(sizes)))}: a clean one may "
+                "differ for that alone."
+            )
         return finding
 
     def work(self, subject: Subject, ctx: Context, settings: BackdoorScanSettings) -> Work:
@@ -223,7 +229,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         p, smallest = _value(finding, "p_value"), _value(finding, "smallest_p")
         if p is not None and p <= LEVEL:
             return f"it may hide a backdoor: it stands out among clean sets (p = {p:.3g})."
-        if p is not None and p == smallest:
+        if p is not None and p == smallest and p < 1:
             return (
                 f"it stands out from all clean sets, which are too few to prove more (p = {p:.3g}); "
                 "scan it with more (--setting backdoor-scan.references=N)."
@@ -235,7 +241,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         p, smallest = _value(finding, "p_value"), _value(finding, "smallest_p")
         if p is None:
             return ""
-        if p > LEVEL and p != smallest:
+        if p > LEVEL and (p != smallest or p == 1):
             return f"In {finding.subject} no detector sees more than in clean sets (p = {p:.2g})."
         excess = {d.title: _value(finding, f"{d.name}_excess") or 0.0 for d in DETECTORS}
         worst = max(excess, key=lambda title: excess[title])
@@ -275,16 +281,29 @@ def exhibit(made: DistilledSet | None, ctx: Context, settings: BackdoorScanSetti
 
 def _clean(
     reference: Reference, asked: Sequence[Detector], settings: BackdoorScanSettings, victims: int
-) -> list[ByDetector]:
-    """What the detectors read of the clean sets."""
+) -> tuple[list[ByDetector], set[int]]:
+    """What the detectors read of the clean sets, and how many images those have."""
     readings: list[ByDetector] = []
+    sizes: set[int] = set()
     for made, networks in reference.made(settings.references, victims):
         readings.append(read(asked, networks, exhibit(made, reference.ctx, settings)))
-    return readings
+        sizes.add(len(made))
+    return readings, sizes
+
+
+def _trigger(made: DistilledSet | None) -> tuple[Trigger | None, list[str]]:
+    """The trigger that a set's card names, and what to say where it cannot be read."""
+    if made is None or made.card.poison is None:
+        return None, []
+    try:
+        return trigger_of(made), []
+    except BadInput as error:
+        return None, [f"No attack success of the trigger that its card names: {error.what}."]
 
 
 def _purified(
     made: DistilledSet | None,
+    trigger: Trigger | None,
     networks: Sequence[Network],
     ctx: Context,
     settings: BackdoorScanSettings,
@@ -312,11 +331,11 @@ def _purified(
         Metric.of("backdoor_scan.accuracy_lost", lost, direction="lower"),
     ]
     note = None if made is None else made.card.poison
-    if made is None or note is None:
+    if note is None or trigger is None:
         return metrics
     source = note.source_class
     reached = test.labels != note.target if source is None else test.labels == source
-    stamped = trigger_of(made).stamp(test.images[reached])
+    stamped = trigger.stamp(test.images[reached])
     for name, nets in (("trigger_asr", networks), ("pruned_trigger_asr", pruned)):
         hits = torch.stack([ctx.predict(n, stamped).argmax(1) == note.target for n in nets])
         metrics.append(rate_metric(f"backdoor_scan.{name}", rate(hits), direction="lower"))

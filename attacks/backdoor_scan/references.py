@@ -148,4 +148,6 @@ def _of_card(card: Card, profile: Literal["small", "paper"]) -> tuple[Recipe, st
 
 
 def _ipc(made: DistilledSet) -> int:
-    return made.card.ipc or max(1, len(made) // made.num_classes)
+    """What its card says; no more than its largest class has."""
+    most = int(made.hard_labels.bincount().max())
+    return min(made.card.ipc or max(1, len(made) // made.num_classes), most)

@@ -22,7 +22,7 @@ def scan_metrics(scanned: Scanned, asked: Sequence[Detector]) -> list[Metric]:
             name="backdoor_scan.p_value", value=result.p_value, n=n, unit="probability", direction="higher",
             headline=True,
         ),
-        Metric(name="backdoor_scan.smallest_p", value=result.smallest, n=n, unit="probability", merge="mean"),
+        Metric(name="backdoor_scan.smallest_p", value=result.smallest, n=n, unit="probability", merge="p-value"),
     ]  # fmt: skip
     for detector in asked:
         verdict, own = result.verdicts[detector.name], scanned.own[detector.name]

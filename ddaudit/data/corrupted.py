@@ -18,8 +18,16 @@ from ddaudit.errors import BadInput
 _FOLDERS = {"cifar10": "CIFAR-10-C", "cifar10-jpeg": "CIFAR-10-C", "mnist": "mnist_c"}
 _SHAPES = {"CIFAR-10-C": (3, 32, 32), "mnist_c": (1, 28, 28)}
 _SIZE = 10_000  # images of one level in a file of CIFAR-10-C
-_EXTRA = ("labels", "gaussian_blur", "saturate", "spatter", "speckle_noise", "identity")
-"""Files that belong to no score: labels, the four extra types of CIFAR-10-C, MNIST-C's clean images."""
+_EXTRA = {
+    "CIFAR-10-C": ("labels", "gaussian_blur", "saturate", "spatter", "speckle_noise"),
+    "mnist_c": ("identity",),
+}
+"""Files that belong to no score: labels and the four extra types, clean images. MNIST-C scores its spatter."""
+MNIST_C = (
+    "brightness", "canny_edges", "dotted_line", "fog", "glass_blur", "impulse_noise", "motion_blur", "rotate", "scale",
+    "shear", "shot_noise", "spatter", "stripe", "translate", "zigzag",
+)  # fmt: skip
+"""The types of MNIST-C (Mu and Gilmer, arXiv 1906.02337); those of CIFAR-10-C are C-lite's."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,8 @@ class Published:
 def published(data: Dataset) -> Published | None:
     """The published corruptions of a data set, if its data root has them.
 
-    None, too, for data whose test images are no longer those of the files: coloured or greyed ones, other sizes, some
-    classes left out.
+    None, too, for a folder that holds none, and for data whose test images are no longer those of the files: coloured
+    or greyed ones, other sizes, some classes left out.
 
     Raises:
         BadInput: labels that are missing or damaged.
@@ -80,14 +88,16 @@ def published(data: Dataset) -> Published | None:
         return None
     where = data.root / folder
     if folder == "CIFAR-10-C":
-        types = tuple(sorted(f.stem for f in where.glob("*.npy") if f.stem not in _EXTRA))
+        types = tuple(sorted(f.stem for f in where.glob("*.npy") if f.stem not in _EXTRA[folder]))
+        if not types:
+            return None
         labels = _array(where / "labels.npy", (5 * _SIZE,))[:_SIZE]
         return Published("CIFAR-10-C", where, types, LEVELS, torch.from_numpy(labels).long())
     types = tuple(
         sorted(
             d.name
             for d in where.iterdir()
-            if (d / "test_images.npy").exists() and d.name not in _EXTRA
+            if (d / "test_images.npy").exists() and d.name not in _EXTRA[folder]
         )
     )
     if not types:

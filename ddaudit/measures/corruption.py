@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ddaudit.auditing import Auditor, Context, Settings, Subject, auditor, stratified
 from ddaudit.data import ImageData
-from ddaudit.data.corrupted import Published, generated, published
+from ddaudit.data.corrupted import MNIST_C, Published, generated, published
 from ddaudit.data.corruptions import CORRUPTIONS, LEVELS, corrupt
-from ddaudit.errors import closest
+from ddaudit.errors import BadInput, closest
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo
 from ddaudit.measures._common import few_images
 from ddaudit.stats import crossed_rate
@@ -25,14 +25,15 @@ class CorruptionSettings(Settings):
     images: int = Field(default=500, ge=2)
     """Test images (a fixed stratified sample), the same in every cell."""
     types: tuple[str, ...] = ()
-    """Corruptions by name; empty: all."""
+    """Corruptions by name, of C-lite or of the published files; empty: all."""
 
     @field_validator("types")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [n for n in names if n not in CORRUPTIONS]
+        known = {*CORRUPTIONS, *MNIST_C}
+        unknown = [n for n in names if n not in known]
         if unknown:
-            raise ValueError(f"unknown corruption {unknown[0]}. {closest(unknown[0], CORRUPTIONS)}")
+            raise ValueError(f"unknown corruption {unknown[0]}. {closest(unknown[0], known)}")
         return names
 
 
@@ -67,7 +68,7 @@ class Corruption(Auditor[CorruptionSettings]):
         MetricInfo("corruption.worst_type_accuracy", "higher", "accuracy under the type that hurts most"),
     )  # fmt: skip
     labels: ClassVar[Mapping[str, str]] = {"corruption.accuracy": "accuracy on corrupted images"}
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     from_records: ClassVar[tuple[str, ...] | None] = ()
     settings: ClassVar[type[Settings]] = CorruptionSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -90,7 +91,7 @@ class Corruption(Auditor[CorruptionSettings]):
         clean = ctx.test(settings.images)
         # Published files keep the order of the original test set; ours may be another.
         records = clean if files is None else stratified(_positions(files, clean), settings.images)
-        types = settings.types or (files.types if files else tuple(CORRUPTIONS))
+        types = _asked(settings.types, files.types if files else tuple(CORRUPTIONS))
         levels = files.levels if files else LEVELS
         victims = ctx.victims(subject, seed)
 
@@ -134,6 +135,19 @@ class Corruption(Auditor[CorruptionSettings]):
             Check(name="C-lite: every type changes something", passed=moved == 0, value=float(moved),
                   expected="0 types that do not"),
         ]  # fmt: skip
+
+
+def _asked(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The types that are asked for; all where none is named.
+
+    Raises:
+        BadInput: one that there is not.
+    """
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        where = f"--setting corruption.types={','.join(names)}"
+        raise BadInput(where, f"has no {unknown[0]} here", f"There are {', '.join(known)}.")
+    return names or known
 
 
 def _grows(images: Tensor, kind: str) -> bool:
@@ -193,7 +207,10 @@ def _curve(
 
 def _source(files: Published | None, types: tuple[str, ...], levels: tuple[int, ...]) -> str:
     if files is not None:
-        return f"{files.name} from the data root: {len(types)} types at {len(levels)} level(s)."
+        return (
+            f"{files.name} from the data root: {len(types)} types at {len(levels)} level(s). Its images are in an "
+            "order of their own: clean accuracy is on as many test images, of which some are others."
+        )
     return (
         "Never compare with published numbers on CIFAR-10-C or MNIST-C. This is C-lite: "
         f"{len(types)} types at {len(levels)} levels, generated here with strengths of our own."

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ddaudit.data import load_data
-from ddaudit.data.corrupted import published
+from ddaudit.data.corrupted import MNIST_C, published
 from ddaudit.data.corruptions import CORRUPTIONS, LEVELS, corrupt
 from ddaudit.errors import BadInput
 
@@ -127,6 +127,24 @@ def test_cifar10_c_is_read_by_level_without_pickles(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="not a readable"):
         published(cifar).images("fog", 1, torch.tensor([0]))
     assert published(digits) is None
+
+
+def test_cifar10_c_of_an_interrupted_download_is_none(tmp_path):
+    (tmp_path / "CIFAR-10-C").mkdir()
+    np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.zeros(50_000, np.int64))
+    cifar = _of_shape(load_data("digits"), 3, 32)
+    assert published(replace(cifar, name="cifar10", origin="", root=tmp_path)) is None
+
+
+def test_mnist_c_scores_its_fifteen_types(tmp_path):
+    """Spatter is one of them, and an extra type of CIFAR-10-C; the clean images are none."""
+    for kind in (*MNIST_C, "identity"):
+        (tmp_path / "mnist_c" / kind).mkdir(parents=True)
+        np.save(tmp_path / "mnist_c" / kind / "test_images.npy", np.zeros((9, 28, 28, 1), np.uint8))
+        np.save(tmp_path / "mnist_c" / kind / "test_labels.npy", np.arange(9))
+    mnist = replace(_of_shape(load_data("digits"), 1, 28), name="mnist", origin="", root=tmp_path)
+    assert published(mnist).types == MNIST_C
+    assert len(MNIST_C) == 15
 
 
 def test_mnist_c_has_one_level(tmp_path):

@@ -233,7 +233,7 @@ def test_a_rate_below_its_floor_goes_back_to_it():
     canvas.keep()
     assert canvas.rates().tolist() == pytest.approx([0.001, 0.3])
     assert canvas.finite
-    with pytest.raises(ValueError, match="rate.least"):
+    with pytest.raises(ValueError, match=r"rate\.least"):
         LearnedRate(least=0.1)
     assert resolve("haba").loop.rate.least == 0.001
 

@@ -74,3 +74,10 @@ def test_instrument_checks_go_red_on_a_corruption_that_does_nothing(ctx, monkeyp
 def test_unknown_types_are_one_line():
     with pytest.raises(BadInput, match="unknown corruption fogg"):
         Corruption().configure("quick", {"types": ["fogg"]})
+
+
+def test_a_type_of_other_files_is_one_line(ctx):
+    """C-lite has no shear, MNIST-C has."""
+    settings = Corruption().configure("quick", {"types": ["shear"]})
+    with pytest.raises(BadInput, match=r"has no shear here\. There are gaussian_noise, "):
+        Corruption().run(Subject(id="s", kind="recipe"), ctx, settings, 0)

@@ -143,7 +143,7 @@ REFERENCE = {
 }
 OURS = {
     "apgd-ce": APGD("ce", 50), "apgd-dlr": APGD("dlr", 50), "apgd-t": APGDTargeted(50, 5), "fab-t": FAB(50, 5),
-    "square": Square(300),
+    "square": Square(300, rescale=False),
 }  # fmt: skip
 
 
@@ -272,16 +272,27 @@ def test_what_is_tried_at_once_gives_what_is_tried_in_turn(attack, norm, formula
 def test_square_reports_the_queries_it_needed(formula):
     net, x = formula.network(), formula.images()
     y = classify(net, x)
-    made, needed = Square(100).search(
+    made, needed = Square(100, rescale=False).search(
         Model(net, x.device), x, y, Ball(0.03, "Linf"), Noise(0, torch.arange(len(x)))
     )
     broken = classify(net, made) != y
     assert torch.equal(needed > 0, broken)
     assert int(needed.max()) > 1
-    few = Square(int(needed.max()) - 2).search(
+    few = Square(int(needed.max()) - 2, rescale=False).search(
         Model(net, x.device), x, y, Ball(0.03, "Linf"), Noise(0, torch.arange(len(x)))
     )[1]
     assert int((few > 0).sum()) == int(broken.sum()) - int((needed == needed.max()).sum())
+
+
+def test_square_halves_its_windows_by_its_budget_and_within_autoattack_by_the_published_one():
+    """The authors' p_selection, by hand: halved after 10, 50, 200, 500, ... of 10 000 queries."""
+    alone, whole = Square(1000), Square(10_000)
+    for share, query in ((0.8, 0), (0.4, 12), (0.2, 60), (0.1, 201), (0.8 / 2**9, 9000)):
+        assert whole.window(query) == pytest.approx(share)
+        assert alone.window(-(-query // 10)) == pytest.approx(share)
+    inside = suite.standard()[-1]
+    assert inside.window(4999) == pytest.approx(0.8 / 2**7)
+    assert Square(5000).window(4999) == pytest.approx(0.8 / 2**9)
 
 
 def test_pyramids_have_length_one_and_balance():

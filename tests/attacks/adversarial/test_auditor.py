@@ -155,7 +155,7 @@ def test_quick_is_smaller_never_different():
     quick, standard = (Adversarial().configure(p) for p in ("quick", "standard"))
     assert quick.attacks == standard.attacks
     assert quick.eps == standard.eps
-    assert quick.autoattack_eps == standard.autoattack_eps == pytest.approx(2 / 255)
+    assert quick.headline == standard.headline == pytest.approx(2 / 255)
     assert quick.autoattack_images < standard.autoattack_images
 
 
@@ -306,6 +306,8 @@ def test_cw_runs_at_the_headline_radius_where_that_is_a_length():
     radii = Radii.of(settings, load_data("digits").test)
     assert radii.of_l2("L2") == (0.5, 1.5)
     assert radii.of_l2("Linf") == (0.5,)
+    # 2/255 of length would be no attack.
+    assert auditor.configure("quick", {"autoattack_norm": "L2"}).headline == 0.5
 
 
 def test_images_are_crafted_on_the_subjects_that_are_named(ctx, networks):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddaudit.attacks.adversarial.ball import Ball, Noise
+from ddaudit.attacks.adversarial.ball import UNBOUNDED, Ball, Noise
 from ddaudit.attacks.adversarial.execution import classify, run, verify
 from ddaudit.attacks.adversarial.probe import nonzero_gradient_share
 from ddaudit.attacks.adversarial.suite import autoattack, pgd, require_known
@@ -43,6 +43,17 @@ def test_pgd_l2_reaches_the_boundary_of_a_linear_network():
     eps = float(radii.median()) * 1.001
     result = pgd(net, x, y, eps=eps, norm="L2", steps=50, alpha=eps / 4)
     assert result.survived.tolist() == (radii > eps).tolist()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_large_values_are_rounded_and_no_overshoot(norm):
+    """Near 300 float32 lies 3e-5 apart: x + eps lands beyond eps as often as within."""
+    x = 300 + torch.rand(50, 1, 1, 30, generator=torch.Generator().manual_seed(0))
+    step = torch.ones_like(x) * (0.1 if norm == "Linf" else 0.1 / 30**0.5)
+    assert bool(verify(x, x + step, eps=0.1, norm=norm, bounds=UNBOUNDED).all())
+    assert not bool(verify(x, x + 1.01 * step, eps=0.1, norm=norm, bounds=UNBOUNDED).any())
+    small = x - 300
+    assert not bool(verify(small, small + 1.0001 * step, eps=0.1, norm=norm).any())
 
 
 def test_autoattack_aims_at_nine_targets_at_most():

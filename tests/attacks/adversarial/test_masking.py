@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddaudit.attacks.adversarial.ball import UNBOUNDED
 from ddaudit.attacks.adversarial.execution import classify
 from ddaudit.attacks.adversarial.masking import (
     AFFECTS,
@@ -131,6 +132,17 @@ def probe(network: nn.Module, sibling: nn.Module) -> set[str]:
 
 def test_honest_network_passes():
     assert probe(Linear(), Linear(1)) == set()
+
+
+def test_a_table_s_network_is_not_accused_where_its_softmax_saturates_far_out():
+    """Without bounds every class can be reached; ten deviations away the logits of this one are 100 apart."""
+    x = torch.randn(40, 1, 1, 64, generator=torch.Generator().manual_seed(1))
+    net = Linear()
+    with torch.no_grad():
+        net.w *= 3
+    p = Probe(x, classify(net, x), eps=0.05, seed=0, bounds=UNBOUNDED, queries=0)
+    p.add(net, classify(net, x), None)
+    assert p.unbounded == [0.0]
 
 
 def test_quantised_input_is_caught():

@@ -15,6 +15,7 @@ from ddaudit.distillation import distill, resolve
 from ddaudit.errors import BadInput, Unsupported
 from ddaudit.findings import Finding
 from ddaudit.models import Arch, build
+from ddaudit.reports.merge import merge_findings
 from ddaudit.sets import DistilledSet, Poison
 from ddaudit.sets.files import fingerprint
 from ddaudit.training import PROTOCOLS
@@ -97,6 +98,26 @@ def test_a_clean_set_does_not(scanner, clean_set, ctx):
     assert finding.metric("backdoor_scan.p_value").value > 1 / 6
     assert scanner.warning(finding) == ""
     assert "no detector sees more" in scanner.sentence(finding)
+
+
+def test_several_seeds_say_what_each_of_them_says(found, scanner):
+    """Two seeds at the smallest p-value there is: doubled for two tries, and still the smallest."""
+    merged = merge_findings([found.model_copy(update={"seed": seed}) for seed in (0, 1)])
+    assert merged.metric("backdoor_scan.p_value").value == pytest.approx(2 / 6)
+    assert "too few to prove more" in scanner.warning(merged)
+    assert scanner.sentence(merged).startswith("In class 2 of a file, ")
+
+
+def test_a_file_cannot_switch_its_scan_off(scanner, poisoned_set, ctx):
+    """By a trigger that cannot be read, or a size that it has not."""
+    card = poisoned_set.card.model_copy(update={"ipc": 100_000})
+    liar = replace(poisoned_set, card=card, trigger={"keep": torch.zeros(1)}).check()
+    assert reference_for(file_subject(liar), ctx, recipe="").ctx.ipc == 54
+    finding = scan(scanner, file_subject(liar), ctx, detectors=("spectral",))
+    assert finding.metric("backdoor_scan.p_value").value is not None
+    said = " ".join(finding.caveats)
+    assert "carries a trigger 'blend' that cannot be read" in said
+    assert "It holds 120 images and its clean sets 216" in said
 
 
 def test_every_metric_is_announced_and_detectors_have_their_own(found, scanner):
