@@ -254,7 +254,9 @@ def _detection(clean: list[Reading], poisoned: Mapping[str, list[Reading]]) -> l
     first = next(iter(rows.values()))
     lines = [
         "Detectors of `backdoor-scan`, one network a set: AUC [95 % interval] over clean sets, and how many poisoned "
-        f"sets have a p-value of at most {LEVEL:g}.", "",
+        f"sets have a p-value of at most {LEVEL:g}. Of clean sets as many have one as the p-value says, whatever a "
+        f"detector reads: one in {len(clean) + 1} is the largest of {len(clean) + 1}, and that is no measurement. False "
+        "alarms of the published thresholds are one.", "",
         "| attack | " + " | ".join(r.detector for r in first) + " |", "|---|" + "---|" * len(first),
     ]  # fmt: skip
     for attack, own in rows.items():
@@ -264,9 +266,7 @@ def _detection(clean: list[Reading], poisoned: Mapping[str, list[Reading]]) -> l
             for r in own
         ]
         lines.append(f"| {attack} | " + " | ".join(cells) + " |")
-    accused = [f"{round(r.accused.value * len(clean))} of {len(clean)}" for r in first]
     flagged = ["" if r.false_alarms is None else f"{100 * r.false_alarms:.0f} %" for r in first]
-    lines.append(f"| clean sets, p-value at most {LEVEL:g} | " + " | ".join(accused) + " |")
     lines.append("| clean sets, flagged by the published threshold | " + " | ".join(flagged) + " |")
     absent = [d.title for d in DETECTORS if d.title not in {r.detector for r in first}]
     if absent:

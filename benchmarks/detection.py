@@ -46,7 +46,6 @@ class Row:
         named: share of poisoned sets whose worst class is the attacker's target.
         flagged: what the published rule flags of them; None: there is none.
         false_alarms: the same of clean sets.
-        accused: share of clean sets with a p-value of at most 5 %.
     """
 
     detector: str
@@ -55,7 +54,6 @@ class Row:
     named: Interval
     flagged: float | None
     false_alarms: float | None
-    accused: Interval
 
 
 def scan(ctx: Context, made: DistilledSet, network: Network) -> Reading:
@@ -139,7 +137,6 @@ def _row(
         clopper_pearson(named, len(bad)),
         flagged,
         false_alarms,
-        clopper_pearson(sum(g[1] <= LEVEL for g in good), len(good)),
     )
 
 
