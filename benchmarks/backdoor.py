@@ -255,8 +255,8 @@ def _detection(clean: list[Reading], poisoned: Mapping[str, list[Reading]]) -> l
     lines = [
         "Detectors of `backdoor-scan`, one network a set: AUC [95 % interval] over clean sets, and how many poisoned "
         f"sets have a p-value of at most {LEVEL:g}. Of clean sets as many have one as the p-value says, whatever a "
-        f"detector reads: one in {len(clean) + 1} is the largest of {len(clean) + 1}, and that is no measurement. False "
-        "alarms of the published thresholds are one.", "",
+        f"detector reads: one in {len(clean) + 1} is the largest of {len(clean) + 1}, and that is no measurement. "
+        "False alarms of the published thresholds are one.", "",
         "| attack | " + " | ".join(r.detector for r in first) + " |", "|---|" + "---|" * len(first),
     ]  # fmt: skip
     for attack, own in rows.items():

@@ -441,11 +441,15 @@ def missing_part(protocol: EvaluationProtocol, distilled: DistilledSet) -> str:
     return ""
 
 
+_RECORDS_PER_CELL = 10
+
+
 def stratified(data: ImageData, limit: int, *, even: bool = False) -> ImageData:
     """A fixed sample of at most ``limit`` records, (class, group) cell by cell, seeded by nothing.
 
-    It is composed as the data are, so that it estimates what they would say, and holds one record of every cell at
-    least. Fewer records than cells are one each of cells that are drawn, not those of the first classes.
+    It is composed as the data are, so that it estimates what they would say; where that costs no more than a tenth of
+    it, it holds one record of every cell at least. Fewer records than cells are one each of cells that are drawn, not
+    those of the first classes.
 
     Args:
         even: as many of every cell, as far as there are, for what looks at classes one by one.
@@ -469,6 +473,12 @@ def stratified(data: ImageData, limit: int, *, even: bool = False) -> ImageData:
         # Where in its cell a record stands: up to any place, cells have shares in proportion to their sizes.
         size = torch.empty_like(order)
         size[order] = counts.repeat_interleave(counts)
-        position = torch.where(position == 0, 0.0, (position + 0.5) / size)
+        if limit >= _RECORDS_PER_CELL * len(counts):
+            position = torch.where(position == 0, 0.0, (position + 0.5) / size)
+        else:  # each cell from a place of its own, so that many rare ones together have their share
+            start = torch.rand(len(counts), generator=torch.Generator().manual_seed(limit))
+            begins = torch.empty(len(data))
+            begins[order] = start.repeat_interleave(counts)
+            position = (position + begins) / size
     chosen = torch.argsort(position, stable=True)[:limit]
     return data.subset(torch.sort(chosen).values)

@@ -301,7 +301,7 @@ def _pairs(report: Report, finding: Finding, baseline: str, paired: Paired) -> I
         if diff is not None:
             why = report.doubt(finding, metric) or report.doubt(other, match)
             why = why or _unsound(report, other, match) or _unlike(metric, match)
-            why = why or _of_another_size(report, finding.subject, baseline)
+            why = why or report.of_another_size(finding.subject, baseline)
             if diff.low is not None and diff.p_value is None:
                 why = why or "one draw of each, and no baseline was drawn several times"
             yield _Pair(finding, metric, other, match, diff, why)
@@ -318,17 +318,6 @@ def _unlike(metric: Metric, match: Metric) -> str:
     if metric.game == match.game:
         return ""
     return f"measured in two ways: {metric.game or match.game}"
-
-
-def _of_another_size(report: Report, subject: str, baseline: str) -> str:
-    """Why a set of another size than a reference is neither better nor worse than it; "" where both are of one."""
-    own, other = report.subject(subject), report.subject(baseline)
-    if own.as_large_as(other):
-        return ""
-    return (
-        f"{subject} has {own.ipc} images a class and {baseline} {other.ipc}: audit with --ipc {own.ipc}, so that "
-        "baselines are of its size"
-    )
 
 
 def _comparison(report: Report, pair: _Pair, adjusted: float | None) -> Comparison:

@@ -300,28 +300,32 @@ def _judge(rule: Rule, report: Report, finding: Finding, metric: Metric, where: 
     failing = report.failing_checks(finding, metric)
     doubt = None if metric.name == CLAIMED else report.doubted(finding.subject, metric)
     number: Metric | Difference = mirrored(metric)
+    against = None
     if rule.relative_to is not None:
-        base = report.finding(rule.relative_to, finding.auditor)
+        against = report.of_size(rule.relative_to, finding.subject)
+        base = report.finding(against, finding.auditor)
         other = next((m for m in base.metrics if m.key == metric.key), None) if base else None
         spread = between_draws(report, finding.subject, finding.auditor, metric)
         diff = difference(metric, other, spread) if other else None
-        row = report.comparison(finding, metric, rule.relative_to)
+        row = report.comparison(finding, metric, against)
         if row is not None and row.paired:
             diff = Difference(row.difference, row.low, row.high, row.p_value, paired=True)
         if base is None or other is None or diff is None:
-            why = f"{rule.relative_to} has no such number to compare with"
+            why = f"{against} has no such number to compare with"
             waits = base is not None and (base.not_run or base.status == "failed")
             return _missing(rule, finding.subject, why, excused=not waits)
         if other.game != metric.game:
-            why = f"{rule.relative_to}'s {_named(metric)} was measured in another way than this one"
+            why = f"{against}'s {_named(metric)} was measured in another way than this one"
             return _missing(rule, finding.subject, why)
+        if why := report.of_another_size(finding.subject, against):
+            return _missing(rule, finding.subject, why, excused=False)
         number = diff
         failing = failing + report.failing_checks(base, other)
         doubt = doubt or report.doubted(base.subject, other)
     _check_scale(rule, metric, where)
     holds, must = _holds(rule, number)
     name = _named(metric)
-    name += f" minus {rule.relative_to}" if rule.relative_to else ""
+    name += f" minus {against}" if against else ""
     span = labels.interval(number.low, number.high, metric.unit)
     text = f"{name} = {labels.number(number.value, metric.unit)}{f' {span}' if span else ''}"
     if inverted(metric) and rule.relative_to is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from ddaudit.data.files import STATISTICS_NOTE
 from ddaudit.errors import BadInput
 from ddaudit.findings import Check, Finding, Metric
 from ddaudit.reports.build import RawRun
@@ -19,6 +20,7 @@ from ddaudit.reports.labels import without_folders
 from ddaudit.reports.schema import Report
 
 LEFT_OUT = "left out of this report: it is computed from the training records"
+_WHOLE = "'ddaudit report' without --publishable writes the whole report."
 PART = "what it computes from training or validation records is left out of this report"
 _SUBJECT = ("id", "kind", "baseline", "drawn", "card", "per_class", "gallery")
 _CARD = {"source_fingerprint", "member_indices", "seconds"}
@@ -55,9 +57,18 @@ def publishable(run: RawRun, report: Report) -> RawRun:
         report: the whole report of the run.
 
     Raises:
-        BadInput: no subject claims privacy, or a claim is broken: there is nothing that a report could keep.
+        BadInput: no subject claims privacy, or a claim is broken: there is nothing that a report could keep; or data
+            whose normalisation comes from the training images.
     """
     _check(report)
+    facts = run.info.get("data")
+    if isinstance(facts, Mapping) and STATISTICS_NOTE in (facts.get("notes") or ()):
+        raise BadInput(
+            "--publishable",
+            f"networks see images normalised by statistics of the training images of '{facts.get('name')}', which no "
+            "claim counts",
+            _WHOLE,
+        )
     ids = _names([c.subject for c in report.claims])
     by_auditor = {a.name: a.from_records for a in report.auditors}
     data = run.info.get("data")
@@ -105,16 +116,15 @@ def _names(subjects: Sequence[str]) -> dict[str, str]:
 
 
 def _check(report: Report) -> None:
-    todo = "'ddaudit report' without --publishable writes the whole report."
     if not report.claims:
         raise BadInput(
-            "--publishable", "no subject claims privacy, so there is nothing to keep", todo
+            "--publishable", "no subject claims privacy, so there is nothing to keep", _WHOLE
         )
     for claim in report.claims:
         problem = report.subject(claim.subject).problem
         if claim.broken or problem:
             why = f"its claim is {claim.state}: {claim.reason}" if claim.broken else problem
-            raise BadInput(f"--publishable: {claim.subject}", f"{why}", todo)
+            raise BadInput(f"--publishable: {claim.subject}", f"{why}", _WHOLE)
 
 
 def _subject(entry: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -409,15 +409,29 @@ class Report(_Model):
 
     def reference_of(self, subject_id: str) -> str | None:
         """What the verdict on a subject compares with: :attr:`reference`, or the one like it of the subject's size."""
-        if self.reference is None:
-            return None
-        like, ipc = self.subject(self.reference), self.subject(subject_id).ipc
+        return None if self.reference is None else self.of_size(self.reference, subject_id)
+
+    def of_size(self, baseline: str, subject_id: str) -> str:
+        """A baseline, or the one like it of the subject's size where that is another."""
+        if baseline not in self.baselines:
+            return baseline
+        like, ipc = self.subject(baseline), self.subject(subject_id).ipc
         if ipc in (None, like.ipc):
             return like.id
         others = (self.subject(b) for b in self.baselines)
         method = like.card.get("method")
         alike = (b.id for b in others if b.ipc == ipc and b.card.get("method") == method)
         return next(alike, like.id)
+
+    def of_another_size(self, subject_id: str, baseline: str) -> str:
+        """Why a set of another size than a reference is neither better nor worse than it; "" where both are of one."""
+        own, other = self.subject(subject_id), self.subject(baseline)
+        if own.as_large_as(other):
+            return ""
+        return (
+            f"{subject_id} has {own.ipc} images a class and {baseline} {other.ipc}: audit with --ipc {own.ipc}, so "
+            "that baselines are of its size"
+        )
 
 
 def json_schema() -> dict[str, Any]:

@@ -198,7 +198,11 @@ def _utility_kept(report: Report) -> list[Sentence]:
         return []
     kept = best[1].value / full.value
     name = metric_name(best[1])
-    text = f"{best[0]} keeps most {name}: {kept:.0%} of that of the full data"
+    text = (
+        f"{best[0]} keeps {kept:.0%} of the {name} of the full data"
+        if len(rows) == 1
+        else f"Highest {name} read: {best[0]}, {kept:.0%} of the full data's"
+    )
     return [_say("neutral", f"{text} ({_short(best[1])} of {_short(full)}).")]
 
 

@@ -42,7 +42,7 @@ def _uses(report: Report, table: Verdict, row: Row) -> Uses:
     ]
     bad = tuple(_unsuitable(report, table, row))
     return Uses(
-        suitable=() if any(d.subject == row.subject.id for d in report.at_chance)
+        suitable=() if report.doubted(row.subject.id)
         else tuple(_suitable(report, table, row)),
         unsuitable=bad,
         unmeasured=(*unmeasured, *report.not_asked),
@@ -68,8 +68,12 @@ def _suitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
 
 def _unsuitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
     name = row.subject.id
-    if any(d.subject == name for d in report.at_chance):
-        yield "any use: networks trained on it are not clearly better than guessing"
+    if doubt := report.doubted(name):
+        yield (
+            f"any use: {doubt.reason}"
+            if doubt.kind == "void"
+            else "any use: networks trained on it are not clearly better than guessing"
+        )
     for finding in report.findings_of(name):
         if finding.warning:
             yield f"release without its records: {finding.warning.rstrip('.')}"

@@ -42,6 +42,14 @@ def test_a_sample_is_composed_as_the_data_are() -> None:
     assert float(stratified(mixed, 1000).groups.double().mean()) == pytest.approx(0.1, abs=0.003)
 
 
+def test_a_sample_of_few_records_a_cell_is_composed_as_the_data_are() -> None:
+    """One record of each of 91 rare cells first was a third of 300: their share is a tenth."""
+    data = _uneven(*[9000] * 9, *[100] * 91)
+    rare = [float((stratified(data, n).labels >= 9).double().mean()) for n in (150, 300, 1000)]
+    assert rare == pytest.approx([0.101] * 3, abs=0.025)
+    assert stratified(data, 1000).class_counts().min() == 1
+
+
 def test_fewer_records_than_classes_are_of_classes_drawn_not_of_the_first() -> None:
     """Files sorted by class gave the first 48 classes, and a number that spoke of all."""
     data = _data(100, 3)

@@ -23,6 +23,7 @@ from ddaudit.data import ImageData
 from ddaudit.data.noise import TRUE_TRAIN
 from ddaudit.errors import NotEnoughData
 from ddaudit.findings import Caveat, Check
+from ddaudit.sets import DistilledSet
 from ddaudit.stats import auc
 
 TOLERANCE = 0.505
@@ -41,12 +42,14 @@ class HeldOut:
         available: how many there were before.
         noisy: True where labels of training are wrong as those of validation are: test records, whose labels are
             right, are left out.
+        foreign: True where validation records may be members, and are left out.
     """
 
     records: ImageData
     matched: bool
     available: int
     noisy: bool = False
+    foreign: bool = False
 
     def caveats(self) -> list[str]:
         """What a report must say about them."""
@@ -55,6 +58,11 @@ class HeldOut:
             said.append(
                 "Labels of training and validation are wrong by the same rule, those of test are right: non-members "
                 "are validation records alone."
+            )
+        if self.foreign:
+            said.append(
+                "Nothing says that the set was made from exactly these training records. Sets of others are made from "
+                "all that is published, of which our validation records are a part: non-members are test records alone."
             )
         if not self.matched:
             return said
@@ -70,20 +78,41 @@ class HeldOut:
         ]
 
 
-def held_out(ctx: Context, *, labels: bool = True) -> HeldOut:
+def made_of_ours(made: DistilledSet | None, ctx: Context) -> bool:
+    """Whether a set's card says that it was made from exactly these training records, so that no validation record is
+    among its members; None is a checkpoint without its set."""
+    return made is not None and made.card.source_fingerprint == ctx.data.train.fingerprint
+
+
+def pool_caveats(train: ImageData, pool: ImageData) -> list[str]:
+    """What to say of a recipe that is attacked on records which are composed otherwise than training is."""
+    what = "classes" if pool.groups is None else "classes and groups"
+    if not composition_differs(*cells(train, pool)):
+        return []
+    return [
+        f"The recipe runs on {len(pool)} of {len(train)} training records with {what} as even as they come, not as "
+        "uneven as in training: what unevenness does to the privacy of rare records is not measured."
+    ]
+
+
+def held_out(ctx: Context, *, labels: bool = True, ours: bool = True) -> HeldOut:
     """Validation and test records with the class and group composition of the training data.
 
     Args:
         labels: whether labels of records are asked for. Where training's are known to be noisy, only validation's are
             as noisy, and a network would know training from test by them.
+        ours: whether what is attacked was made from our training records; else validation records may be among its
+            members, and test records are all there is.
     """
-    noisy = labels and TRUE_TRAIN in ctx.data.extra and len(ctx.data.validation) > 0
-    both = ctx.data.validation if noisy else join(ctx.data.validation, ctx.data.test)
+    validation = ctx.data.validation
+    noisy = labels and TRUE_TRAIN in ctx.data.extra and len(validation) > 0
+    foreign = not ours and not noisy and len(validation) > 0
+    both = validation if noisy else ctx.data.test if foreign else join(validation, ctx.data.test)
     train, held = cells(ctx.data.train, both)
     if len(both) == 0 or not composition_differs(train, held):
-        return HeldOut(both, matched=False, available=len(both), noisy=noisy)
+        return HeldOut(both, False, len(both), noisy=noisy, foreign=foreign)
     index = matching_sample(train, held, generator=ctx.generator("membership", "matched"))
-    return HeldOut(both.subset(index), matched=True, available=len(both), noisy=noisy)
+    return HeldOut(both.subset(index), True, len(both), noisy=noisy, foreign=foreign)
 
 
 def composition_differs(train: Tensor, held: Tensor, *, level: float = 1e-3) -> bool:

@@ -51,7 +51,7 @@ class Square:
     def window(self, query: int) -> float:
         """Share of pixels in the window of query ``query``, counted from 0."""
         at = query * _PUBLISHED // self.queries if self.rescale else query
-        return self.share / 2 ** sum(at > halving for halving in _SCHEDULE)
+        return self.share * 0.5 ** sum(at > halving for halving in _SCHEDULE)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, ball: Ball, noise: Noise) -> Tensor:
         return self.search(model, x, y, ball, noise)[0]

@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ddaudit.attacks._common.features import exact_copies
-from ddaudit.attacks._common.nonmembers import held_out
+from ddaudit.attacks._common.nonmembers import held_out, made_of_ours
 from ddaudit.attacks._common.pictures import mosaic
+from ddaudit.attacks._common.records import join
 from ddaudit.attacks.leakage.copies import (
     FALSE_ALARM,
     FEWEST,
@@ -100,7 +101,7 @@ class Leakage(Auditor[LeakageSettings]):
             "chance of so many near copies if none was copied", unit="probability",
         ),
     )  # fmt: skip
-    version = 5
+    version = 6
     settings = LeakageSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"images": 500, "nonmembers": 500},
@@ -116,7 +117,8 @@ class Leakage(Auditor[LeakageSettings]):
         """Compare the released images with training and held-out records."""
         released = ctx.distilled(subject, seed)
         images, sampled = _sample(released.images, settings.images, ctx)
-        bench = self._bench(ctx, settings)
+        ours = subject.recipe is not None or made_of_ours(released, ctx)
+        bench = self._bench(ctx, settings, ours=ours)
         tests = {space: bench.test(space, images) for space in SPACES}
         metrics = [m for space in SPACES for m in _metrics(space, tests[space])]
         pixels = tests["pixels"]
@@ -153,7 +155,7 @@ class Leakage(Auditor[LeakageSettings]):
 
     def checks(self, ctx: Context, settings: LeakageSettings) -> list[Check]:
         """Sets whose copy rate is known: training copies, held-out records, noise."""
-        bench = self._bench(ctx, settings)
+        bench = self._bench(ctx, settings, ours=True)
         g = ctx.generator("leakage", "checks")
         count = min(100, len(bench.train))
         copies = bench.train.pixels(torch.randperm(len(bench.train), generator=g)[:count])
@@ -164,8 +166,8 @@ class Leakage(Auditor[LeakageSettings]):
             _check(bench, "a set of noise", noise, low=0.0, high=0.0),
         ]
 
-    def _bench(self, ctx: Context, settings: LeakageSettings) -> _Bench:
-        return self._shared.once(ctx, settings, lambda: _make_bench(ctx, settings))
+    def _bench(self, ctx: Context, settings: LeakageSettings, *, ours: bool) -> _Bench:
+        return self._shared.once(ctx, (settings, ours), lambda: _make_bench(ctx, settings, ours))
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +192,10 @@ class _Bench:
         return copy_test(rows, train, holdout, self.by_chance[space])
 
 
-def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
-    held = held_out(ctx, labels=False)
+def _make_bench(ctx: Context, settings: LeakageSettings, ours: bool) -> _Bench:
+    held = held_out(ctx, labels=False, ours=ours)
+    # A copy of a validation record in others' sets is a copy of what they were made from.
+    known = join(ctx.data.train, ctx.data.validation) if held.foreign else ctx.data.train
     if len(held.records) < FEWEST:
         raise Unsupported(
             f"needs {FEWEST} held-out records to know what is near by chance, there are "
@@ -200,7 +204,7 @@ def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
     # Narrow: all records must pass through it, and copies need no width.
     narrow = fit(Arch("convnet", width=16), ctx.data.shape)
     network = ctx.random_network("leakage", "random network", arch=narrow)
-    train, holdout = ctx.data.train.pixels(), held.records.pixels()
+    train, holdout = known.pixels(), held.records.pixels()
     rows = {s: (_view(s, train, network), _view(s, holdout, network)) for s in SPACES}
     by_chance = {
         space: chance_ratios(
@@ -210,7 +214,7 @@ def _make_bench(ctx: Context, settings: LeakageSettings) -> _Bench:
         )
         for space in SPACES
     }
-    return _Bench(ctx.data.train, held.records, network, rows, by_chance, held.caveats())
+    return _Bench(known, held.records, network, rows, by_chance, held.caveats())
 
 
 def _view(space: str, images: Tensor, network: Network) -> Tensor:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
-from ddaudit.attacks._common.nonmembers import composition_check
+from ddaudit.attacks._common.nonmembers import composition_check, made_of_ours
 from ddaudit.attacks.membership import controls, known_answers
 from ddaudit.attacks.membership.attacks import attack
 from ddaudit.attacks.membership.caveats import file_caveats, recipe_caveats
@@ -308,7 +308,12 @@ class Membership(Auditor[MembershipSettings]):
         self, subject: Subject, ctx: Context, settings: MembershipSettings, seed: int
     ) -> Finding:
         try:
-            cohort = split(ctx, members=settings.pool, nonmembers=settings.population)
+            cohort = split(
+                ctx,
+                members=settings.pool,
+                nonmembers=settings.population,
+                ours=made_of_ours(subject.set, ctx),
+            )
         except NotEnoughData as error:
             raise Unsupported(str(error)) from None
         readings = read_networks(

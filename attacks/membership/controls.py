@@ -97,10 +97,9 @@ def read(readings: Readings, cohort: Cohort, params: dict[str, Any], *, runs: in
     members = cohort.members[:runs]
     phi, log_p = readings.phi[:runs], readings.log_p[:runs]
     lira = lira_scores(phi, members, pooled=runs < OWN_SPREAD)
-    networks = len(readings.correct) // len(readings.phi)
     return Reading(
         params=params,
-        accuracy=crossed_rate(readings.correct[: runs * networks]),
+        accuracy=crossed_rate(readings.correct[:runs]),
         auc=mean_auc(lira, members, references=True),
         evidence=(
             Evidence("lira", lira, members, references=True),

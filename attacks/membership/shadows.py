@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from ddaudit.attacks._common import signals
-from ddaudit.attacks._common.nonmembers import cells, held_out, matched_samples
+from ddaudit.attacks._common.nonmembers import (
+    cells,
+    held_out,
+    matched_samples,
+    pool_caveats,
+)
 from ddaudit.attacks._common.records import join
 from ddaudit.attacks.membership.scores import label_only
 from ddaudit.auditing import Context, Subject, stratified
@@ -51,7 +56,8 @@ class Readings:
         log_p: (K, N) float64 log of the true label's probability, averaged (as a probability) over networks.
         nonmember_phi, nonmember_log_p: (K, Z) the same for non-members.
         scores: attack -> (K, N) float64, for attacks that look at one network at a time; averaged over networks.
-        correct: (K * V, T) float64, 1 where a network is right on a test image.
+        correct: (K, T) float64, share of a run's networks that are right on a test image: they share a set, and count
+            once.
     """
 
     phi: Tensor
@@ -135,12 +141,13 @@ def draw_halves(ctx: Context, *, shadows: int, pool: int, population: int, seed:
         generator=ctx.generator("membership", "members", seed),
     )
     held = held_out(ctx)
+    others = stratified(held.records, population, even=True)
     return Cohort(
-        records, members, stratified(held.records, population, even=True), tuple(held.caveats())
+        records, members, others, (*held.caveats(), *pool_caveats(ctx.data.train, records))
     )
 
 
-def split(ctx: Context, *, members: int, nonmembers: int) -> Cohort:
+def split(ctx: Context, *, members: int, nonmembers: int, ours: bool = True) -> Cohort:
     """Random training records, and held-out ones of exactly the same class and group composition.
 
     A third of the held-out records calibrates, non-members are drawn from the other two thirds.
@@ -148,11 +155,12 @@ def split(ctx: Context, *, members: int, nonmembers: int) -> Cohort:
     Args:
         members: at most this many training records.
         nonmembers: at most this many non-members, and half as many reference records.
+        ours: see :func:`~ddaudit.attacks._common.nonmembers.held_out`.
 
     Raises:
         NotEnoughData: fewer than 20 records on a side.
     """
-    train, held = ctx.data.train, held_out(ctx)
+    train, held = ctx.data.train, held_out(ctx, ours=ours)
     order = torch.randperm(len(held.records), generator=ctx.generator("membership", "split"))
     cut = len(order) // 3
     reference = held.records.subset(torch.sort(order[:cut][: max(20, nonmembers // 2)]).values)
@@ -223,7 +231,7 @@ def read_networks(
         logits = [ctx.predict(net, images) for net in own]
         phi.append(mean_of([signals.logit_margin(z[:known], labels) for z in logits]))
         log_p.append(log_mean([signals.negative_loss(z[:known], labels) for z in logits]))
-        correct += [(z[known:].argmax(1) == test.labels).double() for z in logits]
+        correct.append(mean_of([(z[known:].argmax(1) == test.labels).double() for z in logits]))
         new = _network_scores([z[:n] for z in logits], records.labels, attacks=attacks)
         new |= _label_scores(own, ctx, records, attacks=attacks, noise_draws=noise_draws, seed=seed)
         for name, score in new.items():

@@ -154,15 +154,21 @@ def ceiling(canaries: int, *, shares: Sequence[Shares], delta: float) -> float:
 
 
 def metrics(
-    bounds: Mapping[Adversary, Mapping[int, Bound]], best: Mapping[int, float]
+    bounds: Mapping[Adversary, Mapping[int, Bound]],
+    best: Mapping[int, float],
+    *,
+    decides: bool = True,
 ) -> list[Metric]:
     """Bounds by adversary and by the number of seeds that they would be the best of.
 
     One of them may refute a claim: it assumes nothing, and counts every attack that was tried.
+
+    Args:
+        decides: False where it lies above the card's claim, and not above that of the set it was measured on.
     """
     count = next(iter(bounds.values()))[1].canaries
     decisive = _lower("any", "one-run", best, count)
-    out = [decisive.model_copy(update={"headline": True, "refutes": CLAIMED})]
+    out = [decisive.model_copy(update={"headline": True, "refutes": CLAIMED if decides else None})]
     for adversary, by_tries in bounds.items():
         accuracy = by_tries[1].accuracy
         out += [

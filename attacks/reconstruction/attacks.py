@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ddaudit.attacks._common.nonmembers import held_out
+from ddaudit.attacks._common.nonmembers import held_out, made_of_ours
 from ddaudit.attacks._common.records import join
 from ddaudit.attacks._common.releases import Observed
 from ddaudit.attacks.reconstruction.clues import Log, NoisySums, set_clues, sum_clue, unexplained
@@ -131,7 +131,7 @@ def attack_file(
             "the set says it was made from other data: an attacker who knows all but one of its "
             "records cannot be played with ours"
         )
-    held = held_out(ctx).records
+    held = held_out(ctx, ours=made_of_ours(released, ctx)).records
     generator = ctx.generator("reconstruction", "targets", seed)
     outside = pick_targets(
         held, torch.ones(len(held), dtype=torch.bool), settings.targets, generator

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ddaudit.attacks._common.nonmembers import held_out
+from ddaudit.attacks._common.nonmembers import held_out, made_of_ours
 from ddaudit.attacks._common.signals import logit_margin
 from ddaudit.attacks.soft_labels import known_answers
 from ddaudit.attacks.soft_labels.canaries import (
@@ -162,7 +162,7 @@ class SoftLabels(Auditor[SoftLabelsSettings]):
             stored=replays(run.made, ctx),
         )
         networks = students(run.made, tried, ctx, seed=seed, others=settings.students)
-        natural, others = _natural(run.planted.base, run.made, ctx, settings, seed)
+        natural, others = _natural(run.planted.base, run.made, ctx, settings, seed, ours=True)
         test = ctx.test()
         groups = [
             run.tested.records.images,
@@ -231,14 +231,17 @@ def _natural(
     ctx: Context,
     settings: SoftLabelsSettings,
     seed: int,
+    *,
+    ours: bool,
 ) -> tuple[ImageData, ImageData]:
     """Samples of ordinary training records that are not released as they are, and of held-out records.
 
     Args:
         members: training records; the set's ``member_indices`` count from the first of them.
+        ours: whether the set was made from them.
     """
     free = ~_verbatim(members, made)
-    others = held_out(ctx).records
+    others = held_out(ctx, ours=ours).records
     generator = ctx.generator("soft-labels", "records", seed)
     parts = []
     for data, index in (
@@ -300,7 +303,8 @@ def _of_file(
         released.labels, temperature=None, temperatures=(), top=(), stored=replays(released, ctx)
     )
     networks = students(released, tried, ctx, seed=seed, others=ctx.preset.victims)
-    natural, others = _natural(ctx.data.train, released, ctx, settings, seed)
+    ours = made_of_ours(released, ctx)
+    natural, others = _natural(ctx.data.train, released, ctx, settings, seed, ours=ours)
     test = ctx.test()
     finding = Finding(
         subject=subject,
@@ -320,10 +324,9 @@ def _of_file(
         raise Unsupported(
             "planting canaries needs the recipe, and too few records are left to guess the membership of"
         )
-    finding.caveats += held_out(ctx).caveats()
+    finding.caveats += held_out(ctx, ours=ours).caveats()
     finding.caveats += selection_caveats(ctx.data.train, released)
-    source = released.card.source_fingerprint
-    if source != ctx.data.train.fingerprint:
+    if not ours:
         finding.caveats.append(
             "The set does not say that it was made from exactly these training records; where it was not, the "
             "membership attack looks for the wrong ones."

@@ -60,7 +60,12 @@ def collect(urls: list[str]) -> Collected:
         if other := _other_world(first.info, part.info):
             raise BadInput(url, f"{other} than {urls[0]}", "One report compares like with like.")
         known = {s["id"]: s for s in first.subjects}
-        part = _renamed(part, {s["id"]: _told_apart(s, known, url) for s in part.subjects})
+        both = set(first.info.get("seeds") or ()) & set(part.info.get("seeds") or ())
+        names = {
+            s["id"]: _told_apart(s, known, url, again=bool(both) and _released_again(s, known))
+            for s in part.subjects
+        }
+        part = _renamed(part, names)
         sizes = [(p.info.get("config") or {}).get("ipc") for p in (first, part)]
         # All records are the same ones whatever size was asked for, measured once more.
         again = {s["id"] for s in part.subjects if s.get("drawn") is False and sizes[0] != sizes[1]}
@@ -244,13 +249,30 @@ def _identity(subject: dict[str, Any]) -> tuple[Any, ...]:
     return identity, told
 
 
-def _told_apart(subject: dict[str, Any], known: dict[str, dict[str, Any]], url: str) -> str:
-    """The name of a subject beside those of other runs: its own where nobody else has it."""
+def _released_again(subject: dict[str, Any], known: dict[str, dict[str, Any]]) -> bool:
+    """Whether two runs made a private set each, of one recipe: noise was drawn anew, and what both cost adds up."""
+    pair = subject, known.get(subject["id"], subject)
+    mine, theirs = (((s.get("card") or {}).get("privacy") or {}).get("release") for s in pair)
+    return subject["kind"] == "recipe" and None not in (mine, theirs) and mine != theirs
+
+
+def _told_apart(
+    subject: dict[str, Any], known: dict[str, dict[str, Any]], url: str, *, again: bool = False
+) -> str:
+    """The name of a subject beside those of other runs: its own where nobody else has it.
+
+    Args:
+        again: what has its name is another release, though it is described alike.
+    """
     name, folder = subject["id"], url.rstrip("/").rsplit("/", 1)[-1]
     mine, theirs = (_asked_for(s) for s in (subject, known.get(name, subject)))
     differs = ", ".join(f"{k} {mine[k]:.4g}" for k in mine if k in theirs and mine[k] != theirs[k])
     names = [name, *([f"{name} ({differs})"] if differs else []), f"{name} ({folder})"]
-    free = (n for n in names if _identity(known.get(n, subject)) == _identity(subject))
+    free = (
+        n
+        for n in names
+        if n not in known or (_identity(known[n]) == _identity(subject) and not again)
+    )
     return next(free, f"{name} ({url})")
 
 

@@ -54,6 +54,7 @@ def digits(request: Request) -> Dataset:
         mean=DIGITS_MEAN,
         std=DIGITS_STD,
         augment=DIGITS_AUGMENT,
+        assumed=("the fixed split of the digits, which is by class",),
         notes=(
             "Digits are 8x8 and few: numbers on them are a demonstration and do not compare with "
             "published ones.",

@@ -161,6 +161,28 @@ def test_a_sweep_has_names_for_its_sizes_and_all_records_once(
     assert all(c.caveats == [] for c in both.cells)
 
 
+@pytest.mark.parametrize(("releases", "seeds", "names"), [
+    (("r1", "r2"), ([0], [0]), ["dm+dp", "dm+dp (b)"]),  # noise drawn twice: two releases, whose costs add up
+    (("r1", "r1"), ([0], [0]), ["dm+dp"]),
+    (("r1", "r2"), ([0], [1]), ["dm+dp"]),  # another seed of one subject, counted as a release by its seeds
+])  # fmt: skip
+def test_a_private_set_that_was_made_twice_is_two_releases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: Any, seeds: Any, names: list[str]
+) -> None:
+    a, b = (_run(tmp_path / x, ["dm+dp"], seeds=s) for x, s in zip("ab", seeds, strict=True))
+    inside = importlib.import_module("ddaudit.audits.collection")
+    honest = inside._one
+
+    def one(store: RunStore, info: dict[str, Any]) -> Any:
+        url, part = store.url, honest(store, info)
+        release = releases[url == b]
+        part.subjects[0]["card"] = {"privacy": {"epsilon": 1.0, "delta": 1e-5, "release": release}}
+        return part
+
+    monkeypatch.setattr(inside, "_one", one)
+    assert [s["id"] for s in collect([a, b]).subjects] == names
+
+
 def test_an_auditor_that_only_one_run_has_is_no_difference(tmp_path: Path) -> None:
     a = _run(tmp_path / "a", ["dm"])
     b = _run(tmp_path / "b", ["dm"], auditors=[_auditor("bias", shadows=1)])

@@ -14,6 +14,7 @@ from ddaudit.attacks.privacy.bound import bound, confidences, joint
 from ddaudit.attacks.privacy.bound import metrics as privacy_metrics
 from ddaudit.findings import CLAIMED, Check, Finding, Metric
 from ddaudit.reports import Report, build_report
+from ddaudit.reports.uses import uses
 from ddaudit.reports.view import verdict
 
 
@@ -193,6 +194,9 @@ def test_a_subject_whose_own_accuracy_is_void_earns_no_verdict() -> None:
     assert rows["calibration"].outcome == "withheld"
     assert report.doubted("dm").kind == "void"
     assert [a.text for a in report.answers if a.subject == "dm"] == ["void"]
+    told = uses(report)["dm"]
+    assert told.suitable == ()
+    assert told.unsuitable[0].startswith("any use: accuracy of dm is void: ")
     assert any(detail in s.text for s in report.summary)
 
 

@@ -117,6 +117,32 @@ def test_relative_rules_judge_the_difference() -> None:
     assert _holds({**rule, "min": -0.4, "use": "value"}) == [True]
 
 
+def test_a_baseline_of_another_size_is_no_measure() -> None:
+    """The report withholds that comparison; the gate passed it. A baseline of the subject's size is taken instead."""
+    run = _Run()
+    run.subjects = (
+        {"id": "random", "kind": "recipe", "baseline": True, "card": {"ipc": 10, "method": "random"}},
+        {"id": "dm", "kind": "file", "card": {"ipc": 50}},
+    )  # fmt: skip
+    run.cells = [replace_subject(run.cells[0], "random"), run.cells[1]]
+    policy = Policy(
+        (Rule.model_validate({"metric": "utility.accuracy", "relative_to": "random", "min": -0.9}),)
+    )
+    result = apply(policy, build_report(run))[0]
+    assert not result.holds
+    assert "dm has 50 images a class and random 10: audit with --ipc 50" in result.line
+    more = {"id": "random (IPC 50)", "kind": "recipe", "baseline": True}
+    run.subjects += ({**more, "card": {"ipc": 50, "method": "random"}},)
+    run.cells.append(replace_subject(run.cells[0], "random (IPC 50)"))
+    result = apply(policy, build_report(run))[0]
+    assert result.holds
+    assert "minus random (IPC 50) = " in result.line
+
+
+def replace_subject(finding: Finding, name: str) -> Finding:
+    return finding.model_copy(update={"subject": name})
+
+
 def _apply_at_chance(rule: dict[str, Any], *, base: float = 0.8) -> tuple[bool, str]:
     """dm: accuracy 0.12 +- 0.05 of ten classes, ECE 0.01; full: accuracy ``base``, ECE 0.03."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from ddaudit.audits import AuditConfig, RunStore, run_audit
 from ddaudit.audits.plan import Given
 from ddaudit.data import Dataset, load_data
+from ddaudit.data.files import STATISTICS_NOTE
 from ddaudit.distillation import distill, resolve
 from ddaudit.errors import BadInput
 from ddaudit.findings import Finding, Metric
@@ -129,6 +131,19 @@ def test_what_it_leaves_out_and_says(runs: tuple[str, str], tmp_path: Path) -> N
         assert "test records are not covered" in text.replace("\\_", "_")
     assert not any("Confidential: shows" in a.text for a in shown.alerts)
     assert any("Confidential: shows" in a.text for a in whole.alerts)
+
+
+def test_data_whose_normalisation_comes_from_its_images_are_refused(
+    runs: tuple[str, str], tmp_path: Path
+) -> None:
+    """Victims see images normalised by them, and no claim counts that."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    store = RunStore(str(folder))
+    info = store.read_info()
+    store.write_info({**info, "data": {**info["data"], "notes": [STATISTICS_NOTE]}})
+    with pytest.raises(BadInput, match="normalised by statistics of the training images"):
+        report_of([str(folder)], publishable=True)
 
 
 def test_a_claim_that_is_broken_or_absent_cannot_be_kept(

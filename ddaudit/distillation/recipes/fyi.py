@@ -7,10 +7,13 @@ from ddaudit.distillation.recipe import register
 from ddaudit.distillation.recipes.dc import DSA
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.synthesis import Pixels
+from ddaudit.training import PROTOCOLS
+
+SOURCE = "Son, Oh, Baek & Ham, FYI: Flip Your Images for Dataset Distillation, ECCV 2024, arXiv 2407.08113"
 
 AUGMENT = "flip+color_crop_cutout_scale_rotate"
 """Mirror images are drawn beside one of the other operations, as in the authors' code; DSA draws one of all."""
-SOURCE = "Son, Oh, Baek & Ham, FYI: Flip Your Images for Dataset Distillation, ECCV 2024, arXiv 2407.08113"
+PROTOCOL = replace(PROTOCOLS["dc"], name="fyi", augment=AUGMENT)
 
 FYI = register(
     replace(
@@ -20,7 +23,7 @@ FYI = register(
         source=f"{SOURCE}; on distribution matching",
         synthesis=Mirrored(Pixels(init="real")),
         augment=AUGMENT,
-        protocol=replace(DM.protocol, name="fyi", augment=AUGMENT),
+        protocol=PROTOCOL,
     )
 )
 
@@ -32,7 +35,7 @@ FYI_DSA = register(
         source=f"{SOURCE}; on gradient matching with siamese augmentation",
         synthesis=Mirrored(Pixels(init="real")),
         augment=AUGMENT,
-        protocol=replace(DSA.protocol, name="fyi", augment=AUGMENT),
+        protocol=PROTOCOL,
         deviations=(
             *DSA.deviations,
             "networks learn images and mirror images in batches of 256 (source: of 256 and their mirror images)",

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ddaudit.distillation.factorised import Hallucinated
+from ddaudit.distillation.learned import LearnedRate
 from ddaudit.distillation.recipe import register
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.recipes.trajectory import MTT
@@ -26,7 +27,7 @@ HABA = register(
             iterations=15_000,
             momentum=0.95,
             batch=100,
-            rate=replace(MTT.loop.rate, least=0.001),
+            rate=LearnedRate(0.001, 1e-5, "plain", least=0.001),
         ),
         small={
             **MTT.small,

@@ -85,6 +85,17 @@ def test_a_coreset_is_one_hundred_percent_copies(tiny: Dataset) -> None:
     Finding.model_validate_json(found.model_dump_json())
 
 
+def test_copies_of_validation_records_are_copies_of_what_others_trained_on(tiny: Dataset) -> None:
+    """Unless the set says that it was made from our training records: then they are none of its own."""
+    images = tiny.validation.pixels(torch.arange(8))
+    foreign = audit(tiny, images)
+    assert value(foreign, "leakage.exact_copy_rate") == 1.0
+    assert value(foreign, "leakage.held_out_copy_rate") == 0.0
+    own = audit(tiny, images, source_fingerprint=tiny.train.fingerprint)
+    assert value(own, "leakage.exact_copy_rate") == 0.0
+    assert value(own, "leakage.held_out_copy_rate") == 1.0
+
+
 def test_large_sets_are_sampled_and_said_to_be(tiny: Dataset) -> None:
     labels = torch.zeros(100, dtype=torch.int64)
     made = DistilledSet(tiny.train.pixels(torch.arange(100)), labels, 4, Card())

@@ -17,7 +17,7 @@ from ddaudit.auditing import Context, stratified
 def flattened() -> Callable[..., Cohort]:
     """A defective ``split``: members evenly over cells, held-out records as they come."""
 
-    def draw(ctx: Context, *, members: int, nonmembers: int) -> Cohort:
+    def draw(ctx: Context, *, members: int, nonmembers: int, ours: bool = True) -> Cohort:
         inside, outside = stratified(ctx.data.train, members, even=True), held_out(ctx).records
         both = join(inside, outside)
         return Cohort(both, (torch.arange(len(both)) < len(inside))[None], outside, ())

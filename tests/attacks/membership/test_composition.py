@@ -14,16 +14,20 @@ from ddaudit.attacks._common.nonmembers import (
     TOLERANCE,
     cell_auc,
     composition_check,
+    held_out,
+    made_of_ours,
     matched_samples,
+    pool_caveats,
 )
 from ddaudit.attacks.membership import auditor as module
 from ddaudit.attacks.membership.auditor import Membership
 from ddaudit.attacks.membership.settings import MembershipSettings
 from ddaudit.attacks.membership.shadows import Cohort, split
-from ddaudit.auditing import PRESETS, Context, Subject
+from ddaudit.auditing import PRESETS, Context, Subject, stratified
 from ddaudit.data import Dataset, ImageData
 from ddaudit.errors import NotEnoughData
 from ddaudit.models import Arch, build
+from ddaudit.sets import Card, DistilledSet
 from ddaudit.stats import auc
 
 ARCH = Arch.parse("ConvNetD2W8")
@@ -121,6 +125,28 @@ def test_the_ratio_with_the_least_variance_is_chosen() -> None:
     assert (len(limited.inside), len(limited.outside)) == (300, 50)
     with pytest.raises(NotEnoughData, match="held by training and held-out"):
         matched_samples(one, one + 1, most_inside=9, most_outside=9, generator=g)
+
+
+def test_sets_of_others_may_hold_validation_records() -> None:
+    """They are made from all that is published; those that say to be from these records are not."""
+    every = records(of_counts([100] * 10))
+    ctx = context(every.subset(torch.arange(600)), every.subset(torch.arange(800, 1000)))
+    ctx = replace(ctx, data=replace(ctx.data, validation=every.subset(torch.arange(600, 800))))
+    sets = [
+        DistilledSet(torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64), 10, card)
+        for card in (Card(source_fingerprint=ctx.data.train.fingerprint), Card())
+    ]
+    assert [made_of_ours(made, ctx) for made in (*sets, None)] == [True, False, False]
+    own, others = held_out(ctx), held_out(ctx, ours=False)
+    assert (len(own.records), len(others.records)) == (400, 200)
+    assert (len(own.caveats()), len(others.caveats())) == (0, 1)
+    assert "test records alone" in others.caveats()[0]
+
+
+def test_a_pool_composed_otherwise_than_training_is_said() -> None:
+    train = records(of_counts(LONG_TAIL))
+    assert "as even as they come" in pool_caveats(train, stratified(train, 300, even=True))[0]
+    assert pool_caveats(train, stratified(train, 300)) == []
 
 
 @pytest.mark.parametrize("make", [long_tail, biased])
