@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from ddaudit.data.decode import in_colour
 from ddaudit.findings import Picture
 
 _PAPER = 255
@@ -26,7 +27,7 @@ def gallery(
     """A class-wise grid of a distilled set, for looking at only.
 
     Args:
-        images: (M, C, H, W) float pixels, nominally in [0, 1], C = 1 or 3; clipped to [0, 1] in
+        images: (M, C, H, W) float pixels, nominally in [0, 1], C = 1 to 4; clipped to [0, 1] in
             the picture.
         labels: (M,) int64 classes or (M, K) soft labels, which are shown under their argmax.
         per_class: at most this many images of each class, the first ones.
@@ -71,9 +72,9 @@ def gallery(
 
 
 def _rgba(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    channels = image.expand(3, -1, -1) if image.shape[0] == 1 else image
     values = (
-        channels.nan_to_num(0.0)
+        in_colour(image)
+        .nan_to_num(0.0)
         .clamp(0, 1)
         .mul(255)
         .round()

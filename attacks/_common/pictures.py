@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddaudit.data.decode import in_colour
+
 _TILE = 56
 _GAP = 2
 _SPACE = 14
@@ -37,8 +39,7 @@ def mosaic(groups: Sequence[Sequence[Tensor]], *, columns: int) -> str:
 
 def _tile(image: Tensor) -> Tensor:
     """(C, H, W) -> (_TILE, _TILE, 3), pixels repeated, not smoothed."""
-    shown = image.detach().float().cpu().clamp(0, 1)
-    shown = shown.expand(3, -1, -1) if len(shown) == 1 else shown[:3]
+    shown = in_colour(image.detach().float().cpu().clamp(0, 1))
     scaled = torch.nn.functional.interpolate(shown[None], size=(_TILE, _TILE), mode="nearest-exact")
     return scaled[0].permute(1, 2, 0)
 

@@ -167,3 +167,10 @@ def _array(picture: Image, name: str, *, size: int, channels: int | None) -> np.
 
 def _wh(shape: Sequence[int]) -> str:
     return f"{shape[1]}x{shape[0]}"
+
+
+def in_colour(image: Tensor) -> Tensor:
+    """(C, H, W) of 1 to 4 channels -> (3, H, W), for looking at: of two their mean, of four the first three."""
+    if len(image) < 3:
+        image = image.mean(0, keepdim=True)
+    return image.expand(3, -1, -1) if len(image) == 1 else image[:3]

@@ -43,6 +43,7 @@ from ddaudit.distillation.targets import refuse_coupling
 from ddaudit.errors import BadInput
 from ddaudit.later import later, unused
 from ddaudit.registry import Registry, split_recipe
+from ddaudit.sets._types import MOST_CHANNELS
 from ddaudit.training import EvaluationProtocol
 from ddaudit.training.augment import fitted
 
@@ -326,10 +327,10 @@ class Recipe:
         Raises:
             BadInput: such data; the line says which step of their construction it is.
         """
-        if data.space == "pixels" and data.shape[0] not in (1, 3):
+        if data.space == "pixels" and not 1 <= data.shape[0] <= MOST_CHANNELS:
             raise BadInput(
                 f"{self.name} on '{data.name}'",
-                f"images have {data.shape[0]} channels, and distilled sets hold grey or colour (1 or 3)",
+                f"images have {data.shape[0]} channels, and distilled sets hold 1 to {MOST_CHANNELS}",
             )
         if data.whole_set and self.reader is not None and self.reader.private:
             raise BadInput(

@@ -8,7 +8,8 @@ import io
 import torch
 
 from ddaudit._html import facts, paragraphs, picture
-from ddaudit.sets._types import DistilledSet
+from ddaudit.data.decode import in_colour
+from ddaudit.sets._types import MOST_CHANNELS, DistilledSet
 
 MOST = 20
 
@@ -33,11 +34,11 @@ def to_html(value: DistilledSet) -> str:
 
 
 def _strip(value: DistilledSet) -> str | None:
-    """Up to MOST images beside each other, one of each class first; base64 of a PNG. None: not grey or RGB."""
+    """Up to MOST images beside each other, one of each class first; base64 of a PNG. None: not to be seen."""
     from PIL import Image
 
     channels, height, width = value.images.shape[1:]
-    if channels not in (1, 3) or len(value) == 0:
+    if channels > MOST_CHANNELS or len(value) == 0:
         return None
     classes = value.labels.argmax(1) if value.labels.ndim == 2 else value.labels
     position = torch.zeros(len(value), dtype=torch.int64)
@@ -46,9 +47,15 @@ def _strip(value: DistilledSet) -> str | None:
         position[mine] = torch.arange(int(mine.sum()))
     order = torch.argsort(position * (value.num_classes + 1) + classes.cpu(), stable=True)[:MOST]
     pixels = value.images[order].detach().cpu().float().nan_to_num(0).clamp(0, 1)
-    row = pixels.permute(0, 2, 3, 1).mul(255).round().to(torch.uint8)
+    row = (
+        torch.stack([in_colour(x) for x in pixels])
+        .permute(0, 2, 3, 1)
+        .mul(255)
+        .round()
+        .to(torch.uint8)
+    )
     strip = torch.cat(list(torch.nn.functional.pad(row, (0, 0, 0, 1), value=255)), 1)
-    array = strip.expand(-1, -1, 3).contiguous().numpy()
+    array = strip.contiguous().numpy()
     scale = max(1, round(40 / max(height, width)))
     image = Image.fromarray(array).resize(
         (array.shape[1] * scale, array.shape[0] * scale), Image.Resampling.NEAREST

@@ -20,6 +20,7 @@ PROMISES_NOTHING = 100.0
 _FAR, _FEW = 16.0, 0.01
 """More than a few values above this, and none below 0, are of another scale. Noise, which reaches as far, is on both
 sides of 0."""
+MOST_CHANNELS = 4
 _MOST_CLASSES = 1_000_000  # a damaged count must not make readers allocate a table of that size
 
 
@@ -288,10 +289,10 @@ def _check_images(x: Tensor, where: object, *, pixels: bool) -> None:
             f"images are {_name(x.dtype)}, expected float32",
             "Convert them to float32 pixels in [0, 1] before saving.",
         )
-    if pixels and x.shape[1] not in (1, 3):
+    if pixels and not 1 <= x.shape[1] <= MOST_CHANNELS:
         raise BadInput(
             where,
-            f"images have {x.shape[1]} channels, expected 1 or 3",
+            f"images have {x.shape[1]} channels, expected 1 to {MOST_CHANNELS}",
             "Is the layout NHWC? Images are stored as (M, C, H, W).",
         )
     if x.shape[2] == 0 or x.shape[3] == 0:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.distillation import distill, distill_many, distill_sizes, resolve, versions
 from ddaudit.distillation.loops import Outcome
 from ddaudit.errors import BadInput
-from ddaudit.sets import PrivacyClaim
+from ddaudit.reports.pictures import gallery
+from ddaudit.sets import PrivacyClaim, load, save
 
 FAST = {"loop.iterations": 2, "networks.arch": "ConvNetD2W8", "networks.width": None}
 
@@ -134,6 +136,28 @@ def test_labels_are_written_from_the_records_of_each_run_alone(tiny):
 def test_no_images_per_class_are_refused(tiny):
     with pytest.raises(BadInput, match="must be at least 1"):
         distill(noting(), tiny.train, data=tiny, ipc=0, seed=0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_images_of_one_to_four_channels_are_distilled_kept_and_shown(tiny, tmp_path, channels):
+    def of(split):
+        return replace(split, images=split.images.repeat(1, 2, 1, 1)[:, :channels])
+
+    constants = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    data = replace(
+        tiny, train=of(tiny.train), validation=of(tiny.validation), test=of(tiny.test), **constants
+    )
+    options = {"loop.iterations": 1, "networks.arch": "ConvNetD2W8", "networks.width": None}
+    made = distill(resolve("dm", options=options), data.train, data=data, ipc=1, seed=0)
+    kept = load(save(made, tmp_path / "set.safetensors"))
+    assert kept.shape == (channels, 8, 8)
+    assert torch.equal(kept.images, made.images)
+    assert "data:image/png" in kept._repr_html_()
+    assert gallery(kept.images, kept.labels).png_base64
+    assert mosaic([[x] for x in kept.images], columns=4)
+    five = replace(made, images=torch.rand(4, 5, 8, 8), labels=made.labels[:4])
+    with pytest.raises(BadInput, match="5 channels, expected 1 to 4"):
+        five.check()
 
 
 def test_a_card_says_when_its_values_were_published_for_another_size(tiny) -> None:
