@@ -60,8 +60,8 @@ NASTY = {
         "label 12 is out of range",
     ),
     "wrong channel count": (
-        lambda p: set_file(p / "c.safetensors", images=torch.rand(10, 4, 8, 8)),
-        "4 channels",
+        lambda p: set_file(p / "c.safetensors", images=torch.rand(10, 5, 8, 8)),
+        "5 channels",
     ),
     "colour set, grey data": (
         lambda p: set_file(p / "rgb.safetensors", images=torch.rand(10, 3, 8, 8)),
