@@ -13,7 +13,7 @@ from ddaudit.errors import BadInput
 from ddaudit.findings import Metric
 from ddaudit.reports import labels
 from ddaudit.reports._markdown import escape, template
-from ddaudit.reports.alerts import lasting
+from ddaudit.reports.alerts import lasting, poisoned
 from ddaudit.reports.cells import Cell
 from ddaudit.reports.schema import Claim, Report, SubjectInfo
 from ddaudit.reports.uses import uses
@@ -117,9 +117,7 @@ def _alerts(
     report: Report, info: SubjectInfo, claim: Claim | None, withheld: bool
 ) -> Iterator[str]:
     """What has to be read before anything else."""
-    poison = info.card.get("poison")
-    if poison:
-        attack = poison.get("attack", "unknown") if isinstance(poison, dict) else "unknown"
+    if withheld and (attack := poisoned(info.card)):
         yield f"A backdoor was put into this set on purpose, for tests (attack {attack})."
     if info.problem:
         yield "The file that was audited is not there any more, or has changed since."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ddaudit.defenses.privacy.accounting import compose, joint_delta
 from ddaudit.reports.labels import brief, number
@@ -149,7 +150,18 @@ def _cards(report: Report) -> list[Alert]:
         if wrong:
             text = f"The card of {subject.id} does not fit these data: {join(wrong)}."
             out.append(Alert(subjects=[subject.id], tone="bad", text=text))
+        if attack := poisoned(card):
+            text = f"{subject.id}: a backdoor was put into this set on purpose, for tests (attack {attack})."
+            out.append(Alert(subjects=[subject.id], tone="bad", text=text))
     return out
+
+
+def poisoned(card: Mapping[str, Any]) -> str:
+    """The attack that a card says has poisoned its set; "" where it says nothing."""
+    poison = card.get("poison")
+    if not poison:
+        return ""
+    return str(poison.get("attack", "unknown")) if isinstance(poison, Mapping) else "unknown"
 
 
 def _problems(report: Report) -> list[Alert]:

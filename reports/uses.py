@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ddaudit.reports import labels
-from ddaudit.reports.alerts import claim_text, join
+from ddaudit.reports.alerts import claim_text, join, poisoned
 from ddaudit.reports.answers import ahead, standing
 from ddaudit.reports.schema import Claim, Report
 from ddaudit.reports.view import Row, Verdict, verdict
@@ -42,7 +42,7 @@ def _uses(report: Report, table: Verdict, row: Row) -> Uses:
     ]
     bad = tuple(_unsuitable(report, table, row))
     return Uses(
-        suitable=() if report.doubted(row.subject.id)
+        suitable=() if report.doubted(row.subject.id) or poisoned(row.subject.card)
         else tuple(_suitable(report, table, row)),
         unsuitable=bad,
         unmeasured=(*unmeasured, *report.not_asked),
@@ -68,6 +68,8 @@ def _suitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
 
 def _unsuitable(report: Report, table: Verdict, row: Row) -> Iterator[str]:
     name = row.subject.id
+    if attack := poisoned(row.subject.card):
+        yield f"any use but tests of a pipeline: its card says that it is poisoned ({attack})"
     if doubt := report.doubted(name):
         yield (
             f"any use: {doubt.reason}"

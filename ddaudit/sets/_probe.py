@@ -26,9 +26,12 @@ def is_set_file(path: str | Path) -> bool:
         if size > MOST_HEADER_BYTES:
             return True
         try:
-            names = set(parse_json(file.read(size), path)) - {"__metadata__"}
+            header = parse_json(file.read(size), path)
         except (BadInput, TypeError):
             return True
+    if not isinstance(header, dict):
+        return True
+    names = set(header) - {"__metadata__"}
     return bool(names & {"images", "labels"}) or not any("." in name for name in names)
 
 

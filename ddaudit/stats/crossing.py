@@ -43,8 +43,10 @@ def crossed_rate(correct: Values, confidence: float = 0.95) -> Interval:
     x = as_float(correct)
     x = x[None] if x.ndim == 1 else x
     v, n = x.shape
-    if n < 2 or (v == 1 and bool(((x == 0) | (x == 1)).all())):
+    if n == 0 or (v == 1 and bool(((x == 0) | (x == 1)).all())):
         return clopper_pearson(round(float(x.mean(0).sum())), n, confidence)
+    if n == 1:  # of one image no spread is seen, and the victims may differ on it
+        return wilson(float(x.mean()), n, confidence)
     got = crossed_mean(x, confidence).clamp()
     if n * min(got.value, 1 - got.value) < FEW:
         return got.at_least(wilson(min(got.value * n, n), n, confidence))

@@ -183,6 +183,18 @@ def test_a_subject_at_chance_earns_no_other_verdict(low: float, chance: bool) ->
     assert any("not clearly above chance" in s.text for s in report.summary) is chance
 
 
+def test_a_set_whose_card_says_that_it_is_poisoned_is_said_and_suits_nothing() -> None:
+    run = _Run([_cell("dm", 0.95), *_draws("random", RANDOM)])
+    for subject in run.subjects:
+        if subject["id"] == "dm":
+            subject |= {"kind": "file", "card": {"poison": {"attack": "naive"}}}
+    report = build_report(run)
+    assert any("a backdoor was put into this set on purpose" in a.text for a in report.alerts)
+    told = uses(report)["dm"]
+    assert told.suitable == ()
+    assert "poisoned (naive)" in told.unsuitable[0]
+
+
 def test_a_subject_whose_own_accuracy_is_void_earns_no_verdict() -> None:
     accuracy = _cell("dm", 0.95)
     accuracy.metrics[0] = accuracy.metrics[0].model_copy(update={"basis": True, "chance": 0.1})

@@ -22,7 +22,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ddaudit.errors import BadInput
-from ddaudit.sets import Card, DistilledSet, LedgerEntry, PrivacyClaim, fingerprint, load, save
+from ddaudit.sets import (
+    Card,
+    DistilledSet,
+    LedgerEntry,
+    PrivacyClaim,
+    fingerprint,
+    is_set_file,
+    load,
+    save,
+)
 
 Make = Callable[..., DistilledSet]
 
@@ -121,6 +130,14 @@ def test_tensors_are_aligned_whatever_the_card_says(
     blob = save(make_set(notes=[note]), tmp_path / "a").read_bytes()
     assert int.from_bytes(blob[:8], "little") % 8 == 0
     assert load(tmp_path / "a").card.notes == [note]
+
+
+def test_a_header_that_is_a_list_is_damaged_and_no_crash(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((7).to_bytes(8, "little") + b"[1,2,3]")
+    assert is_set_file(path)
+    with pytest.raises(BadInput):
+        load(path)
 
 
 def test_views_and_gradients_are_stored_by_value(tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_the_share_bound_is_the_upper_quartile_bound_of_a_variance() -> None:
     assert np.mean(crossing.share_bound(2) * sample >= 1) == pytest.approx(0.75, abs=0.01)  # 3 se
 
 
+def test_victims_that_differ_on_one_image_are_a_share_of_it() -> None:
+    got = crossed_rate([[1.0], [0.0], [0.0]])
+    assert got.value == pytest.approx(1 / 3)
+    assert 0 <= got.low < 1 / 3 < got.high <= 1
+
+
 def test_records_alone_are_told_from_victims() -> None:
     x = (torch.rand(3, 400, generator=torch.Generator().manual_seed(0)) < 0.7).double()
     for got in (crossed_mean(x), crossed(x.mean(1), torch.randn(500), n=400)):
