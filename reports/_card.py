@@ -13,7 +13,7 @@ from ddaudit.errors import BadInput
 from ddaudit.findings import Metric
 from ddaudit.reports import labels
 from ddaudit.reports._markdown import escape, template
-from ddaudit.reports.alerts import lasting, poisoned
+from ddaudit.reports.alerts import ON_PURPOSE, lasting, poisoned
 from ddaudit.reports.cells import Cell
 from ddaudit.reports.schema import Claim, Report, SubjectInfo
 from ddaudit.reports.uses import uses
@@ -118,7 +118,7 @@ def _alerts(
 ) -> Iterator[str]:
     """What has to be read before anything else."""
     if withheld and (attack := poisoned(info.card)):
-        yield f"A backdoor was put into this set on purpose, for tests (attack {attack})."
+        yield f"{info.id}: {ON_PURPOSE.format(attack)}"
     if info.problem:
         yield "The file that was audited is not there any more, or has changed since."
     if not withheld:

@@ -151,9 +151,12 @@ def _cards(report: Report) -> list[Alert]:
             text = f"The card of {subject.id} does not fit these data: {join(wrong)}."
             out.append(Alert(subjects=[subject.id], tone="bad", text=text))
         if attack := poisoned(card):
-            text = f"{subject.id}: a backdoor was put into this set on purpose, for tests (attack {attack})."
+            text = f"{subject.id}: {ON_PURPOSE.format(attack)}"
             out.append(Alert(subjects=[subject.id], tone="bad", text=text))
     return out
+
+
+ON_PURPOSE = "a backdoor was put into this set on purpose, for tests (attack {})."
 
 
 def poisoned(card: Mapping[str, Any]) -> str:

@@ -61,8 +61,9 @@ def publishable(run: RawRun, report: Report) -> RawRun:
             whose normalisation comes from the training images.
     """
     _check(report)
-    facts = run.info.get("data")
-    if isinstance(facts, Mapping) and STATISTICS_NOTE in (facts.get("notes") or ()):
+    data = run.info.get("data")
+    facts = data if isinstance(data, Mapping) else {"name": data}
+    if STATISTICS_NOTE in (facts.get("notes") or ()):
         raise BadInput(
             "--publishable",
             f"networks see images normalised by statistics of the training images of '{facts.get('name')}', which no "
@@ -71,8 +72,6 @@ def publishable(run: RawRun, report: Report) -> RawRun:
         )
     ids = _names([c.subject for c in report.claims])
     by_auditor = {a.name: a.from_records for a in report.auditors}
-    data = run.info.get("data")
-    facts = data if isinstance(data, Mapping) else {"name": data}
     shown = {k: facts[k] for k in _DATA if k in facts}
     hidden = [a for a, prefixes in by_auditor.items() if prefixes is None]
     others = [s.id for s in report.subjects if s.id not in ids]

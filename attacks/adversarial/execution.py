@@ -28,6 +28,7 @@ def slack(eps: float) -> float:
 
 
 _ROUNDING = float(torch.finfo(torch.float32).eps)
+"""Of a value, relative to its size."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +201,9 @@ def verify(
     Args:
         original, adversarial: (N, C, H, W).
     """
-    delta = (adversarial.double() - original.double()).abs()
+    x = original.double()
     # x + eps is no nearer to the sphere than float32 lies dense there, which shows from values of 64 on.
-    delta = (delta - _ROUNDING * original.double().abs()).clamp_min(0).flatten(1)
+    delta = ((adversarial.double() - x).abs() - _ROUNDING * x.abs()).clamp_min(0).flatten(1)
     size = delta.amax(1) if norm == "Linf" else delta.norm(dim=1)
     flat, (low, high) = adversarial.flatten(1), bounds
     inside = (flat >= low).all(1) & (flat <= high).all(1) & torch.isfinite(flat).all(1)

@@ -229,7 +229,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         p, smallest = _value(finding, "p_value"), _value(finding, "smallest_p")
         if p is not None and p <= LEVEL:
             return f"it may hide a backdoor: it stands out among clean sets (p = {p:.3g})."
-        if p is not None and p == smallest and p < 1:
+        if p is not None and _extreme(p, smallest):
             return (
                 f"it stands out from all clean sets, which are too few to prove more (p = {p:.3g}); "
                 "scan it with more (--setting backdoor-scan.references=N)."
@@ -241,7 +241,7 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         p, smallest = _value(finding, "p_value"), _value(finding, "smallest_p")
         if p is None:
             return ""
-        if p > LEVEL and (p != smallest or p == 1):
+        if p > LEVEL and not _extreme(p, smallest):
             return f"In {finding.subject} no detector sees more than in clean sets (p = {p:.2g})."
         excess = {d.title: _value(finding, f"{d.name}_excess") or 0.0 for d in DETECTORS}
         worst = max(excess, key=lambda title: excess[title])
@@ -257,6 +257,11 @@ class BackdoorScan(Auditor[BackdoorScanSettings]):
         if ctx.data.space != "pixels":
             return []
         return known_answers.checks(ctx, settings.chosen(), epochs=settings.epochs)
+
+
+def _extreme(p: float, smallest: float | None) -> bool:
+    """Whether a set stands out as far as its clean sets can show; of many seeds the smallest p-value is 1."""
+    return p == smallest and p < 1
 
 
 def _value(finding: Finding, name: str) -> float | None:

@@ -116,7 +116,7 @@ def exhibit_of(
     nothing = torch.zeros(0, dtype=torch.int64)
     if made is None:
         return Exhibit(clean, labels, classes, None, nothing, seed)
-    own = made.labels if made.labels.ndim == 1 else made.labels.argmax(1)
+    own = made.hard_labels
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(own), generator=generator)
     kept = [order[own[order] == k][: max(1, rows // classes)] for k in range(classes)]

@@ -69,7 +69,7 @@ def recipe_caveats(trial: Trial, settings: MembershipSettings, *, claimed: bool)
 def file_caveats(subject: Subject, ctx: Context, headline: str) -> list[str]:
     """Of a reading without a recipe; ``headline`` is the attack that carries the verdict."""
     caveats = [
-        "Members are training records, non-members validation and test records, drawn with the same "
+        "Members are training records, non-members held-out ones, drawn with the same "
         "class and group composition: any other distribution shift between the splits would look "
         "like membership.",
         "LiRA and online RMIA, the strongest attacks, need re-distillation, hence the recipe; this "

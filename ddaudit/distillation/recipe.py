@@ -43,7 +43,7 @@ from ddaudit.distillation.targets import refuse_coupling
 from ddaudit.errors import BadInput
 from ddaudit.later import later, unused
 from ddaudit.registry import Registry, split_recipe
-from ddaudit.sets._types import MOST_CHANNELS
+from ddaudit.sets import MOST_CHANNELS
 from ddaudit.training import EvaluationProtocol
 from ddaudit.training.augment import fitted
 

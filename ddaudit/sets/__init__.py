@@ -3,6 +3,7 @@
 from ddaudit.sets._probe import from_bytes, is_set_file, to_bytes
 from ddaudit.sets._store import LabelStore
 from ddaudit.sets._types import (
+    MOST_CHANNELS,
     Card,
     DistilledSet,
     LedgerEntry,
@@ -27,6 +28,7 @@ from ddaudit.sets.inspection import (
 
 __all__ = [
     "FORMATS",
+    "MOST_CHANNELS",
     "Card",
     "DistilledSet",
     "Inspection",

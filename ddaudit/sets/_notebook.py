@@ -40,7 +40,7 @@ def _strip(value: DistilledSet) -> str | None:
     channels, height, width = value.images.shape[1:]
     if channels > MOST_CHANNELS or len(value) == 0:
         return None
-    classes = value.labels.argmax(1) if value.labels.ndim == 2 else value.labels
+    classes = value.hard_labels
     position = torch.zeros(len(value), dtype=torch.int64)
     for c in classes.unique():  # type: ignore[no-untyped-call]
         mine = classes == c

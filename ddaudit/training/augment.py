@@ -67,11 +67,16 @@ def without(strategy: str, operation: str) -> str:
     return "+".join(filter(None, kept))
 
 
-def fitted(strategy: str, of_data: str) -> str:
-    """The strategy string, without mirror images where the data set's own has augmentations and none of them mirrors:
-    a digit in a mirror is another digit, or none."""
+def mirrors(of_data: str) -> bool:
+    """False where a data set's own strategy has augmentations and none of them mirrors: a digit in a mirror is another
+    digit, or none."""
     ops = operations(of_data)
-    return strategy if not ops or "flip" in ops else without(strategy, "flip")
+    return not ops or "flip" in ops
+
+
+def fitted(strategy: str, of_data: str) -> str:
+    """The strategy string, without mirror images where the data set has none (see :func:`mirrors`)."""
+    return strategy if mirrors(of_data) else without(strategy, "flip")
 
 
 def _stages(strategy: str) -> list[list[str]]:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ddaudit.errors import BadInput
 from ddaudit.later import later, unused
-from ddaudit.training.augment import fitted, operations
+from ddaudit.training.augment import fitted, mirrors, operations
 from ddaudit.training.robust import Robust
 
 # A card comes from strangers' files: what it asks for stays within what an audit can do.
@@ -165,11 +165,10 @@ class EvaluationProtocol:
 
     def for_data(self, strategy: str) -> EvaluationProtocol:
         """This protocol with open augmentation resolved to the data set's ``strategy``, and without mirror images
-        where that has none: a digit in a mirror is another digit, or none."""
+        where that has none (see :func:`~ddaudit.training.augment.mirrors`)."""
         if self.augment is not None:
-            mirrored = fitted("flip", strategy) != ""
             return replace(
-                self, augment=fitted(self.augment, strategy), flip=self.flip and mirrored
+                self, augment=fitted(self.augment, strategy), flip=self.flip and mirrors(strategy)
             )
         return replace(self, augment="" if self.labels == "store" else strategy)
 

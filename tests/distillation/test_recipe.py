@@ -58,7 +58,7 @@ def test_defenses_apply_in_their_order_whatever_order_they_are_named_in(monkeypa
     monkeypatch.setattr("ddaudit.distillation.recipe.DEFENSES", SimpleNamespace(get=known.get))
     recipe = resolve("dm+late+b+a")
     assert recipe.name == "dm+a+b+late"
-    assert recipe.deviations[-3:] == ("a", "b", "late")
+    assert recipe.deviations == (*resolve("dm").deviations, "a", "b", "late")
     with pytest.raises(BadInput, match="names 'a' more than once"):
         resolve("dm+a+late+a")
 
