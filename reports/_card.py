@@ -164,7 +164,8 @@ def _privacy(info: SubjectInfo, claim: Claim | None, told: str, withheld: bool) 
     stated = info.card.get("privacy")
     if claim is None:
         return [told]
-    words = [statement(PrivacyClaim.model_validate(stated))] if stated else []
+    holds = stated and not claim.broken
+    words = [statement(PrivacyClaim.model_validate(stated))] if holds else []
     if not withheld:
         return [*words, told]
     if claim.broken:

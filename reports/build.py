@@ -364,12 +364,16 @@ def _claim(report: Report, subject: SubjectInfo) -> Claim | None:
         if m.value is not None and not report.failing_checks(f, m) and _comparable(m, delta)
     ]
     best = max(usable, key=lambda m: m.value or 0.0, default=None)
-    failed = [(f, c) for f in found for c in f.checks if not c.passed and _about_claim(c, subject)]
-    refuting = [c for f, c in failed if c.refutes == CLAIMED and _instrument_works(f)]
+    by_card = [(None, c) for c in subject.claim_checks]
+    failed = [
+        (f, c)
+        for f, c in [*by_card, *((f, c) for f in found for c in f.checks)]
+        if not c.passed and _about_claim(c, subject)
+    ]
+    refuting = [
+        c for f, c in failed if c.refutes == CLAIMED and (f is None or _instrument_works(f))
+    ]
     void = [_failed(c) for _, c in failed if c.subject is not None]
-    privacy = subject.card.get("privacy")
-    if isinstance(privacy, dict) and privacy.get("noise_seed_published"):
-        void.insert(0, "the seed of the noise is published, so anyone can subtract the noise")
     if best is not None and best.value is not None:
         claim.lower_bound = best.value
         claim.adversary = str(best.params["adversary"]) if "adversary" in best.params else None
@@ -405,7 +409,8 @@ def _instrument_works(finding: Finding) -> bool:
 
 
 def _failed(check: Check) -> str:
-    return f"the check “{check.name}” failed"
+    why = f" ({check.detail.rstrip('.')})" if check.detail else ""
+    return f"the check “{check.name}” failed{why}"
 
 
 def _claimed(report: Report, subject: SubjectInfo) -> tuple[float | None, float | None]:

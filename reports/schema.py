@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ddaudit.findings import CaveatKind, Finding, Metric, Picture
+from ddaudit.findings import CaveatKind, Check, Finding, Metric, Picture
 
 SCHEMA_VERSION: Literal["1"] = "1"
 
@@ -94,6 +94,8 @@ class SubjectInfo(_Open):
     card: dict[str, Any] = Field(default_factory=dict)
     """As ``ddaudit.sets.Card``; ``card["privacy"]`` is a privacy claim or absent."""
     description: str = ""
+    claim_checks: list[Check] = Field(default_factory=list)
+    """What its card alone says of its privacy claim, where no auditor tested that."""
     problem: str | None = None
     """Why what was audited is not what is there now (a file that moved or changed, a lost private set)."""
     source: str = ""

@@ -38,7 +38,7 @@ from ddaudit.distillation import Recipe
 from ddaudit.errors import NotEnoughData, Unsupported
 from ddaudit.findings import Caveat, Check, Curve, Finding, MetricInfo
 from ddaudit.models import Network
-from ddaudit.sets import DistilledSet, PrivacyClaim
+from ddaudit.sets import Card, DistilledSet, PrivacyClaim
 from ddaudit.stats import roc_curve
 from ddaudit.stats.gdp import tpr_ceiling
 
@@ -146,7 +146,7 @@ class Privacy(Auditor[PrivacySettings]):
     on_large: ClassVar[Mapping[str, Any]] = {
         "adversaries": ("final-set", "nearest-copy", "intermediate")
     }
-    version = 7
+    version = 8
     settings = PrivacySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"canaries": 200, "networks": 12, "release_megapixels": 15.0},
@@ -162,7 +162,8 @@ class Privacy(Auditor[PrivacySettings]):
         """
         if subject.recipe is None:
             return self._claim_only(subject, ctx)
-        claim = ctx.distilled(subject, seed).card.privacy
+        card = ctx.distilled(subject, seed).card
+        claim = card.privacy
         audit = _audit(subject, ctx, settings, seed)
         tested = audit.released.card.privacy
         # A claim at delta 0 holds at every delta, and a bound at any of them tests it.
@@ -184,7 +185,7 @@ class Privacy(Auditor[PrivacySettings]):
         finding = Finding(subject=subject.id, auditor=self.name)
         if claim:
             finding.metrics.append(claimed(claim))
-            finding.checks += check_claim(claim, subject=subject.id, records=len(ctx.data.train))
+            finding.checks += check_claim(card, subject=subject.id, records=len(ctx.data.train))
         top = ceiling(len(coins), shares=shares, delta=delta)
         if tested:
             p = refutation(attacks, coins, shares=shares, delta=delta, epsilon=tested.epsilon)
@@ -223,7 +224,8 @@ class Privacy(Auditor[PrivacySettings]):
         ]
 
     def _claim_only(self, subject: Subject, ctx: Context) -> Finding:
-        claim = subject.set.card.privacy if subject.set is not None else None
+        card = subject.set.card if subject.set is not None else Card()
+        claim = card.privacy
         why = f"needs the recipe to distil again with canaries, and a {subject.kind} is its result"
         if claim is None:
             raise Unsupported(f"{why}; it carries no privacy claim to verify either")
@@ -233,7 +235,7 @@ class Privacy(Auditor[PrivacySettings]):
             status="partial",
             reason=f"{why}; only its claim was verified",
             metrics=[claimed(claim)],
-            checks=check_claim(claim, subject=subject.id, records=len(ctx.data.train)),
+            checks=check_claim(card, subject=subject.id, records=len(ctx.data.train)),
             caveats=[describe(claim), _ASSUMED],
         )
 

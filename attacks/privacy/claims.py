@@ -13,28 +13,43 @@ from ddaudit.defenses.privacy.accounting import (
 )
 from ddaudit.errors import BadInput
 from ddaudit.findings import CLAIMED, Check, Metric
-from ddaudit.sets import PrivacyClaim, empty_promise, given
+from ddaudit.sets import Card, PrivacyClaim, claim_problems, empty_promise, given
 
 AFFECTS = [CLAIMED]
+ON_CARD = "claim: nothing else on its card speaks against it"
+"""Of the checks that need no more than a card, the name of the last one."""
 
 _TOLERANCE = 0.01
 """Relative slack for the accountants' numerical error."""
 
 
-def check_claim(claim: PrivacyClaim, *, subject: str, records: int) -> list[Check]:
-    """Re-derive a claim from its ledger and look at its delta and its sampling.
+def check_claim(card: Card, *, subject: str, records: int | None = None) -> list[Check]:
+    """All that a card alone says against its privacy claim: re-derived from its ledger, its delta, its sampling.
 
     Args:
-        claim: what a card says.
+        card: of a set.
         subject: whose claim it is.
-        records: size of the private set.
+        records: size of the private set; None: not known.
 
     Returns:
-        Three checks; a failed one makes this subject's claim void, and refutes it where the ledger costs more.
+        Four checks; a failed one makes this subject's claim void, and refutes it where the ledger costs more. Empty for
+        a card without a claim.
     """
+    claim = card.privacy
+    if claim is None:
+        return []
+    against = claim_problems(card)
     return [
         _ledger(claim, subject),
-        _delta(claim, subject, records),
+        _delta(claim, subject, records or 1),
+        Check(
+            name=ON_CARD,
+            passed=not against,
+            expected="no problem",
+            detail="; ".join(against),
+            affects=AFFECTS,
+            subject=subject,
+        ),
         Check(
             name="claim: sampling is what the accountants assume",
             passed=covered(claim),
@@ -54,7 +69,7 @@ def check_seen(seen: int, claim: PrivacyClaim, *, subject: str) -> Check:
         passed=seen <= listed,
         value=float(seen),
         expected=f"<= {listed}",
-        detail="Different noisy answers that the run received, against queries in its ledger.",
+        detail=f"The run received {seen} different noisy answers, and its ledger lists {listed}.",
         affects=AFFECTS,
         subject=subject,
     )
@@ -119,16 +134,22 @@ def describe(claim: PrivacyClaim) -> str:
     return text
 
 
-def _ledger(claim: PrivacyClaim, subject: str) -> Check:
-    name = "claim: the ledger re-derives the claimed epsilon"
-    expected = f"<= {claim.epsilon * (1 + _TOLERANCE):.4g}"
+def rederived(claim: PrivacyClaim) -> dict[str, float]:
+    """epsilon by every accountant that holds the claim's ledger; empty without a ledger.
 
-    def verdict(passed: bool, value: float | None, detail: str, *, refuted: bool = False) -> Check:
+    Raises:
+        BadInput: no accountant can read the ledger or the delta.
+    """
+    return all_accountants(claim.ledger, claim.delta) if claim.ledger else {}
+
+
+def _ledger(claim: PrivacyClaim, subject: str) -> Check:
+    def verdict(detail: str, *costs: float, passed: bool = False, refuted: bool = False) -> Check:
         return Check(
-            name=name,
+            name="claim: the ledger re-derives the claimed epsilon",
             passed=passed,
-            value=value,
-            expected=expected,
+            value=next((c for c in costs if math.isfinite(c)), None),
+            expected=f"<= {claim.epsilon * (1 + _TOLERANCE):.4g}",
             detail=detail,
             affects=AFFECTS,
             subject=subject,
@@ -136,21 +157,23 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
         )
 
     if not claim.ledger:
-        return verdict(False, None, "The card lists no queries, so nothing can be re-derived.")
+        return verdict("The claim comes without a ledger: it cannot be re-derived.")
     if claim.relation not in RELATIONS:
-        return verdict(False, None, f"Unknown neighbouring relation '{claim.relation}'.")
+        return verdict(f"Unknown neighbouring relation '{claim.relation}'.")
     try:
-        epsilons = all_accountants(claim.ledger, claim.delta)
+        epsilons = rederived(claim)
     except BadInput as error:
-        return verdict(False, None, str(error))
+        return verdict(str(error))
     asked = deciding(epsilons, claim.relation)
+    by = ", ".join(f"{k} {v:.4g}" for k, v in epsilons.items()) or "none holds this ledger"
     worst = max(asked.values(), default=math.inf)
-    detail = ", ".join(f"{k} {v:.4g}" for k, v in epsilons.items()) or "none holds this ledger"
-    passed = worst <= claim.epsilon * (1 + _TOLERANCE)
-    value = worst if math.isfinite(worst) else None
+    if worst <= claim.epsilon * (1 + _TOLERANCE):
+        return verdict(f"By accountant: {by}.", worst, passed=True)
+    wrong = (
+        f"The claim does not follow from its ledger: {claim.epsilon:.4g} claimed; it costs {by}."
+    )
     # RDP is an upper bound: a claim below it has no proof, and is not refuted either.
-    refuted = not passed and bool(asked.keys() - {"rdp"})
-    return verdict(passed, value, f"By accountant: {detail}.", refuted=refuted)
+    return verdict(wrong, worst, refuted=bool(asked.keys() - {"rdp"}))
 
 
 def _delta(claim: PrivacyClaim, subject: str, records: int) -> Check:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ddaudit.attacks.privacy.claims import ON_CARD, check_claim
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
@@ -26,7 +27,8 @@ class Collected:
     Attributes:
         info: run.json of the first run, with ``missing`` = cells that were planned and never finished.
         subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None), "card", "per_class" (fewest
-            and most images of a class) and "problem" (why what was audited is not what is there now, or None).
+            and most images of a class), "claim_checks" (what the card alone says of its privacy claim, where no
+            auditor did) and "problem" (why what was audited is not what is there now, or None).
         auditors: per auditor its entry in run.json.
         cells: one Finding per (subject, auditor, seed).
         checks: instrument checks by auditor.
@@ -350,14 +352,27 @@ def _one(store: RunStore, info: dict[str, Any]) -> Collected:
             cells.append(finding.model_copy(update=update))
             keys[_cell(cells[-1])] = planned["key"]
     info["missing"] = missing
-    subjects = [_audited(store, entry) for entry in info["subjects"]]
+    tested = {c.subject for c in cells for check in c.checks if check.name == ON_CARD}
+    subjects = [
+        _audited(
+            store, entry, records=info["data"].get("train"), claim_tested=entry["id"] in tested
+        )
+        for entry in info["subjects"]
+    ]
     return Collected(info, subjects, list(info["auditors"]), cells, checks, keys)
 
 
-def _audited(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
+def _audited(
+    store: RunStore, entry: dict[str, Any], *, records: int | None, claim_tested: bool
+) -> dict[str, Any]:
     """A subject with its set (None where it is not kept), its card, and what is wrong with either.
 
     The card is the run's own copy: a claim does not get lost with the file that carried it.
+
+    Args:
+        records: size of the training data.
+        claim_tested: a cell already says what the card alone has against its claim; else whoever audits anything else
+            of a set would repeat a false claim.
     """
     value = store.first_set(entry["set_keys"])
     card = entry.get("card")
@@ -373,8 +388,14 @@ def _audited(store: RunStore, entry: dict[str, Any]) -> dict[str, Any]:
         "set": value,
         "card": card,
         "problem": _problem(entry, value),
+        "claim_checks": [] if claim_tested else _claim_checks(entry["id"], card, records),
         "per_class": None if value is None else _per_class(value),
     }
+
+
+def _claim_checks(subject: str, card: dict[str, Any], records: int | None) -> list[dict[str, Any]]:
+    checks = check_claim(Card.model_validate(card), subject=subject, records=records)
+    return [c.model_dump(mode="json") for c in checks]
 
 
 def _per_class(value: DistilledSet) -> list[int]:

@@ -10,7 +10,7 @@ import typer
 from ddaudit import hub
 from ddaudit.cli import options
 from ddaudit.cli.output import say
-from ddaudit.cli.sets import unsupported
+from ddaudit.cli.sets import examine
 from ddaudit.errors import BadInput
 from ddaudit.files import read_text
 
@@ -43,17 +43,21 @@ def push(
     agreed = options.names("--despite", despite) or []
     text = read_text(card) if card else ""
 
-    from ddaudit.sets import inspect, load, to_bytes
+    from ddaudit.sets import load, to_bytes
     from ddaudit.sets.inspection import statement
     from ddaudit.sets.publishing import check_publishable, released, set_card
 
-    looked = inspect(file)
+    looked = examine(file)
     claim = looked.card.privacy
-    check_publishable(looked, despite=agreed, doubts=unsupported(claim))
+    check_publishable(looked, despite=agreed)
     # Written anew: tensors that ddaudit does not know, and that nobody was shown, stay here.
     value = released(load(file))
     page = set_card(looked.model_copy(update={"card": value.card}), to, text)
     there = hub.push(to_bytes(value), to, card=page, public=public)
-    say("privacy: no claim" if claim is None else f"privacy: {statement(claim)}")
+    say(
+        "privacy: no claim"
+        if claim is None
+        else f"privacy: {statement(claim, looked.claim_problems)}"
+    )
     typer.echo(there)
     say(f"next: ddaudit audit {there}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,7 +92,6 @@ def distill(
     from ddaudit.devices import pick_device, pick_profile
     from ddaudit.distillation import check_recipe, distill_sizes, make_recipe
     from ddaudit.sets import describe, save
-    from ddaudit.sets import inspect as look
 
     where = pick_device(device)
     chosen = pick_profile(profile, where)
@@ -115,7 +115,7 @@ def distill(
         )
     for file, result in zip(files, results, strict=True):
         save(result, file)
-        for line in describe(look(file)):
+        for line in describe(examine(file)):
             typer.echo(line)
     if any(result.card.privacy for result in results):
         say(f"the release is on record: 'ddaudit ledger {out.parent}' adds up all of them")
@@ -223,14 +223,13 @@ def import_(
 
     from ddaudit.data import load_data
     from ddaudit.sets import describe, import_set, save
-    from ddaudit.sets import inspect as look
 
     loaded = load_data(data, root=data_root, download=download) if data else None
     made = import_set(file, format=format_, data=loaded, options=changes)
     if labels_of is not None and loaded is not None:
         made = _labelled(made, labels_of, loaded, profile or "auto", of_method, seed or 0)
     save(made, out)
-    for line in describe(look(out)):
+    for line in describe(examine(out)):
         typer.echo(line)
 
 
@@ -245,9 +244,8 @@ def inspect(
 ) -> None:
     """Show a set's card, shapes and warnings. Never executes anything in the file."""
     from ddaudit.sets import describe
-    from ddaudit.sets import inspect as look
 
-    looks = [_rederived(look(file)) for file in files]
+    looks = [examine(file) for file in files]
     if json_:
         facts = [f.to_json() for f in looks]
         typer.echo(json.dumps(facts[0] if len(facts) == 1 else facts, indent=1))
@@ -341,23 +339,31 @@ def _say_costs(name: str, files: Sequence[Path], costs: Sequence[Cost], *, as_js
         typer.echo(f"{file}: about {duration(c.seconds)} of CPU time, {size(c.bytes)}{rough}")
 
 
-def _rederived(inspection: Inspection) -> Inspection:
-    """With a warning where the ledger does not support the claim."""
-    warnings = [*inspection.warnings, *unsupported(inspection.card.privacy)]
-    return inspection.model_copy(update={"warnings": warnings})
+def examine(file: Path) -> Inspection:
+    """What a file says of itself, with its privacy claim derived again: what a card says of its own claim proves
+    nothing.
 
+    Raises:
+        BadInput: not a valid set file.
+    """
+    from ddaudit.sets import inspect as look
 
-def unsupported(claim: PrivacyClaim | None) -> list[str]:
-    """Why the ledger does not support a claim, or nothing: what a card says of its own claim proves nothing."""
-    if claim is None or not claim.ledger:
-        return []
-    from ddaudit.defenses.privacy.accounting import cross_check
+    looked = look(file)
+    claim = looked.card.privacy
+    if claim is None:
+        return looked
+    from ddaudit.attacks.privacy.claims import check_claim, rederived
 
-    try:
-        cross_check(claim.epsilon, claim.ledger, claim.delta, relation=claim.relation)
-    except BadInput as error:
-        return [printable(f"the privacy claim does not follow from its ledger: {error}")]
-    return []
+    update: dict[str, Any] = {
+        "claim_problems": [
+            printable(c.detail.rstrip("."))
+            for c in check_claim(looked.card, subject=file.name)
+            if not c.passed
+        ]
+    }
+    with suppress(BadInput):  # among the problems
+        update["rederived"] = rederived(claim)
+    return looked.model_copy(update=update)
 
 
 def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:

@@ -19,6 +19,7 @@ from ddaudit.sets.formats import FORMATS
 from ddaudit.sets.imports import detect, import_set
 from ddaudit.sets.inspection import (
     Inspection,
+    claim_problems,
     describe,
     inspect,
     pixels_outside,
@@ -37,6 +38,7 @@ __all__ = [
     "Poison",
     "PrivacyClaim",
     "StorageBytes",
+    "claim_problems",
     "describe",
     "detect",
     "digest",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ddaudit import hub
 from ddaudit.errors import printable
@@ -50,6 +50,10 @@ class Inspection(BaseModel):
     fingerprint: str
     other_tensors: list[str]
     warnings: list[str]
+    claim_problems: list[str]
+    """Why the card's privacy claim does not hold."""
+    rederived: dict[str, float] = Field(default_factory=dict)
+    """epsilon by every accountant, computed from the ledger; empty where nobody did."""
 
     def to_json(self) -> dict[str, Any]:
         """The card's fields at the top, everything measured on the file under ``inspection``.
@@ -58,8 +62,9 @@ class Inspection(BaseModel):
         """
         card: dict[str, Any] = json.loads(self.card.model_dump_json())
         measured = json.loads(self.model_dump_json(exclude={"card"}))
+        measured["warnings"] += self.claim_problems
         if self.card.privacy:
-            measured["privacy_statement"] = statement(self.card.privacy)
+            measured["privacy_statement"] = statement(self.card.privacy, self.claim_problems)
         return {**card, "inspection": measured}
 
 
@@ -98,6 +103,7 @@ def inspect(path: str | Path) -> Inspection:
         fingerprint=fingerprint(distilled),
         other_tensors=others,
         warnings=_warnings(distilled, outside=outside, counts=counts, others=others),
+        claim_problems=claim_problems(distilled.card),
     )
 
 
@@ -146,8 +152,8 @@ def describe(inspection: Inspection) -> list[str]:
     lines = [i.path, *_poison_lines(card.poison)]
     lines += [f"  {name:<{width}}  {value}" for name, value in rows if value]
     lines += [f"  {'note':<{width}}  {note}" for note in card.notes]
-    lines += _privacy_lines(card.privacy)
-    lines += [f"warning: {text}" for text in i.warnings]
+    lines += _privacy_lines(i)
+    lines += [f"warning: {text}" for text in (*i.warnings, *i.claim_problems)]
     # What a file says of itself must not be able to write lines of ours.
     return [printable(line) for line in lines]
 
@@ -189,7 +195,8 @@ def _ipc_equivalent(distilled: DistilledSet) -> float:
     return stored_bytes(distilled) / (4 * math.prod(distilled.shape) * distilled.num_classes)
 
 
-def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
+def _privacy_lines(i: Inspection) -> list[str]:
+    claim = i.card.privacy
     if claim is None:
         return ["privacy: no claim"]
     head = f"privacy: ({claim.epsilon:g}, {claim.delta:g})-DP claimed, relation {claim.relation}{given(claim)}"
@@ -208,13 +215,21 @@ def _privacy_lines(claim: PrivacyClaim | None) -> list[str]:
         rows = [(e.query, f"{e.sigma:.6g}", f"{e.q:.6g}", str(e.count)) for e in claim.ledger]
         lines += _table(("query", "sigma", "q", "count"), rows)
     by = [(f"{claim.accountant} (the claim)", f"{claim.epsilon:.6g}")]
-    by += [(name, f"{value:.6g}") for name, value in sorted(claim.cross_checks.items())]
+    of = (i.rederived, "from the ledger") if i.rederived else (claim.cross_checks, "by the card")
+    by += [(f"{name} ({of[1]})", f"{value:.6g}") for name, value in sorted(of[0].items())]
     lines += _table(("accountant", "epsilon"), by)
-    return [*lines, f"to publish: {statement(claim)}"]
+    return [*lines, f"to publish: {statement(claim, i.claim_problems)}"]
 
 
-def statement(claim: PrivacyClaim) -> str:
-    """The claim as a sentence that can be published with the set: which of the printed numbers counts, and what for."""
+def statement(claim: PrivacyClaim, problems: Sequence[str] = ()) -> str:
+    """The claim as a sentence that can be published with the set: which of the printed numbers counts, and what for.
+
+    Args:
+        problems: why it does not hold; nothing can be published then.
+    """
+    if problems:
+        why = "; ".join(p.rstrip(".") for p in problems)
+        return f"Nothing: the claim does not hold ({why})."
     public = "; ".join(claim.public) or "nothing is stated"
     unit = claim.unit or "one record of the training data"
     if empty_promise(claim.epsilon):
@@ -308,23 +323,21 @@ def _privacy_warnings(card: Card) -> list[str]:
         )
     elif card.contains_real_pixels:
         found.append("releases pieces of real records verbatim (crops or patches)")
-    return found + claim_problems(card)
+    if card.privacy and (warning := empty_promise(card.privacy.epsilon)):
+        found.append(warning)
+    return found
 
 
 def claim_problems(card: Card) -> list[str]:
     """Why the privacy claim on a card does not hold, or cannot be checked; empty without a claim.
 
-    What its ledger adds up to is not asked: ``ddaudit inspect`` does.
+    What its ledger adds up to is not asked: ``ddaudit inspect`` and every report do.
     """
     claim, found = card.privacy, list[str]()
     if claim is None:
         return found
     if card.shows_records:
         found.append("claims privacy and releases real records: the claim cannot hold")
-    if not claim.ledger:
-        found.append("privacy claim without a ledger: it cannot be re-derived")
-    if warning := empty_promise(claim.epsilon):
-        found.append(warning)
     if claim.noise_seed_published:
         found.append(
             "the seed of the privacy noise is published: whoever knows it can remove the noise, so "

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ddaudit.errors import BadInput
 from ddaudit.sets._types import DistilledSet
-from ddaudit.sets.inspection import Inspection, claim_problems, describe
+from ddaudit.sets.inspection import Inspection, describe
 
 CONCERNS = {
     "poison": "a backdoor that was put in on purpose",
@@ -33,12 +33,12 @@ def check_publishable(
     for name in despite:
         if name not in CONCERNS:
             raise BadInput(f"--despite {name}", "is no concern", f"Known: {', '.join(CONCERNS)}.")
-    for name, why in concerns(looked, doubts).items():
+    for name, why in concerns(looked).items():
         if name not in despite:
             raise BadInput(looked.path, why, f"If it is meant to be published: --despite {name}.")
 
 
-def concerns(looked: Inspection, doubts: Sequence[str] = ()) -> dict[str, str]:
+def concerns(looked: Inspection) -> dict[str, str]:
     """The names of ``CONCERNS`` that a set raises, each with its reason."""
     card, found = looked.card, {}
     if card.poison is not None:
@@ -48,7 +48,7 @@ def concerns(looked: Inspection, doubts: Sequence[str] = ()) -> dict[str, str]:
     if card.shows_records:
         count = len(set(card.member_indices or []))
         found["records"] = f"shows {count or 'pieces of'} real records as they are"
-    problems = [*claim_problems(card), *doubts]
+    problems = list(looked.claim_problems)
     if card.privacy is not None and card.source_fingerprint is not None:
         problems.append("claims privacy, and its card holds a fingerprint of the records")
     if problems:

@@ -12,10 +12,12 @@ import torch
 from ddaudit.attacks.privacy.auditor import PrivacySettings
 from ddaudit.attacks.privacy.bound import bound, confidences, joint
 from ddaudit.attacks.privacy.bound import metrics as privacy_metrics
+from ddaudit.attacks.privacy.claims import ON_CARD, check_claim
 from ddaudit.findings import CLAIMED, Check, Finding, Metric
 from ddaudit.reports import Report, build_report
 from ddaudit.reports.uses import uses
 from ddaudit.reports.view import verdict
+from ddaudit.sets import Card, PrivacyClaim
 
 
 class _Run:
@@ -360,8 +362,16 @@ def test_a_claim_whose_instrument_failed_is_not_tested() -> None:
 
 
 def test_a_claim_with_a_published_noise_seed_is_void_unless_it_is_refuted() -> None:
-    assert _claim([_bound(1.0)], noise_seed_published=True).state == "void"
-    assert _claim([_bound(3.0)], noise_seed_published=True).state == "violated"
+    (check,) = [
+        c
+        for c in check_claim(
+            Card(privacy=PrivacyClaim(epsilon=2.0, delta=1e-5, noise_seed_published=True)),
+            subject="psg",
+        )
+        if c.name == ON_CARD
+    ]
+    assert _claim([_bound(1.0, check)]).state == "void"
+    assert _claim([_bound(3.0, check)]).state == "violated"
 
 
 @pytest.mark.parametrize(

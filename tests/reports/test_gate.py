@@ -7,13 +7,25 @@ from typing import Any
 
 import pytest
 
+from ddaudit.attacks.privacy.claims import ON_CARD, check_claim
 from ddaudit.errors import BadInput
 from ddaudit.findings import CLAIMED, NOT_RUN, Check, Finding, Metric
 from ddaudit.reports import Policy, Report, Rule, apply, build_report, load_policy, tally
+from ddaudit.sets import Card, PrivacyClaim
 
 
 def _bound(value: float) -> Metric:
     return Metric(name="privacy.epsilon_lower_bound", value=value, unit="epsilon", refutes=CLAIMED)
+
+
+def _seeded(subject: str) -> dict[str, Any]:
+    """A card that publishes the seed of its noise, and what that says against its claim, as runs are read back."""
+    card = Card(privacy=PrivacyClaim(epsilon=1.0, delta=1e-5, noise_seed_published=True))
+    checks = [c for c in check_claim(card, subject=subject) if c.name == ON_CARD]
+    return {
+        "card": card.model_dump(mode="json"),
+        "claim_checks": [c.model_dump(mode="json") for c in checks],
+    }
 
 
 class _Run:
@@ -279,9 +291,8 @@ def test_a_claim_that_nobody_makes_was_not_tested() -> None:
 
 def test_the_claim_of_a_baseline_or_of_a_subject_that_no_rule_names_counts() -> None:
     run = _Run(bound=1.4)
-    card = {"privacy": {"epsilon": 1.0, "delta": 1e-5, "noise_seed_published": True}}
     run.subjects = (
-        {"id": "full", "kind": "recipe", "baseline": True, "card": card},
+        {"id": "full", "kind": "recipe", "baseline": True, **_seeded("full")},
         run.subjects[1],
     )
     policy = Policy((Rule(metric="utility.accuracy", min=0, subject="d?"),))
@@ -358,8 +369,7 @@ def test_a_claim_whose_own_checks_fail_never_holds(refuting: bool) -> None:
 
 def test_a_published_noise_seed_never_holds() -> None:
     run = _Run(bound=0.0)
-    privacy = {"epsilon": 1.0, "delta": 1e-5, "noise_seed_published": True}
-    run.subjects = ({"id": "dm", "kind": "recipe", "card": {"privacy": privacy}},)  # type: ignore[assignment]
+    run.subjects = ({"id": "dm", "kind": "recipe", **_seeded("dm")},)  # type: ignore[assignment]
     (result,) = [r for r in apply(Policy(()), build_report(run)) if "claimed epsilon" in r.rule]
     assert not result.holds
     assert "void" in result.line

@@ -127,14 +127,17 @@ def test_warns_of_what_the_card_leaves_out(tmp_path: Path, make_set: Make) -> No
 def test_warns_of_real_records(tmp_path: Path, make_set: Make) -> None:
     found = _warnings(tmp_path, make_set(**_KNOWN, member_indices=[4, 8, 15]))
     assert found == ["releases real records verbatim (3 training images)"]
-    found = _warnings(tmp_path, make_set(**_KNOWN, member_indices=[4], privacy=_claim()))
-    assert "the claim cannot hold" in found[1]
+    file = save(
+        make_set(**_KNOWN, member_indices=[4], privacy=_claim()), tmp_path / "b.safetensors"
+    )
+    (problem,) = inspect(file).claim_problems
+    assert "the claim cannot hold" in problem
+    assert f"to publish: Nothing: the claim does not hold ({problem})." in describe(inspect(file))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ledger": []}, "privacy claim without a ledger"),
         ({"noise_seed_published": True}, "the claim is void"),
         ({"epsilon": float("inf")}, "infinite"),
         ({"epsilon": 100.1}, "epsilon 100.1 promises nothing"),
@@ -144,7 +147,8 @@ def test_warns_of_real_records(tmp_path: Path, make_set: Make) -> None:
 def test_warns_of_weak_claims(
     tmp_path: Path, make_set: Make, change: dict[str, object], words: str
 ) -> None:
-    (text,) = _warnings(tmp_path, make_set(**_KNOWN, privacy=_claim(**change)))
+    path = save(make_set(**_KNOWN, privacy=_claim(**change)), tmp_path / "a.safetensors")
+    (text,) = [line for line in describe(inspect(path)) if line.startswith("warning: ")]
     assert words in text
 
 
@@ -182,8 +186,8 @@ def test_description_prints_the_ledger_as_a_table(tmp_path: Path, make_set: Make
     rest = [line.split() for line in lines[start + 3 :]]
     assert ["accountant", "epsilon"] in rest
     assert ["pld", "(the", "claim)", "8"] in rest
-    assert ["prv", "7.96"] in rest
-    assert ["rdp", "7.5"] in rest
+    assert ["prv", "(by", "the", "card)", "7.96"] in rest
+    assert ["rdp", "(by", "the", "card)", "7.5"] in rest
     assert any("add-or-remove-one" in line for line in lines)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ddaudit.attacks.privacy.claims import check_claim, describe
-from ddaudit.sets import LedgerEntry, PrivacyClaim
+from ddaudit.sets import Card, LedgerEntry, PrivacyClaim
 
 
 def _claim(**change: Any) -> PrivacyClaim:
@@ -18,14 +18,14 @@ def _claim(**change: Any) -> PrivacyClaim:
 
 
 def _failed(claim: PrivacyClaim, records: int = 60_000) -> list[str]:
-    checks = check_claim(claim, subject="x", records=records)
+    checks = check_claim(Card(privacy=claim), subject="x", records=records)
     assert all(c.subject == "x" and c.affects == ["privacy.epsilon_claimed"] for c in checks)
     return [c.name for c in checks if not c.passed]
 
 
 def test_an_honest_claim_passes_and_its_value_is_the_independent_one() -> None:
     assert _failed(_claim()) == []
-    ledger = check_claim(_claim(), subject="x", records=60_000)[0]
+    ledger = check_claim(Card(privacy=_claim()), subject="x", records=60_000)[0]
     assert ledger.value == pytest.approx(0.915, abs=5e-3)
     assert "rdp 1" in ledger.detail
     assert "replace-one 1.91" in ledger.detail
@@ -50,7 +50,7 @@ def test_claims_that_the_ledger_does_not_support_fail(change: dict[str, Any]) ->
 def test_a_ledger_that_costs_more_refutes_and_one_that_says_nothing_does_not(
     change: dict[str, Any], refuted: bool
 ) -> None:
-    ledger = check_claim(_claim(**change), subject="x", records=60_000)[0]
+    ledger = check_claim(Card(privacy=_claim(**change)), subject="x", records=60_000)[0]
     assert not ledger.passed
     assert (ledger.refutes == "privacy.epsilon_claimed") is refuted
 
@@ -62,7 +62,7 @@ def test_beyond_the_tight_accountants_rdp_decides_and_refutes_nothing(
     claim = _claim(
         epsilon=epsilon, delta=1e-13, ledger=[LedgerEntry(query="s", sigma=1.0, q=1.0, count=1)]
     )
-    ledger = check_claim(claim, subject="x", records=100)[0]
+    ledger = check_claim(Card(privacy=claim), subject="x", records=100)[0]
     assert ledger.passed is passed
     assert ledger.refutes is None
     # One Gaussian sum at sigma 1: the RDP bound 1 / 2 s^2 + sqrt(2 log(1 / delta)) / s, up to what it improves on.
@@ -71,7 +71,7 @@ def test_beyond_the_tight_accountants_rdp_decides_and_refutes_nothing(
 
 def test_a_replace_one_claim_that_no_accountant_holds_is_not_supported() -> None:
     claim = _claim(relation="replace-one", epsilon=1e6, delta=1e-13)
-    ledger = check_claim(claim, subject="x", records=100)[0]
+    ledger = check_claim(Card(privacy=claim), subject="x", records=100)[0]
     assert not ledger.passed
     assert ledger.value is None
 

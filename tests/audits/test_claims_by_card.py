@@ -1,0 +1,82 @@
+"""Whoever audits anything of a set is told what its card alone says against its privacy claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ddaudit.audits import AuditConfig, run_audit
+from ddaudit.errors import BadInput
+from ddaudit.reports import apply, load_policy
+from ddaudit.reports._card import dataset_card
+from ddaudit.reports.runs import report_of
+from ddaudit.reports.schema import Report
+from ddaudit.sets import Card, DistilledSet, LedgerEntry, PrivacyClaim, save
+
+# One sum over all records at sigma 2 costs 1.99 at delta 1e-5 (Balle & Wang's analytic Gaussian).
+_ONE = LedgerEntry(query="sums", sigma=2.0, q=1.0, count=1)
+_CLAIMS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "true": ({}, "not tested", ""),
+    "dear": ({"epsilon": 0.5}, "violated", "does not follow from its ledger"),
+    "empty": ({"ledger": []}, "void", "without a ledger"),
+    "plain": ({"ledger": [_ONE.model_copy(update={"sigma": 0.0})]}, "violated", "pld inf"),
+    "one": ({"delta": 1.0}, "void", "must lie in (0, 1)"),
+    "large": ({"delta": 0.01}, "void", "below 1 / n"),
+    "other": ({"relation": "neighbours"}, "void", "Unknown neighbouring relation"),
+    "shuffled": ({"sampling": "shuffled epochs"}, "void", "not covered"),
+    "seeded": ({"noise_seed_published": True}, "void", "whoever knows it"),
+    "crossed": ({"cross_checks": {"prv": 9.0}}, "void", "accountant prv gives epsilon 9"),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An audit of accuracy alone: the same images under every claim."""
+    folder = tmp_path_factory.mktemp("claims")
+    images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    files = []
+    for name, (change, _, _) in _CLAIMS.items():
+        claim = PrivacyClaim(**{"epsilon": 2.0, "delta": 1e-5, "ledger": [_ONE], **change})
+        card = Card(method="x", data="digits", mean=[0.3], std=[0.3], privacy=claim)
+        made = DistilledSet(images, torch.arange(10), 10, card)
+        files.append(str(save(made, folder / f"{name}.safetensors")))
+    run_audit(
+        AuditConfig(
+            subjects=files, data="digits", auditors=["utility"], baselines=[], victims=1, jobs=1,
+            device="cpu", ipc=1, arch="ConvNetD1W8", out=str(folder / "run"), preset="standard", seeds=1,
+        )
+    )  # fmt: skip
+    return str(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def report(run: str) -> Report:
+    return report_of([run])
+
+
+@pytest.mark.parametrize("name", _CLAIMS)
+def test_a_report_on_accuracy_repeats_no_false_claim(
+    report: Report, name: str, tmp_path: Path
+) -> None:
+    _, state, words = _CLAIMS[name]
+    subject = f"{name}.safetensors"
+    (found,) = [c for c in report.claims if c.subject == subject]
+    assert found.state == state
+    assert words in found.reason
+    told = [a for a in report.alerts if a.subjects == [subject] and "claims ε" in a.text]
+    assert len(told) == bool(words)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules:\n- {metric: utility.accuracy, min: 0}\n")
+    rules = apply(load_policy(policy), report)
+    (rule,) = [r for r in rules if r.subject == subject and "claimed epsilon" in r.rule]
+    assert rule.holds == (not words)
+    page = dataset_card(report, subject)
+    assert ("-differentially private" in page) == (not words)
+
+
+def test_nothing_of_it_is_publishable(run: str) -> None:
+    with pytest.raises(BadInput, match="its claim is violated"):
+        report_of([run], publishable=True)
