@@ -30,6 +30,8 @@ GRID_POINTS = 2**23
 
 _PRECISION = 5e-4
 """Relative discretisation error allowed in a PLD epsilon (it errs upwards)."""
+_MOST_ERROR = 0.02
+"""Relative error bound above which PRV's epsilon, which contains it, says nothing against another accountant's."""
 _ORDERS = tuple(
     [1.01, 1.02, 1.05]
     + [1 + k / 10 for k in range(1, 100)]
@@ -101,7 +103,10 @@ def _prv(steps: Steps, delta: float) -> float:
     _check_grid("prv", 2 * (bound + 3) / step)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # log(0) at q = 1
-        return max(0.0, float(accountant.get_epsilon(delta, eps_error=error)))
+        found = float(accountant.get_epsilon(delta, eps_error=error))
+    if error > _MOST_ERROR * found:
+        raise OutOfRange(f"prv's own error of {error:.1g} is no small part of an epsilon so small")
+    return found
 
 
 def _pld(steps: Steps, delta: float, relation: Relation) -> float:

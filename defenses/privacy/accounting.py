@@ -147,8 +147,8 @@ def calibrate_tight(
     for _ in range(8):
         try:
             found = _epsilon((*before, (sigma, q, count)), delta, "prv", "add-or-remove-one")
-        except (RuntimeError, ValueError):  # out of PRV's numerical range
-            return safe
+        except (RuntimeError, ValueError):  # out of PRV's numerical range: PLD alone decides
+            return sigma
         if not math.isfinite(found) or found <= epsilon:
             return sigma
         # The two differ by an almost constant amount, so a step of that size lands within the target.

@@ -390,3 +390,15 @@ def test_a_ledger_of_very_many_kinds_is_refused() -> None:
     rows = [LedgerEntry(query="q", sigma=1 + k / 1000, q=0.1, count=1) for k in range(300)]
     with pytest.raises(BadInput, match="300 different queries"):
         epsilon(rows, DELTA)
+
+
+@pytest.mark.parametrize("target", [1e-4, 1e-3, 5.05e-3, 0.02])
+def test_the_smallest_claims_that_are_released_stand_up_to_their_own_cross_check(
+    target: float,
+) -> None:
+    """PRV's epsilon contains its error of 1e-4: below 0.005 that decides, and PRV says nothing."""
+    sigma = calibrate_tight(epsilon=target, delta=DELTA, q=1.0, count=1)
+    found = cross_check(target, ledger(sigma, 1.0, 1), DELTA)
+    assert ("prv" in found) == (target > 5e-3)
+    # Never less noise than the exact Gaussian needs (Balle & Wang 2018).
+    assert sigma > 0.999 * get_sigma_gaussian(target, DELTA)
