@@ -7,7 +7,7 @@ from typing import Any
 
 from ddaudit.defenses.privacy.accounting import compose, joint_delta
 from ddaudit.reports.labels import brief, number
-from ddaudit.reports.schema import Alert, Claim, Report
+from ddaudit.reports.schema import Alert, Claim, Report, SubjectInfo
 from ddaudit.sets import PrivacyClaim, given
 
 QUICK = "Quick preset: fewer seeds, images and steps. Do not quote these numbers."
@@ -23,6 +23,7 @@ def alerts(report: Report) -> list[Alert]:
         *_unweighed(report),
         *_warnings(report),
         *_cards(report),
+        *_contents(report),
         *_problems(report),
         *_broken(report),
         *_private(report),
@@ -37,6 +38,7 @@ def lasting(report: Report) -> list[Alert]:
         *_kept(report),
         *_warnings(report),
         *_cards(report),
+        *_contents(report),
         *_broken(report),
     ]
 
@@ -150,13 +152,26 @@ def _cards(report: Report) -> list[Alert]:
         if wrong:
             text = f"The card of {subject.id} does not fit these data: {join(wrong)}."
             out.append(Alert(subjects=[subject.id], tone="bad", text=text))
-        if attack := poisoned(card):
+        if attack := poisoned_file(subject):
             text = f"{subject.id}: {ON_PURPOSE.format(attack)}"
             out.append(Alert(subjects=[subject.id], tone="bad", text=text))
     return out
 
 
+def _contents(report: Report) -> list[Alert]:
+    return [
+        Alert(subjects=[s.id], text=f"{s.id}: {'; '.join(s.warnings)}.")
+        for s in report.subjects
+        if s.warnings
+    ]
+
+
 ON_PURPOSE = "a backdoor was put into this set on purpose, for tests (attack {})."
+
+
+def poisoned_file(subject: SubjectInfo) -> str:
+    """The attack that has poisoned a set file, by its card; "" where it says nothing. A recipe says so by its name."""
+    return poisoned(subject.card) if subject.kind == "file" else ""
 
 
 def poisoned(card: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ddaudit.auditing import AUDITORS, PRESETS
 from ddaudit.findings import CLAIMED, Metric
-from ddaudit.reports.alerts import count, join
+from ddaudit.reports.alerts import count, join, poisoned_file
 from ddaudit.reports.labels import metric_name, number
 from ddaudit.reports.schema import Answer, Report, Sentence, Tone
 from ddaudit.reports.view import Row, Verdict, verdict
@@ -57,7 +57,7 @@ def ahead(row: Row) -> list[int]:
 def _urgency(report: Report, table: Verdict, row: Row) -> tuple[bool, bool, bool, int, float]:
     name = row.subject.id
     chance = report.doubted(name) is not None
-    warned = bool(row.subject.problem or _warnings(report, name))
+    warned = bool(row.subject.problem or poisoned_file(row.subject) or _warnings(report, name))
     balance = len(ahead(row)) - len(standing(table, row, "worse"))
     basis = report.basis(name)
     value = basis.value if basis is not None and basis.value is not None else 0.0
@@ -71,6 +71,8 @@ def _answer(report: Report, table: Verdict, row: Row) -> Answer:
         lead.append(f"privacy claim {'false' if row.claim.state == 'violated' else 'void'}")
     if row.subject.problem:
         lead.append("not what was audited")
+    if poisoned_file(row.subject):
+        lead.append("poisoned on purpose")
     lead += [_first_words(text, 9) for text in _warnings(report, name)]
     basis = report.basis(name)
     doubt = report.doubted(name)

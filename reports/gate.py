@@ -14,6 +14,7 @@ from ddaudit.auditing import AUDITORS
 from ddaudit.errors import BadInput, closest
 from ddaudit.findings import CLAIMED, Finding, Metric
 from ddaudit.reports import labels
+from ddaudit.reports.alerts import ON_PURPOSE, poisoned_file
 from ddaudit.reports.compare import Difference, between_draws, difference, inverted, mirrored
 from ddaudit.reports.policy import Policy, Rule
 from ddaudit.reports.schema import Claim, Report
@@ -28,6 +29,8 @@ _WORDS = {
 
 AUDITED = "what was audited is what is there"
 """The rule about files and private sets that needs no line in a policy."""
+CLEAN = "no set file is poisoned on purpose"
+"""The rule about the cards of files that needs no line in a policy."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def apply(policy: Policy, report: Report) -> list[RuleResult]:
     subject and matching metric, so a rule without ``params`` holds only if all variants do. The
     privacy rule needs no line in the policy and no rule can narrow it: a claim that the report calls
     violated or void is always a violation, whoever makes it, and so is a file that was not audited
-    as it is now, or is gone. A two-sided number (an AUC) is judged as far on the bad side of its
-    floor as it lies on the other.
+    as it is now, or is gone, or that its card calls poisoned. A two-sided number (an AUC) is judged
+    as far on the bad side of its floor as it lies on the other.
 
     Raises:
         BadInput: a rule that no report could satisfy or break as it is written: a bound outside
@@ -98,6 +101,11 @@ def apply(policy: Policy, report: Report) -> list[RuleResult]:
             judged = _require_tested(rule, report) if rule.claim else _apply(rule, report, where)
         results += [_weighed(r, rule, policy) for r in judged]
     results += [_privacy(claim) for claim in report.claims]
+    results += [
+        result(CLEAN, s.id, False, ON_PURPOSE.format(attack), "file")
+        for s in report.subjects
+        if (attack := poisoned_file(s))
+    ]
     return results + [
         result(AUDITED, s.id, False, s.problem, "file") for s in report.subjects if s.problem
     ]

@@ -94,6 +94,8 @@ class SubjectInfo(_Open):
     card: dict[str, Any] = Field(default_factory=dict)
     """As ``ddaudit.sets.Card``; ``card["privacy"]`` is a privacy claim or absent."""
     description: str = ""
+    warnings: list[str] = Field(default_factory=list)
+    """What must be known of the content of a set file: real records, copies, classes without images."""
     claim_checks: list[Check] = Field(default_factory=list)
     """What its card alone says of its privacy claim, where no auditor tested that."""
     problem: str | None = None

@@ -13,7 +13,7 @@ from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.findings import NOT_RUN, Check, Finding
 from ddaudit.later import switched_on
-from ddaudit.sets import Card, DistilledSet, digest
+from ddaudit.sets import Card, DistilledSet, content_warnings, digest
 
 _Cell = tuple[str, str, int | None]
 _SIZE = "images per class"
@@ -27,8 +27,9 @@ class Collected:
     Attributes:
         info: run.json of the first run, with ``missing`` = cells that were planned and never finished.
         subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None), "card", "per_class" (fewest
-            and most images of a class), "claim_checks" (what the card alone says of its privacy claim, where no
-            auditor did) and "problem" (why what was audited is not what is there now, or None).
+            and most images of a class), "warnings" (of a file's content), "claim_checks" (what the card alone says of
+            its privacy claim, where no auditor did) and "problem" (why what was audited is not what is there now, or
+            None).
         auditors: per auditor its entry in run.json.
         cells: one Finding per (subject, auditor, seed).
         checks: instrument checks by auditor.
@@ -388,6 +389,9 @@ def _audited(
         "set": value,
         "card": card,
         "problem": _problem(entry, value),
+        "warnings": content_warnings(value)
+        if value is not None and entry["kind"] == "file"
+        else [],
         "claim_checks": [] if claim_tested else _claim_checks(entry["id"], card, records),
         "per_class": None if value is None else _per_class(value),
     }

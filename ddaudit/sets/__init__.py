@@ -20,6 +20,7 @@ from ddaudit.sets.imports import detect, import_set
 from ddaudit.sets.inspection import (
     Inspection,
     claim_problems,
+    content_warnings,
     describe,
     inspect,
     pixels_outside,
@@ -39,6 +40,7 @@ __all__ = [
     "PrivacyClaim",
     "StorageBytes",
     "claim_problems",
+    "content_warnings",
     "describe",
     "detect",
     "digest",

@@ -102,7 +102,7 @@ def inspect(path: str | Path) -> Inspection:
         ipc_equivalent=round(_ipc_equivalent(distilled), 3),
         fingerprint=fingerprint(distilled),
         other_tensors=others,
-        warnings=_warnings(distilled, outside=outside, counts=counts, others=others),
+        warnings=_warnings(distilled, outside=outside, others=others),
         claim_problems=claim_problems(distilled.card),
     )
 
@@ -279,12 +279,30 @@ def _beyond(distilled: DistilledSet, outside: float) -> str:
     )
 
 
-def _warnings(
-    distilled: DistilledSet, *, outside: float, counts: list[int], others: list[str]
-) -> list[str]:
+def _warnings(distilled: DistilledSet, *, outside: float, others: list[str]) -> list[str]:
     card, found = distilled.card, []
     if beyond := _beyond(distilled, outside):
         found.append(beyond)
+    found += content_warnings(distilled)
+    if card.mean is None or card.std is None:
+        found.append("the card gives no normalisation (mean, std); audits use that of --data")
+    if card.data is None:
+        found.append("the card does not say which data it was distilled from")
+    if card.method == "unknown":
+        found.append("the card does not say how it was made")
+    if card.privacy and (warning := empty_promise(card.privacy.epsilon)):
+        found.append(warning)
+    if others:
+        found.append(f"further tensors, not read: {', '.join(others)}")
+    return found
+
+
+def content_warnings(distilled: DistilledSet) -> list[str]:
+    """What a reader of any number measured on a set should know of its content: real records in it, images that stand
+    there twice, classes without images."""
+    card, found = distilled.card, []
+    counts = torch.bincount(distilled.hard_labels, minlength=distilled.num_classes).tolist()
+    outside = _share_outside(distilled)
     copies = len(distilled) - len({image.numpy().tobytes() for image in distilled.images})
     if outside == 0 and float(distilled.images.min()) == float(distilled.images.max()):
         found.append("all pixels have one value")
@@ -303,28 +321,12 @@ def _warnings(
                 f"{short} of {len(counts)} classes have fewer than the {card.ipc} images per class "
                 "that the card promises"
             )
-    if card.mean is None or card.std is None:
-        found.append("the card gives no normalisation (mean, std); audits use that of --data")
-    if card.data is None:
-        found.append("the card does not say which data it was distilled from")
-    if card.method == "unknown":
-        found.append("the card does not say how it was made")
-    found += _privacy_warnings(card)
-    if others:
-        found.append(f"further tensors, not read: {', '.join(others)}")
-    return found
-
-
-def _privacy_warnings(card: Card) -> list[str]:
-    found = []
     if card.member_indices:
         found.append(
             f"releases real records verbatim ({len(set(card.member_indices))} training images)"
         )
     elif card.contains_real_pixels:
         found.append("releases pieces of real records verbatim (crops or patches)")
-    if card.privacy and (warning := empty_promise(card.privacy.epsilon)):
-        found.append(warning)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Whoever audits anything of a set is told what its card alone says against its privacy claim."""
+"""Whoever audits anything of a set is told what its card and its content say against it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 
 from ddaudit.audits import AuditConfig, run_audit
 from ddaudit.errors import BadInput
-from ddaudit.reports import apply, load_policy
+from ddaudit.reports import Policy, apply, load_policy
 from ddaudit.reports._card import dataset_card
+from ddaudit.reports.gate import CLEAN
 from ddaudit.reports.runs import report_of
 from ddaudit.reports.schema import Report
-from ddaudit.sets import Card, DistilledSet, LedgerEntry, PrivacyClaim, save
+from ddaudit.sets import Card, DistilledSet, LedgerEntry, Poison, PrivacyClaim, save
 
 # One sum over all records at sigma 2 costs 1.99 at delta 1e-5 (Balle & Wang's analytic Gaussian).
 _ONE = LedgerEntry(query="sums", sigma=2.0, q=1.0, count=1)
@@ -32,6 +33,13 @@ _CLAIMS: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
+def config(folder: Path, files: list[str]) -> AuditConfig:
+    return AuditConfig(
+        subjects=files, data="digits", auditors=["utility"], baselines=[], victims=1, jobs=1,
+        device="cpu", ipc=1, arch="ConvNetD1W8", out=str(folder / "run"), preset="standard", seeds=1,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An audit of accuracy alone: the same images under every claim."""
@@ -43,12 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
         card = Card(method="x", data="digits", mean=[0.3], std=[0.3], privacy=claim)
         made = DistilledSet(images, torch.arange(10), 10, card)
         files.append(str(save(made, folder / f"{name}.safetensors")))
-    run_audit(
-        AuditConfig(
-            subjects=files, data="digits", auditors=["utility"], baselines=[], victims=1, jobs=1,
-            device="cpu", ipc=1, arch="ConvNetD1W8", out=str(folder / "run"), preset="standard", seeds=1,
-        )
-    )  # fmt: skip
+    run_audit(config(folder, files))
     return str(folder / "run")
 
 
@@ -75,6 +78,28 @@ def test_a_report_on_accuracy_repeats_no_false_claim(
     assert rule.holds == (not words)
     page = dataset_card(report, subject)
     assert ("-differentially private" in page) == (not words)
+
+
+def test_what_must_be_known_of_a_files_content_is_said_first_and_a_poisoned_file_never_passes_a_gate(
+    tmp_path: Path,
+) -> None:
+    images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[1] = images[0]
+    poison = Poison(
+        attack="doorping", status="faithful", threat_model="x", target=0, trigger="blend"
+    )
+    card = Card(method="x", mean=[0.3], std=[0.3], poison=poison, member_indices=[4])
+    trigger = {"keep": torch.ones(1, 8, 8), "add": torch.zeros(1, 8, 8)}
+    made = DistilledSet(images, torch.arange(10) % 9, 10, card, trigger=trigger)
+    file = save(made, tmp_path / "s.safetensors")
+    run_audit(config(tmp_path, [str(file)]))
+    report = report_of([str(tmp_path / "run")])
+    text = " ".join(a.text for a in report.alerts if a.subjects == [file.name])
+    for words in ("1 of 10 images are copies", "1 of 10 classes have no image", "records verbatim"):
+        assert words in text
+    assert "poisoned on purpose" in report.answers[0].text
+    results = apply(Policy(()), report)
+    assert [(r.rule, r.holds) for r in results] == [(CLEAN, False)]
 
 
 def test_nothing_of_it_is_publishable(run: str) -> None:
