@@ -96,6 +96,9 @@ def distill(
         made = make_recipe(
             recipe, profile=chosen, options=options, epsilon=epsilon, delta=delta, strict=True
         )
+    elif not isinstance(recipe, Recipe):
+        what = f"is no recipe ({type(recipe).__name__}), and no name of one"
+        raise BadInput(f"recipe {recipe!r}"[:80], what, "See 'ddaudit list methods'.")
     elif profile != "auto" or epsilon is not None or delta is not None:
         raise BadInput(
             recipe.name,

@@ -169,6 +169,9 @@ def _check_torch_zip(path: Path) -> None:
         afford(path, sum(entry.file_size for entry in entries), "tensors")
         if any(e.filename.endswith(".pkl") and e.file_size > MOST_PICKLE_BYTES for e in entries):
             raise _bulky(path)
+        if (bad := archive.testzip()) is not None:
+            what = f"is damaged: the checksum of '{bad}' in it does not fit its bytes"
+            raise BadInput(path, what, _AGAIN)
 
 
 class _Counted(io.BytesIO):

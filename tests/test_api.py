@@ -72,6 +72,10 @@ def test_distill_takes_names_and_objects_and_checks_both() -> None:
         ddaudit.distill("dm", epsilon=1.0)
     with pytest.raises(BadInput, match="is a recipe already"):
         ddaudit.distill(recipe, profile="small")
+    with pytest.raises(BadInput, match="is no recipe"):
+        ddaudit.distill(3)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"got \(int, str\), not a set and where to write it"):
+        ddaudit.save(3, "x.safetensors")  # type: ignore[arg-type]
 
 
 SCRIPT = """

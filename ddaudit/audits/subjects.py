@@ -20,6 +20,7 @@ from ddaudit.distillation import METHODS, check_recipe, make_recipe
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.models import Arch, Network, load_checkpoint, wrap
+from ddaudit.models.own import NOT_LOGITS, gives_probabilities
 from ddaudit.sets import (
     detect,
     digest,
@@ -123,9 +124,8 @@ def module_subject(name: str, module: nn.Module, *, data: Dataset) -> Subject:
     if not isinstance(logits, Tensor) or logits.shape[1:] != (data.num_classes,):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInput(name, f"gives {shape}, not logits of {data.num_classes} classes")
-    if float(logits.min()) >= 0 and float((logits.sum(1) - 1).abs().max()) < 1e-3:
-        what = "gives probabilities (rows of 0 to 1 that sum to 1), not logits"
-        raise BadInput(name, what, "Leave the softmax out, or take the logarithm: 'x.log()'.")
+    if gives_probabilities(logits):
+        raise BadInput(name, *NOT_LOGITS)
     return Subject(id=name, kind="checkpoint", network=network, identity=_module_identity(module))
 
 

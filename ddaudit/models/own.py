@@ -113,12 +113,29 @@ def own_body(arch: Arch, shape: tuple[int, int, int], num_classes: int) -> Body:
         body = OwnBody(make(**{k: v for k, v in offers.items() if k in taken}), num_classes)
         with torch.no_grad():
             logits = body.eval()(torch.zeros(2, *shape))
+            answers = body(torch.randn(8, *shape, generator=torch.Generator().manual_seed(0)))
     except Exception as error:  # the user's own code
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise BadInput(where, f"fails on {shape} images ({why})") from None
     if tuple(logits.shape) != (2, num_classes):
         raise BadInput(where, f"gives {tuple(logits.shape)}, not (2, {num_classes}) logits")
+    if gives_probabilities(answers):
+        raise BadInput(where, *NOT_LOGITS)
     return body.train()
+
+
+NOT_LOGITS = (
+    "gives probabilities (rows of 0 to 1 that sum to 1), not logits",
+    "Leave the softmax out, or take the logarithm: 'x.log()'.",
+)
+
+
+def gives_probabilities(answers: Tensor) -> bool:
+    """Whether (N, K) outputs look like a softmax's; of a single class every answer does."""
+    sums = answers.sum(1)
+    return (
+        answers.shape[1] > 1 and float(answers.min()) >= 0 and float((sums - 1).abs().max()) < 1e-3
+    )
 
 
 def wrap(

@@ -367,6 +367,9 @@ def _check_card(card: Card, num_classes: int, channels: int, where: object) -> N
         raise BadInput(where, "card gives two classes one name")
     if card.ipc is not None and card.ipc < 1:
         raise BadInput(where, f"card says {card.ipc} images per class")
+    if card.bytes is not None and card.bytes.images + card.bytes.decoder == 0:
+        what = "card says that the images take 0 bytes to store"
+        raise BadInput(where, what, "Leave 'bytes' out: the tensors are counted then.")
     if any(k < 0 for k in card.member_indices or ()):
         raise BadInput(where, "card gives negative positions of training records")
     for field, values in (("mean", card.mean), ("std", card.std)):

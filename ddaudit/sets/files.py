@@ -64,6 +64,9 @@ def save(distilled: DistilledSet, path: str | Path) -> Path:
     Raises:
         BadInput: the set is invalid, or the path cannot be written.
     """
+    if not isinstance(distilled, DistilledSet) or not isinstance(path, str | Path):
+        what = f"got ({type(distilled).__name__}, {type(path).__name__}), not a set and where to write it"
+        raise BadInput("save", what, "Write save(made, 'set.safetensors').")
     path = Path(path)
     distilled.check(path)
     if kind_of(path) == "folder":

@@ -16,6 +16,9 @@ from ddaudit.errors import printable
 from ddaudit.sets._types import Card, DistilledSet, Poison, PrivacyClaim, empty_promise, given
 from ddaudit.sets.files import fingerprint, read_file
 
+_TWICE = 2 / 255
+"""Pixels that all lie below it are black to the eye, and look like the whole range once networks normalise them."""
+
 
 class Inspection(BaseModel):
     """The facts of one set file.
@@ -304,7 +307,10 @@ def content_warnings(distilled: DistilledSet) -> list[str]:
     counts = torch.bincount(distilled.hard_labels, minlength=distilled.num_classes).tolist()
     outside = _share_outside(distilled)
     copies = len(distilled) - len({image.numpy().tobytes() for image in distilled.images})
-    if outside == 0 and float(distilled.images.min()) == float(distilled.images.max()):
+    low, high = distilled.pixel_range()
+    if card.space == "pixels" and 0 <= low < high <= _TWICE:
+        found.append(f"no pixel is above {high:.2g}: were they divided by 255 twice?")
+    if outside == 0 and low == high:
         found.append("all pixels have one value")
     elif copies:
         found.append(
@@ -313,7 +319,11 @@ def content_warnings(distilled: DistilledSet) -> list[str]:
         )
     empty = sum(count == 0 for count in counts)
     if empty:
-        found.append(f"{empty} of {len(counts)} classes have no image")
+        from_one = empty == 1 and counts[0] == 0
+        found.append(
+            f"{empty} of {len(counts)} classes {'has' if empty == 1 else 'have'} no image"
+            + (", the first one: do labels count from 1?" if from_one else "")
+        )
     if card.ipc is not None:
         short = sum(count < card.ipc for count in counts)
         if short:

@@ -337,7 +337,7 @@ def check_delta(delta: float, n: int) -> None:
         raise BadInput(
             f"delta {delta:g}",
             "must be below 1 / n, n being the number of private records",
-            f"Try {delta / 10:.1g}.",
+            f"Usual is 1e-5, of more than 100 000 records less than 1 / n: try {min(delta / 10, 1e-6):.1g}.",
         )
 
 

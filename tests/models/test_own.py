@@ -30,6 +30,9 @@ class Wants(nn.Module):
 
 class Wrong(Net):
     def forward(self, x): return x
+
+class Soft(Net):
+    def forward(self, x): return super().forward(x).softmax(1)
 """
 SHAPE = {"shape": (3, 8, 8), "num_classes": 4, "mean": (0.4,) * 3, "std": (0.25,) * 3}
 
@@ -77,6 +80,7 @@ def test_the_engine_trains_it(file: Path, tiny) -> None:
         ("{file}:Nut", "has no class or function 'Nut'"),
         ("{file}:Wants", "wants the argument 'secret'.*num_classes"),
         ("{file}:Wrong", r"gives \(2, 3, 8, 8\), not \(2, 4\) logits"),
+        ("{file}:Soft", "gives probabilities .*Leave the softmax out"),
         ("gone.py:Net", "there is no file gone.py"),
         ("{bad}:Net", r"cannot be imported \(ZeroDivisionError"),
         ("ConvNeXt", "unknown architecture.*FILE.py:ClassName"),

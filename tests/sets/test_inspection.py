@@ -18,6 +18,7 @@ from ddaudit.sets import (
     DistilledSet,
     LedgerEntry,
     PrivacyClaim,
+    StorageBytes,
     describe,
     fingerprint,
     inspect,
@@ -108,8 +109,25 @@ def test_warns_of_too_few_images(tmp_path: Path, make_set: Make) -> None:
     x.labels[:] = torch.tensor([0, 0, 0, 0, 2, 2, 1, 1])
     x = replace(x, card=x.card.model_copy(update={"ipc": 3}))
     found = _warnings(tmp_path, x)
-    assert found[0] == "1 of 4 classes have no image"
+    assert found[0] == "1 of 4 classes has no image"
     assert "3 of 4 classes have fewer than the 3 images per class" in found[1]
+
+
+def test_asks_whether_labels_count_from_one_and_pixels_were_divided_twice(
+    tmp_path: Path, make_set: Make
+) -> None:
+    x = make_set(**_KNOWN)
+    x.labels[:] = torch.tensor([1, 1, 1, 2, 2, 2, 3, 3])
+    text, _ = _warnings(tmp_path, x)
+    assert text == "1 of 4 classes has no image, the first one: do labels count from 1?"
+    (text,) = _warnings(tmp_path, replace(make_set(**_KNOWN), images=x.images.clamp(0, 1) / 255))
+    assert text == "no pixel is above 0.0039: were they divided by 255 twice?"
+
+
+def test_images_that_cost_nothing_are_not_believed(tmp_path: Path, make_set: Make) -> None:
+    free = make_set(**_KNOWN, bytes=StorageBytes(images=0, labels=64))
+    with pytest.raises(BadInput, match="the images take 0 bytes"):
+        save(free, tmp_path / "a.safetensors")
 
 
 def test_decoded_sets_may_have_more_images_than_ipc(tmp_path: Path, make_set: Make) -> None:

@@ -207,8 +207,8 @@ def test_bytes_are_counted_and_shown(tmp_path: Path, make_set: Make) -> None:
 
 def test_a_private_claim_over_real_pixels_cannot_hold(tmp_path: Path, make_set: Make) -> None:
     x = make_set(contains_real_pixels=True, privacy={"epsilon": 1, "delta": 1e-5})
-    warnings = inspect(save(x, tmp_path / "a.safetensors")).warnings
-    assert "claims privacy and releases real records: the claim cannot hold" in warnings
+    problems = inspect(save(x, tmp_path / "a.safetensors")).claim_problems
+    assert "claims privacy and releases real records: the claim cannot hold" in problems
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("inf"), float("nan"), 1e9])

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from ddaudit.errors import BadInput
 from ddaudit.sets.formats._base import choice
+from ddaudit.sets.simplex import to_simplex
 
-KINDS = ("probabilities", "logits")
-SOFT_OPTIONS = {"labels": "what soft labels are: probabilities or logits, where both are plausible"}
+KINDS = ("probabilities", "logits", "centred")
+SOFT_OPTIONS = {
+    "labels": "what soft labels are, where several are plausible: probabilities, logits, or centred "
+    "(probabilities less 1 / K, the targets of kernel regression)"
+}
 
 _EXACT = 1e-5
 """Sums this near to 1 are float32 arithmetic: the rows stay as they are."""
@@ -56,6 +60,16 @@ def probabilities(
             raise BadInput("--set labels=probabilities", what, "Pass --set labels=logits.")
         note = f"{said}, read as probabilities as asked: rows divided by their sums"
         return (rows / rows.sum(1, keepdim=True)).float(), note
+    if kind == "centred":
+        made = to_simplex((rows + 1 / rows.shape[1]).float())
+        note = f"{said}, read as probabilities less 1 / K as asked: the nearest distributions taken"
+        return made, note
+    if _centred(rows):
+        raise BadInput(
+            where,
+            f"{said} and rows sum to 0: probabilities less 1 / K (targets of kernel regression) or logits",
+            "Pass --set labels=centred or --set labels=logits.",
+        )
     if _doubtful(rows, labels.dtype):
         sums = f"rows sum to {float(rows.sum(1).min()):.4g} to {float(rows.sum(1).max()):.4g}"
         raise BadInput(
@@ -64,6 +78,13 @@ def probabilities(
             "Pass --set labels=probabilities or --set labels=logits.",
         )
     return _softmax(labels, f"{said}, read as logits (as DATM and PAD store them): softmax taken")
+
+
+def _centred(rows: Tensor) -> bool:
+    """Whether all rows can be distributions less 1 / K."""
+    share = 1 / rows.shape[1]
+    inside = float(rows.min()) >= -share - _LOOSE and float(rows.max()) <= 1 - share + _LOOSE
+    return inside and float(rows.sum(1).abs().max()) < _LOOSE
 
 
 @dataclass(frozen=True)

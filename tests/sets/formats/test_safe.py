@@ -5,6 +5,7 @@ from __future__ import annotations
 import fractions
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,16 @@ def test_slow_libraries_are_imported_only_where_used() -> None:
     at_import = re.compile(r"^(?:import|from) (?:pyarrow|PIL)\b", re.MULTILINE)
     assert any(used.search(text) for text in sources), "the pattern matches nothing any more"
     assert not any(at_import.search(text) for text in sources)
+
+
+def test_a_pytorch_file_with_a_flipped_byte_is_damaged(tmp_path: Path) -> None:
+    """PyTorch's own reader returns the wrong pixel without a word."""
+    path = tmp_path / "a.pt"
+    torch.save({"images": torch.rand(4, 1, 8, 8), "labels": torch.arange(4)}, path)
+    raw = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        (entry,) = [e for e in archive.infolist() if e.filename.endswith("data/0")]
+    raw[entry.header_offset + entry.file_size] ^= 0x40
+    path.write_bytes(raw)
+    with pytest.raises(BadInput, match=r"checksum of '.*data/0' in it does not fit"):
+        load_torch(path)

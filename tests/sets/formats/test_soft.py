@@ -149,3 +149,16 @@ def test_formats_pass_the_option_on(tmp_path: Path) -> None:
     assert any("soft labels run from 0.24 to 0.2401" in note for note in made.card.notes)
     with pytest.raises(BadInput, match="not one of probabilities, logits"):
         import_set(tmp_path / "x.npz", options={"labels": "soft"})
+
+
+def test_targets_of_kernel_regression_are_not_softmaxed_without_a_word(tmp_path: Path) -> None:
+    """One-hot less 1 / K: a softmax of it is 0.23 for the class and 0.085 for each of the nine others."""
+    stored = torch.nn.functional.one_hot(torch.arange(10), 10).double() - 0.1
+    with pytest.raises(BadInput, match="targets of kernel regression"):
+        probabilities(stored, tmp_path, {})
+    made, note = probabilities(stored, tmp_path, {"labels": "centred"})
+    assert torch.allclose(made, torch.eye(10))
+    assert note is not None
+    assert "less 1 / K as asked" in note
+    asked, _ = probabilities(stored, tmp_path, {"labels": "logits"})
+    assert torch.allclose(asked, stored.softmax(1).float())
