@@ -20,6 +20,7 @@ def alerts(report: Report) -> list[Alert]:
         *_quick(report),
         *_not_run(report),
         *_kept(report),
+        *_data(report),
         *_unweighed(report),
         *_warnings(report),
         *_cards(report),
@@ -36,6 +37,7 @@ def lasting(report: Report) -> list[Alert]:
     return [
         *_quick(report),
         *_kept(report),
+        *_data(report),
         *_warnings(report),
         *_cards(report),
         *_contents(report),
@@ -119,6 +121,27 @@ def _kept(report: Report) -> list[Alert]:
         f"{'; '.join(report.run.left_out)}."
     )
     return [Alert(tone="neutral", text=text)]
+
+
+_MEMORISED = 0.01
+"""Share of test records among the training records above which every accuracy is mostly about that."""
+
+
+def _data(report: Report) -> list[Alert]:
+    """What is wrong with the real data, whatever is audited against them."""
+    facts, out = report.run.data_facts, []
+    seen, tested = facts.get("in_train") or 0, facts.get("test") or 0
+    if seen > _MEMORISED * tested:
+        text = f"{seen} of {tested} test records are also training records: numbers on them say what was memorised."
+        out.append(Alert(tone="bad", text=text))
+    untested = list(map(str, facts.get("untested") or ()))
+    if untested:
+        first, more = untested[:5], len(untested) - 5
+        named = join([*first, f"{more} more"] if more > 0 else first)
+        out.append(
+            Alert(text=f"No test record is of class {named}: no accuracy says anything of that.")
+        )
+    return out
 
 
 def _warnings(report: Report) -> list[Alert]:

@@ -26,7 +26,7 @@ _SUBJECT = ("id", "kind", "baseline", "drawn", "card", "per_class", "gallery")
 _CARD = {"source_fingerprint", "member_indices", "seconds"}
 """Fields of a card that come from the records, or from how long they took."""
 _RUN = ("preset", "arch", "protocol", "versions", "seeds")
-_DATA = ("shape", "classes", "groups", "test")
+_DATA = ("shape", "classes", "groups", "test", "untested")
 _AUDITOR = (
     "name",
     "version",

@@ -25,6 +25,8 @@ from ddaudit.audits.executors import Executor, default_jobs, run_here
 from ddaudit.audits.info import FORMAT
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
+from ddaudit.data import Dataset
+from ddaudit.data.splits import copies
 from ddaudit.devices import spread_gpus
 from ddaudit.distillation.run import versions
 from ddaudit.errors import BadInput, DDAuditError, Unsupported
@@ -257,6 +259,8 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
             "train": len(data.train),
             "validation": len(data.validation),
             "test": len(plan.context.test()),
+            "in_train": copies(data.train, {"test": plan.context.test()}).get("test", 0),
+            "untested": _untested(data),
             "fingerprint": data.train.fingerprint,
             "test_fingerprint": data.test.fingerprint,
         },
@@ -306,6 +310,12 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
             for c in plan.cells
         ],
     }
+
+
+def _untested(data: Dataset) -> list[str]:
+    """Classes without a test record, of which no accuracy says anything."""
+    counts = data.test.class_counts()
+    return [name for name, n in zip(data.test.class_names, counts.tolist(), strict=True) if not n]
 
 
 def _set_keys(plan: Plan, subject: Subject) -> list[str]:

@@ -79,6 +79,9 @@ def csv_table(request: Request) -> Dataset:
     if target == group:
         what = "target and group are the same column, so every group would hold one class"
         raise BadInput(f"group={group}", what)
+    for option, name in (("target", target), ("group", group)):
+        if name and name in dropped:
+            raise BadInput(f"drop={name}", f"is the column of {option}=, which is no input anyway")
     special = {target, group, *dropped}
     inputs = [name for name in header if name not in special]
     if not inputs:
@@ -88,6 +91,11 @@ def csv_table(request: Request) -> Dataset:
         f"Column '{name}' differs in every record: if it is an identifier, add drop={name}."
         for name in inputs
         if identifies([row[name] for row in rows])
+    ]
+    notes += [
+        f"Column '{name}' tells apart {' and '.join(map(repr, alike))}: if they mean one thing, spell them alike."
+        for name in (target, *filter(None, [group]), *inputs)
+        if (alike := _spelt_alike({row[name] for row in rows}))
     ]
     declared = _declared(request, target, group)
     roles = split_roles(
@@ -144,6 +152,14 @@ def csv_table(request: Request) -> Dataset:
         assumed=_assumed(declared, path=request.text("ranges"), public=public),
         where=path,
     )
+
+
+def _spelt_alike(values: set[str]) -> list[str]:
+    """Texts of a column that differ in capitals and blanks alone: the first such group, sorted; empty without one."""
+    by_letters: dict[str, list[str]] = {}
+    for value in sorted(v for v in values if number_of(v) is None):
+        by_letters.setdefault("".join(value.casefold().split()), []).append(value)
+    return next((texts for texts in by_letters.values() if len(texts) > 1), [])
 
 
 def _refuse_misses(columns: Sequence[Column], rows: Sequence[Row], where: object) -> None:

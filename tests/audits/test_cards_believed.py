@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import ddaudit
 from ddaudit.audits import AuditConfig, run_audit
+from ddaudit.data import load_data
 from ddaudit.errors import BadInput
 from ddaudit.reports import Policy, apply, load_policy
 from ddaudit.reports._card import dataset_card
@@ -105,3 +108,22 @@ def test_what_must_be_known_of_a_files_content_is_said_first_and_a_poisoned_file
 def test_nothing_of_it_is_publishable(run: str) -> None:
     with pytest.raises(BadInput, match="its claim is violated"):
         report_of([run], publishable=True)
+
+
+def test_test_records_that_training_holds_and_classes_without_any_are_said(tmp_path: Path) -> None:
+    data = load_data("digits")
+    test = data.test.subset(data.test.labels != 7)
+    twins = data.train.subset(data.train.labels != 7).subset(torch.arange(20))
+    mixed = replace(
+        test,
+        images=torch.cat([test.images[20:], twins.images]),
+        labels=torch.cat([test.labels[20:], twins.labels]),
+    )
+    run = ddaudit.audit(
+        ["random"], data=replace(data, test=mixed), auditors="utility", baselines=(), victims=1, ipc=1,
+        seeds=1, arch="ConvNetD1W8", out=tmp_path / "run", device="cpu", jobs=1, quiet=True,
+    )  # fmt: skip
+    told = {a.text: a.tone for a in run.read().alerts}
+    (copied,) = [t for t in told if f"20 of {len(test)} test records are also training" in t]
+    assert told[copied] == "bad"
+    assert any(f"No test record is of class {data.test.class_names[7]}:" in t for t in told)

@@ -265,3 +265,16 @@ def test_the_class_is_no_group(tmp_path):
     path = write(tmp_path / "t.csv", table())
     with pytest.raises(BadInput, match="target and group are the same column"):
         load_data(f"csv:path={path},target=risk,group=risk")
+
+
+def test_categories_that_differ_in_capitals_alone_are_told_of(tmp_path):
+    rows = [
+        [str(i), "1e5" if i % 3 else "1E5", ["yes", "Yes", "no"][i % 3], "ab"[i % 2]]
+        for i in range(60)
+    ]
+    path = write(tmp_path / "t.csv", rows, ["id", "size", "smokes", "y"])
+    data = load_data(f"csv:path={path},target=y,drop=id")
+    (note,) = [n for n in data.notes if "spell them alike" in n]
+    assert note.startswith("Column 'smokes' tells apart 'Yes' and 'yes'")
+    with pytest.raises(BadInput, match="is the column of target="):
+        load_data(f"csv:path={path},target=y,drop=id+y")

@@ -119,7 +119,7 @@ def test_what_it_leaves_out_and_says(runs: tuple[str, str], tmp_path: Path) -> N
     assert {"utility.accuracy", "calibration.ece", "bias.deo_m"} <= kept
     assert not {n for n in kept if n.startswith(("foreign.", "bias.aligned", "bias.conflicting"))}
     assert "calibration.temperature" not in kept
-    assert set(shown.run.data_facts) == {"shape", "classes", "groups", "test"}
+    assert set(shown.run.data_facts) == {"shape", "classes", "groups", "test", "untested"}
     assert shown.claims[0].state == "not shown"
     assert shown.claims[0].lower_bound is None
     (promise,) = [a.text for a in shown.alerts if a.text.startswith("Publishable")]
