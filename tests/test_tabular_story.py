@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ddaudit
+from ddaudit.errors import DDAuditError
 from ddaudit.sets import load
 
 FEW = ["--set", "loop.iterations=8"]
@@ -113,3 +115,16 @@ def test_no_auditor_fails_on_a_table(run, table, tmp_path):
     }
     pixels = {"backdoor", "corruption", "shift"}
     assert skipped == pixels | {"backdoor-scan", "noise", "soft-labels", "tail"}
+
+
+def test_values_that_run_away_are_divergence_before_they_overflow() -> None:
+    """DM at the step of images on a table of numbers ended at 10^25, finite, and was saved as a set."""
+    with pytest.raises(
+        DDAuditError, match=r"diverged at iteration \d+\. .*of tables, steps of about 0\.1"
+    ):
+        ddaudit.distill("dm", data="breast-cancer", ipc=1, device="cpu", quiet=True)
+    made = ddaudit.distill(
+        "dm", data="breast-cancer", ipc=1, device="cpu", quiet=True,
+        options={"loop.lr": 0.1, "loop.iterations": 100},
+    )  # fmt: skip
+    assert float(made.images.abs().max()) < 10

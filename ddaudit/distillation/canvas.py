@@ -165,12 +165,17 @@ class Canvas:
 
     @property
     def finite(self) -> bool:
-        """False when a parameter is NaN or infinite, or a learned rate beyond what a card carries: the optimisation
-        diverged."""
+        """False when a parameter is NaN, infinite or farther out than any image, or a learned rate beyond what a card
+        carries: the optimisation diverged."""
         rates = self.rates()
         if rates is not None and not bool(((rates > 0) & (rates <= 1000)).all()):
             return False
-        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        return all(bool((p.abs() < _FARTHEST).all()) for p in self.parameters)  # NaN is not
+
+
+_FARTHEST = 1e6
+"""Normalised values are of order 1, also under the noise of a small epsilon of order 1000 at most; beyond this a step
+only ever leads farther out."""
 
 
 @dataclass(frozen=True)

@@ -229,8 +229,10 @@ class Matching:
                         check=check,
                     )
             if not canvas.finite:
+                table = job.data.modality == "tabular"
                 raise DDAuditError(
-                    f"{recipe.name}: diverged at iteration {iteration}. Lower --set loop.lr (now {self.lr})."
+                    f"{recipe.name}: diverged at iteration {iteration}. Lower --set loop.lr (now {self.lr})"
+                    f"{': of tables, steps of about 0.1 held' if table else ''}."
                 )
         return finish(canvas, None if self.ema is None else average, source.claims(), mean, std)
 
