@@ -10,10 +10,16 @@ from ddaudit.findings import Check
 from ddaudit.sets import DistilledSet
 
 CHECK = "no image of the set is a test record"
+_NEAR = 0.02
+"""Root mean square difference of pixels in [0, 1], 5 of 255 grey levels: a test record under noise nobody sees. Of 203
+sets of this repository's methods and of random records (digits, Fashion-MNIST) none has an image within 0.05."""
+_NEARER = 2.0
+"""A test record counts where it is so many times nearer than all training records, whose twins a set holds by right."""
 
 
 def check_overlap(released: DistilledSet, data: Dataset, *, subject: str) -> Check:
-    """Fails where images of a set are test records, grey level by grey level; everything scored on those is void.
+    """Fails where images of a set are test records, grey level by grey level or under a little noise (pixels alone);
+    everything scored on those is void.
 
     Records that training holds too do not count: data sets come with such twins, and a set may hold them by right.
     A sound recipe sees training records alone, so that this is asked of files and of sets in memory.
@@ -22,7 +28,10 @@ def check_overlap(released: DistilledSet, data: Dataset, *, subject: str) -> Che
     found = _among(set(ours), data.test)
     if found:
         found -= _among(found, data.train)
-    count = sum(row in found for row in ours)
+    same = torch.tensor([row in found for row in ours])
+    if released.card.space == "pixels":
+        same = same | _beside(released.images, data)
+    count = int(same.sum())
     share = count / len(released)
     return Check(
         name=CHECK,
@@ -32,6 +41,24 @@ def check_overlap(released: DistilledSet, data: Dataset, *, subject: str) -> Che
         detail=f"{count} of {len(released)} images are test records" if count else "",
         subject=subject,
     )
+
+
+def _beside(images: Tensor, data: Dataset) -> Tensor:
+    """(M,) bool: images that nearly are test records, and are no such thing to any training record."""
+    near = _distance(images, data.test)
+    beside = near <= _NEAR
+    if bool(beside.any()):
+        beside[beside.clone()] = near[beside] < _distance(images[beside], data.train) / _NEARER
+    return beside
+
+
+def _distance(images: Tensor, records: ImageData, *, at_once: int = 4096) -> Tensor:
+    """(M,) root mean square pixel difference of each image to its nearest record."""
+    rows = images.float().flatten(1)
+    best = torch.full((len(rows),), torch.inf)
+    for part in torch.arange(len(records)).split(at_once):
+        best = best.minimum(torch.cdist(rows, records.pixels(part).flatten(1)).amin(1))
+    return best / rows.shape[1] ** 0.5
 
 
 def _rows(images: Tensor) -> list[bytes]:
