@@ -90,6 +90,7 @@ class Utility(Auditor[UtilitySettings]):
     light: ClassVar[bool] = True
     version: ClassVar[int] = 9
     from_records: ClassVar[tuple[str, ...] | None] = tuple(m.name for m in ranking.METRICS)
+    version: ClassVar[int] = 2
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"cross_architectures": (), "bootstrap": 500},
