@@ -88,9 +88,8 @@ class Utility(Auditor[UtilitySettings]):
         "utility.accuracy": "accuracy",
     }
     light: ClassVar[bool] = True
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     from_records: ClassVar[tuple[str, ...] | None] = tuple(m.name for m in ranking.METRICS)
-    version: ClassVar[int] = 2
     settings: ClassVar[type[Settings]] = UtilitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"cross_architectures": (), "bootstrap": 500},
