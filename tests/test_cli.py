@@ -102,6 +102,10 @@ def test_nasty_subjects_are_one_line_and_exit_2(run, tmp_path, case):
         (("audit", "dm+dp", "--epsilon", "0"), "--epsilon 0: must be positive"),
         (("audit", "dm+dp", "--epsilon", "inf"), "--epsilon inf: must be positive and finite"),
         (("audit", "dm", "--setting", "privacy.release_megapixels=inf"), "finite number"),
+        (
+            ("audit", "dm", "--auditors", "utility", "--setting", "membership.shadows=4"),
+            "--setting membership: is a setting of an auditor that is not asked",
+        ),
         (("audit", "dm", "--ipc", "0"), "ipc"),
         (("audit", "dm", "--set", "loop.itertions=3"), "loop.itertions"),
         (("audit", "dm", "--epsilon", "1"), "none of the audited recipes is private"),

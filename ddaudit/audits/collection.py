@@ -13,7 +13,7 @@ from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.findings import NOT_RUN, Check, Finding
 from ddaudit.later import switched_on
-from ddaudit.sets import Card, DistilledSet, content_warnings, digest
+from ddaudit.sets import Card, DistilledSet, content_warnings, digest, fingerprint
 
 _Cell = tuple[str, str, int | None]
 _SIZE = "images per class"
@@ -417,6 +417,8 @@ def _problem(entry: dict[str, Any], kept: DistilledSet | None) -> str | None:
     if entry["kind"] == "recipe":
         lost = entry.get("private") and kept is None
         return "its private set is not in the run folder, or is damaged" if lost else None
+    if entry["kind"] == "file" and kept is not None and fingerprint(kept) != entry["identity"]:
+        return "the run folder's copy of its set is not what was audited: its content has changed"
     places = [Path(p) for p in (entry.get("path"), entry.get("found")) if p]
     if not places:
         return None

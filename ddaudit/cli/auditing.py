@@ -194,6 +194,10 @@ def audit(
             "--shard", "has no dry run: it shows the whole audit", "Leave one of the two out."
         )
     made = make_config(values, file=config)
+    for name in values["settings"] or ():
+        if made.auditors and name not in made.auditors:
+            what = "is a setting of an auditor that is not asked"
+            raise BadInput(f"--setting {name}", what, f"Add it: --auditors ..,{name}.")
     places.check_folder(made.out)
     if dry_run:
         _preview(made, as_json=json_)

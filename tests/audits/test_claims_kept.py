@@ -104,6 +104,18 @@ def test_a_file_that_was_replaced_fails_the_gate(private: Path, tmp_path: Path) 
     assert CLAIM in result, "the claim that was audited is still known"
 
 
+def test_a_copy_in_the_run_folder_that_was_changed_fails_the_gate(
+    private: Path, tmp_path: Path
+) -> None:
+    run_audit(config(tmp_path / "run", subjects=[str(private)]))
+    assert FILE not in _gate(tmp_path / "run", tmp_path)
+    (copy,) = (tmp_path / "run" / "sets").glob("file-*.safetensors")
+    raw = bytearray(copy.read_bytes())
+    raw[-3] ^= 0x01  # in the last pixel
+    copy.write_bytes(raw)
+    assert _gate(tmp_path / "run", tmp_path)[FILE] is False
+
+
 def _private_run(out: Path) -> tuple[RunStore, Path]:
     made = config(out, subjects=["dm+dp"], epsilon=3.0, delta=1e-4, options={"loop.iterations": 2})
     run_audit(made)

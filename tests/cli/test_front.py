@@ -251,7 +251,7 @@ def test_a_setting_reaches_its_auditor_on_top_of_the_file(run, tmp_path):
     )
     code, _, err = run(
         "audit", "--config", config, *FEW, "--arch", "ConvNetD2W8", "--out", tmp_path / "run",
-        "--setting", "utility.bootstrap=20", "--setting", "calibration.bootstrap=30",
+        "--setting", "utility.bootstrap=20",
     )  # fmt: skip
     assert code == 0, err
     info = json.loads((tmp_path / "run" / "run.json").read_text())
