@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ddaudit.attacks._common.nonmembers import pool_caveats
 from ddaudit.attacks._common.pictures import mosaic
 from ddaudit.attacks.reconstruction import known_answers
 from ddaudit.attacks.reconstruction.attacks import (
@@ -21,6 +22,7 @@ from ddaudit.attacks.reconstruction.attacks import (
 from ddaudit.attacks.reconstruction.clues import Log
 from ddaudit.attacks.reconstruction.inversion import Case
 from ddaudit.auditing import Auditor, Context, Subject, Work, auditor, stratified
+from ddaudit.data import ImageData
 from ddaudit.findings import Caveat, Check, Curve, Finding, Metric, MetricInfo, Picture
 from ddaudit.sets import PrivacyClaim
 from ddaudit.stats import bootstrap, clopper_pearson
@@ -113,7 +115,7 @@ class Reconstruction(Auditor[ReconstructionSettings]):
                         most=settings.pairs,
                     )
                 )
-        finding.caveats = _caveats(subject, attacks, released.card.privacy, log)
+        finding.caveats = _caveats(subject, attacks, released.card.privacy, log, ctx.data.train)
         return finding
 
     def work(self, subject: Subject, ctx: Context, settings: ReconstructionSettings) -> Work:
@@ -211,7 +213,11 @@ def triples(target: Tensor, rebuilt: Tensor, blind: Tensor, *, name: str, most: 
 
 
 def _caveats(
-    subject: Subject, attacks: list[Attack], claim: PrivacyClaim | None, log: Log
+    subject: Subject,
+    attacks: list[Attack],
+    claim: PrivacyClaim | None,
+    log: Log,
+    train: ImageData,
 ) -> list[str]:
     case = attacks[0].inside.case
     count, size = len(case.targets), int(case.members.sum())
@@ -226,6 +232,7 @@ def _caveats(
         ),
     ]
     if subject.recipe is not None:
+        notes += pool_caveats(train, case.pool)
         notes.append(
             "All targets were left out at once for the floor, and each attacker knows the others."
         )
@@ -246,8 +253,8 @@ def _caveats(
             most = math.exp(claim.epsilon)
             factor = f"{most:.3g}" if most < 100 else f"{most:,.0f}"
         notes.append(
-            f"The claim (epsilon {claim.epsilon:.3g}, delta {claim.delta:g}) bounds every attacker: at "
-            f"most {factor} times the chance of success without the record, plus delta."
+            f"The claim (epsilon {claim.epsilon:.3g}, delta {claim.delta:g}), where it holds, bounds every "
+            f"attacker: at most {factor} times the chance of success without the record, plus delta."
         )
     used = len(attacks) > 1
     if used and log.asked > log.most:

@@ -58,7 +58,8 @@ def _distance(images: Tensor, records: ImageData, *, at_once: int = 4096) -> Ten
     best = torch.full((len(rows),), torch.inf)
     for part in torch.arange(len(records)).split(at_once):
         best = best.minimum(torch.cdist(rows, records.pixels(part).flatten(1)).amin(1))
-    return best / rows.shape[1] ** 0.5
+    scaled: Tensor = best / rows.shape[1] ** 0.5
+    return scaled
 
 
 def _rows(images: Tensor) -> list[bytes]:
