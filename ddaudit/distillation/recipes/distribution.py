@@ -63,7 +63,7 @@ M3D = register(
         deviations=(
             TOGETHER,
             "step and iterations are not the authors' (their repository held no code when it was read)",
-            "networks are untrained, as in the public copy; accounts of the paper train them on real records for a few epochs",
+            "networks are untrained, as in the public copy; accounts of the paper train them for a few epochs",
         ),
     )
 )
