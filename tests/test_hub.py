@@ -386,7 +386,7 @@ POISON = Poison(
         ("records", {"contains_real_pixels": True}, "shows pieces of real records"),
         ("path", {"data": "parquet:path=/home/ann/scans"}, "names a path of this machine"),
         ("claim", {"privacy": CLAIM.model_copy(update={"ledger": []})}, "without a ledger"),
-        ("claim", {"privacy": CLAIM.model_copy(update={"epsilon": 0.01})}, "does not follow from its ledger"),
+        ("claim", {"privacy": CLAIM.model_copy(update={"epsilon": 0.01})}, "the ledger costs more"),
         ("claim", {"privacy": CLAIM, "source_fingerprint": "ab"}, "holds a fingerprint of the records"),
         (
             "claim",

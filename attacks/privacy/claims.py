@@ -157,9 +157,9 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
         )
 
     if not claim.ledger:
-        return verdict("The claim comes without a ledger: it cannot be re-derived.")
+        return verdict("the claim comes without a ledger: it cannot be re-derived.")
     if claim.relation not in RELATIONS:
-        return verdict(f"Unknown neighbouring relation '{claim.relation}'.")
+        return verdict(f"unknown neighbouring relation '{claim.relation}'.")
     try:
         epsilons = rederived(claim)
     except BadInput as error:
@@ -169,9 +169,7 @@ def _ledger(claim: PrivacyClaim, subject: str) -> Check:
     worst = max(asked.values(), default=math.inf)
     if worst <= claim.epsilon * (1 + _TOLERANCE):
         return verdict(f"By accountant: {by}.", worst, passed=True)
-    wrong = (
-        f"The claim does not follow from its ledger: {claim.epsilon:.4g} claimed; it costs {by}."
-    )
+    wrong = f"the ledger costs more than the {claim.epsilon:.4g} claimed: {by}."
     # RDP is an upper bound: a claim below it has no proof, and is not refuted either.
     return verdict(wrong, worst, refuted=bool(asked.keys() - {"rdp"}))
 
