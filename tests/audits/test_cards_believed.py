@@ -98,7 +98,7 @@ def test_what_must_be_known_of_a_files_content_is_said_first_and_a_poisoned_file
     run_audit(config(tmp_path, [str(file)]))
     report = report_of([str(tmp_path / "run")])
     text = " ".join(a.text for a in report.alerts if a.subjects == [file.name])
-    for words in ("1 of 10 images are copies", "1 of 10 classes have no image", "records verbatim"):
+    for words in ("1 of 10 images are copies", "1 of 10 classes has no image", "records verbatim"):
         assert words in text
     assert "poisoned on purpose" in report.answers[0].text
     results = apply(Policy(()), report)
