@@ -171,7 +171,8 @@ def _check_torch_zip(path: Path) -> None:
             raise _bulky(path)
         if (bad := archive.testzip()) is not None:
             what = f"is damaged: the checksum of '{bad}' in it does not fit its bytes"
-            raise BadInput(path, what, _AGAIN)
+            todo = f"{_AGAIN} Or was it saved under set_crc32_options(False)? Save it without."
+            raise BadInput(path, what, todo)
 
 
 class _Counted(io.BytesIO):

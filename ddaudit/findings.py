@@ -215,6 +215,8 @@ class Check(_Model):
     """The p-value at which one seed alone fails."""
     refutes: str | None = None
     """The metric that a failure proves wrong, rather than only unproven (see ``Metric.refutes``)."""
+    from_records: bool = False
+    """Whether its outcome depends on training or validation records: no publishable report shows it."""
 
 
 class Curve(_Model):

@@ -181,7 +181,9 @@ def _front(report: Report, info: SubjectInfo, indexed: Sequence[_Number]) -> str
     card = info.card
     task = _TASKS.get(str(card.get("modality") or "image"))
     front: dict[str, Any] = {"pretty_name": f"{name}, distilled from {data}"}
-    flags = (("differential-privacy", card.get("privacy")), ("poisoned", card.get("poison")))
+    broken = any(c.broken for c in report.claims if c.subject == info.id)
+    private = card.get("privacy") and not broken
+    flags = (("differential-privacy", private), ("poisoned", card.get("poison")))
     front["tags"] = ["dataset-distillation", "ddaudit", *(tag for tag, on in flags if on)]
     if task and info.kind != "checkpoint":
         front["task_categories"] = [task]

@@ -245,8 +245,11 @@ def _together(report: Report) -> list[Alert]:
     """What publishing every private set of the report costs: releases of the same records add up."""
     claims = spent(report)
     releases = {claim.release or str(i) for i, claim in enumerate(claims)}
-    if report.run.publishable or len(releases) < 2 or len({claim.relation for claim in claims}) > 1:
+    alike = {claim.relation for claim in claims} == {"add-or-remove-one"}
+    if report.run.publishable or len(releases) < 2 or not alike:
         return []
+    if any(claim.broken for claim in report.claims):
+        return []  # what a claim that does not hold costs, nobody knows
     delta, cost = joint_delta(claims), compose(claims)
     text = (
         f"{len(releases)} private releases of the same records: publishing all costs "

@@ -364,7 +364,8 @@ def _claim(report: Report, subject: SubjectInfo) -> Claim | None:
         if m.value is not None and not report.failing_checks(f, m) and _comparable(m, delta)
     ]
     best = max(usable, key=lambda m: m.value or 0.0, default=None)
-    by_card = [(None, c) for c in subject.claim_checks]
+    told = {c.name for f in found for c in f.checks if c.subject == subject.id}
+    by_card = [(None, c) for c in subject.claim_checks if c.name not in told]
     failed = [
         (f, c)
         for f, c in [*by_card, *((f, c) for f in found for c in f.checks)]

@@ -150,10 +150,14 @@ def _finding(cell: Finding, name: str, from_records: Sequence[str] | None) -> Fi
     if mixed and status != "failed":
         # Whether all of it could be answered may hang on the records, too (a temperature that does not fit).
         status, reason = "skipped" if status == "skipped" else "partial", PART
-    checks = [c.model_copy(update={"subject": name if c.subject else None}) for c in cell.checks]
+    checks = [
+        c.model_copy(update={"subject": name if c.subject else None})
+        for c in cell.checks
+        if not c.from_records
+    ]
     update = {
         "subject": name, "status": status, "reason": reason, "metrics": metrics, "checks": checks,
-        "images": [], "seconds": 0.0,
+        "images": [], "seconds": 0.0, "warning": "", "sentence": "",
         "curves": [] if mixed else cell.curves,
         "caveats": [c for c in cell.caveats if not mixed and not c.startswith("Not measured alike")],
     }  # fmt: skip

@@ -60,7 +60,9 @@ def sweeps(report: Report) -> list[Sweep]:
     method has no line there, and its sets stand in the tables alone.
     """
     size = {s.id: float(s.ipc) for s in report.subjects if s.ipc}
-    claimed = {c.subject: c.epsilon for c in report.claims if 0 < c.epsilon < math.inf}
+    claimed = {
+        c.subject: c.epsilon for c in report.claims if 0 < c.epsilon < math.inf and not c.broken
+    }
     found = []
     for axis, place, other, word in (
         ("images per class", size, claimed, "ε"),

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ddaudit.attacks.privacy.claims import ON_CARD, check_claim
+from ddaudit.audits.info import damaged
 from ddaudit.audits.store import RunStore
 from ddaudit.errors import BadInput
 from ddaudit.files import kind_of
 from ddaudit.findings import NOT_RUN, Check, Finding
 from ddaudit.later import switched_on
-from ddaudit.sets import Card, DistilledSet, content_warnings, digest, fingerprint
+from ddaudit.sets import Card, DistilledSet, digest, fingerprint
 
 _Cell = tuple[str, str, int | None]
 _SIZE = "images per class"
@@ -27,8 +30,8 @@ class Collected:
     Attributes:
         info: run.json of the first run, with ``missing`` = cells that were planned and never finished.
         subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None), "card", "per_class" (fewest
-            and most images of a class), "warnings" (of a file's content), "claim_checks" (what the card alone says of
-            its privacy claim, where no auditor did) and "problem" (why what was audited is not what is there now, or
+            and most images of a class), "claim_checks" (what the card alone says of its privacy claim, where no auditor
+            did) and "problem" (why what was audited is not what is there now, or
             None).
         auditors: per auditor its entry in run.json.
         cells: one Finding per (subject, auditor, seed).
@@ -297,12 +300,24 @@ def _planned(cell: dict[str, Any]) -> _Cell:
 def _renamed(part: Collected, names: dict[str, str]) -> Collected:
     return replace(
         part,
-        subjects=[{**s, "id": names.get(s["id"], s["id"])} for s in part.subjects],
-        cells=[
-            c.model_copy(update={"subject": names.get(c.subject, c.subject)}) for c in part.cells
-        ],
+        subjects=[_called(s, names.get(s["id"], s["id"])) for s in part.subjects],
+        cells=[_cell_of(c, names.get(c.subject, c.subject)) for c in part.cells],
         keys={(names.get(s, s), a, seed): key for (s, a, seed), key in part.keys.items()},
     )
+
+
+def _called(subject: dict[str, Any], name: str) -> dict[str, Any]:
+    checks = [{**c, "subject": name} for c in subject.get("claim_checks", ())]
+    return {**subject, "id": name, "claim_checks": checks}
+
+
+def _cell_of(cell: Finding, name: str) -> Finding:
+    """A cell under another name for its subject, which its checks carry too: else they would say nothing of it."""
+    checks = [
+        c.model_copy(update={"subject": name}) if c.subject == cell.subject else c
+        for c in cell.checks
+    ]
+    return cell.model_copy(update={"subject": name, "checks": checks})
 
 
 def _parts(url: str) -> list[tuple[str, Collected]]:
@@ -355,23 +370,21 @@ def _one(store: RunStore, info: dict[str, Any]) -> Collected:
     info["missing"] = missing
     tested = {c.subject for c in cells for check in c.checks if check.name == ON_CARD}
     subjects = [
-        _audited(
-            store, entry, records=info["data"].get("train"), claim_tested=entry["id"] in tested
-        )
+        _audited(store, entry, data=info["data"], claim_tested=entry["id"] in tested)
         for entry in info["subjects"]
     ]
     return Collected(info, subjects, list(info["auditors"]), cells, checks, keys)
 
 
 def _audited(
-    store: RunStore, entry: dict[str, Any], *, records: int | None, claim_tested: bool
+    store: RunStore, entry: dict[str, Any], *, data: dict[str, Any], claim_tested: bool
 ) -> dict[str, Any]:
     """A subject with its set (None where it is not kept), its card, and what is wrong with either.
 
     The card is the run's own copy: a claim does not get lost with the file that carried it.
 
     Args:
-        records: size of the training data.
+        data: of the run.
         claim_tested: a cell already says what the card alone has against its claim; else whoever audits anything else
             of a set would repeat a false claim.
     """
@@ -389,16 +402,23 @@ def _audited(
         "set": value,
         "card": card,
         "problem": _problem(entry, value),
-        "warnings": content_warnings(value)
-        if value is not None and entry["kind"] == "file"
-        else [],
-        "claim_checks": [] if claim_tested else _claim_checks(entry["id"], card, records),
+        "claim_checks": [] if claim_tested else _claim_checks(entry["id"], card, data, store.url),
         "per_class": None if value is None else _per_class(value),
     }
 
 
-def _claim_checks(subject: str, card: dict[str, Any], records: int | None) -> list[dict[str, Any]]:
-    checks = check_claim(Card.model_validate(card), subject=subject, records=records)
+def _claim_checks(
+    subject: str, card: dict[str, Any], data: dict[str, Any], where: str
+) -> list[dict[str, Any]]:
+    if not card.get("privacy"):
+        return []
+    try:
+        stated = Card.model_validate(card)
+    except ValidationError as error:
+        raise damaged(error, f"{where}: the card of {subject}") from None
+    # A set of other data was made from another number of records.
+    records = data.get("train") if stated.data in (None, data.get("name")) else None
+    checks = check_claim(stated, subject=subject, records=records)
     return [c.model_dump(mode="json") for c in checks]
 
 
@@ -417,7 +437,11 @@ def _problem(entry: dict[str, Any], kept: DistilledSet | None) -> str | None:
     if entry["kind"] == "recipe":
         lost = entry.get("private") and kept is None
         return "its private set is not in the run folder, or is damaged" if lost else None
-    if entry["kind"] == "file" and kept is not None and fingerprint(kept) != entry["identity"]:
+    if (
+        entry["kind"] == "file"
+        and kept is not None
+        and entry["identity"] not in (None, fingerprint(kept))
+    ):
         return "the run folder's copy of its set is not what was audited: its content has changed"
     places = [Path(p) for p in (entry.get("path"), entry.get("found")) if p]
     if not places:

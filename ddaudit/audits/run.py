@@ -25,14 +25,14 @@ from ddaudit.audits.executors import Executor, default_jobs, run_here
 from ddaudit.audits.info import FORMAT
 from ddaudit.audits.plan import Cell, Given, Plan, make_plan
 from ddaudit.audits.store import RunStore
-from ddaudit.data import Dataset
+from ddaudit.data import ImageData
 from ddaudit.data.splits import copies
 from ddaudit.devices import spread_gpus
 from ddaudit.distillation.run import versions
 from ddaudit.errors import BadInput, DDAuditError, Unsupported
 from ddaudit.files import sweep
 from ddaudit.findings import Finding
-from ddaudit.sets import digest
+from ddaudit.sets import content_warnings, digest
 from ddaudit.training import reuse_memory
 
 Report = Callable[[str, Cell | None, int, int], None]
@@ -245,7 +245,8 @@ def _reason(error: BaseException) -> str:
 
 def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
     """What a report needs to know about the run besides its cells."""
-    data, preset = plan.context.data, plan.context.preset
+    data, preset, test = plan.context.data, plan.context.preset, plan.context.test()
+    pixels = data.space == "pixels"
     return {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
@@ -258,9 +259,10 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
             "groups": list(data.train.group_names),
             "train": len(data.train),
             "validation": len(data.validation),
-            "test": len(plan.context.test()),
-            "in_train": copies(data.train, {"test": plan.context.test()}).get("test", 0),
-            "untested": _untested(data),
+            "test": len(test),
+            # Rows of a table repeat without being the same record.
+            "in_train": copies(data.train, {"test": test}).get("test", 0) if pixels else 0,
+            "untested": _untested(test),
             "fingerprint": data.train.fingerprint,
             "test_fingerprint": data.test.fingerprint,
         },
@@ -285,6 +287,7 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "private": s.private,
                 "card": s.set.card.model_dump(mode="json") if s.set else None,
                 "notes": list(s.notes),
+                "warnings": content_warnings(s.set) if s.set is not None else [],
                 "path": str(s.path) if s.path else None,
                 "found": str(s.path.resolve()) if s.path else None,
                 "digest": digest(s.path) if s.path else None,
@@ -312,10 +315,10 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
     }
 
 
-def _untested(data: Dataset) -> list[str]:
+def _untested(test: ImageData) -> list[str]:
     """Classes without a test record, of which no accuracy says anything."""
-    counts = data.test.class_counts()
-    return [name for name, n in zip(data.test.class_names, counts.tolist(), strict=True) if not n]
+    counts = test.class_counts().tolist()
+    return [name for name, n in zip(test.class_names, counts, strict=True) if not n]
 
 
 def _set_keys(plan: Plan, subject: Subject) -> list[str]:

@@ -197,7 +197,8 @@ def audit(
     for name in values["settings"] or ():
         if made.auditors and name not in made.auditors:
             what = "is a setting of an auditor that is not asked"
-            raise BadInput(f"--setting {name}", what, f"Add it: --auditors ..,{name}.")
+            where = "--archs" if archs and name == "utility" else f"--setting {name}"
+            raise BadInput(where, what, f"Add it: --auditors ..,{name}.")
     places.check_folder(made.out)
     if dry_run:
         _preview(made, as_json=json_)

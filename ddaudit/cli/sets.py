@@ -254,7 +254,11 @@ def inspect(
         for line in describe(one):
             typer.echo(line)
     if len(looks) > 1:
-        typer.echo(_joint_cost([f.card.privacy for f in looks]))
+        void = [f.path for f in looks if f.card.privacy and f.claim_problems]
+        joint = _joint_cost([f.card.privacy for f in looks])
+        typer.echo(
+            f"publishing all: no guarantee, the claim of {void[0]} does not hold" if void else joint
+        )
 
 
 def ledger(
@@ -359,7 +363,8 @@ def examine(file: Path) -> Inspection:
             printable(c.detail.rstrip("."))
             for c in check_claim(looked.card, subject=file.name)
             if not c.passed
-        ]
+        ],
+        "rederived": {},
     }
     with suppress(BadInput):  # among the problems
         update["rederived"] = rederived(claim)
@@ -376,6 +381,8 @@ def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:
         return f"publishing all: no guarantee, {without} of these sets carry no privacy claim"
     if any(claim.noise_seed_published for claim in claims):
         return "publishing all: no guarantee, the seed of some set's noise is published"
+    if {claim.relation for claim in claims} != {"add-or-remove-one"}:
+        return "publishing all: no joint epsilon can be stated, claims are under another relation"
     delta = joint_delta(claims)
     releases = len({claim.release or id(claim) for claim in claims})
     return (

@@ -44,7 +44,10 @@ def with_validation(data: Dataset, fraction: float) -> Dataset:
 
 
 def copies(train: ImageData, others: Mapping[str, ImageData]) -> dict[str, int]:
-    """How many images of other splits are, byte for byte, among those of train; only splits that have any."""
+    """How many images of other splits are, byte for byte, among those of train; only splits that have any.
+
+    Reports say it of test records.
+    """
     known = coins(train.images, "copies")
     found = {
         name: int(np.isin(coins(split.images, "copies"), known).sum())

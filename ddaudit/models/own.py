@@ -112,14 +112,14 @@ def own_body(arch: Arch, shape: tuple[int, int, int], num_classes: int) -> Body:
     try:
         body = OwnBody(make(**{k: v for k, v in offers.items() if k in taken}), num_classes)
         with torch.no_grad():
-            logits = body.eval()(torch.zeros(2, *shape))
-            answers = body(torch.randn(8, *shape, generator=torch.Generator().manual_seed(0)))
+            drawn = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+            logits = body.eval()(drawn)
     except Exception as error:  # the user's own code
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise BadInput(where, f"fails on {shape} images ({why})") from None
     if tuple(logits.shape) != (2, num_classes):
         raise BadInput(where, f"gives {tuple(logits.shape)}, not (2, {num_classes}) logits")
-    if gives_probabilities(answers):
+    if gives_probabilities(logits):
         raise BadInput(where, *NOT_LOGITS)
     return body.train()
 

@@ -23,7 +23,9 @@ def to_html(value: DistilledSet) -> str:
         "labels": "soft" if value.labels.ndim == 2 else "hard",
         "data": card.data,
         "images per class": card.ipc,
-        "privacy": f"epsilon {claim.epsilon:.4g} at delta {claim.delta:g}" if claim else "no claim",
+        "privacy": f"claims epsilon {claim.epsilon:.4g} at delta {claim.delta:g}"
+        if claim
+        else "no claim",
     }
     strip = _strip(value) if card.modality == "image" and card.space == "pixels" else None
     return (

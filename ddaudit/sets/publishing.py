@@ -18,14 +18,12 @@ CONCERNS = {
 """Name -> what a holder would rather not publish by mistake: once seen, it cannot be taken back."""
 
 
-def check_publishable(
-    looked: Inspection, *, despite: Sequence[str] = (), doubts: Sequence[str] = ()
-) -> None:
+def check_publishable(looked: Inspection, *, despite: Sequence[str] = ()) -> None:
     """Refuse what should not leave the house unnoticed.
 
     Args:
+        looked: with the claim derived again.
         despite: names of ``CONCERNS`` that the holder has said yes to.
-        doubts: what else speaks against the privacy claim (what its ledger adds up to).
 
     Raises:
         BadInput: another concern, or a name that is none.

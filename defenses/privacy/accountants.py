@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from scipy.stats import norm
 
-from ddaudit.stats.gdp import mu_from_epsilon
+from ddaudit.stats.gdp import epsilon_from_mu, mu_from_epsilon
 
 Accountant = Literal["pld", "prv", "rdp"]
 Relation = Literal["add-or-remove-one", "replace-one"]
@@ -30,7 +30,7 @@ GRID_POINTS = 2**23
 
 _PRECISION = 5e-4
 """Relative discretisation error allowed in a PLD epsilon (it errs upwards)."""
-_MOST_ERROR = 0.02
+_MOST_ERROR = 5e-3
 """Relative error bound above which PRV's epsilon, which contains it, says nothing against another accountant's."""
 _ORDERS = tuple(
     [1.01, 1.02, 1.05]
@@ -97,7 +97,8 @@ def _prv(steps: Steps, delta: float) -> float:
     accountant.history = list(steps)
     # The bound contains eps_error; Opacus' fixed 0.01 would be 1 % of an epsilon of 1.
     bound = rough(steps, delta)
-    error = min(1.0, max(1e-4, 4e-3 * bound))
+    # For small rates the central limit is nearer to epsilon than the largest Renyi order is.
+    error = min(1.0, max(1e-4, 3e-3 * min(bound, epsilon_from_mu(_central(steps), delta))))
     # Opacus' grid: step error / sqrt(k / 2 log(12 / delta_error)), over at least the range of losses.
     step = error / math.sqrt(sum(c for _, _, c in steps) / 2 * math.log(12 / (delta / 1000)))
     _check_grid("prv", 2 * (bound + 3) / step)
@@ -152,10 +153,14 @@ def _interval(steps: Steps, delta: float) -> float:
     step = min(step, max(1e-2, 1e-4 * bound))
     # The composed loss lies within about ten deviations of its mean. For very small rates the central limit knows
     # the deviation better than the largest Renyi order does.
-    central = math.sqrt(sum(c * q * q * math.expm1(min(700.0, s**-2)) for s, q, c in steps))
-    spread = min(mu, 2 * central)
+    spread = min(mu, 2 * _central(steps))
     _check_grid("pld", (spread * spread + 20 * spread) / step)
     return step
+
+
+def _central(steps: Steps) -> float:
+    """mu of the Gaussian mechanism that many small steps come to."""
+    return math.sqrt(sum(c * q * q * math.expm1(min(700.0, s**-2)) for s, q, c in steps))
 
 
 def _check_grid(accountant: str, points: float) -> None:

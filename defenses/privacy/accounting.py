@@ -137,7 +137,8 @@ def calibrate(
 def calibrate_tight(
     *, epsilon: float, delta: float, q: float, count: int, spent: Sequence[LedgerEntry] = ()
 ) -> float:
-    """The smallest noise multiplier that both tight accountants, PLD and PRV, accept for (epsilon, delta).
+    """The smallest noise multiplier that both tight accountants, PLD and PRV, accept for (epsilon, delta); PLD alone
+    where PRV's own error is no small part of epsilon.
 
     PRV's upper bound is a little larger than PLD's (it adds its own error bound), so a claim that a reader
     checks with either one holds. Arguments and errors as in :func:`calibrate`.

@@ -84,6 +84,8 @@ class Block:
             if words[1] == "audit" and "--dry-run" not in words:
                 steps.append(self._step("command", f"{command} --dry-run"))
             small = "" if "--dry-run" in words else SMALLER.get(words[1], "")
+            if small and words[1] == "audit":
+                command = shlex.join(_of_utility(words))
             allowed = [0, 1] if words[1] == "gate" else [0]
             steps.append(self._step("command", f"{command} {small}", allowed))
         return steps
@@ -97,6 +99,17 @@ class Block:
             "text": text,
             "allowed": allowed or [0],
         }
+
+
+def _of_utility(words: list[str]) -> list[str]:
+    """A command without settings of other auditors, which are not asked here; its dry run has them."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    foreign = {
+        i
+        for i, (word, value) in enumerate(pairs)
+        if word == "--setting" and not value.startswith("utility.")
+    }
+    return [w for i, w in enumerate(words) if not {i, i - 1} & foreign]
 
 
 def blocks() -> list[Block]:

@@ -9,7 +9,7 @@ import torch
 
 from ddaudit.api import distill
 from ddaudit.auditing import AUDITORS, Subject
-from ddaudit.data import load_data
+from ddaudit.data import ImageData, load_data
 from ddaudit.measures.overlap import CHECK, check_overlap
 from ddaudit.sets import Card, DistilledSet
 
@@ -68,11 +68,52 @@ def test_a_test_record_under_noise_that_nobody_sees_counts(noise: float, found: 
     assert check.passed is not found
     assert check.value == (1.0 if found else 0.0)
     # The same records held by training: a set may be made of those.
-    known = replace(data, train=data.test)
-    assert check_overlap(made, known, subject="x").passed
+    for known in (replace(data, train=data.test), replace(data, validation=data.test)):
+        assert check_overlap(made, known, subject="x").passed
 
 
 def test_what_methods_make_of_training_records_is_not_near_test_records() -> None:
     for method in ("random", "k-means", "dm"):
         made = distill(method, data="digits", ipc=10, device="cpu", quiet=True)
         assert check_overlap(made, load_data("digits"), subject=method).passed
+
+
+def test_draws_of_a_law_whose_records_lie_close_together_pass() -> None:
+    """One blob per image, of some place and size: three numbers say all, and neighbours are near everywhere."""
+    g = torch.Generator().manual_seed(0)
+    place = torch.linspace(0, 1, 24)
+
+    def blobs(n: int) -> torch.Tensor:
+        x, y, size = (
+            torch.rand(n, 1, 1, generator=g) * a + b
+            for a, b in ((0.6, 0.2), (0.6, 0.2), (0.2, 0.1))
+        )
+        far = (place[None, :, None] - x) ** 2 + (place[None, None] - y) ** 2
+        return torch.exp(-far / (2 * size**2))[:, None]
+
+    def split(n: int) -> ImageData:
+        images = (blobs(n) * 255).round().to(torch.uint8)
+        return ImageData(images, torch.arange(n) % 2, ("a", "b"))
+
+    data = replace(load_data("digits"), train=split(3000), validation=split(10), test=split(600))
+    for _ in range(3):
+        made = _set(blobs(100), torch.arange(100) % 2, 2)
+        assert check_overlap(made, data, subject="x").passed
+
+
+def test_twins_pass_whatever_the_sizes_of_splits() -> None:
+    """Distances of few rows are exact and of many rounded: a twin must not be nearer to test than to training."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (310, 3, 16, 16), generator=g, dtype=torch.uint8)
+
+    def split(x: torch.Tensor) -> ImageData:
+        return ImageData(x, torch.arange(len(x)) % 2, ("a", "b"))
+
+    data = replace(
+        load_data("digits"),
+        train=split(images),
+        validation=split(images[:2]),
+        test=split(images[:20]),
+    )
+    made = _set(images[:10].float() / 255 + 1e-4, torch.arange(10) % 2, 2)
+    assert check_overlap(made, data, subject="x").passed

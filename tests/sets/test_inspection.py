@@ -159,7 +159,6 @@ def test_warns_of_real_records(tmp_path: Path, make_set: Make) -> None:
         ({"noise_seed_published": True}, "the claim is void"),
         ({"epsilon": float("inf")}, "infinite"),
         ({"epsilon": 100.1}, "epsilon 100.1 promises nothing"),
-        ({"cross_checks": {"prv": 9.0}}, "accountant prv gives epsilon 9, above the 8 claimed"),
     ],
 )
 def test_warns_of_weak_claims(

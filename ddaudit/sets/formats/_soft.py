@@ -61,6 +61,9 @@ def probabilities(
         note = f"{said}, read as probabilities as asked: rows divided by their sums"
         return (rows / rows.sum(1, keepdim=True)).float(), note
     if kind == "centred":
+        if not _centred(rows):
+            what = f"cannot be: {said}, and probabilities less 1 / K sum to 0 and stay within 1"
+            raise BadInput("--set labels=centred", what, "Pass --set labels=logits.")
         made = to_simplex((rows + 1 / rows.shape[1]).float())
         note = f"{said}, read as probabilities less 1 / K as asked: the nearest distributions taken"
         return made, note
@@ -81,10 +84,10 @@ def probabilities(
 
 
 def _centred(rows: Tensor) -> bool:
-    """Whether all rows can be distributions less 1 / K."""
+    """Whether all rows can be distributions less 1 / K, or were such targets before they were learned on."""
     share = 1 / rows.shape[1]
-    inside = float(rows.min()) >= -share - _LOOSE and float(rows.max()) <= 1 - share + _LOOSE
-    return inside and float(rows.sum(1).abs().max()) < _LOOSE
+    inside = float(rows.min()) >= -share - _NEAR and float(rows.max()) <= 1 - share + _NEAR
+    return inside and float(rows.sum(1).abs().mean()) < _NEAR
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,12 @@ def test_formats_pass_the_option_on(tmp_path: Path) -> None:
 def test_targets_of_kernel_regression_are_not_softmaxed_without_a_word(tmp_path: Path) -> None:
     """One-hot less 1 / K: a softmax of it is 0.23 for the class and 0.085 for each of the nine others."""
     stored = torch.nn.functional.one_hot(torch.arange(10), 10).double() - 0.1
-    with pytest.raises(BadInput, match="targets of kernel regression"):
-        probabilities(stored, tmp_path, {})
+    learned = stored + 0.02 * torch.randn(10, 10, generator=torch.Generator().manual_seed(0))
+    for targets in (stored, learned):
+        with pytest.raises(BadInput, match="targets of kernel regression"):
+            probabilities(targets, tmp_path, {})
+    with pytest.raises(BadInput, match="cannot be"):
+        probabilities(100 * stored, tmp_path, {"labels": "centred"})
     made, note = probabilities(stored, tmp_path, {"labels": "centred"})
     assert torch.allclose(made, torch.eye(10))
     assert note is not None
