@@ -244,6 +244,10 @@ class ParquetFile:
         """
         import pyarrow as pa
 
+        for name in columns:
+            if self.names.count(name) > 1:
+                what = f"has {self.names.count(name)} columns called '{name}'"
+                raise BadInput(self.path, what, "Rename all but the one that is meant.")
         with _arrow(self.path):
             afford(self.path, self.num_rows * 64, "rows")
             largest = self._afford_declared()

@@ -383,7 +383,16 @@ def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:
         return "publishing all: no guarantee, the seed of some set's noise is published"
     if {claim.relation for claim in claims} != {"add-or-remove-one"}:
         return "publishing all: no joint epsilon can be stated, claims are under another relation"
+    from ddaudit.attacks.privacy.claims import check_claim
+    from ddaudit.sets import Card
+
+    for claim in claims:
+        problems = [c.detail for c in check_claim(Card(privacy=claim), subject="") if not c.passed]
+        if problems:
+            return f"publishing all: no guarantee, a claim does not hold: {problems[0]}"
     delta = joint_delta(claims)
+    if delta >= 1:
+        return f"publishing all: no guarantee, the deltas add up to {delta:g}"
     releases = len({claim.release or id(claim) for claim in claims})
     return (
         f"publishing all: epsilon {compose(claims):.4g} at delta {delta:g} "

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddaudit.containers import ParquetFile, as_list
 from ddaudit.data._types import ImageData
 from ddaudit.data.classes import index_names
@@ -36,11 +38,21 @@ def with_groups(
         BadInput: values that are no groups (negative, fractional, mixed), or none recorded at all.
     """
     found, indexed = index_names(values, kind="group", names=names, missing=True)
-    if all(bool((index < 0).all()) for index in indexed.values()):
-        raise BadInput(next(iter(splits)), f"column '{column}' records no group at all")
-    group_names = found or numbered(
-        1 + max(int(index.max()) for index in indexed.values()), kind="group"
-    )
+    for where, index in indexed.items():
+        if len(index) and bool((index < 0).all()):
+            raise BadInput(where, f"column '{column}' records no group at all")
+    group_names = found
+    if group_names is None:
+        # Numbers are positions where none is left out; else (postal codes, years) each that occurs is a group.
+        present = torch.cat(list(indexed.values())).unique()
+        present = present[present >= 0]
+        group_names = numbered(len(present), kind="group")
+        if int(present[-1]) >= len(present):
+            group_names = tuple(f"group {int(value)}" for value in present)
+            indexed = {
+                where: torch.where(index < 0, -1, torch.searchsorted(present, index))
+                for where, index in indexed.items()
+            }
     made, notes = {}, []
     for where, split in splits.items():
         known = indexed[where] >= 0

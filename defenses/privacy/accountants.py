@@ -30,6 +30,8 @@ GRID_POINTS = 2**23
 
 _PRECISION = 5e-4
 """Relative discretisation error allowed in a PLD epsilon (it errs upwards)."""
+_LOSSES, _MANY = (2000, 500_000), 10_000_000
+"""With fewer or more losses of one query on its grid, more queries than this keep PLD busy for minutes."""
 _MOST_ERROR = 5e-3
 """Relative error bound above which PRV's epsilon, which contains it, says nothing against another accountant's."""
 _ORDERS = tuple(
@@ -151,11 +153,21 @@ def _interval(steps: Steps, delta: float) -> float:
     count = sum(c for _, _, c in steps)
     step = math.sqrt(6 * _PRECISION * bound / max(slope, 0.5) / count)
     step = min(step, max(1e-2, 1e-4 * bound))
+    # dp-accounting raises the number of losses of one query, where they are few, to the power of the count; where
+    # they are many, their sum has as many times more.
+    sizes = [_largest_loss(s, q) / step for s, q, c in steps if c > _MANY]
+    if any(not _LOSSES[0] <= size <= _LOSSES[1] for size in sizes):
+        raise OutOfRange("pld's grid cannot compose so many queries of so small a rate")
     # The composed loss lies within about ten deviations of its mean. For very small rates the central limit knows
     # the deviation better than the largest Renyi order does.
     spread = min(mu, 2 * _central(steps))
     _check_grid("pld", (spread * spread + 20 * spread) / step)
     return step
+
+
+def _largest_loss(sigma: float, q: float) -> float:
+    """The privacy loss of one query ten deviations out."""
+    return math.log1p(q * math.expm1(min(700.0, (20 * sigma + 1) / (2 * sigma**2))))
 
 
 def _central(steps: Steps) -> float:

@@ -35,7 +35,7 @@ ADDED = "basic composition"
 """The accountant of a claim that adds the (epsilon, delta) of parts fixed beforehand: the noise of a later part was
 chosen from the answers of an earlier one, and then what its ledger composes to is no bound."""
 
-MOST_KINDS = 256
+MOST_KINDS = 64
 """Kinds of queries (sigma, q) in one ledger; each costs every accountant a composition of its own."""
 
 

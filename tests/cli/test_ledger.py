@@ -132,3 +132,30 @@ def test_an_error_line_is_one_printable_line() -> None:
     error = BadInput("a\nb\udc80", "is \x1b[31mred", "do\u202e it")
     assert str(error) == "a\\nb\\udc80: is \\x1b[31mred. do\\u202e it"
     str(error).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "publishing all: epsilon 1.993"),
+        ({"delta": 0.0}, "no guarantee, a claim does not hold"),
+        ({"epsilon": 0.001}, "no guarantee, a claim does not hold: the ledger costs more"),
+        ({"epsilon": 0.001, "accountant": "basic composition"}, "no guarantee"),
+        ({"delta": 0.6}, "no guarantee"),
+    ],
+)
+def test_the_ledger_adds_up_no_claim_that_does_not_hold(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    """What a card claims is not what its ledger costs: 0.001 was printed where 5426 was spent."""
+    values = {
+        "epsilon": 2.0,
+        "delta": 1e-5,
+        "ledger": [LedgerEntry(query="sums", sigma=2, q=1, count=1)],
+    }
+    card = Card(method="x", data="digits", privacy=PrivacyClaim(**{**values, **change}))
+    save(
+        DistilledSet(torch.rand(10, 1, 8, 8), torch.arange(10), 10, card),
+        tmp_path / "a.safetensors",
+    )
+    assert words in RUN.invoke(app, ["ledger", str(tmp_path)]).output

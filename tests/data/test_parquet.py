@@ -92,7 +92,7 @@ def test_texts_become_classes_and_a_column_becomes_groups(tmp_path: Path) -> Non
     assert data.train.groups.tolist() == [0, 1, 1, 0]
     assert data.shape == (3, 4, 4)
     numbered = load_data(f"parquet:path={tmp_path},group=what")
-    assert numbered.train.group_names == ("group 0", "group 1", "group 2", "group 3")
+    assert numbered.train.group_names == ("group 0", "group 1", "group 3")
 
 
 def test_each_file_counts_classes_and_groups_in_its_own_order(tmp_path: Path) -> None:
@@ -181,3 +181,31 @@ def test_the_jpeg_cifar_is_named_so_and_split_by_coins(
     first = next(parquet.iter_batches(1)).column(0)[0].as_py()["bytes"]
     expected = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal(data.test.images[0].numpy(), expected)
+
+
+def test_numbers_that_leave_gaps_are_groups_of_their_own_names(tmp_path: Path) -> None:
+    """Postal codes: 99 999 groups before, none of which but three had a record."""
+    _write(tmp_path / "train.parquet", [0, 1] * 2, zip=[10115, 80331, 99998, 10115])
+    _write(tmp_path / "test.parquet", [0, 1], zip=[99998, 10115])
+    data = load_data(f"parquet:path={tmp_path},group=zip,validation=0")
+    assert data.train.group_names == ("group 10115", "group 80331", "group 99998")
+    assert data.train.groups is not None
+    assert data.train.groups.tolist() == [0, 1, 2, 0]
+    assert data.test.groups is not None
+    assert data.test.groups.tolist() == [2, 0]
+
+
+def test_a_split_without_any_group_and_two_columns_of_one_name_are_one_line(tmp_path: Path) -> None:
+    _write(tmp_path / "g" / "train.parquet", [0, 1] * 2, zip=["a", "b", "a", "b"])
+    _write(tmp_path / "g" / "test.parquet", [0, 1], zip=pa.nulls(2, pa.string()))
+    with pytest.raises(BadInput, match=r"test.parquet: column 'zip' records no group at all"):
+        load_data(f"parquet:path={tmp_path / 'g'},group=zip,validation=0")
+    for split in ("train", "test"):
+        cells = pa.array([{"bytes": _png(i), "path": None} for i in range(2)])
+        twice = pa.Table.from_arrays(
+            [cells, pa.array([0, 1]), pa.array([0, 1])], names=["img", "label", "label"]
+        )
+        (tmp_path / "t").mkdir(exist_ok=True)
+        pq.write_table(twice, tmp_path / "t" / f"{split}.parquet")
+    with pytest.raises(BadInput, match="has 2 columns called 'label'"):
+        load_data(f"parquet:path={tmp_path / 't'},validation=0")

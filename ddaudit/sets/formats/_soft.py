@@ -153,8 +153,8 @@ def _doubtful(rows: Tensor, dtype: torch.dtype) -> bool:
         return True
     sums = rows.sum(1)
     within = float(rows.min()) >= -_NEAR and float(rows.max()) <= 1 + _NEAR
-    if within and bool(((sums - 1).abs() <= _NEAR).all()):
-        return True
+    if within and float(((sums - 1).abs() <= _NEAR).double().mean()) >= 0.5:
+        return True  # a row or two that are none, among others that are, make no logits of all
     scaled = any(bool(((sums - one).abs() <= 0.01 * one).all()) for one in (100, 255))
     return scaled and float(rows.min()) >= 0
 

@@ -367,7 +367,10 @@ def test_many_sums_of_every_record_are_one_with_less_noise() -> None:
     assert epsilon(ledger(2e6, 1.0, 10**12), DELTA) == pytest.approx(one, rel=1e-6)
 
 
-@pytest.mark.parametrize(("sigma", "q", "count"), [(5.0, 1e-3, 10**12), (0.5, 1e-12, 10**15)])
+@pytest.mark.parametrize(
+    ("sigma", "q", "count"),
+    [(5.0, 1e-3, 10**12), (0.5, 1e-12, 10**15), (1.0, 1e-9, 10**9), (0.5, 1e-8, 10**8)],
+)
 def test_a_ledger_beyond_every_grid_is_left_to_rdp(sigma: float, q: float, count: int) -> None:
     made = ledger(sigma, q, count)
     assert set(all_accountants(made, DELTA)) == {"rdp"}

@@ -166,3 +166,10 @@ def test_targets_of_kernel_regression_are_not_softmaxed_without_a_word(tmp_path:
     assert "less 1 / K as asked" in note
     asked, _ = probabilities(stored, tmp_path, {"labels": "logits"})
     assert torch.allclose(asked, stored.softmax(1).float())
+
+
+def test_one_row_that_is_no_distribution_does_not_make_logits_of_the_others(tmp_path: Path) -> None:
+    rows = torch.eye(10, dtype=torch.float64)[torch.arange(20) % 10] * 0.9 + 0.01
+    rows[5] = 0
+    with pytest.raises(BadInput, match="probabilities or logits"):
+        probabilities(rows, tmp_path, {})
