@@ -207,7 +207,7 @@ def test_sizes_that_no_set_has(ipc: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["audit", "random", "--auditors", "utility", "--setting", "leakage.nosuch=3"], "unknown setting"),
+        (["audit", "random", "--auditors", "leakage", "--setting", "leakage.nosuch=3"], "unknown setting"),
         (["audit", "random", "--setting", "utility.bootstrap=0"], "bad value"),
         (["audit", "random", "--setting", "calibration.bins=-5"], "bad value"),
         (["audit", "random", "--setting", "utility.bootstrap=50", "--setting", "utility.bootstrap=60"], "given twice"),

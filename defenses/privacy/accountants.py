@@ -32,7 +32,7 @@ _PRECISION = 5e-4
 """Relative discretisation error allowed in a PLD epsilon (it errs upwards)."""
 _LOSSES, _MANY = (2000, 500_000), 10_000_000
 """With fewer or more losses of one query on its grid, more queries than this keep PLD busy for minutes."""
-_MOST_ERROR = 5e-3
+_MOST_ERROR = 6.5e-3
 """Relative error bound above which PRV's epsilon, which contains it, says nothing against another accountant's."""
 _ORDERS = tuple(
     [1.01, 1.02, 1.05]
@@ -100,7 +100,8 @@ def _prv(steps: Steps, delta: float) -> float:
     # The bound contains eps_error; Opacus' fixed 0.01 would be 1 % of an epsilon of 1.
     bound = rough(steps, delta)
     # For small rates the central limit is nearer to epsilon than the largest Renyi order is.
-    error = min(1.0, max(1e-4, 3e-3 * min(bound, epsilon_from_mu(_central(steps), delta))))
+    near = min(bound, 1.5 * epsilon_from_mu(_central(steps), delta))
+    error = min(1.0, max(1e-4, 4e-3 * near))
     # Opacus' grid: step error / sqrt(k / 2 log(12 / delta_error)), over at least the range of losses.
     step = error / math.sqrt(sum(c for _, _, c in steps) / 2 * math.log(12 / (delta / 1000)))
     _check_grid("prv", 2 * (bound + 3) / step)

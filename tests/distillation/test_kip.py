@@ -185,7 +185,7 @@ def test_bad_options_are_one_line(tiny):
     with pytest.raises(BadInput, match="no option 'scales' in DenseNTK"):
         kip(loop__kernel__scales=1)
     assert kip("kip-scatternet", loop__kernel__scales=1).loop.kernel == Scattering(scales=1)
-    with pytest.raises(DDAuditError, match=r"diverged at step 1. Lower --set loop\.lr"):
+    with pytest.raises(DDAuditError, match=r"diverged at step 0. Lower --set loop\.lr"):
         distill(kip(loop__lr=1e30, loop__steps=3), tiny.train, data=tiny, ipc=1, seed=0)
     with pytest.raises(BadInput, match="lacks a target"):
         distill(replace(kip(), target=None), tiny.train, data=tiny, ipc=1, seed=0)

@@ -67,18 +67,18 @@ def probabilities(
         made = to_simplex((rows + 1 / rows.shape[1]).float())
         note = f"{said}, read as probabilities less 1 / K as asked: the nearest distributions taken"
         return made, note
-    if _centred(rows):
-        raise BadInput(
-            where,
-            f"{said} and rows sum to 0: probabilities less 1 / K (targets of kernel regression) or logits",
-            "Pass --set labels=centred or --set labels=logits.",
-        )
     if _doubtful(rows, labels.dtype):
         sums = f"rows sum to {float(rows.sum(1).min()):.4g} to {float(rows.sum(1).max()):.4g}"
         raise BadInput(
             where,
             f"{said} and {sums}: probabilities or logits",
             "Pass --set labels=probabilities or --set labels=logits.",
+        )
+    if _centred(rows):
+        raise BadInput(
+            where,
+            f"{said} and rows sum to 0: probabilities less 1 / K (targets of kernel regression) or logits",
+            "Pass --set labels=centred or --set labels=logits.",
         )
     return _softmax(labels, f"{said}, read as logits (as DATM and PAD store them): softmax taken")
 
