@@ -31,8 +31,7 @@ class Collected:
         info: run.json of the first run, with ``missing`` = cells that were planned and never finished.
         subjects: per subject its entry in run.json, plus "set" (a DistilledSet or None), "card", "per_class" (fewest
             and most images of a class), "claim_checks" (what the card alone says of its privacy claim, where no auditor
-            did) and "problem" (why what was audited is not what is there now, or
-            None).
+            did) and "problem" (why what was audited is not what is there now, or None).
         auditors: per auditor its entry in run.json.
         cells: one Finding per (subject, auditor, seed).
         checks: instrument checks by auditor.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddaudit.audits.costs import Cost
     from ddaudit.data import Dataset
     from ddaudit.distillation import Recipe
-    from ddaudit.sets import DistilledSet, Inspection, PrivacyClaim
+    from ddaudit.sets import Card, DistilledSet, Inspection
     from ddaudit.sets.releases import Release
 
 SetFile = Annotated[Path, typer.Option("--out", help="The set file to write (.safetensors).")]
@@ -254,11 +254,7 @@ def inspect(
         for line in describe(one):
             typer.echo(line)
     if len(looks) > 1:
-        void = [f.path for f in looks if f.card.privacy and f.claim_problems]
-        joint = _joint_cost([f.card.privacy for f in looks])
-        typer.echo(
-            f"publishing all: no guarantee, the claim of {void[0]} does not hold" if void else joint
-        )
+        typer.echo(_joint_cost([f.card for f in looks]))
 
 
 def ledger(
@@ -266,6 +262,7 @@ def ledger(
     json_: options.Json = False,
 ) -> None:
     """List every private set that was made into a folder or lies there, and what all of them cost together."""
+    from ddaudit.sets import Card
     from ddaudit.sets.releases import read_releases
     from ddaudit.sets.unrecorded import unrecorded
 
@@ -292,10 +289,10 @@ def ledger(
                 f"  {r.made}  {printable(r.method)}, IPC {r.ipc}{seed}: epsilon {r.claim.epsilon:.4g} at delta "
                 f"{r.claim.delta:g}  ({printable(r.name)})"
             )
-        typer.echo(f"  {_joint_cost([r.claim for r in releases])}")
+        typer.echo(f"  {_joint_cost([Card(privacy=r.claim) for r in releases])}")
     if len(by_data) > 1:
         # One set of records has many names: options, paths, constructions on top of it.
-        every = [r.claim for releases in by_data.values() for r in releases]
+        every = [Card(privacy=r.claim) for releases in by_data.values() for r in releases]
         typer.echo(f"all of the above, where these data share records: {_joint_cost(every)}")
 
 
@@ -371,23 +368,19 @@ def examine(file: Path) -> Inspection:
     return looked.model_copy(update=update)
 
 
-def _joint_cost(of_sets: Sequence[PrivacyClaim | None]) -> str:
-    """One line: the privacy cost of publishing all sets with these claims, made from one private data set."""
+def _joint_cost(cards: Sequence[Card]) -> str:
+    """One line: the privacy cost of publishing all sets with these cards, made from one private data set."""
+    from ddaudit.attacks.privacy.claims import check_claim
     from ddaudit.defenses.privacy.accounting import compose, joint_delta
 
-    claims = [claim for claim in of_sets if claim]
-    if len(claims) < len(of_sets):
-        without = len(of_sets) - len(claims)
+    claims = [card.privacy for card in cards if card.privacy]
+    if len(claims) < len(cards):
+        without = len(cards) - len(claims)
         return f"publishing all: no guarantee, {without} of these sets carry no privacy claim"
-    if any(claim.noise_seed_published for claim in claims):
-        return "publishing all: no guarantee, the seed of some set's noise is published"
     if {claim.relation for claim in claims} != {"add-or-remove-one"}:
         return "publishing all: no joint epsilon can be stated, claims are under another relation"
-    from ddaudit.attacks.privacy.claims import check_claim
-    from ddaudit.sets import Card
-
-    for claim in claims:
-        problems = [c.detail for c in check_claim(Card(privacy=claim), subject="") if not c.passed]
+    for card in cards:
+        problems = [c.detail for c in check_claim(card, subject="") if not c.passed]
         if problems:
             return f"publishing all: no guarantee, a claim does not hold: {problems[0]}"
     delta = joint_delta(claims)

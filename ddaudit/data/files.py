@@ -19,7 +19,7 @@ from ddaudit.data.groups import groups_of, read_group_table, with_groups
 from ddaudit.data.names import numbered
 from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
-from ddaudit.data.splits import VALIDATION, channel_statistics, empty_like, with_validation
+from ddaudit.data.splits import VALIDATION, channel_statistics, copies, empty_like, with_validation
 from ddaudit.errors import BadInput
 from ddaudit.files import afford, files_below
 
@@ -162,6 +162,12 @@ def assemble(
     if mean is None or std is None:
         mean, std = channel_statistics(train.images)
         notes = (*notes, STATISTICS_NOTE)
+    if validation is not None:  # of test records reports say it
+        notes += tuple(
+            f"{count} of the {len(validation)} {name} images are also among the training images: numbers on them say "
+            "what was memorised, not what was learned."
+            for name, count in copies(train, {"validation": validation}).items()
+        )
     made = Dataset(
         name=request.name,
         train=train,

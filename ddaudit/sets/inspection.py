@@ -18,8 +18,6 @@ from ddaudit.sets.files import fingerprint, read_file
 
 _TWICE = 2 / 255
 """Pixels that all lie below it are black to the eye, and look like the whole range once networks normalise them."""
-
-
 _FAR_OUT = 1e3
 """Pixels are in [0, 1] and standardised values of order 1."""
 
@@ -314,17 +312,16 @@ def _warnings(distilled: DistilledSet, *, outside: float, others: list[str]) -> 
 
 def content_warnings(distilled: DistilledSet) -> list[str]:
     """What a reader of any number measured on a set should know of its content: real records in it, images that stand
-    there twice, classes without images."""
+    there twice, classes without images, values of another scale."""
     card, found = distilled.card, []
     counts = torch.bincount(distilled.hard_labels, minlength=distilled.num_classes).tolist()
-    outside = _share_outside(distilled)
     copies = len(distilled) - len({image.numpy().tobytes() for image in distilled.images})
     low, high = distilled.pixel_range()
     if card.space == "pixels" and 0 <= low < high <= _TWICE:
         found.append(f"no pixel is above {high:.2g}: were they divided by 255 twice?")
     if max(-low, high) > _FAR_OUT:
         found.append(f"values reach {max(-low, high):.3g}: distillation probably diverged")
-    if outside == 0 and low == high:
+    if low == high and (card.space != "pixels" or 0 <= low <= 1):
         found.append("all pixels have one value")
     elif copies:
         found.append(

@@ -67,13 +67,8 @@ def epsilon(
     """
     check_delta_range(delta)
     _check_names(accountant, relation)
-    steps = _steps(ledger)
-    if not steps:
-        return 0.0
-    if any(sigma == 0 for sigma, _, _ in steps):
-        return math.inf
     try:
-        return _epsilon(steps, float(delta), accountant, relation)
+        return _cost(_steps(ledger), float(delta), accountant, relation)
     except OutOfRange as error:
         todo = "" if relation == "replace-one" else "Leave the accountant out, or take 'rdp'."
         raise BadInput("ledger", str(error), todo) from None
@@ -166,18 +161,7 @@ def all_accountants(ledger: Sequence[LedgerEntry], delta: float) -> dict[str, fl
     An accountant that cannot hold this ledger, resolve this delta, or fails numerically on it is left out.
     """
     check_delta_range(delta)
-    steps, found = _steps(ledger), {}
-    for name, accountant, relation in (
-        *((a, a, RELATIONS[0]) for a in ACCOUNTANTS),
-        ("pld replace-one", "pld", "replace-one"),
-    ):
-        try:
-            found[name] = epsilon(ledger, delta, accountant=accountant, relation=relation)
-        except (BadInput, RuntimeError, ValueError):
-            continue
-    if not steps or not math.isfinite(found.get("pld", math.inf)):
-        return found
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    return dict(_by_all(_steps(ledger), float(delta)))
 
 
 def cross_check(
@@ -375,6 +359,32 @@ def _steps(ledger: Sequence[LedgerEntry]) -> Steps:
             "Merge them: a smaller sigma and a larger q stand for others, on the safe side.",
         )
     return tuple(sorted((sigma, q, count) for (sigma, q), count in merged.items()))
+
+
+@lru_cache(maxsize=256)
+def _by_all(steps: Steps, delta: float) -> tuple[tuple[str, float], ...]:
+    """Kept as a whole: that an accountant cannot hold a ledger may take as long to find out as an answer."""
+    found: dict[str, float] = {}
+    for name, accountant, relation in (
+        *((a, a, RELATIONS[0]) for a in ACCOUNTANTS),
+        ("pld replace-one", "pld", "replace-one"),
+    ):
+        try:
+            found[name] = _cost(steps, delta, accountant, relation)
+        except (BadInput, RuntimeError, ValueError):
+            continue
+    if steps and math.isfinite(found.get("pld", math.inf)):
+        found = {name: value for name, value in found.items() if math.isfinite(value)}
+    return tuple(found.items())
+
+
+def _cost(steps: Steps, delta: float, accountant: Accountant | None, relation: Relation) -> float:
+    """:func:`_epsilon` of any steps: none cost nothing, and one without noise costs everything."""
+    if not steps:
+        return 0.0
+    if any(sigma == 0 for sigma, _, _ in steps):
+        return math.inf
+    return _epsilon(steps, delta, accountant, relation)
 
 
 def _epsilon(
