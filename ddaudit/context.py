@@ -314,7 +314,7 @@ class Context:
             protocol: as for :meth:`victims`.
 
         Raises:
-            Unsupported: a logit is NaN or infinite.
+            NotFinite: a logit is NaN or infinite.
         """
         test, key = self.test(), self.set_key(subject, seed)
         if subject.network is None:
@@ -417,7 +417,7 @@ class Context:
         """(N, K) finite float32 logits on the CPU, in eval mode; images uint8 or float pixels in [0, 1].
 
         Raises:
-            Unsupported: a logit is NaN or infinite; no auditor may make a number of it.
+            NotFinite: a logit is NaN or infinite; no auditor may make a number of it.
         """
         return predict(network, images, device=self.device)
 

@@ -49,6 +49,10 @@ class Unsupported(DDAuditError):
     """An auditor cannot answer its question for this subject; the report says so, with this reason."""
 
 
+class NotFinite(Unsupported):
+    """Values are NaN or infinite where numbers were due: a fault of the subject, so that its cell fails."""
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """The hint for a word that nobody knows: the words most like it; else all of them, where they are few."""
     words = sorted(known)

@@ -254,26 +254,32 @@ def read_yaml(path: str | Path) -> Any:
     return parse_yaml(read_text(path), path)
 
 
-def files_below(folder: Path, *suffixes: str, depth: int, hidden: bool = False) -> list[Path]:
-    """Regular files in a folder, at most ``depth`` folders down (1: in it), sorted.
+def files_below(
+    folder: Path, *suffixes: str, depth: int, hidden: bool = False, search: bool = False
+) -> list[Path]:
+    """Regular files in a folder, at most ``depth`` folders down (1: in it), sorted. Links are followed, also two to one
+    folder, unless they lead back to where they stand; one that leads nowhere is refused.
 
     Args:
         suffixes: lower-case endings to keep (".png"); none: all.
         hidden: also those whose name, or whose folder's, begins with a dot.
+        search: every folder once, by whichever of its names, and links that lead nowhere are passed over.
 
     Raises:
-        BadInput: not readable, or so many that their names alone are over the budget (1 kB each).
+        BadInput: not readable, a link that leads nowhere, or so many that their names alone are over the budget (1 kB
+            each).
     """
     found: list[Path] = []
     seen, visited = 0, set()
-    waiting = [(os.fspath(folder), 1)]
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(os.fspath(folder), ())]
     while waiting:
-        place, level = waiting.pop()
+        place, above = waiting.pop()
         try:
             here = os.stat(place)
-            if (here.st_dev, here.st_ino) in visited:  # a link may lead back
+            path = (*above, (here.st_dev, here.st_ino))
+            if path[-1] in (visited if search else above):  # a link may lead back
                 continue
-            visited.add((here.st_dev, here.st_ino))
+            visited.add(path[-1])
             with os.scandir(place) as entries:
                 for entry in entries:
                     seen += 1
@@ -281,21 +287,25 @@ def files_below(folder: Path, *suffixes: str, depth: int, hidden: bool = False) 
                         afford(folder, seen * 1024, "file names")
                     if entry.name.startswith(".") and not hidden:
                         continue
-                    if entry.name.lower().endswith(suffixes or "") and _leads(entry.is_file):
+                    wanted, deeper = entry.name.lower().endswith(suffixes or ""), len(path) < depth
+                    if wanted and _leads(entry.is_file):
                         found.append(Path(entry.path))
-                    elif level < depth and _leads(entry.is_dir):
-                        waiting.append((entry.path, level + 1))
+                    elif deeper and _leads(entry.is_dir):
+                        waiting.append((entry.path, path))
+                    elif (wanted or deeper) and not (search or _leads(entry.stat)):
+                        todo = "Mend it or take it away: what it stands for would be missing."
+                        raise BadInput(entry.path, "is a link that leads nowhere", todo)
         except (OSError, ValueError) as error:
             raise _unusable(place, error) from None
     return sorted(found)
 
 
-def _leads(question: Callable[[], bool]) -> bool:
-    """Whether an entry is a file, or a folder; a link that leads nowhere or in a circle is neither."""
+def _leads(question: Callable[[], object]) -> bool:
+    """Whether an entry is a file, or a folder, or anything; a link that leads nowhere or in a circle is none."""
     try:
-        return question()
+        return bool(question())
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno in (errno.ELOOP, errno.ENOENT):
             return False
         raise
 

@@ -403,9 +403,31 @@ def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
 
 def test_a_circle_of_links_stops_no_ledger(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "up").symlink_to(tmp_path)
     (tmp_path / "self.safetensors").symlink_to("self.safetensors")
     (tmp_path / "a.safetensors").write_bytes(b"")
-    assert files_below(tmp_path, ".safetensors", depth=2) == [tmp_path / "a.safetensors"]
+    found = files_below(tmp_path, ".safetensors", depth=2, search=True)
+    assert found == [tmp_path / "a.safetensors"]
+
+
+def test_links_that_lead_nowhere_are_named_and_two_to_one_folder_are_both_read(
+    tmp_path: Path,
+) -> None:
+    """A class that was a link to another's pictures was there or not by the order of the folder; pictures that had
+    been moved away were missing without a word."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(b"")
+    for name in ("b", "c"):
+        (tmp_path / name).symlink_to("a")
+    found = files_below(tmp_path, ".png", depth=2)
+    assert found == [tmp_path / name / "0.png" for name in "abc"]
+    (tmp_path / "a" / ".hidden.png").symlink_to("gone.png")
+    assert len(files_below(tmp_path, ".png", depth=2)) == 3
+    for lost in ("a/1.png", "d"):
+        (tmp_path / lost).symlink_to("gone")
+        with pytest.raises(BadInput, match="is a link that leads nowhere"):
+            files_below(tmp_path, ".png", depth=2)
+        (tmp_path / lost).unlink()
 
 
 @pytest.mark.parametrize(
@@ -450,3 +472,12 @@ def test_a_reader_that_goes_away_violates_no_gate(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.stdout.split() == ["141", "0"]
     assert ran.stderr == ""
+
+
+def test_a_class_without_records_is_refused_before_any_work() -> None:
+    """Audits trained networks for it, and ended with exit code 3 where its first recipe began."""
+    digits = load_data("digits")
+    kept = digits.train.subset(digits.train.labels != 9)
+    for name in ("dm", "random", "dc"):
+        with pytest.raises(BadInput, match="class '9' has no training record"):
+            ddaudit.distill(name, data=digits, train=kept, quiet=True)

@@ -82,7 +82,7 @@ def audit(run, table: Path, out: Path, auditors: str | None) -> dict[tuple[str, 
         "--epsilon", 50, "--delta", "1e-4", "--ipc", 3, "--jobs", 1, "--baselines", "none", "--out", out,
         *FEW, *CALM, *chosen,
     )  # fmt: skip
-    assert code == 0, said
+    assert code == 0 or any("not finite" in line for line in said), said
     code, _, said = run("report", out, "--format", "html,json,md", "--out", out / "report")
     assert code == 0, said
     report = json.loads((out / "report" / "report.json").read_text())
@@ -105,14 +105,10 @@ def test_audit_and_report_of_a_table(run, table, tmp_path):
 @pytest.mark.slow
 def test_no_auditor_fails_on_a_table(run, table, tmp_path):
     found = audit(run, table, tmp_path / "run", None)
-    failed = {pair: f["reason"] for pair, f in found.items() if f["status"] == "failed"}
-    assert failed == {}
     # Of eight steps on half the records some private set may diverge: then the reason stands in place of a number.
-    skipped = {
-        auditor
-        for (subject, auditor), f in found.items()
-        if f["status"] == "skipped" and not (subject == "dm+dp" and "not finite" in f["reason"])
-    }
+    failed = {pair: f["reason"] for pair, f in found.items() if f["status"] == "failed"}
+    assert all(pair[0] == "dm+dp" and "not finite" in why for pair, why in failed.items()), failed
+    skipped = {auditor for (_, auditor), f in found.items() if f["status"] == "skipped"}
     pixels = {"backdoor", "corruption", "shift"}
     assert skipped == pixels | {"backdoor-scan", "noise", "soft-labels", "tail"}
 

@@ -359,8 +359,9 @@ def _one(store: RunStore, info: dict[str, Any]) -> Collected:
                 expected="no error",
                 detail=finding.reason or "",
             )
-            ran = finding.status not in ("failed", "skipped")
-            checks[planned["auditor"]] = finding.checks if ran else [failed]
+            # One that does not apply says why in its subjects' cells, and holds nothing that failed.
+            lost = finding.status == "failed" or planned in missing
+            checks[planned["auditor"]] = [failed] if lost else finding.checks
         else:
             # A cell is addressed by content: two subjects with one identity share it, so the plan's name counts.
             update = {"subject": planned["subject"], "seed": planned["seed"]}

@@ -29,7 +29,7 @@ from ddaudit.data import ImageData
 from ddaudit.data.splits import copies
 from ddaudit.devices import spread_gpus
 from ddaudit.distillation.run import versions
-from ddaudit.errors import BadInput, DDAuditError, Unsupported
+from ddaudit.errors import BadInput, DDAuditError, NotFinite, Unsupported
 from ddaudit.files import sweep
 from ddaudit.findings import Finding
 from ddaudit.sets import content_warnings, digest
@@ -212,19 +212,20 @@ def _run_cell(plan: Plan, task: _Task) -> str | None:
         return None
     auditor, settings = plan.auditors[cell.auditor]
     started = time.perf_counter()
-    if cell.subject is None:
-        finding = Finding(
-            subject="", auditor=cell.auditor, checks=auditor.checks(context, settings)
-        )
-    else:
-        try:
-            if cell.left_out:
-                raise Unsupported(cell.left_out)
+    try:
+        if cell.left_out:
+            raise Unsupported(cell.left_out)
+        if cell.subject is None:
+            made = auditor.checks(context, settings)
+            finding = Finding(subject="", auditor=cell.auditor, checks=made)
+        else:
             finding = auditor.run(plan.subjects[cell.subject], context, settings, cell.seed)
-        except Unsupported as error:
-            finding = Finding(
-                subject=cell.subject, auditor=cell.auditor, status="skipped", reason=str(error)
-            )
+    except NotFinite:
+        raise
+    except Unsupported as error:
+        finding = Finding(
+            subject=cell.subject or "", auditor=cell.auditor, status="skipped", reason=str(error)
+        )
     finding = auditor.described(finding).model_copy(
         update={"seconds": round(time.perf_counter() - started, 2), "seed": cell.seed}
     )

@@ -71,6 +71,9 @@ class ImageData:
             raise ValueError(
                 f"labels run from {low} to {high}, but {len(self.class_names)} classes have names"
             )
+        if len(set(self.class_names)) < len(self.class_names):
+            twice = next(n for i, n in enumerate(self.class_names) if n in self.class_names[:i])
+            raise ValueError(f"two classes are called '{twice}'")
         if self.groups is not None and (
             self.groups.dtype != torch.int64 or self.groups.shape != (n,)
         ):

@@ -40,7 +40,7 @@ def from_datasets(
 
     Args:
         splits: the object. Its class names and positions are kept.
-        image, label, group: columns; default: img or image, label, labels or fine_label, else the only Image and
+        image, label, group: columns; default: image or img, label, labels or fine_label, else the only Image and
             ClassLabel features; no groups.
         size: 0 keeps the stored size; else the shorter side is resized to it and the centre square cut out.
         validation: share of train that is held out where there is no validation split.

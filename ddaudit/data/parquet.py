@@ -22,14 +22,18 @@ from ddaudit.data.files import SIZE, assemble
 from ddaudit.data.groups import with_groups
 from ddaudit.data.names import CIFAR10_CLASSES, numbered
 from ddaudit.data.registry import Request, dataset
-from ddaudit.data.shards import check_whole, class_column, one_order
+from ddaudit.data.shards import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    check_whole,
+    class_column,
+    column_among,
+    one_order,
+)
 from ddaudit.data.spec import Option
 from ddaudit.data.splits import VALIDATION
 from ddaudit.data.vision import BENCHMARKS
 from ddaudit.errors import BadInput
-
-IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 JPEG_NOTE = (
     "CIFAR-10 (JPEG): the images are re-encoded as JPEG; numbers are not those of plain CIFAR-10."
@@ -41,7 +45,7 @@ JPEG_NOTE = (
     "a folder with train*.parquet and test*.parquet (Hugging Face style)",
     options=(
         Option("path", "", "the folder", required=True),
-        Option("image", "", "picture column; default img or image"),
+        Option("image", "", "picture column; default image or img"),
         Option("label", "", "label column; default label, labels or fine_label"),
         Option("group", "", "column of the protected attribute"),
         SIZE,
@@ -104,16 +108,16 @@ class Columns:
         """With the columns that there are.
 
         Raises:
-            BadInput: one that is needed is not there.
+            BadInput: one that is needed is not there, or two have usual names.
         """
-        group = _column(names, self.group, (), "group", where) if self.group else ""
-        label = _column(names, self.label, LABEL_COLUMNS, "label", where)
+        group = column_among(names, self.group, (), "group=", where) if self.group else ""
+        label = column_among(names, self.label, LABEL_COLUMNS, "label=", where)
         if group == label:
             what = f"column '{label}' is asked for as label and as group, so every group would hold one class"
             raise BadInput(where, what, "Leave group= out, or name another column.")
         return replace(
             self,
-            image=_column(names, self.image, IMAGE_COLUMNS, "image", where),
+            image=column_among(names, self.image, IMAGE_COLUMNS, "image=", where),
             label=label,
             group=group,
         )
@@ -274,17 +278,6 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
             if parts:
                 return parts
     return []
-
-
-def _column(
-    names: Sequence[str], wanted: str, usual: tuple[str, ...], option: str, where: str
-) -> str:
-    for name in (wanted,) if wanted else usual:
-        if name in names:
-            return name
-    looked = wanted or " or ".join(usual)
-    todo = f"Columns: {', '.join(names)}. Name one with {option}=COLUMN."
-    raise BadInput(where, f"has no column {looked}", todo)
 
 
 def _pictures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 from ddaudit.containers import as_list, hub_names
 from ddaudit.errors import BadInput
 from ddaudit.files import afford
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+"""Of data and of distilled sets alike."""
 
 _SHARD = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,9})(?![0-9])")
 
@@ -45,6 +50,25 @@ def part_note(file: Path) -> str | None:
     if named is None or int(named[3]) < 2:
         return None
     return f"{file.name} is one of {int(named[3])} shards; the others are not read"
+
+
+def column_among(
+    names: Sequence[str], asked: str, usual: Sequence[str], option: str, where: str
+) -> str:
+    """The column that is asked for; else the one with a usual name.
+
+    Args:
+        option: how to ask for one, such as ``image=``.
+
+    Raises:
+        BadInput: it is not there, or several have usual names.
+    """
+    wanted = (asked,) if asked else usual
+    found = [name for name in wanted if name in names]
+    if len(found) == 1:
+        return found[0]
+    what = f"has columns {' and '.join(found)}" if found else f"has no column {' or '.join(wanted)}"
+    raise BadInput(where, what, f"Columns: {', '.join(names)}. Name one with {option}COLUMN.")
 
 
 def class_column(
@@ -87,8 +111,12 @@ def one_order(
         The values of each part, and the order.
 
     Raises:
-        BadInput: a part declares other names.
+        BadInput: a part declares one name twice, or other names.
     """
+    for where, (_, own) in parts.items():
+        if twice := [name for name, count in Counter(own or ()).items() if count > 1]:
+            what = f"declares the {kind} name '{twice[0]}' twice"
+            raise BadInput(where, what, "Give every one a name of its own.")
     names = names or next((own for _, own in parts.values() if own), None)
     made = {}
     for where, (values, own) in parts.items():

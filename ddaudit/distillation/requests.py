@@ -81,6 +81,17 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
         )
     recipe.check_private()
     recipe.check_unit(data)
+    private = recipe.reader is not None and recipe.reader.private
+    if not private and not getattr(recipe.loop, "whole", False):  # private ones ask no counts
+        counts = data.train.class_counts().tolist()
+        for name, count in zip(data.train.class_names, counts, strict=True):
+            if not count:
+                raise BadInput(
+                    f"{recipe.name} on '{data.name}'",
+                    f"class '{name}' has no training record, so nothing can be distilled of it",
+                    "Give it records, or leave its name out of the data's classes "
+                    "(--baselines none audits a file without).",
+                )
     if recipe.target is not None:
         recipe.target.layout(data.train)
     if recipe.reader is not None:

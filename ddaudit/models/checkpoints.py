@@ -169,10 +169,13 @@ def load_state(
 
 def _origin(found: Weights) -> str | None:
     """What was taken of a file, where that has to be said."""
-    if found.entry == TOP:
-        return None
-    left = f", not {', '.join(found.others[:3])}" if found.others else ""
-    return f"the weights are the file's entry '{found.entry}'{left}"
+    said = []
+    if found.entry != TOP:
+        left = f", not {', '.join(found.others[:3])}" if found.others else ""
+        said.append(f"the weights are the file's entry '{found.entry}'{left}")
+    if found.normalisation:
+        said.append(f"pixels are normalised by the file's {found.normalisation}")
+    return "; ".join(said) or None
 
 
 def read_weights(path: Path) -> object:

@@ -23,6 +23,8 @@ _RENAMES: dict[str, dict[str, str]] = {
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What DataParallel, DDP, AveragedModel, torch.compile, FSDP and activation checkpointing put into names."""
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged?)(?![a-z])", re.IGNORECASE)
+_CONSTANTS = {"mean": "std", "mu": "sigma"}
+"""What the two constants of a layer that normalises pixels are called."""
 _DEEPEST = 8
 TOP = "."
 """What the weights outside of any entry are called."""
@@ -36,11 +38,13 @@ class Weights:
         entry: dotted path to them, wrapped modules' prefixes left out; ``TOP`` where nothing is around them.
         tensors: name in the network -> tensor.
         others: entries of the file that hold about as many tensors and were not taken.
+        normalisation: where in the file the constants were, if they stood apart from the weights.
     """
 
     entry: str
     tensors: dict[str, Tensor]
     others: tuple[str, ...] = ()
+    normalisation: str = ""
 
 
 def find_weights(
@@ -56,7 +60,8 @@ def find_weights(
 
     Nested dicts, and any prefix that all names share ("module.", "_orig_mod.", "model."), are looked through alike. The
     names may be our own or the plain ones of the DC / BEARD code family ("features.0.weight", "fc_3.bias",
-    "conv1.weight" of its ResNet18).
+    "conv1.weight" of its ResNet18). Constants of a layer that normalises pixels before the network ("0.mean", "0.std")
+    are taken along.
 
     Args:
         content: what a file held: nested containers of tensors.
@@ -66,7 +71,8 @@ def find_weights(
         where, fit: for messages: the file, and the question that helps where nothing fits.
 
     Raises:
-        BadInput: no weights, none that fit (the first mismatch is named), or several and no ``entry`` that decides.
+        BadInput: no weights, none that fit (the first mismatch is named), or several and no ``entry`` that decides;
+            more than one normalisation.
     """
     groups = list(_groups(content))
     if not any(group.named for group in groups):
@@ -82,12 +88,41 @@ def find_weights(
     match = _one(fitting, entry, where)
     many = len(match.keys) // 2  # a tensor or two are an accuracy, a counter, a decay
     others = tuple(g.path or TOP for g in groups if g is not match.group and len(g.tensors) >= many)
-    averaged = [name for name in others if _AVERAGED.search(name)]
+    read = {m.group.path or TOP for m in whole}  # the same weights once more
+    averaged = [name for name in others if _AVERAGED.search(name) and name not in read]
     if averaged and entry is None and not _AVERAGED.search(match.path):
         what = f"holds averaged weights, too ({averaged[0]}), in no layout that is read"
         raise BadInput(where, what, f"To take the others nevertheless: {where}#{match.name}.")
     tensors = {name: match.group.tensors[key] for name, key in match.keys.items()}
+    stated = {} if "normalize.mean" in tensors else _constants(groups, match, target)
+    if len(stated) > 1:
+        what = f"holds {len(stated)} normalisations of pixels: {'; '.join(stated)}"
+        raise BadInput(where, what, "Save the network's alone beside its weights.")
+    for name, (mean, std) in stated.items():
+        constants = {"normalize.mean": mean, "normalize.std": std}
+        return Weights(match.name, {**tensors, **constants}, others, name)
     return Weights(match.name, tensors, others)
+
+
+def _constants(
+    groups: Sequence[_Group], match: _Match, target: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Where a mean and a deviation per channel (or for all) are in the file -> these, in the network's shape."""
+    if "normalize.mean" not in target:
+        return {}
+    shape, channels = target["normalize.mean"].shape, target["normalize.mean"].numel()
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for group in groups:
+        for key, other in group.constants().items():
+            pair = group.tensors[key], group.tensors[other]
+            per_channel = all(v.ndim and v.numel() in (1, channels) for v in pair)
+            if per_channel and not (group is match.group and key in match.keys.values()):
+                mean, std = (v.reshape(-1).expand(channels).reshape(shape) for v in pair)
+                same = any(torch.equal(mean, m) and torch.equal(std, d) for m, d in found.values())
+                if not same:
+                    at = f"{group.path}." if group.path else ""
+                    found[f"{at}{key}, {at}{other}"] = (mean, std)
+    return found
 
 
 def state_dicts(content: object) -> list[Mapping[str, Tensor]]:
@@ -118,6 +153,16 @@ class _Group:
     tensors: dict[str, Tensor]
     named: bool
     """False for a list of tensors, whose names are positions."""
+
+    def constants(self) -> dict[str, str]:
+        """Name of a mean -> name of its deviation, beside it."""
+        split = {key: key.rpartition(".") for key in self.tensors}
+        pairs = {
+            key: f"{start}{dot}{_CONSTANTS[last]}"
+            for key, (start, dot, last) in split.items()
+            if last in _CONSTANTS
+        }
+        return {key: other for key, other in pairs.items() if other in self.tensors}
 
 
 @dataclass(eq=False)
@@ -155,7 +200,8 @@ class _Match:
         return ""
 
     def extra(self) -> list[str]:
-        known = {*self.keys.values(), *self.explained}
+        constants = self.group.constants()
+        known = {*self.keys.values(), *self.explained, *constants, *constants.values()}
         under = f"{self.prefix}." if self.prefix else ""
         return [k for k in self.group.tensors if k.startswith(under) and k not in known]
 
@@ -172,12 +218,23 @@ def _groups(content: object) -> Iterator[_Group]:
             continue  # an optimizer's moments have the shapes of weights and are none
         seen.add(id(value))
         items = {str(k): v for k, v in value.items() if isinstance(k, str) or not named}
-        tensors = {k: v for k, v in items.items() if isinstance(v, Tensor)}
+        tensors = {k: v for k, v in items.items() if isinstance(v, Tensor)} | _numbers(items)
         if tensors:
             yield _Group(path, tensors, named)
         if depth < _DEEPEST:
             inner = ((k, v) for k, v in items.items() if isinstance(v, Mapping | list | tuple))
             waiting += [(f"{path}.{k}" if path else k, v, depth + 1) for k, v in inner]
+
+
+def _numbers(items: Mapping[str, object]) -> dict[str, Tensor]:
+    """Constants of a normalisation that are lists of numbers."""
+    names = {*_CONSTANTS, *_CONSTANTS.values()}
+    lists = {k: v for k, v in items.items() if k in names and isinstance(v, list | tuple) and v}
+    return {
+        k: torch.tensor(v)
+        for k, v in lists.items()
+        if all(isinstance(x, int | float) and not isinstance(x, bool) for x in v)
+    }
 
 
 def _matches(group: _Group, target: Mapping[str, Tensor], family: str) -> list[_Match]:

@@ -82,7 +82,7 @@ def read_releases(folder: Path) -> list[Release]:
 
 
 def _records(folder: Path) -> Iterator[Release]:
-    for file in files_below(folder, ".json", depth=20, hidden=True):
+    for file in files_below(folder, ".json", depth=20, hidden=True, search=True):
         if file.parent.name != FOLDER:
             continue
         try:

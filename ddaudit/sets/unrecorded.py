@@ -19,7 +19,7 @@ def unrecorded(folder: Path, known: Sequence[Release]) -> tuple[list[Release], l
     recorded = Counter(map(_said, known))
     found: dict[str, Release] = {}
     broken = []
-    for file in files_below(folder, ".safetensors", depth=20, hidden=True):
+    for file in files_below(folder, ".safetensors", depth=20, hidden=True, search=True):
         if not is_set_file(file):
             continue
         try:

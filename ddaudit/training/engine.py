@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddaudit.errors import BadInput, Unsupported
+from ddaudit.errors import BadInput, NotFinite
 from ddaudit.models import Arch, Network, build
 from ddaudit.training._data import Pool, check_set, pixels
 from ddaudit.training._memory import reuse_memory
@@ -174,7 +174,7 @@ def predict(
         (N, K) float32 on the CPU, all finite.
 
     Raises:
-        Unsupported: a logit is NaN or infinite.
+        NotFinite: a logit is NaN or infinite.
     """
     if device is not None:
         network.to(device)
@@ -194,7 +194,7 @@ def features(network: Network, images: Tensor) -> Tensor:
     """(N, D) float32 CPU features of a network's ``embed``, without gradients; :func:`predict` says of which images.
 
     Raises:
-        Unsupported: a feature is NaN or infinite.
+        NotFinite: a feature is NaN or infinite.
     """
     with torch.inference_mode(), exact_float32():
         parts = [
@@ -214,11 +214,11 @@ def require_finite(
         what: names them in the message.
 
     Raises:
-        Unsupported: a value is NaN or infinite.
+        NotFinite: a value is NaN or infinite.
     """
     broken = int((~torch.isfinite(values)).flatten(1).any(1).sum())
     if broken:
-        raise Unsupported(
+        raise NotFinite(
             f"{what} are not finite for {broken} of {len(values)} records, so that no number can be read from them"
         )
     return values

@@ -27,7 +27,7 @@ from ddaudit.audits.plan import Given
 from ddaudit.audits.run import run_info
 from ddaudit.data import load_data
 from ddaudit.distillation import distill, resolve
-from ddaudit.errors import BadInput
+from ddaudit.errors import BadInput, NotFinite, Unsupported
 from ddaudit.findings import Finding
 from ddaudit.reports import build_report
 from ddaudit.sets import PrivacyClaim, save
@@ -208,6 +208,23 @@ def test_a_failing_cell_is_named_kept_and_tried_again(tmp_path, monkeypatch):
     monkeypatch.undo()
     mended = run_audit(config(tmp_path))
     assert (mended.computed, mended.reused, mended.failed) == (1, 1, ())
+
+
+def test_checks_that_do_not_apply_are_left_out_and_a_network_of_nan_fails(tmp_path, monkeypatch):
+    """Data without what an auditor asks for ended with exit code 3; a diverged network ended with 0 and no word."""
+    auditor = AUDITORS.get("utility")
+
+    def raises(error):
+        return lambda *_: (_ for _ in ()).throw(error)
+
+    monkeypatch.setattr(type(auditor), "checks", raises(Unsupported("no groups")))
+    made = run_audit(config(tmp_path / "a"))
+    assert made.failed == ()
+    assert collect([str(tmp_path / "a")]).checks == {"utility": []}
+    monkeypatch.undo()
+    monkeypatch.setattr(type(auditor), "run", raises(NotFinite("logits are not finite")))
+    made = run_audit(config(tmp_path / "b"))
+    assert made.failed == (("random: utility (seed 0)", "logits are not finite"),)
 
 
 def test_an_auditor_that_cannot_be_used_is_named_and_the_others_run(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from PIL import Image
 from ddaudit.data import Dataset, load_data
 from ddaudit.data.splits import with_validation
 from ddaudit.errors import BadInput
+from ddaudit.sets import import_set
 
 
 def _png(value: int) -> bytes:
@@ -209,3 +210,26 @@ def test_a_split_without_any_group_and_two_columns_of_one_name_are_one_line(tmp_
         pq.write_table(twice, tmp_path / "t" / f"{split}.parquet")
     with pytest.raises(BadInput, match="has 2 columns called 'label'"):
         load_data(f"parquet:path={tmp_path / 't'},validation=0")
+
+
+def test_of_two_columns_with_usual_names_one_has_to_be_named(tmp_path: Path) -> None:
+    """Data took one of them, and a distilled set of the same file the other."""
+    for split in ("train", "test"):
+        other = [{"bytes": _png(9), "path": None}] * 2
+        _write(tmp_path / f"{split}.parquet", [0, 1], image="image", img=other)
+    said = r"columns image and img\. .*Name one with {}image=COLUMN"
+    with pytest.raises(BadInput, match=said.format("")):
+        load_data(f"parquet:path={tmp_path},validation=0")
+    with pytest.raises(BadInput, match=said.format("--set ")):
+        import_set(tmp_path / "train.parquet")
+    data = load_data(f"parquet:path={tmp_path},validation=0,image=img")
+    made = import_set(tmp_path / "train.parquet", options={"image": "img"})
+    assert torch.equal(data.train.pixels(torch.arange(2)), made.images)
+
+
+def test_a_name_for_two_classes_is_refused_before_any_work(tmp_path: Path) -> None:
+    """The card of the set refused it, when the distillation was done."""
+    for split in ("train", "test"):
+        _write(tmp_path / f"{split}.parquet", [0, 1], names=["a", "a"])
+    with pytest.raises(BadInput, match="declares the label name 'a' twice"):
+        load_data(f"parquet:path={tmp_path},validation=0")

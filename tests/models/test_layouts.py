@@ -81,6 +81,7 @@ LAYOUTS: dict[str, tuple[Callable[[State], object], str | None]] = {
         lambda s: {k: nn.Parameter(v) if v.is_floating_point() else v for k, v in s.items()},
         None,
     ),
+    "averaged and the same": (lambda s: {"model": s, "ema": dict(s)}, "model"),
     "twice the same": (lambda s: {"model": s, "state_dict": dict(s)}, "model"),
     "with a discriminator": (
         lambda s: {"critic": {"fc.weight": torch.ones(2, 2)}, "net": s},
@@ -159,6 +160,45 @@ def test_of_two_sets_of_weights_one_has_to_be_named(tmp_path: Path, name: str) -
         assert torch.equal(read.body.classifier.weight, state["classifier.weight"])
     with pytest.raises(BadInput, match=r"c\.pth#other: no such weights\. Those that fit: "):
         load(tmp_path / "c.pth", content, entry="other")
+
+
+MEAN, STD = torch.tensor([0.3]), torch.tensor([0.4])
+NORMALISED: dict[str, Callable[[State], Mapping[str, Any]]] = {
+    "nn.Sequential": lambda s: {
+        "0.mean": MEAN,
+        "0.std": STD,
+        **{f"1.{k}": v for k, v in s.items()},
+    },
+    "named, one for all channels": lambda s: {
+        "normalize.mean": MEAN.view(1, 1, 1, 1),
+        "normalize.std": STD.view(1, 1, 1, 1),
+        **{f"model.{k}": v for k, v in s.items()},
+    },
+    "buffers of the network": lambda s: {"mean": MEAN, "std": STD, **s},
+    "mu and sigma": lambda s: {"mu": MEAN, "sigma": STD, **{f"net.{k}": v for k, v in s.items()}},
+    "beside the weights": lambda s: {"state_dict": s, "mean": MEAN, "std": STD},
+    "numbers beside the weights": lambda s: {"state_dict": s, "mean": [0.3], "std": (0.4,)},
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_a_normalisation_in_the_file_is_the_networks(tmp_path: Path, name: str) -> None:
+    """It was dropped, and the network saw pixels that it had not been trained on."""
+    source, x = net(), torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    content = NORMALISED[name](source.body.state_dict())
+    read = load(tmp_path / "c.pth", content, mean=[0.0], std=[1.0])
+    assert torch.equal(read(x), source(x))
+    assert "pixels are normalised by the file's" in str(read.origin)
+
+
+def test_of_two_normalisations_none_is_taken(tmp_path: Path) -> None:
+    content = NORMALISED["nn.Sequential"](net().body.state_dict())
+    with pytest.raises(BadInput, match=r"2 normalisations of pixels: 0\.mean, 0\.std; 2\.mean"):
+        load(tmp_path / "c.pth", {**content, "2.mean": STD, "2.std": STD})
+    statistics = {"2.mean": torch.zeros(64), "2.std": torch.ones(64)}  # of features, say
+    with pytest.raises(BadInput, match=r"'normalize\.std' is not positive"):
+        load(tmp_path / "c.pth", {**content, **statistics, "0.std": torch.zeros(1)})
+    assert "0.mean" in str(load(tmp_path / "c.pth", {**content, **statistics}).origin)
 
 
 def test_averaged_weights_that_cannot_be_read_are_not_passed_over(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from ddaudit.containers import ParquetFile, as_list, read_parquet
 from ddaudit.data.classes import index_names
-from ddaudit.data.shards import check_whole, class_column, part_note
+from ddaudit.data.shards import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    check_whole,
+    class_column,
+    column_among,
+    part_note,
+)
 from ddaudit.errors import BadInput
 from ddaudit.files import files_below, open_file
 from ddaudit.sets._types import Card, DistilledSet
@@ -20,9 +27,6 @@ from ddaudit.sets.formats import _labels
 from ddaudit.sets.formats._base import FORMATS, Format, assemble
 from ddaudit.sets.formats._decode import decode_images
 from ddaudit.sets.formats._soft import SOFT_OPTIONS
-
-_IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 def read(
@@ -43,8 +47,10 @@ def read(
     """
     files = _files(path, options)
     there = ParquetFile(files[0]).names
-    image_column = _column(there, options.get("image"), _IMAGE_COLUMNS, "image", path)
-    label_column = _column(there, options.get("label"), _LABEL_COLUMNS, "label", path)
+    image_column, label_column = (
+        column_among(there, options.get(option, ""), usual, f"--set {option}=", str(path))
+        for option, usual in (("image", IMAGE_COLUMNS), ("label", LABEL_COLUMNS))
+    )
     tables = read_parquet(files, (image_column, label_column))
     cells = chain.from_iterable(as_list(t, image_column, where) for where, t in tables.items())
     encoded = _encoded(cells, image_column, path)
@@ -89,16 +95,6 @@ def _split(shard: Path) -> str:
     """``data/train-00000-of-00001.parquet``, ``default/train/0000.parquet``: both of train."""
     name = shard.stem.split("-")[0]
     return shard.parent.name if name.isdecimal() else name
-
-
-def _column(
-    names: list[str], asked: str | None, usual: tuple[str, ...], kind: str, path: Path
-) -> str:
-    found = [name for name in ((asked,) if asked else usual) if name in names]
-    if not found:
-        what = f"holds no {kind} column {asked or ' or '.join(usual)} (columns: {', '.join(names)})"
-        raise BadInput(path, what, f"Name it: --set {kind}=COLUMN.")
-    return found[0]
 
 
 def _encoded(values: Iterable[Any], column: str, path: Path) -> Iterator[tuple[str, bytes]]:

@@ -124,7 +124,7 @@ def test_converted_layout_names_splits_by_folder(tmp_path: Path) -> None:
 
 def test_columns_by_option(tmp_path: Path) -> None:
     path = _parquet(tmp_path / "a.parquet", image="picture")
-    with pytest.raises(BadInput, match=r"no image column .*\(columns: picture, label\)"):
+    with pytest.raises(BadInput, match=r"no column image or img\. Columns: picture, label\."):
         import_set(path)
     assert len(import_set(path, options={"image": "picture"})) == 4
 
@@ -138,7 +138,7 @@ def test_columns_by_option(tmp_path: Path) -> None:
         ({"image": [{"bytes": _png(0), "path": ""}], "label": [[[1]]]}, "expected"),
         ({"image": [{"bytes": _png(0), "path": ""}], "label": [None]}, "1 of 1 labels are missing"),
         ({"image": [{"bytes": _png(0), "path": ""}], "label": [-1]}, "1 of 1 labels are negative"),
-        ({"image": [{"bytes": _png(0), "path": ""}]}, "no label column"),
+        ({"image": [{"bytes": _png(0), "path": ""}]}, "no column label or labels"),
     ],
 )
 def test_content_that_is_something_else(
