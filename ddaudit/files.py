@@ -270,7 +270,8 @@ def files_below(
             each).
     """
     found: list[Path] = []
-    seen, visited = 0, set()
+    seen = 0
+    visited: set[tuple[int, int]] = set()
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(os.fspath(folder), ())]
     while waiting:
         place, above = waiting.pop()

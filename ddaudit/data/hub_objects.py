@@ -10,15 +10,9 @@ import torch
 
 from ddaudit.data._types import Dataset
 from ddaudit.data.coins import coins
-from ddaudit.data.parquet import (
-    IMAGE_COLUMNS,
-    LABEL_COLUMNS,
-    Columns,
-    Table,
-    join_tables,
-    read_table,
-)
+from ddaudit.data.parquet import Columns, Table, join_tables, read_table
 from ddaudit.data.registry import Request
+from ddaudit.data.shards import IMAGE_COLUMNS, LABEL_COLUMNS
 from ddaudit.data.spec import show
 from ddaudit.errors import BadInput
 
