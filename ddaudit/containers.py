@@ -160,6 +160,9 @@ def afford_tensors(content: Any, where: Path) -> Any:
 def _check_torch_zip(path: Path) -> None:
     with contextlib.suppress(zipfile.BadZipFile), open_zip(path) as archive:
         entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            todo = "Save its weights alone: torch.save(module.state_dict(), FILE)."
+            raise BadInput(path, "holds a TorchScript program, which is not run", todo)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise BadInput(
                 path,

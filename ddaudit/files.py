@@ -262,7 +262,7 @@ def files_below(
 
     Args:
         suffixes: lower-case endings to keep (".png"); none: all.
-        hidden: also those whose name, or whose folder's, begins with a dot.
+        hidden: also what :func:`is_hidden` by its name or its folder's.
         search: every folder once, by whichever of its names, and links that lead nowhere are passed over.
 
     Raises:
@@ -286,7 +286,7 @@ def files_below(
                     seen += 1
                     if seen % 1024 == 0:
                         afford(folder, seen * 1024, "file names")
-                    if entry.name.startswith(".") and not hidden:
+                    if is_hidden(entry.name) and not hidden:
                         continue
                     wanted, deeper = entry.name.lower().endswith(suffixes or ""), len(path) < depth
                     if wanted and _leads(entry.is_file):
@@ -299,6 +299,11 @@ def files_below(
         except (OSError, ValueError) as error:
             raise _unusable(place, error) from None
     return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: a dot begins its name, or a system left it beside pictures."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 
 
 def _leads(question: Callable[[], object]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
@@ -481,3 +482,43 @@ def test_a_class_without_records_is_refused_before_any_work() -> None:
     for name in ("dm", "random", "dc"):
         with pytest.raises(BadInput, match="class '9' has no training record"):
             ddaudit.distill(name, data=digits, train=kept, quiet=True)
+
+
+def _pictures(folder: Path, *classes: str) -> None:
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            Image.new("L", (8, 8), 9 * i).save(folder / name / f"{i}.png")
+
+
+def test_folders_that_systems_make_are_no_classes_and_one_name_has_one_spelling(
+    tmp_path: Path,
+) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"  # as archives of different systems write it
+    _pictures(tmp_path / "train", composed, "b", "@eaDir", "__MACOSX")
+    _pictures(tmp_path / "test", apart, "b")
+    data = load_data(f"image-folder:path={tmp_path},validation=0")
+    assert data.train.class_names == ("b", composed)
+    assert not [note for note in data.notes if "no classes" in note or "no SPLIT" in note]
+    assert import_set(tmp_path / "test").card.class_names == ["b", composed]
+    with pytest.raises(BadInput, match=r"folders of such folders \(test, train\)\. .*/train\."):
+        import_set(tmp_path)
+
+
+def test_a_card_without_a_normalisation_to_use_is_refused(tmp_path: Path) -> None:
+    made = ddaudit.distill("random", data="digits", ipc=1, quiet=True)
+    for std in (0.0, float("nan"), -1.0):
+        broken = replace(made, card=made.card.model_copy(update={"std": [std]}))
+        with pytest.raises(BadInput, match="as std of its channels"):
+            save(broken, tmp_path / "a.safetensors")
+
+
+def test_files_of_other_kinds_say_what_they_are(tmp_path: Path) -> None:
+    program = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2), check_trace=False)
+    program.save(str(tmp_path / "a.pt"))
+    with pytest.raises(BadInput, match="holds a TorchScript program"):
+        import_set(tmp_path / "a.pt")
+    deep = np.arange(0, 640, dtype=np.uint16).reshape(10, 1, 8, 8) * 100
+    np.savez(tmp_path / "a.npz", images=deep, labels=np.arange(10))
+    with pytest.raises(BadInput, match="integers of 16 bits, say"):
+        import_set(tmp_path / "a.npz")

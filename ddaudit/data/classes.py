@@ -25,11 +25,16 @@ MOST_CLASSES = 100_000
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
     """Distinct names in the order of their classes: numbers by value, anything else as text."""
-    distinct = sorted(set(names))
+    distinct = sorted(set(map(spelled, names)))
     values = [number_of(name) for name in distinct]
     if any(value is None for value in values):
         return tuple(distinct)
     return tuple(name for _, name in sorted(zip(values, distinct, strict=True)))
+
+
+def spelled(name: str) -> str:
+    """The name with its accents in one way: file systems and archives write one name in two (NFC and NFD)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_missing(value: Any) -> bool:
@@ -102,7 +107,7 @@ def index_names(
         chosen = None if names is None else tuple(names)
     else:
         chosen = class_order(str(value) for value in present) if names is None else tuple(names)
-        known = {name: position for position, name in enumerate(chosen)}
+        known = {spelled(name): position for position, name in enumerate(chosen)}
         for where, values in kept.items():
             strange = [v for v in values if v is not None and v not in known]
             if strange:
@@ -181,7 +186,7 @@ def _whole(value: Any) -> int | float | str | None:
     if is_missing(value):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
+        return spelled(str(value))
     return int(value) if float(value).is_integer() else value
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddaudit.containers import open_picture
+from ddaudit.data.classes import spelled
 from ddaudit.errors import BadInput
 from ddaudit.files import afford
 
@@ -141,11 +142,12 @@ def index_classes(names: Sequence[str], known: Sequence[str], *, where: object) 
         BadInput: a name that is not known.
     """
     position = {name: number for number, name in enumerate(known)}
-    for name in names:
+    own = [spelled(name) for name in names]
+    for name in own:
         if name not in position:
             what = f"holds class '{name}', which the training data does not have"
             raise BadInput(where, what, f"Training classes: {', '.join(known)}.")
-    return torch.tensor([position[name] for name in names], dtype=torch.int64)
+    return torch.tensor([position[name] for name in own], dtype=torch.int64)
 
 
 def _array(picture: Image, name: str, *, size: int, channels: int | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ddaudit.containers import open_zip, read_npy
 from ddaudit.data._types import Dataset, ImageData
-from ddaudit.data.classes import MOST_CLASSES, class_order
+from ddaudit.data.classes import MOST_CLASSES, class_order, spelled
 from ddaudit.data.decode import decode_images, index_classes
 from ddaudit.data.groups import groups_of, read_group_table, with_groups
 from ddaudit.data.names import numbered
@@ -21,7 +21,7 @@ from ddaudit.data.registry import Request, dataset
 from ddaudit.data.spec import Option
 from ddaudit.data.splits import VALIDATION, channel_statistics, copies, empty_like, with_validation
 from ddaudit.errors import BadInput
-from ddaudit.files import afford, files_below
+from ddaudit.files import afford, files_below, is_hidden
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -245,16 +245,18 @@ def _left_out(
     taken = {file for found in files.values() for file in found}
     there = sorted(file for name in files for file in (root / name).rglob("*"))
     others = [f.relative_to(root) for f in there if f not in taken and not f.is_dir()]
-    others = [f for f in others if not any(part.startswith(".") for part in f.parts)]
+    others = [f for f in others if not any(map(is_hidden, f.parts))]
     if others:
         notes.append(
             f"{len(others)} files are no SPLIT/CLASS/NAME{'|'.join(PICTURES)} and are left out ('{others[0]}', say)."
         )
-    shown = {file.parent.name for file in files["test"]}
+    shown = {spelled(file.parent.name) for file in files["test"]}
     empty = [
         folder.name
         for folder in sorted((root / "train").iterdir())
-        if folder.is_dir() and folder.name not in class_names and not folder.name.startswith(".")
+        if folder.is_dir()
+        and spelled(folder.name) not in class_names
+        and not is_hidden(folder.name)
     ]
     if empty:
         notes.append(f"Folders of train without a picture are no classes: {', '.join(empty)}.")

@@ -121,7 +121,12 @@ def _believed(stated: str, arch: Arch, path: Path) -> Arch:
             what = f"holds weights of an architecture of somebody's own ({stated})"
             raise BadInput(path, what, f"Where you trust that code: --arch {own}.")
         return arch
-    named = Arch.parse(stated)
+    try:
+        named = Arch.parse(stated)
+    except BadInput as error:
+        what = f"was saved as '{stated}' ({error.what})"
+        todo = "Is it of a newer ddaudit, or of a package that is not installed?"
+        raise BadInput(path, what, todo) from None
     if named.family in ("convnet", "mlp"):
         afford(path, 36 * named.width * (named.width * (named.depth - 1) + 3), "weights")
     return named

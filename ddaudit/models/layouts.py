@@ -217,7 +217,7 @@ def _groups(content: object) -> Iterator[_Group]:
         if not isinstance(value, Mapping) or "param_groups" in value or id(value) in seen:
             continue  # an optimizer's moments have the shapes of weights and are none
         seen.add(id(value))
-        items = {str(k): v for k, v in value.items() if isinstance(k, str) or not named}
+        items = {str(k): v for k, v in value.items() if isinstance(k, str | int)}
         tensors = {k: v for k, v in items.items() if isinstance(v, Tensor)} | _numbers(items)
         if tensors:
             yield _Group(path, tensors, named)

@@ -376,6 +376,8 @@ def _check_card(card: Card, num_classes: int, channels: int, where: object) -> N
         if values is not None and len(values) != channels:
             what = f"card gives {len(values)} values of {field} for {channels} channels"
             raise BadInput(where, what)
+        if not all(math.isfinite(v) and (v > 0 or field == "mean") for v in values or ()):
+            raise BadInput(where, f"card gives {values} as {field} of its channels")
     if (
         card.poison is not None
         and max(card.poison.target, card.poison.source_class or 0) >= num_classes

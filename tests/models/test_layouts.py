@@ -64,6 +64,7 @@ LAYOUTS: dict[str, tuple[Callable[[State], object], str | None]] = {
     "DataDAM": (lambda s: {"net_parameters": s}, "net_parameters"),
     "nested": (lambda s: {"model": {"state_dict": s}}, "model.state_dict"),
     "nested and wrapped": (lambda s: {"model": prefixed("module._orig_mod.")(s)}, "model"),
+    "by epoch": (lambda s: {"epochs": {3: s}}, "epochs.3"),
     "model_state": (lambda s: {"model_state": s}, "model_state"),
     "params": (lambda s: {"params": s}, "params"),
     "averaged only": (lambda s: {"ema": s}, "ema"),

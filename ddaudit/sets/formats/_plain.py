@@ -170,6 +170,9 @@ def _only_range(x: Tensor, low: float, high: float, path: Path) -> str:
         todo = "Pass --set range=0-255, or divide them by the largest value."
     elif high <= 255:
         plausible = "0-255 or 0-1 that overshoots"
+    elif whole and high <= 65535:
+        plausible = "integers of 16 bits, say"
+        todo = "Divide them by 65535, or by the largest value that they can have."
     else:
         plausible = "none of the usual ranges"
     what = (

@@ -41,8 +41,6 @@ def load_torch(path: Path) -> Any:
         what = f" ({found.group(1)})" if found else ""
         raise BadInput(path, f"holds pickled code{what}; refused", _UNTRUSTED) from err
     except Exception as err:  # a damaged file can fail anywhere in the parser
-        if "TorchScript" in str(err):
-            raise BadInput(path, "holds a TorchScript program; refused", _UNTRUSTED) from err
         raise BadInput(path, "is truncated or not a PyTorch file", _AGAIN) from err
 
 

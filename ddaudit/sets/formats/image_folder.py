@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ddaudit.data.classes import class_order
+from ddaudit.data.classes import class_order, spelled
 from ddaudit.data.files import PICTURES
 from ddaudit.errors import BadInput
-from ddaudit.files import files_below, kind_of, read_bytes
+from ddaudit.files import files_below, is_hidden, kind_of, read_bytes
 from ddaudit.sets._types import Card, DistilledSet, StorageBytes
 from ddaudit.sets.formats._base import FORMATS, Format, assemble, choice, integer
 from ddaudit.sets.formats._decode import decode_images
@@ -47,7 +47,7 @@ def read(
         what = f"holds no class folders with pictures ({', '.join(PICTURES)})"
         raise BadInput(path, what, "Expected CLASS/IMAGE.png, one folder per class.")
     left_out = _left_out(path, classes)
-    names = [folder.name for folder in classes]
+    names = [spelled(folder.name) for folder in classes]
     start = choice(options, "from", ("0", "1"), default="") if "from" in options else ""
     numbered = _numbered(names, num_classes, start=int(start or 0))
     if numbered is not None:
@@ -118,7 +118,7 @@ def _left_out(path: Path, classes: Mapping[Path, list[Path]]) -> list[str]:
     taken = {file for files in classes.values() for file in files}
     others = [file for file in files_below(path, depth=_DEEPEST) if file not in taken]
     folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
-    empty = [f for f in folders if f not in classes and not f.name.startswith(".")]
+    empty = [f for f in folders if f not in classes and not is_hidden(f.name)]
     for folder in empty:
         if held := [str(file.relative_to(folder)) for file in others if folder in file.parents]:
             what = f"holds no picture, but {len(held)} other files ('{held[0]}', say)"

@@ -104,7 +104,7 @@ def test_unsigned_types_of_any_width_are_read(tmp_path: Path, name: str):
         made = import_set(path)
         torch.testing.assert_close(made.images, torch.from_numpy(stored.astype("f4") / 255))
     npz(tmp_path / "x.npz", (unit() * 65535).astype("f8").round().astype(name))
-    with pytest.raises(BadInput, match=r"0 to 65535 .*none of the usual ranges"):
+    with pytest.raises(BadInput, match=r"0 to 65535 .*integers of 16 bits"):
         import_set(tmp_path / "x.npz")
 
 
