@@ -279,6 +279,8 @@ def test_what_is_no_subject_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(BadInput, match=message):
         ddaudit.audit([subject], out=tmp_path / "run", **{**QUICK, "jobs": 1})
+    with pytest.raises(BadInput, match=r"settings\['membership'\]: belongs to an auditor that is"):
+        ddaudit.audit("random", auditors="utility", settings={"membership": {}}, out=tmp_path)
     with pytest.raises(BadInput, match="none is given"):
         ddaudit.audit([], out=tmp_path / "run", **QUICK)
 
