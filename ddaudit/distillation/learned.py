@@ -23,13 +23,15 @@ class LearnedLabels:
         form: "clamped" optimises the probabilities and projects them back onto the distributions after every step;
             "clipped" likewise cuts them to [0, 1] and divides by their sum; "logits" optimises what a softmax turns
             into them; "targets" optimises any numbers, which loops regress on as they are: labels minus 1 / classes,
-            divided by sqrt(classes / 10) at the start. Released are the distributions nearest to them.
+            divided by sqrt(classes / 10) where ``scaled``, at the start. Released are the distributions nearest to
+            them.
         lr: step size of the labels; None: that of the images.
         confidence: probability of an image's own class at the start, above 1 / classes; 1 (one-hot) not with
             "logits". The rest is shared evenly. None: all classes alike.
         momentum: of their steps, in optimisers with momentum; None: that of the images.
         margin: weight of the loss that keeps an image's largest label above its second: minus their difference, up to
             1 / classes, averaged over images, beside a regression loss that is summed over classes.
+        scaled: of "targets": FRePo divides them, RFAD does not.
 
     Source: Nguyen, Chen & Lee (KIP), ICLR 2021, arXiv 2011.00050, section 2 (labels optimised as well); Bohdal et al.,
     arXiv 2006.08572 and the authors' code (clipped); Zhou, Nezhadarya & Ba (FRePo), NeurIPS 2022, arXiv 2206.00719,
@@ -42,6 +44,7 @@ class LearnedLabels:
     confidence: float | None = 1.0
     momentum: float | None = None
     margin: float = 0.0
+    scaled: bool = later(True)
 
     def __post_init__(self) -> None:
         if self.form not in ("clamped", "clipped", "logits", "targets"):
@@ -66,7 +69,7 @@ class LearnedLabels:
         values = hard * own + (1 - hard) * rest
         if self.form == "logits":
             values = values.log()
-        centre, scale = 1 / num_classes, math.sqrt(num_classes / 10)
+        centre, scale = 1 / num_classes, math.sqrt(num_classes / 10) if self.scaled else 1.0
         if self.form == "targets":
             values = (values - centre) / scale
         values = values.expand(runs, -1, -1).clone().requires_grad_(True)

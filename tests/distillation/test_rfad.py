@@ -143,6 +143,11 @@ def test_targets_are_centred_scaled_and_released_as_distributions():
     torch.testing.assert_close(canvas.released(0)[1], one_hot, atol=1e-6, rtol=0)
     # Beside a loss that is a mean over 40 classes; the margin of 1 / 2 counts as 1 / 40.
     assert canvas.penalty().item() == pytest.approx(-1 / 40 / 40, rel=1e-5)
+    # RFAD's are not divided (yolky/RFAD, distillation.py: one-hot less 1 / classes).
+    canvas = Canvas([], torch.tensor([3, 0]), lambda: torch.zeros(1, 2, 1, 2, 2))
+    canvas = resolve("rfad").labels.start(canvas, 1, 40)
+    torch.testing.assert_close(canvas.soft.values[0], one_hot - 1 / 40)
+    torch.testing.assert_close(canvas.released(0)[1], one_hot, atol=1e-6, rtol=0)
 
 
 def test_clipped_labels_are_bohdals():

@@ -8,6 +8,7 @@ from ddaudit.distillation.networks import Fresh
 from ddaudit.distillation.pool import Pool
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.recipes.kip import OWN_STD
 from ddaudit.distillation.synthesis import Pixels, Records
 from ddaudit.distillation.targets import ByClass
 from ddaudit.distillation.unrolled import Unrolled
@@ -53,7 +54,8 @@ DD = register(
         deviations=(
             "every step sees all images and has one rate (source's code: images and a rate for each step, in order)",
             "ConvNet in PyTorch's initialisation (source: LeNet and AlexNet, Xavier)",
-            "class-balanced batches of 102 per class for batches of 1024",
+            "class-balanced batches of 102 per class for batches of 1024, larger with more than 10 classes",
+            OWN_STD,
         ),
     )
 )
@@ -112,6 +114,7 @@ LD = register(
             f"a network starts anew after {AGE} steps, as evaluation does (source: when its error stands still)",
             "Adam's first momentum is 0.5 (source: 0.9)",
             "batches of 5 images per class (source: 10 to 50 images of any class)",
+            "the network learns another batch after the labels' step (source: the same one, by the labels before it)",
             "no labels are chosen by validation error",
             *DD.deviations[1:],
         ),

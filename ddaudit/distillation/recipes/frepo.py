@@ -7,6 +7,7 @@ from ddaudit.distillation.mirrored import Mirrored
 from ddaudit.distillation.pool import Pool
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.recipes.kip import OWN_STD
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.training import EvaluationProtocol
@@ -28,6 +29,7 @@ FREPO = register(
             steps=500_000, lr=3e-4, kernel=NetworkFeatures(), reg=1e-6, optimiser="lamb", decay=0.1
         ),
         augment="",
+        published_ipc=1,
         protocol=EvaluationProtocol(
             name="frepo",
             epochs=10_000,
@@ -40,7 +42,9 @@ FREPO = register(
             decay=1.0,
             loss="mse",
             deviations=(
-                "the last weights (source: their moving average, 0.995)",
+                "1000 steps at one rate (source: so many for 10 images, 2000 for 100, 5000 for 500, rising for 500 "
+                "and then falling on a cosine)",
+                "networks normalise their maps (source: not in evaluation)",
                 "squared distance to the distributions (source: to targets, less 1 / classes)",
                 "the data set's own augmentation (source: colour, crop, rotation, shift, cutout)",
             ),
@@ -56,7 +60,8 @@ FREPO = register(
         deviations=(
             "ConvNet of constant width with instance norm (source: 128, 256, 512 channels, batch norm)",
             "no ZCA whitening (source: of colour)",
-            "class-balanced batches of 102 per class for batches of 1024",
+            "class-balanced batches of 102 per class for batches of 1024, larger with more than 10 classes",
+            OWN_STD,
             "released labels are the distributions nearest to the targets (source: the targets, any numbers)",
             "mirror images of colour at every size (source: not for CIFAR-100 and Tiny ImageNet above 1 per class)",
         ),

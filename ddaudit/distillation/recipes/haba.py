@@ -10,7 +10,8 @@ from ddaudit.distillation.recipes.trajectory import MTT
 
 SOURCE = "Liu, Wang, Yang, Ye & Wang, Dataset Distillation via Factorization, NeurIPS 2022, arXiv 2210.16774"
 DEVIATIONS = (
-    "batches hold bases in any style, and networks learn all styles of all bases (source: one random style a batch)",
+    "batches hold bases in any style, and an epoch of training is all styles of all bases (source: a batch of one "
+    "random style, and an epoch of the bases, each in a random style)",
     "the extractor sees images without augmentation, and learns before instead of after a step",
 )
 

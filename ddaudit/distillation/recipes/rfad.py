@@ -6,6 +6,7 @@ from ddaudit.distillation.learned import LearnedLabels
 from ddaudit.distillation.networks import Gaussian
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import Recipe, register
+from ddaudit.distillation.recipes.kip import OWN_STD
 from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 
@@ -20,7 +21,7 @@ RFAD = register(
         target=ByClass(),
         synthesis=Pixels(init="real"),
         networks=Gaussian("ConvNetW256NN"),
-        labels=LearnedLabels(form="targets"),
+        labels=LearnedLabels(form="targets", scaled=False),
         reader=Minibatch(per_class=512),
         loop=KernelInducing(
             steps=10_000,
@@ -41,12 +42,14 @@ RFAD = register(
         },
         deviations=(
             "no ZCA whitening (source: of colour), and no whitening matrix learned between images and networks",
-            "10 000 steps (source: until the loss of 16 networks on training records stands still for 1000)",
+            "10 000 steps, of which the last is released (source: until the loss of 16 networks on training records "
+            "stands still for 1000, and the best)",
             "blocks of networks pad by 3 on 28 pixels, which leaves 4096 features (source: 1, and 2304)",
-            "class-balanced batches of 512 per class for four batches of 1280",
+            "class-balanced batches of 512 per class for four batches of 1280, larger with more than 10 classes",
+            OWN_STD,
             "released labels are the distributions nearest to the targets (source: the targets, any numbers)",
-            "evaluation: the source trains networks on 8 times the targets, relative to their start, or regresses with "
-            "the exact kernel",
+            "evaluation: the source trains networks on 2 to 16 times the targets, relative to their start, or regresses "
+            "with the exact kernel",
         ),
     )
 )

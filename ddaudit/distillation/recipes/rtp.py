@@ -18,6 +18,7 @@ RTP = register(
         source="Deng & Russakovsky, Remember the Past: Distilling Datasets into Addressable Memories for Neural "
         "Networks, NeurIPS 2022, arXiv 2206.02916; values of the authors' code",
         target=ByClass(),
+        published_ipc=1,
         synthesis=Memory(bases=16, scale=2),
         networks=Fresh("ConvNet"),
         reader=Minibatch(per_class=64),

@@ -71,6 +71,10 @@ FTD = register(
         networks=ExpertPaths(sam=0.01, sam_gap=0.4),
         loop=replace(MTT.loop, ema=0.9995),
         small={**MTT.small, "loop.ema": 0.9},
+        deviations=(
+            *MTT.deviations,
+            "averaged images train fresh networks (source's code: those that it has trained on the others)",
+        ),
     )
 )
 
@@ -100,6 +104,7 @@ DATM = register(
             "loop.starts.grown": 50,
             "loop.threshold": 2.0,
         },
+        deviations=MTT.deviations,
     )
 )
 
@@ -125,7 +130,7 @@ PAD = register(
             *DATM.deviations,
             "parameters nearest to the input are left out, as in the paper (the released code leaves out those that "
             "are matched best)",
-            "records are scored by EL2N of experts that have just begun (source: a stored list)",
+            "records are scored by EL2N of experts that have just begun (released: lists by GraNd, and by uncertainty)",
         ),
     )
 )
