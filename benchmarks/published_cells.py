@@ -68,7 +68,7 @@ class Cell:
 
 
 _EMBEDDING = {"loop.arch": "ConvNetW32"}
-_EMBEDDED = "embedded by a ConvNet-3 of width 32, 5 passes over the records"
+_EMBEDDED = "embedded by a ConvNet-3 of width 32 after 500 steps (2 to 3 passes over the records)"
 _SAME = "at IPC 1 the records of herding: both take the one nearest to the mean"
 CELLS = (
     Cell("random", "fashion-mnist", 1, 5, 2),

@@ -77,10 +77,18 @@ class Study:
         return held
 
 
-def embeddings(study: Study, images: ImageData, *, epochs: int) -> Tensor:
-    """(N, D) embeddings of ``images`` by a network trained on the study's records for some epochs."""
+def embeddings(
+    study: Study, images: ImageData, *, epochs: int, max_steps: int | None = None
+) -> Tensor:
+    """(N, D) embeddings of ``images`` by a network trained on the study's records for some epochs, or steps if they are
+    fewer."""
     protocol = replace(
-        PROTOCOLS["quick"], name="features", epochs=epochs, epochs_plain=epochs, augment=""
+        PROTOCOLS["quick"],
+        name="features",
+        epochs=epochs,
+        epochs_plain=epochs,
+        augment="",
+        max_steps=max_steps,
     )
 
     def make() -> dict[str, Tensor]:

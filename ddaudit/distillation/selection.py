@@ -119,11 +119,14 @@ class Selection:
         by_group: spread each class's picks evenly over protected groups ("balanced random", the control that
             group-fair distillation must beat).
         even: with "full", records of smaller classes repeat until every class has as many as the largest.
-        feature_epochs: training of the network that embeds.
+        feature_epochs: training of the network that embeds, in epochs and one more at a tenth of the step, as
+            evaluations count them.
         arch: of the networks.
         keep: "hard", what is forgotten most or has the largest error, or "easy".
-        score_epochs: passes of "forgetting" that are watched, and of "el2n" before it looks.
+        score_epochs: passes of "forgetting" that are watched, and of "el2n" before it looks (and one more).
         score_networks: networks that "el2n" averages over.
+        feature_steps: steps of the network that embeds, at most; from some 21 000 records on they are fewer than its
+            epochs have. None: no bound.
     """
 
     strategy: str
@@ -134,6 +137,7 @@ class Selection:
     keep: Literal["hard", "easy"] = "hard"
     score_epochs: int = 20
     score_networks: int = 10
+    feature_steps: int | None = later(500)
 
     def __post_init__(self) -> None:
         if self.keep not in ("hard", "easy"):
@@ -142,6 +146,8 @@ class Selection:
             raise ValueError(
                 "loop.feature_epochs, loop.score_epochs and loop.score_networks must be at least 1"
             )
+        if self.feature_steps is not None and self.feature_steps < 1:
+            raise ValueError("loop.feature_steps must be at least 1, or none")
         if self.even and self.strategy != "full":
             raise ValueError(
                 "loop.even is of loop.strategy=full: others take as many of each class"
@@ -236,7 +242,9 @@ class Selection:
         seen = job.train if bool(allowed.all()) else job.train.subset(allowed)
         study = Study(seen, job.data, self.arch, job.seed, job.device, job.store)
         if self.strategy not in ("forgetting", "el2n"):
-            return embeddings(study, job.train, epochs=self.feature_epochs)
+            return embeddings(
+                study, job.train, epochs=self.feature_epochs, max_steps=self.feature_steps
+            )
         scores = (
             forgetting_counts(study, epochs=self.score_epochs)
             if self.strategy == "forgetting"

@@ -133,3 +133,19 @@ def test_scores_are_those_of_the_records_that_may_be_seen(tiny, name):
     for row, made in zip(members, sets, strict=True):
         assert bool(row[torch.tensor(made.card.member_indices)].all())
     assert len(store.held) == 2
+
+
+def test_steps_of_the_embedding_end_where_they_are_said_to(tiny, monkeypatch):
+    """Large data: 5 epochs of 60 000 records were 500 steps, and more epochs changed nothing."""
+    asked = []
+
+    def train(self, protocol, seeds):
+        asked.append(protocol.schedule(60_000).steps)
+        return [self.network()]
+
+    monkeypatch.setattr(Study, "trained", train)
+    for options, steps in (({}, 500), ({"feature_steps": "none"}, 6 * 235)):
+        recipe = resolve("herding", options={f"loop.{k}": v for k, v in options.items()})
+        distill(recipe, tiny.train, data=tiny, ipc=1, seed=0)
+        assert asked.pop() == steps
+    assert any("500 steps" in text for text in resolve("herding").deviations)

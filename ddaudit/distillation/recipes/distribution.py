@@ -9,7 +9,7 @@ from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.reading import Minibatch
 from ddaudit.distillation.recipe import BEST_ON_TEST, register
 from ddaudit.distillation.recipes.dm import DM, ONE_STEP
-from ddaudit.distillation.recipes.idc import IDC
+from ddaudit.distillation.recipes.idc import AVERAGED, IDC
 from ddaudit.distillation.recipes.idm import IDM
 from ddaudit.distillation.samples import KernelDiscrepancy, Quantiles
 from ddaudit.distillation.synthesis import Pixels
@@ -62,6 +62,9 @@ M3D = register(
         },
         deviations=(
             TOGETHER,
+            AVERAGED,
+            "pixels are cut to [0, 1] once per network (public copy: at each of its 5 steps), and evaluation has 1000 "
+            "epochs (public copy: 1500)",
             "step and iterations are not the authors' (their repository held no code when it was read)",
             "networks are untrained, as in the public copy; accounts of the paper train them for a few epochs",
         ),
@@ -132,7 +135,9 @@ NCFM = register(
             f"{TOGETHER}, by one step of match and calibration together (source: one each), so that an iteration of "
             "ten classes moves images 5 to 6 times less at the same rate (a simulation)",
             BEST_ON_TEST,
-            "Adam at a constant step (source: AdamW, halved when the loss stands still)",
+            AVERAGED,
+            "calibration sees images augmented as for the match (source: drawn anew)",
+            "Adam at a constant step (source: AdamW with a decay of pixels, halved when the loss stands still)",
             "experts are trained by one cut, without CutMix (source: two cuts, CutMix)",
         ),
     )

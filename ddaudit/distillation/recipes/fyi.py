@@ -15,6 +15,10 @@ AUGMENT = "flip+color_crop_cutout_scale_rotate"
 """Mirror images are drawn beside one of the other operations, as in the authors' code; DSA draws one of all."""
 PROTOCOL = replace(PROTOCOLS["dc"], name="fyi", augment=AUGMENT)
 
+CORNERS = (
+    "scaling and rotation as DSA has them, pixels as areas (source: corner pixels stay corners)"
+)
+
 FYI = register(
     replace(
         DM,
@@ -24,6 +28,7 @@ FYI = register(
         synthesis=Mirrored(Pixels(init="real")),
         augment=AUGMENT,
         protocol=PROTOCOL,
+        deviations=(*DM.deviations, CORNERS),
     )
 )
 
@@ -38,6 +43,7 @@ FYI_DSA = register(
         protocol=PROTOCOL,
         deviations=(
             *DSA.deviations,
+            CORNERS,
             "networks learn images and mirror images in batches of 256 (source: of 256 and their mirror images)",
         ),
     )

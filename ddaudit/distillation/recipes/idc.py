@@ -12,6 +12,8 @@ from ddaudit.distillation.synthesis import Pixels
 from ddaudit.distillation.targets import ByClass
 from ddaudit.training import EvaluationProtocol
 
+AVERAGED = "real images are shrunk by averaging (source: by taking every other pixel)"
+
 IDC = register(
     Recipe(
         name="idc",
@@ -51,7 +53,7 @@ IDC = register(
             "other augmentation)",
             "all classes move at once (source: one after the other, at the same step)",
             "all sub-images of a class at every step (source: at most 128, at random)",
-            "real images are shrunk by averaging (source: by taking every other pixel)",
+            AVERAGED,
         ),
     )
 )

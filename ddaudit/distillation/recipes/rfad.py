@@ -48,8 +48,8 @@ RFAD = register(
             "class-balanced batches of 512 per class for four batches of 1280, larger with more than 10 classes",
             OWN_STD,
             "released labels are the distributions nearest to the targets (source: the targets, any numbers)",
-            "evaluation: the source trains networks on 2 to 16 times the targets, relative to their start, or regresses "
-            "with the exact kernel",
+            "evaluation: the source trains networks on 2 to 16 times the targets, relative to their start, or "
+            "regresses with the exact kernel",
         ),
     )
 )
