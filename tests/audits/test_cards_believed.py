@@ -41,7 +41,7 @@ _CLAIMS: dict[str, tuple[dict[str, Any], str, str]] = {
 def config(folder: Path, files: list[str]) -> AuditConfig:
     return AuditConfig(
         subjects=files, data="digits", auditors=["utility"], baselines=[], victims=1, jobs=1,
-        device="cpu", ipc=1, arch="ConvNetD1W8", out=str(folder / "run"), preset="standard", seeds=1,
+        device="cpu", ipc=1, arch="ConvNetD1W8", out=str(folder / "run"), preset="quick", seeds=1,
     )  # fmt: skip
 
 
