@@ -347,13 +347,13 @@ def test_architectures_that_do_not_fit_the_images_are_refused_by_name_before_any
 
 def test_archs_gives_rows_of_other_architectures(run, tmp_path):
     out = tmp_path / "run"
-    code, _, _ = run("audit", "random", *FEW, "--out", out, "--archs", "ConvNet,MLPW16")
+    code, _, _ = run("audit", "random", *FEW, "--out", out, "--archs", "ConvNetD2W8,MLPW16")
     assert code == 0
     run("report", out, "--format", "json")
     report = json.loads((out / "report.json").read_text())
     (finding,) = report["findings"]
     rows = [m for m in finding["metrics"] if m["name"] == "utility.cross_architecture_accuracy"]
-    assert [m["params"]["arch"] for m in rows] == ["ConvNet", "MLPW16"]
+    assert [m["params"]["arch"] for m in rows] == ["ConvNetD2W8", "MLPW16"]
     assert all(m["low"] <= m["value"] <= m["high"] for m in rows)
 
 
