@@ -503,6 +503,10 @@ def test_folders_that_systems_make_are_no_classes_and_one_name_has_one_spelling(
     assert import_set(tmp_path / "test").card.class_names == ["b", composed]
     with pytest.raises(BadInput, match=r"folders of such folders \(test, train\)\. .*/train\."):
         import_set(tmp_path)
+    (tmp_path / "flat").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "flat" / "0.png")
+    with pytest.raises(BadInput, match="in no format that is known"):
+        import_set(tmp_path / "flat")
 
 
 def test_a_card_without_a_normalisation_to_use_is_refused(tmp_path: Path) -> None:

@@ -231,9 +231,9 @@ def _numbers(items: Mapping[str, object]) -> dict[str, Tensor]:
     names = {*_CONSTANTS, *_CONSTANTS.values()}
     lists = {k: v for k, v in items.items() if k in names and isinstance(v, list | tuple) and v}
     return {
-        k: torch.tensor(v)
+        k: torch.tensor([float(x) for x in v])
         for k, v in lists.items()
-        if all(isinstance(x, int | float) and not isinstance(x, bool) for x in v)
+        if all(isinstance(x, float) or (type(x) is int and abs(x) < 256) for x in v)
     }
 
 

@@ -15,7 +15,7 @@ from ddaudit import hub
 from ddaudit.data import Dataset
 from ddaudit.data.files import PICTURES
 from ddaudit.errors import BadInput
-from ddaudit.files import files_below, is_hidden, kind_of
+from ddaudit.files import files_below, kind_of
 from ddaudit.sets._types import DistilledSet
 from ddaudit.sets.classes import match_classes
 from ddaudit.sets.formats import FORMATS, Format, _names
@@ -128,8 +128,8 @@ def unknown_format(path: Path) -> BadInput:
     from ddaudit.sets.files import load
 
     held = ""
-    if path.is_dir() and files_below(path, *PICTURES, depth=3):
-        parts = sorted(p.name for p in path.iterdir() if p.is_dir() and not is_hidden(p.name))
+    deep = files_below(path, *PICTURES, depth=3) if path.is_dir() else []
+    if parts := sorted({f.parts[-3] for f in deep if f.parents[2] == path}):
         what = f"holds no CLASS/PICTURE, but folders of such folders ({', '.join(parts[:4])})"
         one = "train" if "train" in parts else parts[0]
         return BadInput(path, what, f"Import one of them: {path / one}.")

@@ -192,6 +192,14 @@ def test_a_normalisation_in_the_file_is_the_networks(tmp_path: Path, name: str) 
     assert "pixels are normalised by the file's" in str(read.origin)
 
 
+def test_whole_numbers_are_constants_too_and_huge_ones_none(tmp_path: Path) -> None:
+    state = net().body.state_dict()
+    read = load(tmp_path / "c.pth", {"state_dict": state, "mean": [0], "std": [1]})
+    assert (float(read.normalize.mean), float(read.normalize.std)) == (0.0, 1.0)
+    read = load(tmp_path / "c.pth", {"state_dict": state, "mean": [10**400], "std": [1]})
+    assert "normalised" not in str(read.origin)
+
+
 def test_of_two_normalisations_none_is_taken(tmp_path: Path) -> None:
     content = NORMALISED["nn.Sequential"](net().body.state_dict())
     with pytest.raises(BadInput, match=r"2 normalisations of pixels: 0\.mean, 0\.std; 2\.mean"):
