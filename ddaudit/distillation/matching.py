@@ -51,7 +51,7 @@ class Matching:
             gradient shrinks with their number); None: for any number.
         outer, inner: matching rounds per network, and epochs of training the network on S between rounds;
             None: a table by IPC (nearest entry).
-        table: "dc" or "dcc", whose table.
+        table: whose table: "dc", "dcc", "fairdd", "cobra", "trustdd".
         watch: rounds and epochs of training end by the network's accuracy on real records instead; None: by number.
         warmup_networks, warmup_rounds: on the first so many networks, the first so many rounds match class by class,
             whatever the target rule (DCC).
@@ -78,7 +78,7 @@ class Matching:
     optimiser: Literal["sgd", "adam"] = "sgd"
     ema: float | None = None
     lr_ipc: int | None = None
-    table: Literal["dc", "dcc"] = "dc"
+    table: Literal["dc", "dcc", "fairdd", "cobra", "trustdd"] = "dc"
     watch: Watch | None = None
     warmup_networks: int = 0
     warmup_rounds: int = 0
@@ -100,7 +100,7 @@ class Matching:
         if self.optimiser not in ("sgd", "adam"):
             raise ValueError(f"loop.optimiser is 'sgd' or 'adam', not '{self.optimiser}'")
         if self.table not in LOOPS:
-            raise ValueError(f"loop.table is 'dc' or 'dcc', not '{self.table}'")
+            raise ValueError(f"loop.table is {' or '.join(map(repr, LOOPS))}, not '{self.table}'")
         if self.lr_ipc is not None and self.lr_ipc < 1:
             raise ValueError(f"loop.lr_ipc must be at least 1, got {self.lr_ipc}")
         if self.ema is not None and not 0 < self.ema < 1:

@@ -20,7 +20,8 @@ class Schedule:
     inner: int
 
 
-# Loops by IPC of DC (Zhao et al., ICLR 2021, appendix; authors' get_loops), also PSG's; DCC's differ at IPC 1.
+# Loops by IPC of DC (Zhao et al., ICLR 2021, appendix; authors' get_loops), also PSG's; those of
+# other codes differ in the sizes that are added here.
 DC_LOOPS = {
     1: Schedule(1, 1),
     10: Schedule(10, 50),
@@ -29,7 +30,14 @@ DC_LOOPS = {
     40: Schedule(40, 15),
     50: Schedule(50, 10),
 }
-LOOPS = {"dc": DC_LOOPS, "dcc": {**DC_LOOPS, 1: Schedule(10, 5)}}
+_LARGE = {51: Schedule(100, 10)}
+LOOPS = {
+    "dc": DC_LOOPS,
+    "dcc": {**DC_LOOPS, 1: Schedule(10, 5)},
+    "fairdd": {**DC_LOOPS, **_LARGE},
+    "cobra": {**DC_LOOPS, **_LARGE, **dict.fromkeys(range(1, 10), Schedule(5, 10))},
+    "trustdd": {**DC_LOOPS, 5: Schedule(10, 50)},
+}
 
 
 @dataclass(frozen=True)

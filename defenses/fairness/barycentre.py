@@ -178,6 +178,8 @@ register(
         status="faithful",
         source=COBRA,
         synthesis=Pixels(init="real"),
+        loop=replace(DC.loop, table="cobra"),  # type: ignore[type-var]
+        protocol=replace(PROTOCOLS["dc"], name="cobra-dc", augment="", epochs_plain=1000),
         deviations=(),
     )
 )

@@ -194,8 +194,10 @@ DEFENSES.add(
 for _base in (
     replace(DM, deviations=(ONE_STEP,)),
     # The authors' code of gradient matching starts from records, too.
-    replace(DC, synthesis=Pixels(init="real"), deviations=()),
-    DSA,
+    replace(
+        DC, synthesis=Pixels(init="real"), loop=replace(DC.loop, table="fairdd"), deviations=()
+    ),
+    replace(DSA, loop=replace(DSA.loop, table="fairdd")),
 ):
     register(
         replace(

@@ -68,7 +68,7 @@ def adsa(recipe: Recipe) -> Recipe:
         source=f"{ADSA}, on: {recipe.source}",
         deviations=(
             *recipe.deviations,
-            "adsa: reconstruction, without public code; a grid of tau from 0 to 3",
+            "adsa: reconstruction, the authors' code could not be read; a grid of tau from 0 to 3",
         ),
     )
 

@@ -75,6 +75,8 @@ def rdc(recipe: Recipe) -> Recipe:
         deviations=(
             *made.deviations,
             "rdc: the records that are left are what is matched, too (source: matched are all records as labelled)",
+            "rdc: networks learn by plain cross-entropy (source: mixtures with the records left out, and a prior)",
+            "rdc: the contrast has weight 1 on the mean over all images (source: in every class's loss)",
             "rdc: the contrast sees all classes at once, one augmented view, from the first step on (source: class by "
             "class, four views, after five passes)",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ddaudit.defenses.privacy.dp import dp
+from ddaudit.defenses.privacy.dp import LESS_NOISE, dp
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import register
 from ddaudit.distillation.matching import Matching
@@ -30,6 +30,8 @@ DOSSER = register(
         deviations=(
             "noise is drawn once per question and stored; the released script draws it again at every "
             "optimisation step, which its accounting does not cover",
+            "augmented at every size by the data set's own (source: not at 1 image per class; flips MNIST too)",
+            LESS_NOISE,
             "one optimiser step for all classes together (source: one after the other)",
             "public material is a data set of your choice or a random projection (source: images from a "
             "diffusion model, sorted by class)",

@@ -164,9 +164,8 @@ register(
         synthesis=Generated(kind="conv", code=5, width=16, fresh=True),
         loop=Matching(iterations=600, pool=1, optimiser="adam", lr=0.01),
         deviations=(
-            "a step takes as many codes as images are released, the same number of each class (source: 500 of "
-            "random classes)",
-            "constant learning rate (source: times 0.9 after every 120 steps)",
+            "600 steps at one rate, of as many codes as images are released, the same number of each class (source: "
+            "3000 of 100 codes of random classes, the rate times 0.9 after every 600)",
             _ACCOUNT,
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ddaudit.defenses.privacy.dp import PSG, dp
+from ddaudit.defenses.privacy.dp import LESS_NOISE, PLAIN_MNIST, PSG, PUBLIC_CONSTANTS, dp
 from ddaudit.defenses.privacy.reader import PoissonGaussian
 from ddaudit.distillation import register
 from ddaudit.distillation.generator import Generated
@@ -24,5 +24,6 @@ register(
         reader=PoissonGaussian(clip=0.1, batch=256, sampling="uniform", scale="mean"),
         loop=Matching(iterations=1000, optimiser="adam", lr=0.01, outer=2, inner=10, repeats=10),
         small={"loop.iterations": 20, "networks.width": 32, "synthesis.width": 16},
+        deviations=(PUBLIC_CONSTANTS, PLAIN_MNIST, LESS_NOISE),
     )
 )

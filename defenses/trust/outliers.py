@@ -8,7 +8,9 @@ from ddaudit.distillation import DEFENSES, Defense, Recipe, register
 from ddaudit.distillation.matching import Matching
 from ddaudit.distillation.objectives import GradientMatch, MeanEmbedding
 from ddaudit.distillation.outliers import OutlierMatch, WithOutliers
+from ddaudit.distillation.recipe import BEST_ON_TEST
 from ddaudit.distillation.recipes.dc import DSA
+from ddaudit.distillation.recipes.kip import OWN_STD
 from ddaudit.errors import BadInput
 from ddaudit.training import PROTOCOLS
 
@@ -70,7 +72,10 @@ register(
         purpose="gradient matching of images and of outliers made of spoilt records",
         status="faithful",
         source=f"{TRUSTDD}; values of the authors' code",
+        loop=replace(DSA.loop, table="trustdd"),
         deviations=(
+            BEST_ON_TEST,
+            OWN_STD,
             "the two sets move by one optimiser at one step (source: two, of the same values)",
             "outliers are drawn with replacement",
         ),

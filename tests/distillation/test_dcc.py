@@ -39,7 +39,7 @@ def test_loops_are_those_of_the_public_code():
     assert loop.schedule(10) == Schedule(10, 50)
     assert loop.schedule(50) == Schedule(50, 10)
     assert resolve("dc").loop.schedule(1) == Schedule(1, 1)
-    with pytest.raises(BadInput, match=r"loop.table is 'dc' or 'dcc'"):
+    with pytest.raises(BadInput, match=r"loop.table is 'dc' or 'dcc' or 'fairdd'"):
         resolve("dcc", options={"loop.table": "dsa"})
 
 
@@ -116,3 +116,18 @@ def test_what_privacy_and_fairness_allow(tiny):
 
 def test_a_table_is_looked_up_at_the_nearest_size():
     assert Matching(1, outer=None, inner=None, table="dcc").schedule(3) == Schedule(10, 5)
+
+
+def test_loops_are_those_of_each_authors_code():
+    """get_loops of zqhang/FairDD, mhmoslemi/COBRA (utils.py) and mashijie1028/TrustDD (dc_utils.py)."""
+    known = {
+        "fairdd-dc": {1: (1, 1), 10: (10, 50), 50: (50, 10), 100: (100, 10)},
+        "fairdd-dsa": {1: (1, 1), 100: (100, 10)},
+        "cobra-dc": {1: (5, 10), 5: (5, 10), 9: (5, 10), 10: (10, 50), 100: (100, 10)},
+        "trustdd": {1: (1, 1), 5: (10, 50), 10: (10, 50), 50: (50, 10)},
+    }
+    for name, loops in known.items():
+        loop = resolve(name).loop
+        for ipc, pair in loops.items():
+            made = loop.schedule(ipc)
+            assert (made.outer, made.inner) == pair, (name, ipc)

@@ -10,7 +10,7 @@ from ddaudit.distillation.layer_statistics import LayerStatistics
 from ddaudit.distillation.learned import LearnedRate
 from ddaudit.distillation.lessons import Deferred
 from ddaudit.distillation.reading import Minibatch
-from ddaudit.distillation.recipe import register
+from ddaudit.distillation.recipe import BEST_ON_TEST, register
 from ddaudit.distillation.recipes.dm import DM
 from ddaudit.distillation.recipes.rded import RDED
 from ddaudit.distillation.recipes.sre2l import FLOATS, SMALL_TEACHER, TEACHER_HERE, by_views
@@ -49,6 +49,7 @@ DAMED = register(
             "loop.rate.lr": 1e-4,  # at datm's 1e-3 one image per class diverges
         },
         deviations=(
+            BEST_ON_TEST,
             "no ZCA whitening",
             "no norm is put on classifiers (the released script of experts asks for one and applies none)",
         ),
@@ -92,6 +93,7 @@ UNI_LEVEL = register(
             FLOATS,
             "one network is observer and teacher, trained without the consistency of two mixed views",
             "statistics compare variances (paper: standard deviations), layer by layer recalibrated",
+            "weights of classes in the teacher's loss have a mean of 1 (paper: a sum of 1)",
             "steps, rates, loss weights and exponents that the paper's text does not state: those of edc, and 1",
         ),
     )
@@ -123,6 +125,7 @@ TGDD = register(
             "networks.batch": 64,
         },
         deviations=(
+            BEST_ON_TEST,
             "'balanced distribution' means classes apart on balanced data: nothing here treats a long tail",
             "all classes move at once (source: one after the other, at the same step)",
             "experts by plain SGD at a constant step in batches of 256, without mixup (source: of 64, momentum 0.9, "
