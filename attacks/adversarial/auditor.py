@@ -69,7 +69,7 @@ class Adversarial(Auditor[AdversarialSettings]):
         ),
         *beard_rows.INFOS,
     )  # fmt: skip
-    version = 11
+    version = 12
     heavy = True
     on_large: ClassVar[Mapping[str, Any]] = {
         "images": 60,

@@ -52,7 +52,8 @@ def beard_pgd(
 
     Args:
         pixels: (N, C, H, W) uint8, or float in [0, 1]; labels (N,).
-        targeted: towards class (label + 1) mod K; what is scored is the true label in any case, as there.
+        targeted: towards class (label + 1) mod K (the released code: mod 10, whatever K); what is scored is the true
+            label in any case, as there.
         beard_compat: normalised images, a clamp to [0, 1], eps and step in units of normalised values.
     """
     part = _pgd(norm, towards=int(targeted), leave=not beard_compat)
@@ -77,8 +78,9 @@ def _pgd(norm: Norm, *, towards: int, leave: bool) -> _Part:
 def pool(*, targeted: bool, beard_compat: bool = False) -> list[_Part]:
     """The attacks whose accuracies the benchmark's metrics pool; DeepFool and AutoAttack aim at no class.
 
-    AutoAttack takes 10 steps a part, as the benchmark's library does. CW has one try of c = 1 and our logits: the
-    library's read a rival of 0 where all are negative.
+    DeepFool as coded is the library's, which cuts every step to [0, 1] and goes on from there. AutoAttack takes 10
+    steps a part, as the benchmark's library does. CW has one try of c = 1 and our logits: the library's read a rival
+    of 0 where all are negative.
     """
     towards, leave = int(targeted), not beard_compat
     parts = [
@@ -88,7 +90,7 @@ def pool(*, targeted: bool, beard_compat: bool = False) -> list[_Part]:
     ]
     if targeted:
         return parts
-    far = _Part("DeepFool", (DeepFool(),), "L2", ANYWHERE)
+    far = _Part("DeepFool", (DeepFool(stepwise=beard_compat),), "L2", ANYWHERE)
     return [*parts, far, _Part("AutoAttack", tuple(standard(steps=STEPS, rescale=True)))]
 
 

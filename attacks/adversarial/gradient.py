@@ -29,7 +29,8 @@ class _Steps:
 
     steps: int = 10
     alpha: float | None = None
-    """Step size in input units; None: 2.5 eps / steps, which can cross the ball within the budget."""
+    """Step size in input units; None: 2.5 eps / steps, which can cross the ball within the budget (MI-FGSM's paper:
+    eps / steps)."""
     random_start: bool = False
     leave: bool = True
     label: ClassVar[str] = ""

@@ -38,7 +38,8 @@ class Invisible(Injection):
     deviations = (
         "the unit is driven to a fixed multiple of its first value (released code: of its present one, which drives "
         "it to 0)",
-        "every stamp starts from the clean record (released code: adds up), in valid pixels",
+        "every stamp starts from the clean record (released code: adds up), in valid pixels; black adds nothing "
+        "(released code: normalised values are added, so that the mean pixel adds nothing)",
         "starts from the first training image of the target class (released code: a test image)",
         "steps and rate are those for DC on every method (released code on DD: 50 of 0.001)",
     )

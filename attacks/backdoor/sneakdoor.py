@@ -45,6 +45,9 @@ class Sneakdoor(Injection):
     deviations = (
         "no LPIPS: L2 and total variation keep the trigger faint",
         "a generator of three convolutions (source: U-Net or autoencoder)",
+        "eps 0.5 and 5 % of the target class on every data set and network (source: eps 3 on MNIST, 70 % on networks "
+        "other than ConvNet)",
+        "the network that triggers are made on falls to a tenth of its step half-way (source: one step, 10 epochs)",
         "the target is given and its source class found (source: finds both where none is given)",
         "success is measured on test images of the source class, and of all classes (source: held-out training images "
         "among the fifth most like the target), clamped to valid pixels (source: not)",

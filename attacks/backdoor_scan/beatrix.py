@@ -2,6 +2,8 @@
 
 Source: Ma et al., "The Beatrix Resurrections: Robust Backdoor Detection via Gram Matrices", NDSS 2023; the authors'
 code wanlunsec/Beatrix (defenses/Beatrix/Beatrix.py): features to the power p before the product, the root p after it.
+Read are the maps of the last block (the code: what its last stage is given), by true class of trusted images (the code:
+by predicted).
 """
 
 from __future__ import annotations

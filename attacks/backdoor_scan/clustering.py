@@ -1,7 +1,8 @@
 """Activation Clustering: the features of a poisoned class fall into two groups, the smaller one poisoned.
 
 Source: Chen et al., "Detecting Backdoor Attacks on Deep Neural Networks by Activation Clustering", 2018, arXiv
-1811.03728. Ten principal components instead of independent ones: the same plane, without an iteration of its own.
+1811.03728. Ten principal components, as in SCLBD/BackdoorBench (defense/ac.py), instead of independent ones: these span
+the same space but are scaled alike in it, so that distances and silhouettes are other ones.
 """
 
 from __future__ import annotations

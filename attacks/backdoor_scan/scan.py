@@ -5,7 +5,10 @@ Both are estimated on trusted images; the statistic is a likelihood ratio of two
 
 Source: Tang et al., "Demon in the Variant: Statistical Analysis of DNNs for Robust Backdoor Contamination Detection",
 USENIX Security 2021; the authors' code TDteach/Demon-in-the-Variant (msrc/local_model.m, global_model.m). Features are
-reduced to at most 64 principal components of the trusted ones, and to a fifth of the number of trusted images.
+reduced to at most 64 principal components of the trusted ones, and to a fifth of the number of trusted images. The mean
+of one group is the expected one, n S_mu (n S_mu + S_eps)^-1 times the points' mean, as in global_model.m;
+local_model.m, which the released detector runs, leaves S_mu out, and then finds nothing in a simulation with a tenth of
+a class poisoned.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from ddaudit.attacks.backdoor_scan.detector import (
 from ddaudit.models import Network
 
 REMOVED = 0.15
-"""The published rule removes this share of every class, whatever it sees."""
+"""SCLBD/BackdoorBench removes this share of every class, whatever it sees; the paper 1.5 times the share of poisoned
+records that it is told."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def p_value(correct: int, guesses: int, *, canaries: int, epsilon: float, delta:
     """Bound on the chance of at least ``correct`` right guesses against an (epsilon, delta)-DP run.
 
     Returns:
-        A valid p-value in [0, 1] of the hypothesis "the mechanism is (epsilon, delta)-DP".
+        A valid p-value in [0, 1] of the hypothesis "the mechanism is (epsilon, delta)-DP", for every canary's coin and
+        so for class counts, too: a guess by counts that a claim takes as public would refute no such claim.
 
     Raises:
         BadInput: impossible counts, negative epsilon, or delta outside [0, 1).

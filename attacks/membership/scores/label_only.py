@@ -55,7 +55,8 @@ def stability_under_shifts(
     Returns:
         (N,) float64 in [0, 1], multiples of 1 / (2 reach + 1)^2: break ties at random.
 
-    Source: Choquette-Choo et al., ICML 2021, section 3.2 (data augmentation attack).
+    Source: Choquette-Choo et al., ICML 2021, section 3.2 (data augmentation attack); the authors' shifts are the
+    4 d + 1 at distance d exactly and none, and shadow networks weigh the answers.
     """
     padded = torch.nn.functional.pad(images, (reach,) * 4, mode="replicate")
     height, width = images.shape[-2:]

@@ -35,7 +35,8 @@ def calibrated_closeness(
     Returns:
         (K, N) float64 scores, and (K, N) float64 distances d(x, S).
 
-    Source: Chen et al., "GAN-Leaks", CCS 2020, section 4.4 (calibration); subsampling as in nearest-copy tests.
+    Source: Chen et al., "GAN-Leaks", CCS 2020, section 4.4 (calibration, as a difference of distances; a ratio here,
+    which ranks near copies first); subsampling as in nearest-copy tests.
     """
     shared: dict[int, Tensor] = {}
     scores, distances = [], []

@@ -45,7 +45,8 @@ def fit_gaussian(features: Tensor, phi: Tensor, *, seed: int, trees: int = 40) -
         trees: boosting rounds of depth-2 trees; keep the capacity small.
 
     Source: Bertran et al., "Scalable Membership Inference Attacks via Quantile Regression", NeurIPS
-    2023, section 4.1 (Gaussian head).
+    2023 (Gaussian head). Here trees fit mean and spread one after the other, and phi is the log-odds of the label; the
+    authors' code trains one network on both by the Gaussian likelihood, with the margin over the best rival for phi.
     """
     from sklearn.model_selection import cross_val_predict
 

@@ -172,3 +172,22 @@ def test_deepfool_distances_equal_torchattacks(formula):
     theirs = (lib.DeepFool(net)(x, y) - x).flatten(1).norm(dim=1)
     made = DeepFool().nearest(Model(net, x.device), x, y, Ball(1.0, "L2"))
     torch.testing.assert_close((made - x).flatten(1).norm(dim=1), theirs, rtol=0.05, atol=1e-4)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_stepwise_deepfool_is_the_librarys_image_by_image(shift):
+    """Also on normalised inputs, half of which the library cuts away at its first step (BEARD as coded)."""
+    net = convnet()
+    x = 2 * torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(2)) - shift
+    y = classify(net, x)
+    y[:3] = (y[:3] + 1) % 10  # wrong before any step: the library leaves these as they are
+    theirs = torchattacks.DeepFool(net)(x.clamp(0, 1) if shift == 0 else x, y)
+    ball = Ball(1e6, "L2")
+    ours = DeepFool(stepwise=True)(
+        Model(net, x.device),
+        x.clamp(0, 1) if shift == 0 else x,
+        y,
+        ball,
+        Noise(0, torch.arange(30)),
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)  # classes tie on the boundary
