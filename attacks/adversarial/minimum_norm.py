@@ -49,7 +49,9 @@ class DeepFool:
         ids = (logits.argmax(1) == y).nonzero().squeeze(1)  # the others are beyond it as they are
         x, y, aims = x[ids], y[ids], rivals(logits, y, self.candidates)[ids]
         at, total = x, torch.zeros_like(x)
-        for _ in range(self.steps if len(ids) else 0):
+        for _ in range(self.steps):
+            if not len(ids):
+                break
             step, distance = (
                 torch.zeros_like(at),
                 torch.full((len(at),), torch.inf, device=x.device),
@@ -71,8 +73,6 @@ class DeepFool:
             stays = model.logits(at).argmax(1) == y
             made[ids] = at
             x, y, at, ids, total, aims = (t[stays] for t in (x, y, at, ids, total, aims))
-            if not len(ids):
-                break
         return made
 
 

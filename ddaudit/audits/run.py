@@ -280,7 +280,7 @@ def run_info(plan: Plan, config: AuditConfig) -> dict[str, Any]:
                 "kind": s.kind,
                 "identity": f"{s.identity}-ipc{plan.context.ipc}" if s.recipe else s.identity,
                 "baseline": s.baseline,
-                "drawn": not getattr(getattr(s.recipe, "loop", None), "whole", False),
+                "drawn": not getattr(getattr(s.recipe, "loop", None), "takes_all", False),
                 "source": s.recipe.source
                 if s.recipe
                 else s.place or str(s.path or "a module of the user's own"),

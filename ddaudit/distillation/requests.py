@@ -82,7 +82,7 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
     recipe.check_private()
     recipe.check_unit(data)
     private = recipe.reader is not None and recipe.reader.private
-    if not private and not getattr(recipe.loop, "whole", False):  # private ones ask no counts
+    if not private and not getattr(recipe.loop, "takes_all", False):  # private ones ask no counts
         counts = data.train.class_counts().tolist()
         for name, count in zip(data.train.class_names, counts, strict=True):
             if not count:

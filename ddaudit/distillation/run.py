@@ -313,7 +313,7 @@ def _repeated(recipe: Recipe, records: list[int] | None) -> list[str]:
     """What a card says of records that were released more than once: classes with fewer than IPC of them."""
     if records is None or len(set(records)) == len(records):
         return []
-    if getattr(recipe.loop, "whole", False):
+    if getattr(recipe.loop, "takes_all", False):
         return [f"{len(set(records))} of {len(records)} images are unique"]
     return [
         f"{len(set(records))} of {len(records)} images are unique: classes with fewer records than images per class "

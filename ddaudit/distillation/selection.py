@@ -163,7 +163,7 @@ class Selection:
         return self.strategy == "random"
 
     @property
-    def whole(self) -> bool:
+    def takes_all(self) -> bool:
         """Whether it selects everything: every seed gives the same set, so that there are no draws to differ."""
         return self.strategy == "full"
 

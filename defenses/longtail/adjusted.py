@@ -33,7 +33,7 @@ def logit_adjusted(recipe: Recipe) -> Recipe:
     """
     networks, loop, where = teachable(recipe), recipe.loop, f"{recipe.name}+logit-adjusted"
     untreated(recipe, where, again=False)
-    if networks is None and isinstance(loop, Selection) and loop.whole:
+    if networks is None and isinstance(loop, Selection) and loop.takes_all:
         protocol = replace(PROTOCOLS["dc"], name="dc-adjusted", adjust=1.0)
         return replace(
             recipe, protocol=protocol, status="ours", source=f"{ADJUSTED}, on: {recipe.source}"

@@ -78,7 +78,7 @@ def balanced(recipe: Recipe) -> Recipe:
     """
     where = f"{recipe.name}+balanced"
     taught = teach_evenly(recipe, where, by_group=False, source=SOURCE)
-    if isinstance(recipe.loop, Selection) and recipe.loop.whole:
+    if isinstance(recipe.loop, Selection) and recipe.loop.takes_all:
         note = "records of smaller classes repeat until every class has as many as the largest"
         return replace(
             taught or recipe,
