@@ -199,10 +199,9 @@ def audit(
             "out": folder,
         }
     )  # fmt: skip
-    for name in config.settings:
-        if config.auditors and name not in config.auditors:
-            what = "belongs to an auditor that is not asked"
-            raise BadInput(f"settings[{name!r}]", what, "Name it among the auditors.")
+    for name in config.unasked(config.settings):
+        what = "belongs to an auditor that is not asked"
+        raise BadInput(f"settings[{name!r}]", what, "Name it among the auditors.")
     importable, only_here = _registered(config)
     notes = [f"{name} exists in this process only and is audited in it" for name in only_here]
     if isinstance(data, Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,10 @@ class AuditConfig(BaseModel):
     """Parallel worker processes; None: one per core on a CPU, one per GPU."""
     ray: str | None = None
     out: str = "runs/audit"
+
+    def unasked(self, names: Iterable[str]) -> list[str]:
+        """Those of these auditors that the audit does not ask."""
+        return [name for name in names if self.auditors and name not in self.auditors]
 
     def resolved_preset(self) -> Preset:
         """The preset with this configuration's overrides.

@@ -194,11 +194,10 @@ def audit(
             "--shard", "has no dry run: it shows the whole audit", "Leave one of the two out."
         )
     made = make_config(values, file=config)
-    for name in values["settings"] or ():
-        if made.auditors and name not in made.auditors:
-            what = "is a setting of an auditor that is not asked"
-            where = "--archs" if archs and name == "utility" else f"--setting {name}"
-            raise BadInput(where, what, f"Add it: --auditors ..,{name}.")
+    for name in made.unasked(values["settings"] or ()):
+        what = "is a setting of an auditor that is not asked"
+        where = "--archs" if archs and name == "utility" else f"--setting {name}"
+        raise BadInput(where, what, f"Add it: --auditors ..,{name}.")
     places.check_folder(made.out)
     if dry_run:
         _preview(made, as_json=json_)

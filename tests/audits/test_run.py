@@ -227,6 +227,13 @@ def test_checks_that_do_not_apply_are_left_out_and_a_network_of_nan_fails(tmp_pa
     assert made.failed == (("random: utility (seed 0)", "logits are not finite"),)
 
 
+def test_only_what_selects_everything_has_no_draws(tmp_path):
+    """Batches of whole classes went by the same name, and reports said of wmdd that its interval covers draws."""
+    made = config(tmp_path, subjects=["wmdd", "random", "full"])
+    entries = run_info(make_plan(made), made)["subjects"]
+    assert {e["id"]: e["drawn"] for e in entries} == {"wmdd": True, "random": True, "full": False}
+
+
 def test_an_auditor_that_cannot_be_used_is_named_and_the_others_run(tmp_path, monkeypatch):
     monkeypatch.setattr(AUDITORS, "names", lambda: ["utility"])
     monkeypatch.setattr(AUDITORS, "problems", lambda: {"zoo/eel": "OSError: no GPU"})
